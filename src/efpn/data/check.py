@@ -1,0 +1,195 @@
+"""Look through a data set before anything trains on it. No torch.
+
+Everything that is wrong is listed in one error, each with file, record and fix. What can be mended without a doubt (a
+box that hangs over the picture's edge, a box without area) is mended, counted and reported.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efpn.data.pictures import PictureError, probe_picture
+from efpn.data.reading import repeated
+from efpn.data.records import SHOWN_PROBLEMS, Index, Problem, Record, raise_problems
+from efpn.errors import UserError
+
+log = logging.getLogger(__name__)
+
+OpenPictures = Literal["all", "header", "none"]
+OnError = Literal["error", "skip"]
+Mask = NDArray[np.bool_]
+THREADS = 16  # header reads wait for the disk, not for the processor
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What a check found.
+
+    Attributes:
+        name: the split.
+        pictures: pictures left.
+        boxes: boxes left.
+        empty: pictures left that have no box.
+        clipped: boxes that hung over the edge of their picture.
+        zero_area: boxes without area, removed.
+        problems: what was skipped (with ``on_error="skip"``): the pictures and boxes concerned are left out.
+    """
+
+    name: str
+    pictures: int
+    boxes: int
+    empty: int
+    clipped: tuple[Problem, ...]
+    zero_area: tuple[Problem, ...]
+    problems: tuple[Problem, ...]
+
+    def __str__(self) -> str:
+        found = f"{self.name}: {self.pictures} pictures ({self.empty} without a box), {self.boxes} boxes"
+        parts = [
+            f"{len(self.clipped)} boxes clipped to the picture" if self.clipped else "",
+            f"{len(self.zero_area)} boxes without area removed" if self.zero_area else "",
+            f"{len(self.problems)} problems skipped" if self.problems else "",
+        ]
+        return "; ".join([found, *filter(None, parts)])
+
+
+@dataclass(frozen=True)
+class _Checked:
+    record: Record | None
+    problems: tuple[Problem, ...] = ()
+    clipped: tuple[Problem, ...] = ()
+    zero_area: tuple[Problem, ...] = ()
+
+
+def check_index(
+    index: Index, *, open_pictures: OpenPictures = "header", on_error: OnError = "error"
+) -> tuple[Index, CheckReport]:
+    """Check every picture and box of `index`.
+
+    Args:
+        index: one split as read.
+        open_pictures: read each picture's ``header`` (and decode those whose file ends too early), decode ``all``, or
+            open ``none`` (then whether boxes lie inside is known only where the annotations give sizes).
+        on_error: raise, or leave the pictures and boxes concerned out and log each.
+
+    Returns:
+        The mended index, free of problems, with the sizes of all opened pictures; and the report.
+
+    Raises:
+        UserError: the split is empty, or (with ``on_error="error"``) all problems in one message.
+    """
+    check = partial(_check_record, index=index, open_pictures=open_pictures)
+    with ThreadPoolExecutor(THREADS) as pool:
+        checked = list(pool.map(check, index.records, chunksize=64))
+    problems = (*index.problems, *_duplicates(index), *(p for one in checked for p in one.problems))
+    if on_error == "error":
+        raise_problems(index.name, problems)
+    records = tuple(one.record for one in checked if one.record is not None)
+    mended = replace(index, records=_first_by_id(records), problems=())
+    if not mended.records:
+        raise UserError(f"{index.name}: the split is empty; check data.splits and {index.source}")
+    return mended, _report(mended, checked, problems)
+
+
+def log_report(report: CheckReport) -> None:
+    """Log the line of the report, and each mended or skipped thing below it (the first 20 of each kind)."""
+    log.log(logging.WARNING if report.problems else logging.INFO, "%s", report)
+    for level, found in (
+        (logging.WARNING, report.problems),
+        (logging.INFO, report.clipped),
+        (logging.INFO, report.zero_area),
+    ):
+        for problem in found[:SHOWN_PROBLEMS]:
+            log.log(level, "  %s", problem)
+
+
+def _report(mended: Index, checked: list[_Checked], problems: tuple[Problem, ...]) -> CheckReport:
+    return CheckReport(
+        name=mended.name,
+        pictures=len(mended),
+        boxes=mended.box_count,
+        empty=sum(len(record.boxes) == 0 for record in mended.records),
+        clipped=tuple(p for one in checked for p in one.clipped),
+        zero_area=tuple(p for one in checked for p in one.zero_area),
+        problems=problems,
+    )
+
+
+def _duplicates(index: Index) -> Iterator[Problem]:
+    for image_id, count in repeated(record.image_id for record in index.records).items():
+        yield Problem(index.source, f"picture {image_id}", f"duplicate id, {count} times", "make ids unique")
+
+
+def _first_by_id(records: tuple[Record, ...]) -> tuple[Record, ...]:
+    return tuple({record.image_id: record for record in reversed(records)}.values())[::-1]
+
+
+def _check_record(record: Record, index: Index, open_pictures: OpenPictures) -> _Checked:
+    size = record.size
+    if open_pictures != "none":
+        try:
+            size = probe_picture(record.path, decode=open_pictures == "all")
+        except PictureError as error:
+            return _Checked(None, (Problem(record.path, f"picture {record.image_id}", error.what, error.fix),))
+    if record.size is not None and size != record.size:
+        return _Checked(None, (_size_problem(record, index, size),))
+    return _check_boxes(replace(record, size=size), index)
+
+
+def _size_problem(record: Record, index: Index, size: tuple[int, int] | None) -> Problem:
+    height, width = size or (0, 0)
+    said = f"{record.size[1]} x {record.size[0]}" if record.size else "no size"
+    what = f"{record.path.name} is {width} x {height} pixels, the annotations say {said}"
+    return Problem(index.source, f"picture {record.image_id}", what, "correct width and height, or restore the picture")
+
+
+def _check_boxes(record: Record, index: Index) -> _Checked:
+    corners, other = record.boxes[:, :2], record.boxes[:, 2:]
+    inside = _clip(record.boxes, record.size)
+    unknown: Mask = (record.labels < 1) | (record.labels > len(index.categories))
+    infinite: Mask = np.asarray(~np.isfinite(record.boxes).all(axis=1))
+    inverted: Mask = ~infinite & (other < corners).any(axis=1)
+    flat: Mask = ~infinite & ~inverted & (other == corners).any(axis=1)
+    outside: Mask = ~infinite & ~inverted & ~flat & (inside[:, 2:] <= inside[:, :2]).any(axis=1)
+    over: Mask = ~infinite & ~inverted & ~flat & ~outside & (inside != record.boxes).any(axis=1)
+    name = partial(_box_problems, record, index)
+    problems = (
+        *name(unknown, "has an unknown category", "correct the category"),
+        *name(infinite, "is not a number throughout", "give four finite numbers or remove the box"),
+        *name(inverted, "is inverted", "swap its corners or remove it"),
+        *name(outside, f"lies outside the picture {_size_text(record)}", "correct or remove it"),
+    )
+    bad = unknown | infinite | inverted | outside | flat
+    mended = replace(record, boxes=inside) if over.any() else record
+    return _Checked(
+        mended.keep(~bad) if bad.any() else mended,
+        problems,
+        tuple(name(over, f"hangs over the edge of the picture {_size_text(record)}", "clipped")),
+        tuple(name(flat, "has no area", "removed")),
+    )
+
+
+def _clip(boxes: NDArray[np.float64], size: tuple[int, int] | None) -> NDArray[np.float64]:
+    height, width = size if size is not None else (np.inf, np.inf)
+    return np.clip(boxes, 0.0, [width, height, width, height])
+
+
+def _box_problems(record: Record, index: Index, mask: Mask, what: str, fix: str) -> Iterator[Problem]:
+    for row in np.flatnonzero(mask):
+        label = int(record.labels[row])
+        named = index.categories.names[label - 1] if 1 <= label <= len(index.categories) else f"label {label}"
+        corners = ", ".join(f"{value:g}" for value in record.boxes[row])
+        where = f"picture {record.image_id}, box {row + 1} ({named}: {corners})"
+        yield Problem(index.source, where, what, fix)
+
+
+def _size_text(record: Record) -> str:
+    return "" if record.size is None else f"of {record.size[1]} x {record.size[0]} pixels"

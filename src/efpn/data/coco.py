@@ -1,0 +1,173 @@
+"""COCO-format annotation files: MS COCO itself and any user's own. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from efpn.data.reading import make_record, read_json_object, repeated, require_folder, require_keys
+from efpn.data.records import Categories, Index, Problem, Record
+from efpn.errors import UserError
+
+
+class CocoJson:
+    """Reader of one COCO json per split.
+
+    Args:
+        splits: by name, ``{"images": folder, "annotations": file}``, relative to `root`. The folder is what
+            ``file_name`` is relative to. Only the first split and those that are loaded have to exist.
+        root: folder of the data set.
+        evaluated: names of the classes that count in the tables; None takes all.
+
+    Raises:
+        UserError: a folder or file is missing, or the files of two splits disagree about the categories.
+    """
+
+    def __init__(
+        self,
+        splits: Mapping[str, Mapping[str, str]],
+        root: str | Path = ".",
+        evaluated: Sequence[str] | None = None,
+    ) -> None:
+        self.root = require_folder(root)
+        self.splits = splits
+        if not splits:
+            raise UserError(
+                "data.source.splits is empty; give data.source.splits.train={images: DIR, annotations: FILE}"
+            )
+        self.evaluated = evaluated
+        self._contents: dict[str, dict[str, Any]] = {}
+
+    def load(self, split: str) -> Index:
+        """The pictures of one split; annotations that make no sense are in ``problems``."""
+        content, (folder, source) = self._content(split), self._where(split)
+        self._require_same_categories(split)
+        problems = _duplicates(content, source)
+        annotations = self._annotations_by_image(content, source, problems)
+        records = []
+        for image in {image["id"]: image for image in reversed(content["images"])}.values():
+            records.append(self._record(image, annotations[image["id"]], folder, source, problems))
+        records.sort(key=lambda record: record.image_id)
+        return Index(f"{self.root.resolve().name}/{split}", source, self.categories, tuple(records), tuple(problems))
+
+    @cached_property
+    def categories(self) -> Categories:
+        """Classes of the first split's file, in its order; category ids need not be contiguous."""
+        first = self._first
+        names, ids = self._category_table(first)
+        unknown = [name for name in self.evaluated or () if name not in names]
+        if unknown:
+            listed = ", ".join(unknown)
+            raise UserError(f"{self._where(first)[1]}: no category named {listed}; correct data.source.evaluated")
+        return Categories(names, ids, tuple(self.evaluated is None or name in self.evaluated for name in names))
+
+    @property
+    def _first(self) -> str:
+        return next(iter(self.splits))
+
+    def _where(self, split: str) -> tuple[Path, Path]:
+        if split not in self.splits:
+            known = ", ".join(self.splits)
+            raise UserError(f"data.splits names the split {split!r}, but data.source.splits has only {known}")
+        missing = [key for key in ("images", "annotations") if key not in self.splits[split]]
+        if missing:
+            raise UserError(f"data.source.splits.{split} lacks {', '.join(missing)}; give both images and annotations")
+        images, annotations = (self.root / self.splits[split][key] for key in ("images", "annotations"))
+        return require_folder(images, f"data.source.splits.{split}.images"), annotations
+
+    def _content(self, split: str) -> dict[str, Any]:
+        if split not in self._contents:
+            source = self._where(split)[1]
+            content = read_json_object(source)
+            require_keys(content, ("images", "annotations", "categories"), source)
+            for number, image in enumerate(content["images"]):
+                if not isinstance(image.get("id"), int) or "file_name" not in image:
+                    fix = "each needs a whole-number id and a file_name"
+                    raise UserError(f"{source}: images[{number}]: lacks id or file_name; {fix}")
+            self._contents[split] = content
+        return self._contents[split]
+
+    def _category_table(self, split: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        table = self._content(split)["categories"]
+        if not table:
+            raise UserError(f"{self._where(split)[1]}: 'categories' is empty; list each class with id and name")
+        return tuple(entry["name"] for entry in table), tuple(entry["id"] for entry in table)
+
+    def _require_same_categories(self, split: str) -> None:
+        names, ids = self._category_table(split)
+        if dict(zip(ids, names, strict=True)) != dict(zip(self.categories.ids, self.categories.names, strict=True)):
+            first = self._where(self._first)[1]
+            fix = "give both files the same categories"
+            raise UserError(f"{self._where(split)[1]}: its categories differ from those of {first}; {fix}")
+
+    def _annotations_by_image(
+        self, content: dict[str, Any], source: Path, problems: list[Problem]
+    ) -> dict[int, list[dict[str, Any]]]:
+        by_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
+        for number, annotation in enumerate(content["annotations"]):
+            home = by_image.get(annotation.get("image_id"))
+            if home is None:
+                what = f"points to the unknown picture {annotation.get('image_id')}"
+                fix = "add the picture to 'images' or remove the annotation"
+                problems.append(Problem(source, _name(annotation, number), what, fix))
+            else:
+                home.append({"number": number, **annotation})
+        return by_image
+
+    def _record(
+        self,
+        image: dict[str, Any],
+        annotations: list[dict[str, Any]],
+        folder: Path,
+        source: Path,
+        problems: list[Problem],
+    ) -> Record:
+        boxes, labels, crowd = [], [], []
+        for annotation in annotations:
+            label = self.categories.label_of_id.get(annotation.get("category_id", -1))
+            box = _xyxy(annotation.get("bbox"))
+            if label is None or box is None:
+                problems.append(_bad_annotation(source, annotation, unknown=label is None))
+                continue
+            boxes.append(box)
+            labels.append(label)
+            crowd.append(bool(annotation.get("iscrowd", 0)))
+        known = "height" in image and "width" in image
+        size = (int(image["height"]), int(image["width"])) if known else None
+        return make_record(image["id"], folder / image["file_name"], boxes, labels, size=size, crowd=crowd)
+
+
+def _xyxy(box: Any) -> list[float] | None:
+    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(value, int | float) for value in box):
+        return None
+    x, y, width, height = box
+    return [x, y, x + width, y + height]
+
+
+def _name(annotation: dict[str, Any], number: int) -> str:
+    return f"annotation {annotation['id']}" if "id" in annotation else f"annotations[{number}]"
+
+
+def _bad_annotation(source: Path, annotation: dict[str, Any], unknown: bool) -> Problem:
+    record = f"{_name(annotation, annotation['number'])} of picture {annotation['image_id']}"
+    if unknown:
+        what = f"unknown category {annotation.get('category_id')}"
+        return Problem(source, record, what, "add it to 'categories' or correct category_id")
+    return Problem(source, record, f"bbox is {annotation.get('bbox')!r}", "give four numbers: x, y, width, height")
+
+
+def _duplicates(content: dict[str, Any], source: Path) -> list[Problem]:
+    pictures = repeated(image["id"] for image in content["images"])
+    things = repeated(annotation["id"] for annotation in content["annotations"] if "id" in annotation)
+    return [
+        *(
+            Problem(source, f"picture {key}", f"duplicate id, {n} times", "make ids unique")
+            for key, n in pictures.items()
+        ),
+        *(
+            Problem(source, f"annotation {key}", f"duplicate id, {n} times", "make ids unique")
+            for key, n in things.items()
+        ),
+    ]

@@ -1,0 +1,199 @@
+"""The data module: sources, splits, transforms and loaders behind Lightning's interface."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from efpn.data.balance import BalancePlan, make_plan
+from efpn.data.check import CheckReport, OnError, OpenPictures, check_index, log_report
+from efpn.data.dataset import DetectionDataset, PairSample, Sample
+from efpn.data.records import Categories, Index
+from efpn.data.sampler import EvalSampler, StreamSampler
+from efpn.data.splits import Source, SplitRule, load_role
+from efpn.data.transforms import Transform
+from efpn.types import Target
+
+log = logging.getLogger(__name__)
+
+Role = Literal["train", "val", "test"]
+
+
+class DetectionDataModule(pl.LightningDataModule):
+    """Loaders of one data set. Run the Trainer with ``use_distributed_sampler=False``: samplers share out by rank here.
+
+    Args:
+        source: reader with ``load(split)`` and ``categories``.
+        splits: split of the source, or part of one, for ``train``, ``val`` and ``test``; see `efpn.data.splits`.
+        train_transform: makes a training view of a picture.
+        eval_transform: makes the view that is scored.
+        root: folder of the data set, for messages.
+        batch_size: pictures per process and training step.
+        eval_batch_size: pictures per process and evaluation step.
+        num_workers: loader processes; 0 loads in the main process.
+        pairs: training batches are ``(images_1x, images_2x, targets)``, else ``(images, targets)``.
+        eval_pairs: the same for validation and test.
+        seed: of the training stream.
+        samples_per_epoch: over all processes, rounded up to whole batches; None for one pass over the data or plan.
+        balance: instances that each evaluated class is repeated up to; None for none.
+        keep_empty: train on pictures without a box too.
+        limit_val: validate on this many pictures, evenly spaced; None for all.
+        limit_test: the same for test.
+        check_pictures: what the check before training opens, ``all``, ``header`` or ``none``; see `efpn.data.check`.
+        on_unreadable: what follows from a broken picture or box, then and in training: ``error``, or ``skip`` to warn,
+            count and go on without it.
+
+    Attributes:
+        reports: what the check found, by role, as each is loaded.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        splits: Mapping[str, SplitRule],
+        train_transform: Transform,
+        eval_transform: Transform,
+        *,
+        root: str | Path = "",
+        batch_size: int = 8,
+        eval_batch_size: int = 8,
+        num_workers: int = 2,
+        pairs: bool = False,
+        eval_pairs: bool = False,
+        seed: int = 0,
+        samples_per_epoch: int | None = None,
+        balance: int | None = None,
+        keep_empty: bool = True,
+        limit_val: int | None = None,
+        limit_test: int | None = None,
+        check_pictures: OpenPictures = "header",
+        on_unreadable: OnError = "error",
+    ) -> None:
+        super().__init__()
+        self.source = source
+        self.splits = splits
+        self.train_transform = train_transform
+        self.eval_transform = eval_transform
+        self.root = root
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.pairs = pairs
+        self.eval_pairs = eval_pairs
+        self.seed = seed
+        self.samples_per_epoch = samples_per_epoch
+        self.balance = balance
+        self.keep_empty = keep_empty
+        self.limits: dict[str, int | None] = {"val": limit_val, "test": limit_test}
+        self.on_unreadable = on_unreadable
+        self.check_pictures = check_pictures
+        self.reports: dict[str, CheckReport] = {}
+        self._indices: dict[str, Index] = {}
+
+    @property
+    def categories(self) -> Categories:
+        """The classes."""
+        return self.source.categories
+
+    @property
+    def num_classes(self) -> int:
+        """K + 1: the classes and the background, as torchvision counts."""
+        return len(self.categories) + 1
+
+    def index(self, role: Role) -> Index:
+        """What `role` reads, limited as configured, checked and mended; loaded once."""
+        if role not in self._indices:
+            index = thin_out(load_role(self.source, self.splits, role), self.limits.get(role))
+            checked, report = check_index(index, open_pictures=self.check_pictures, on_error=self.on_unreadable)
+            log_report(report)
+            self._indices[role], self.reports[role] = checked, report
+        return self._indices[role]
+
+    def train_order(self) -> NDArray[np.int64]:
+        """Record numbers of one training pass: the balance plan's, without empty pictures if so configured."""
+        plan = self.plan()
+        order = np.arange(len(self.index("train"))) if plan is None else plan.order
+        if self.keep_empty:
+            return order
+        has_box = np.array([record.trainable.any() for record in self.index("train").records])
+        return order[has_box[order]]
+
+    def plan(self) -> BalancePlan | None:
+        """The balance plan, or None without `balance`."""
+        return None if self.balance is None else make_plan(self.index("train"), self.balance)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """The stream's current epoch in full batches."""
+        rank, world_size = self._rank_and_world_size()
+        order = self.train_order()
+        whole = self.batch_size * world_size
+        samples = math.ceil((self.samples_per_epoch or len(order)) / whole) * whole
+        sampler = StreamSampler(order.tolist(), self.seed, samples, rank, world_size)
+        dataset = DetectionDataset(self.index("train"), self.train_transform, self.pairs, self.on_unreadable)
+        return self._loader(dataset, sampler, self.batch_size)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Each validation picture once (over all processes, see `EvalSampler`)."""
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Each test picture once (over all processes, see `EvalSampler`)."""
+        return self._eval_loader("test")
+
+    def _eval_loader(self, role: Role) -> DataLoader[Any]:
+        dataset = DetectionDataset(self.index(role), self.eval_transform, self.eval_pairs, self.on_unreadable)
+        return self._loader(dataset, EvalSampler(len(dataset), *self._rank_and_world_size()), self.eval_batch_size)
+
+    def _loader(
+        self, dataset: DetectionDataset, sampler: StreamSampler | EvalSampler, batch_size: int
+    ) -> DataLoader[Any]:
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=collate_pairs if dataset.pairs else collate,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+            worker_init_fn=_one_thread,
+        )
+
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+
+def collate(batch: list[Sample]) -> tuple[list[Tensor], list[Target]]:
+    """Lists of images and targets; pictures keep their own sizes."""
+    images, targets = zip(*batch, strict=True)
+    return list(images), list(targets)
+
+
+def collate_pairs(batch: list[PairSample]) -> tuple[list[Tensor], list[Tensor], list[Target]]:
+    """Lists of 1x images, 2x images and targets."""
+    images_1x, images_2x, targets = zip(*batch, strict=True)
+    return list(images_1x), list(images_2x), list(targets)
+
+
+def thin_out(index: Index, limit: int | None) -> Index:
+    """At most `limit` records, evenly spaced over the split."""
+    if limit is None or limit >= len(index):
+        return index
+    chosen = np.linspace(0, len(index) - 1, limit).round().astype(int)
+    return replace(index, name=f"{index.name}[{limit}]", records=tuple(index.records[row] for row in chosen))
+
+
+def _one_thread(worker: int) -> None:
+    # Workers are the parallelism; OpenCV's own threads would fight over the same cores.
+    cv2.setNumThreads(0)

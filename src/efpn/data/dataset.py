@@ -1,0 +1,117 @@
+"""A split as pictures and targets for training and evaluation."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from efpn.data.pictures import PictureError, read_picture
+from efpn.data.records import Index, Record
+from efpn.data.transforms import Transform, View
+from efpn.errors import UserError
+from efpn.types import Target
+
+log = logging.getLogger(__name__)
+
+Key = int | tuple[int, int]
+Sample = tuple[Tensor, Target]
+PairSample = tuple[Tensor, Tensor, Target]
+MAX_SKIPS = 20  # unreadable pictures in a row after which the disk, not a picture, is at fault
+
+
+class DetectionDataset(Dataset[Sample | PairSample]):
+    """One split, transformed.
+
+    An item's key is ``(record number, seed of the sample)``, or the record number alone (then it is the seed too). The
+    item is a pure function of its key: ``(image, target)``, or ``(image_1x, image_2x, target)`` as pairs. Images are
+    ``(3, H, W)`` float32 in 0 to 1, the 2x one ``(3, 2H, 2W)``, and 1x is its 2x2 mean; targets are in 1x pixels.
+
+    Args:
+        index: what to load.
+        transform: see `efpn.data.transforms`.
+        pairs: give both scales.
+        on_unreadable: raise at a picture that cannot be read, or warn, count it in `unreadable` and take the next one.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        transform: Transform,
+        pairs: bool = False,
+        on_unreadable: Literal["error", "skip"] = "error",
+    ) -> None:
+        index.require_sound()
+        if not len(index):
+            raise UserError(f"{index.name}: the split is empty; check data.splits and {index.source}")
+        self.index = index
+        self.transform = transform
+        self.pairs = pairs
+        self.on_unreadable = on_unreadable
+        self._unreadable = multiprocessing.Value("l", 0)  # shared, so that the workers' counts reach the main process
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, key: Key) -> Sample | PairSample:
+        number, seed = key if isinstance(key, tuple) else (key, key)
+        record, image = self._read(number)
+        view = self.transform(image, record.boxes[record.trainable], factor=self._factor, seed=seed)
+        target = make_target(record, view)
+        pixels = to_tensor(view.image)
+        if self.pairs:
+            return halve(pixels), pixels, target
+        return (pixels if self._factor == 1 else halve(pixels)), target
+
+    @property
+    def unreadable(self) -> int:
+        """How many unreadable pictures were skipped so far, in all workers."""
+        return int(self._unreadable.value)
+
+    @property
+    def _factor(self) -> int:
+        return 1 if self.transform.direct and not self.pairs else 2
+
+    def _read(self, number: int) -> tuple[Record, NDArray[np.uint8]]:
+        for step in range(MAX_SKIPS):
+            record = self.index.records[(number + step) % len(self.index)]
+            try:
+                return record, read_picture(record.path)
+            except PictureError as error:
+                if self.on_unreadable == "error":
+                    raise
+                with self._unreadable.get_lock():
+                    self._unreadable.value += 1
+                log.warning("%s (skipped; %d so far)", error, self.unreadable)
+        raise UserError(f"{MAX_SKIPS} pictures in a row cannot be read, up to {record.path}; is the disk there?")
+
+
+def make_target(record: Record, view: View) -> Target:
+    """The ground truth of what `view` shows of the picture."""
+    labels = record.labels[record.trainable][view.kept]
+    return {
+        "boxes": torch.as_tensor(view.boxes, dtype=torch.float32).reshape(-1, 4),
+        "labels": torch.as_tensor(labels, dtype=torch.int64),
+        "image_id": torch.tensor(record.image_id),
+        "scale": torch.tensor(view.scale, dtype=torch.float32),
+    }
+
+
+def to_tensor(image: NDArray[np.uint8]) -> Tensor:
+    """``(H, W, 3)`` uint8 to ``(3, H, W)`` float32 in 0 to 1."""
+    return torch.from_numpy(np.stack(cv2.split(image))).float().div_(255)
+
+
+def halve(image: Tensor) -> Tensor:
+    """The mean of each 2 x 2 block: ``(3, 2H, 2W)`` to ``(3, H, W)``."""
+    height, width = image.shape[1] // 2, image.shape[2] // 2
+    # OpenCV's area mean is four times as fast as avg_pool2d on a CPU.
+    planes = [cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA) for plane in image.numpy()]
+    return torch.from_numpy(np.stack(planes))

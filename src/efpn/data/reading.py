@@ -1,0 +1,77 @@
+"""Steps that the annotation readers share: opening JSON files and making records, with errors that name the file."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from efpn.data.records import Record
+from efpn.errors import UserError
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+def require_folder(root: str | Path, option: str = "data.root") -> Path:
+    """The folder `root`; raises `UserError` naming it and the config `option` when it is missing."""
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        state = "is a file" if folder.exists() else "does not exist"
+        raise UserError(f"data folder {folder} {state}; give the right one with {option}=FOLDER")
+    return folder
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; raises `UserError` when missing, cut off, or not an object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"annotation file {path} does not exist; check the data set's layout or data.root") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"annotation file {path} is not UTF-8 text ({error.reason}); fetch it again") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise UserError(f"annotation file {path} is not valid JSON at {where}: {error.msg}; fetch it again") from None
+    if not isinstance(content, dict):
+        raise UserError(
+            f"annotation file {path} holds a {type(content).__name__}, not an object; is it the right file?"
+        )
+    return content
+
+
+def require_keys(content: dict[str, Any], keys: Iterable[str], path: Path) -> None:
+    """Raise `UserError` when the top level of the annotation file lacks one of `keys`."""
+    missing = [key for key in keys if key not in content]
+    if missing:
+        raise UserError(
+            f"annotation file {path} lacks the key {', '.join(map(repr, missing))}; is it the right format?"
+        )
+
+
+def repeated(values: Iterable[Key]) -> dict[Key, int]:
+    """The values that occur more than once, with their counts, in order of first occurrence."""
+    return {value: count for value, count in Counter(values).items() if count > 1}
+
+
+def make_record(
+    image_id: int,
+    path: Path,
+    boxes: Sequence[Sequence[float]],
+    labels: Sequence[int],
+    *,
+    size: tuple[int, int] | None = None,
+    crowd: Sequence[bool] | None = None,
+) -> Record:
+    """A `Record` from plain lists; `boxes` are xyxy in native pixels."""
+    return Record(
+        image_id=image_id,
+        path=path,
+        size=size,
+        boxes=np.asarray(boxes, np.float64).reshape(-1, 4),
+        labels=np.asarray(labels, np.int64),
+        crowd=np.zeros(len(labels), bool) if crowd is None else np.asarray(crowd, bool),
+    )

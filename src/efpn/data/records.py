@@ -1,0 +1,202 @@
+"""What an annotation file says, in memory: records (pictures), categories, and the index of one split.
+
+Boxes here are ``(x1, y1, x2, y2)``, continuous, in pixels of the picture file ("native"). No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efpn.errors import UserError
+
+SHOWN_PROBLEMS = 20  # listed in full in one error message; the rest are counted
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One picture and its ground truth.
+
+    Attributes:
+        image_id: the data set's own id.
+        path: the picture file.
+        size: (height, width) in native pixels; None when the annotation format does not say (TT100K).
+        boxes: ``(n, 4)`` float64 xyxy, native pixels.
+        labels: ``(n,)`` int64, 1 to K.
+        crowd: ``(n,)`` bool; crowd boxes never train, and are "ignore" in COCO evaluation.
+    """
+
+    image_id: int
+    path: Path
+    size: tuple[int, int] | None
+    boxes: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+
+    @cached_property
+    def trainable(self) -> NDArray[np.bool_]:
+        """Which boxes train: all but crowds, ``(n,)`` bool."""
+        return ~self.crowd
+
+    def keep(self, mask: NDArray[np.bool_]) -> Record:
+        """The same picture with only the boxes of `mask` ``(n,)``."""
+        return replace(self, boxes=self.boxes[mask], labels=self.labels[mask], crowd=self.crowd[mask])
+
+
+@dataclass(frozen=True)
+class Categories:
+    """The classes of a data set; label 0 is the background, label k is entry k - 1 here.
+
+    Attributes:
+        names: class names.
+        ids: category ids used in COCO-format files.
+        evaluated: whether a class counts in the tables (TT100K: 45 classes do); all train.
+    """
+
+    names: tuple[str, ...]
+    ids: tuple[int, ...]
+    evaluated: tuple[bool, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.names) == len(self.ids) == len(self.evaluated):
+            raise ValueError("names, ids and evaluated differ in length")
+        for what, values in (("name", self.names), ("id", self.ids)):
+            repeated = sorted({str(v) for v in values if values.count(v) > 1})
+            if repeated:
+                raise UserError(f"categories: {what} given more than once: {', '.join(repeated)}; make each unique")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def label_of(self) -> dict[str, int]:
+        """Label (1 to K) by class name."""
+        return {name: label for label, name in enumerate(self.names, 1)}
+
+    @cached_property
+    def label_of_id(self) -> dict[int, int]:
+        """Label (1 to K) by category id of the file."""
+        return {number: label for label, number in enumerate(self.ids, 1)}
+
+    @property
+    def evaluated_labels(self) -> tuple[int, ...]:
+        """Labels that count in the tables, ascending."""
+        return tuple(label for label, counts in enumerate(self.evaluated, 1) if counts)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake found in a data set.
+
+    Attributes:
+        file: the file to mend.
+        record: which record of it (picture id, annotation id).
+        what: what is wrong.
+        fix: how to mend it.
+    """
+
+    file: Path
+    record: str
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.record}: {self.what}; {self.fix}"
+
+
+@dataclass(frozen=True)
+class Index:
+    """One split of one data set.
+
+    Attributes:
+        name: for people, such as ``tt100k_mosaic/test``.
+        source: the annotation file.
+        categories: shared by all splits.
+        records: the pictures.
+        problems: what the reader could not make sense of and left out. An index with problems cannot be trained on;
+            `efpn.data.check.check_index` reports them with everything else that it finds.
+    """
+
+    name: str
+    source: Path
+    categories: Categories
+    records: tuple[Record, ...]
+    problems: tuple[Problem, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def box_count(self) -> int:
+        """Boxes of all pictures, crowds included."""
+        return sum(len(record.boxes) for record in self.records)
+
+    def instances(self) -> NDArray[np.int64]:
+        """Boxes per label without crowds, ``(K + 1,)``; entry 0 (background) is 0."""
+        labels = [record.labels[record.trainable] for record in self.records]
+        joined = np.concatenate(labels) if labels else np.zeros(0, np.int64)
+        return np.bincount(joined, minlength=len(self.categories) + 1)
+
+    def require_sound(self) -> None:
+        """Raise `UserError` listing the reader's problems, if there are any."""
+        raise_problems(self.name, self.problems)
+
+    def to_coco(self) -> dict[str, Any]:
+        """COCO ground truth in native pixels: ``images``, ``annotations`` (xywh, area, iscrowd) and ``categories``.
+
+        Width and height are there only where known. Annotation ids count from 1 (COCOeval takes 0 for "no match").
+        """
+        annotations: list[dict[str, Any]] = []
+        for record in self.records:
+            annotations.extend(_coco_annotations(record, self.categories, first_id=len(annotations) + 1))
+        pairs = zip(self.categories.names, self.categories.ids, strict=True)
+        return {
+            "images": [_coco_image(record, self.source.parent) for record in self.records],
+            "annotations": annotations,
+            "categories": [{"id": number, "name": name} for name, number in pairs],
+        }
+
+
+def raise_problems(name: str, problems: Iterable[Problem]) -> None:
+    """Raise one `UserError` for all `problems` of the split `name`: the first 20 in full, then a count."""
+    listed = list(problems)
+    if not listed:
+        return
+    lines = [f"  {problem}" for problem in listed[:SHOWN_PROBLEMS]]
+    if len(listed) > SHOWN_PROBLEMS:
+        lines.append(f"  and {len(listed) - SHOWN_PROBLEMS} more")
+    count = "1 problem" if len(listed) == 1 else f"{len(listed)} problems"
+    raise UserError("\n".join([f"{name}: {count} in the data set", *lines]))
+
+
+def _coco_image(record: Record, folder: Path) -> dict[str, Any]:
+    path = record.path
+    image: dict[str, Any] = {
+        "id": record.image_id,
+        "file_name": path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name,
+    }
+    if record.size is not None:
+        image["height"], image["width"] = record.size
+    return image
+
+
+def _coco_annotations(record: Record, categories: Categories, first_id: int) -> list[dict[str, Any]]:
+    x1, y1, x2, y2 = record.boxes.T
+    xywh = np.stack([x1, y1, x2 - x1, y2 - y1], axis=1)
+    return [
+        {
+            "id": first_id + row,
+            "image_id": record.image_id,
+            "category_id": categories.ids[label - 1],
+            "bbox": box.tolist(),
+            "area": float(box[2] * box[3]),
+            "iscrowd": int(crowd),
+        }
+        for row, (box, label, crowd) in enumerate(zip(xywh, record.labels.tolist(), record.crowd, strict=True))
+    ]

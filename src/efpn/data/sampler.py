@@ -1,0 +1,89 @@
+"""Which picture comes when: an endless seeded stream for training, and an even share per process for evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+
+class StreamSampler(Sampler[tuple[int, int]]):
+    """Epochs cut from one endless stream of shuffled passes over the data.
+
+    Position p of the stream lies in pass ``p // n`` and is a pure function of (seed, p), and so is the seed of its
+    sample. Epoch e is positions ``[e * samples_per_epoch, (e + 1) * samples_per_epoch)``, whatever the length of the
+    data, so a run that is resumed at an epoch's start sees what an unbroken one would have seen. Rank r takes every
+    `world_size`-th position from r on; all ranks have equally many (the last ones may reach into the next epoch).
+
+    Args:
+        order: record numbers of one pass; repeats are allowed (a balance plan). An int n stands for 0 ... n - 1.
+        seed: of the whole stream.
+        samples_per_epoch: over all ranks; None for one pass.
+        rank: this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self,
+        order: int | Sequence[int],
+        seed: int,
+        samples_per_epoch: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.order = np.arange(order) if isinstance(order, int) else np.asarray(order, np.int64)
+        if not len(self.order):
+            raise ValueError("nothing to sample from")
+        self.seed = seed
+        self.samples_per_epoch = samples_per_epoch or len(self.order)
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration yields; Lightning calls this."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return math.ceil(self.samples_per_epoch / self.world_size)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        first = self.epoch * self.samples_per_epoch + self.rank
+        shuffled, current = self.order, -1
+        for position in range(first, first + len(self) * self.world_size, self.world_size):
+            number, offset = divmod(position, len(self.order))
+            if number != current:
+                shuffled, current = np.random.default_rng((self.seed, number)).permutation(self.order), number
+            yield int(shuffled[offset]), sample_seed(self.seed, position)
+
+
+def sample_seed(seed: int, position: int) -> int:
+    """Seed of the sample at `position` of the stream, 63 bits."""
+    return int(np.random.SeedSequence((seed, position)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class EvalSampler(Sampler[int]):
+    """Every picture once in order, shared out over processes in turn.
+
+    All ranks have equally many, so that none waits for another: the first pictures are repeated at the end where the
+    length does not divide. Score each image id once.
+
+    Args:
+        length: number of pictures.
+        rank: this process.
+        world_size: number of processes.
+    """
+
+    def __init__(self, length: int, rank: int = 0, world_size: int = 1) -> None:
+        self.length = length
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        return math.ceil(self.length / self.world_size)
+
+    def __iter__(self) -> Iterator[int]:
+        for step in range(len(self)):
+            yield (step * self.world_size + self.rank) % self.length

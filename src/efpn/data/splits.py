@@ -1,0 +1,82 @@
+"""Which pictures train, validate and test: splits of a source, or a deterministic part of one. No torch.
+
+A role (``train``, ``val``, ``test``) is given as the name of a split of the source, or as a part of one:
+
+- ``{from: train, holdout: 0.1}`` takes a tenth of the pictures, chosen by a hash of their ids;
+- ``{from: train, match: "Town04_*"}`` takes the pictures whose file name matches (frames of a video stay together).
+
+What is held out of a split is missing from every role that takes that split whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from fnmatch import fnmatch
+from typing import Any, Protocol
+
+from efpn.data.records import Categories, Index, Record
+from efpn.errors import UserError
+
+SplitRule = str | Mapping[str, Any]
+
+
+class Source(Protocol):
+    """What every reader offers."""
+
+    @property
+    def categories(self) -> Categories:
+        """The classes that all splits share."""
+
+    def load(self, split: str) -> Index:
+        """The pictures of one split."""
+
+
+def load_role(source: Source, rules: Mapping[str, SplitRule], role: str) -> Index:
+    """The index of `role` under `rules` (role -> split name, or a part of a split; see the module).
+
+    Raises:
+        UserError: the role has no rule, or a rule is malformed.
+    """
+    if rules.get(role) is None:
+        raise UserError(
+            f"data.splits.{role} is not set; name a split of the data set or a part: {{from: train, holdout: 0.1}}"
+        )
+    rule = rules[role]
+    if not isinstance(rule, str):
+        whole = source.load(_part(rule, role)["from"])
+        return _select(whole, _chosen(whole, rule, role), f"[{role}]")
+    whole = source.load(rule)
+    parts = {name: other for name, other in rules.items() if other is not None and not isinstance(other, str)}
+    held = [_chosen(whole, part, name) for name, part in parts.items() if _part(part, name)["from"] == rule]
+    return _select(whole, {record.image_id for record in whole.records}.difference(*held), "") if held else whole
+
+
+def _part(rule: Mapping[str, Any], role: str) -> Mapping[str, Any]:
+    if set(rule) not in ({"from", "holdout"}, {"from", "match"}):
+        got = ", ".join(map(str, rule))
+        raise UserError(f"data.splits.{role} needs 'from' and one of 'holdout' and 'match'; it has {got}")
+    if "holdout" in rule and not 0 < rule["holdout"] < 1:
+        raise UserError(f"data.splits.{role}.holdout is {rule['holdout']}; it must be a fraction between 0 and 1")
+    return rule
+
+
+def _chosen(whole: Index, rule: Mapping[str, Any], role: str) -> set[int]:
+    if "match" in rule:
+        chosen = {record.image_id for record in whole.records if fnmatch(record.path.name, rule["match"])}
+        if not chosen:
+            raise UserError(f"data.splits.{role}.match={rule['match']!r} matches no file name in {whole.name}")
+        return chosen
+    count = max(1, round(len(whole) * rule["holdout"]))
+    return {record.image_id for record in sorted(whole.records, key=_rank)[:count]}
+
+
+def _rank(record: Record) -> bytes:
+    # A hash of the id, so that a picture added to the data set does not reshuffle the others.
+    return hashlib.blake2b(str(record.image_id).encode(), digest_size=8).digest()
+
+
+def _select(whole: Index, image_ids: set[int], suffix: str) -> Index:
+    records = tuple(record for record in whole.records if record.image_id in image_ids)
+    return replace(whole, name=whole.name + suffix, records=records)

@@ -1,0 +1,204 @@
+"""One picture with its boxes: a street, signs and what resembles them, weather and camera."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from efpn.data.synthetic.signs import SIDE, Sign, distractors, sign_kinds
+from efpn.data.synthetic.street import Picture, draw_street, foliage
+
+OVERSAMPLING = 2  # the street, drawn at this many times the size
+SIGN_OVERSAMPLING = 4  # the signs
+TRIES = 30  # to find a free place for a sign
+GAP = 3  # pixels between two signs
+OCCLUDED = 0.15  # share of signs behind leaves or a post
+SIZE_SPREAD = 0.5  # standard deviation of the logarithm of a sign's size
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """What the pictures are like; lengths in native pixels.
+
+    Attributes:
+        side: height and width of a picture.
+        signs: (fewest, most) signs in a picture.
+        sign_size: (smallest, largest) longer side of a sign.
+        median_size: half of the signs are smaller.
+        distractors: the most sign-like things that are no signs.
+        empty: share of pictures without a sign.
+    """
+
+    side: int = 384
+    signs: tuple[int, int] = (3, 8)
+    sign_size: tuple[float, float] = (8.0, 64.0)
+    median_size: float = 24.0
+    distractors: int = 4
+    empty: float = 0.02
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A sign in a picture: class name and box, xyxy in native pixels."""
+
+    name: str
+    box: tuple[float, float, float, float]
+
+
+Box = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class _Spot:
+    """Where a sign goes: corners of its face ``(4, 2)`` and its box ``(4,)``, pixels. Distractors have no name."""
+
+    sign: Sign
+    name: str | None
+    corners: Box
+    box: Box
+
+
+def draw_scene(options: SceneOptions, random: np.random.Generator) -> tuple[Picture, list[Placed]]:
+    """A picture ``(side, side, 3)`` uint8 RGB and its signs, wholly inside."""
+    side = options.side
+    street = draw_street(OVERSAMPLING * side, random)
+    picture = np.asarray(cv2.resize(street, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+    spots: list[_Spot] = []
+    for name, sign in _choose(options, random):
+        spot = _find_spot(sign, name, options, spots, random)
+        if spot is not None:
+            spots.append(spot)
+    for spot in spots:  # all posts first, so that none stands before a sign
+        _post(picture, spot.box, random)
+    for spot in spots:
+        _paint(picture, spot.sign, spot.corners, random)
+        if spot.name is not None and random.random() < OCCLUDED:
+            _occlude(picture, spot.box, random)
+    placed = [Placed(spot.name, _corners_of(spot.box)) for spot in spots if spot.name is not None]
+    return _photograph(picture, random), placed
+
+
+def _choose(options: SceneOptions, random: np.random.Generator) -> Iterator[tuple[str | None, Sign]]:
+    blanks, kinds = distractors(), list(sign_kinds().items())
+    for number in random.integers(len(blanks), size=random.integers(options.distractors + 1)):
+        yield None, blanks[number]
+    count = 0 if random.random() < options.empty else random.integers(options.signs[0], options.signs[1] + 1)
+    for number in random.integers(len(kinds), size=count):
+        yield kinds[number]
+
+
+def _find_spot(
+    sign: Sign, name: str | None, options: SceneOptions, others: list[_Spot], random: np.random.Generator
+) -> _Spot | None:
+    """A free place for `sign`, above the nearest part of the road; None when there is no room."""
+    size = options.median_size * np.exp(random.normal(0, SIZE_SPREAD))
+    corners = _pose(float(np.clip(size, *options.sign_size)), random)
+    outline = _warp(sign.outline, corners)
+    low, high = outline.min(axis=0), outline.max(axis=0)
+    for _ in range(TRIES):
+        room = options.side - (high - low) - 2
+        shift = 1 + random.uniform([0, 0.08], [1, 0.7]) * room - low
+        box = np.concatenate([low + shift, high + shift])
+        if not any(_touch(box, other.box, GAP) for other in others):
+            return _Spot(sign, name, corners + shift, box)
+    return None
+
+
+def _pose(size: float, random: np.random.Generator) -> Box:
+    """Where the corners of the face come to lie: turned a little, and seen from the side, ``(4, 2)`` pixels."""
+    square = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) - 0.5
+    angle = np.radians(random.normal(0, 4))
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    squeezed = square * [random.uniform(0.78, 1.0), 1.0]
+    far_side = 1 + random.uniform(-0.12, 0.12) * np.sign(square[:, :1])
+    return np.asarray(size * (squeezed * far_side) @ turn, np.float64)
+
+
+def _warp(points: Box, corners: Box) -> Box:
+    matrix = cv2.getPerspectiveTransform(_UNIT.astype(np.float32), corners.astype(np.float32))
+    return np.asarray(cv2.perspectiveTransform(points[None].astype(np.float64), matrix)[0], np.float64)
+
+
+def _paint(picture: Picture, sign: Sign, corners: Box, random: np.random.Generator) -> None:
+    """Warp the face onto `corners`, weather and blur it, and lay it over the picture."""
+    start = np.floor(corners.min(axis=0)).astype(int) - 3
+    end = np.ceil(corners.max(axis=0)).astype(int) + 3
+    width, height = (end - start).tolist()
+    patch = _warped_face(sign, corners - start, width, height)
+    tone = random.uniform(0.5, 1.08) * random.uniform(0.93, 1.07, 3)
+    patch[..., :3] *= tone
+    sigma = random.uniform(0, 0.75)
+    if sigma > 0.2:
+        patch = np.asarray(cv2.GaussianBlur(patch, (0, 0), sigma), np.float32)
+    left, top = np.maximum(-start, 0)
+    target = picture[max(start[1], 0) : end[1], max(start[0], 0) : end[0]]
+    patch = patch[top : top + target.shape[0], left : left + target.shape[1]]
+    target[:] = (target * (1 - patch[..., 3:] / 255) + patch[..., :3]).clip(0, 255)
+
+
+def _warped_face(sign: Sign, corners: Box, width: int, height: int) -> NDArray[np.float32]:
+    """The face in a ``(height, width, 4)`` float32 patch, premultiplied."""
+    fine = SIGN_OVERSAMPLING
+    longest = float(np.ptp(corners, axis=0).max())
+    side = int(np.clip(fine * longest, 8, SIDE))  # shrunk first, since a warp does not average
+    face = cv2.resize(sign.face, (side, side), interpolation=cv2.INTER_AREA)
+    # Corners are edges of pixels, OpenCV's coordinates their centres: hence the halves.
+    matrix = cv2.getPerspectiveTransform(
+        (_UNIT * side - 0.5).astype(np.float32), (corners * fine - 0.5).astype(np.float32)
+    )
+    warped = cv2.warpPerspective(face, matrix, (fine * width, fine * height), flags=cv2.INTER_LINEAR)
+    return np.asarray(cv2.resize(warped, (width, height), interpolation=cv2.INTER_AREA), np.float32)
+
+
+def _post(picture: Picture, box: Box, random: np.random.Generator) -> None:
+    side, size = len(picture), float(box[3] - box[1])
+    x, bottom = round(float(box[0] + box[2]) / 2), round(float(box[3]))
+    ground = max(bottom + random.uniform(1.2, 2.5) * size, random.uniform(0.62, 0.72) * side)
+    thick, grey = max(1, round(0.08 * size)), round(random.uniform(70, 170))
+    cv2.line(picture, (x, bottom - thick), (x, round(ground)), (grey, grey, grey + 4), thick, cv2.LINE_AA)
+
+
+def _occlude(picture: Picture, box: Box, random: np.random.Generator) -> None:
+    """Cover up to about a third of the sign from one side, with leaves or a post."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    side = random.choice([-1, 1])
+    edge = (box[0] if side < 0 else box[2]) - side * random.uniform(0.1, 0.28) * width
+    if random.random() < 0.4:
+        thick = max(2, round(0.14 * float(width)))
+        x, top = round(float(edge)), round(float(box[1] - height))
+        bottom = round(max(float(box[3] + 2 * height), 0.7 * len(picture)))
+        cv2.line(picture, (x, top), (x, bottom), (88, 90, 94), thick, cv2.LINE_AA)
+        return
+    mask = np.zeros(picture.shape[:2], np.uint8)
+    for _ in range(8):
+        x = edge + side * random.uniform(0.15, 0.9) * width
+        y = random.uniform(box[1] - 0.2 * height, box[3] + 0.2 * height)
+        cv2.circle(mask, (round(float(x)), round(float(y))), max(1, round(0.18 * float(width))), 255, -1)
+    foliage(picture, mask > 0, random)
+
+
+def _corners_of(box: Box) -> tuple[float, float, float, float]:
+    x1, y1, x2, y2 = np.round(box, 2).tolist()
+    return x1, y1, x2, y2
+
+
+def _touch(box: Box, other: Box, gap: float) -> bool:
+    return bool((box[:2] < other[2:] + gap).all() and (other[:2] < box[2:] + gap).all())
+
+
+def _photograph(picture: Picture, random: np.random.Generator) -> Picture:
+    """Light, colour cast, a little blur and noise of the camera."""
+    light = random.uniform(0.72, 1.12) * random.uniform(0.96, 1.04, 3)
+    image = 255 * (picture.astype(np.float32) / 255) ** np.float32(random.uniform(0.85, 1.2)) * light.astype(np.float32)
+    sigma = random.uniform(0, 0.6)
+    if sigma > 0.25:
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.float32)
+    image += random.standard_normal(image.shape, np.float32) * np.float32(random.uniform(1, 5))
+    return np.asarray(image.clip(0, 255), np.uint8)
+
+
+_UNIT = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])

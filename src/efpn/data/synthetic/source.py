@@ -1,0 +1,135 @@
+"""The generated data set on disk, in the TT100K layout."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from efpn.data.records import Categories, Index
+from efpn.data.synthetic.scene import Placed, SceneOptions, draw_scene
+from efpn.data.synthetic.signs import sign_kinds
+from efpn.data.tt100k import TT100K
+from efpn.errors import UserError
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # raise it when the same arguments draw other pictures
+COUNTS: Mapping[str, int] = {"train": 400, "val": 60, "test": 120}
+JPEG_QUALITY = 95
+
+
+class Synthetic:
+    """Street signs drawn on first use and kept in a folder of their own below `root`.
+
+    The folder's name is a hash of the arguments and the generator's version; it appears when it is complete, so an
+    interrupted generation leaves no half set. Every picture is drawn from (seed, split, number) alone.
+
+    Args:
+        root: where the generated sets are kept; made if missing.
+        counts: pictures per split.
+        seed: of everything drawn.
+        options: arguments of `SceneOptions`.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        counts: Mapping[str, int] = COUNTS,
+        seed: int = 0,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.root = Path(root).expanduser()
+        self.counts = dict(counts)
+        self.seed = seed
+        self.options = _scene_options(options or {})
+
+    @property
+    def categories(self) -> Categories:
+        """The classes; nothing is drawn to know them."""
+        names = tuple(sign_kinds())
+        return Categories(names, tuple(range(1, len(names) + 1)), (True,) * len(names))
+
+    @property
+    def folder(self) -> Path:
+        """Where this set is or will be."""
+        described = {"version": VERSION, "counts": self.counts, "seed": self.seed, "options": asdict(self.options)}
+        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+        return self.root / f"signs-{digest[:12]}"
+
+    def load(self, split: str) -> Index:
+        """The pictures of `split`; draws the whole set if it is not there."""
+        if split not in self.counts:
+            raise UserError(
+                f"data.splits names the split {split!r}, but data.source.counts has only {', '.join(self.counts)}"
+            )
+        return TT100K(self.generate()).load(split)
+
+    def generate(self) -> Path:
+        """Draw the set unless it is there; returns its folder."""
+        if self.folder.is_dir():
+            return self.folder
+        log.info("drawing %d pictures of street signs into %s (once)", sum(self.counts.values()), self.folder)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            half = Path(tempfile.mkdtemp(prefix=".half-", dir=self.root))
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.root} ({error.strerror}); give another folder with data.root=FOLDER"
+            ) from None
+        try:
+            self._write(half)
+            _publish(half, self.folder)
+        finally:
+            shutil.rmtree(half, ignore_errors=True)
+        return self.folder
+
+    def _write(self, folder: Path) -> None:
+        images: dict[str, Any] = {}
+        for number, (split, count) in enumerate(self.counts.items()):
+            (folder / split).mkdir()
+            first = sum(list(self.counts.values())[:number]) + 1
+            ids = range(first, first + count)
+            (folder / split / "ids.txt").write_text("".join(f"{image_id}\n" for image_id in ids))
+            for image_id in ids:
+                random = np.random.default_rng((self.seed, number, image_id - first))
+                picture, placed = draw_scene(self.options, random)
+                path = f"{split}/{image_id}.jpg"
+                Image.fromarray(picture).save(folder / path, quality=JPEG_QUALITY)
+                images[str(image_id)] = {"id": image_id, "path": path, "objects": [_object(sign) for sign in placed]}
+        content = {"types": list(sign_kinds()), "imgs": images}
+        (folder / "annotations.json").write_text(json.dumps(content))
+
+
+def _scene_options(options: Mapping[str, Any]) -> SceneOptions:
+    plain: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, Sequence) else value for key, value in options.items()
+    }
+    try:
+        return SceneOptions(**plain)
+    except TypeError:
+        known = ", ".join(SceneOptions.__dataclass_fields__)
+        raise UserError(f"data.source.options has {', '.join(plain)}; the known options are {known}") from None
+
+
+def _object(sign: Placed) -> dict[str, Any]:
+    keys = ("xmin", "ymin", "xmax", "ymax")
+    return {"category": sign.name, "bbox": dict(zip(keys, sign.box, strict=True))}
+
+
+def _publish(half: Path, folder: Path) -> None:
+    """Give the finished set its name; another process may have been first, with the same pictures."""
+    try:
+        half.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise

@@ -1,0 +1,229 @@
+"""Geometry and colour of one picture: what the network sees of it. The only module that imports albumentations.
+
+Every transform maps a native picture to a window of the resized one and answers in 1x pixels. The picture itself is
+handed over at `factor` times the 1x size: a 2x picture is what both scales of a pair are made of (1x = its 2x2 mean),
+so that they are aligned pixel by pixel, and neither is ever an enlargement of the other. Only the window that is needed
+is resized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import albumentations as A
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+Boxes = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What a transform makes of one picture.
+
+    Attributes:
+        image: ``(factor * H, factor * W, 3)`` uint8 RGB.
+        boxes: ``(m, 4)`` float64 xyxy, 1x pixels, inside the picture.
+        kept: ``(m,)`` int64, which of the given boxes they are.
+        scale: (x, y), 1x pixels per native pixel.
+    """
+
+    image: Pixels
+    boxes: Boxes
+    kept: NDArray[np.int64]
+    scale: tuple[float, float]
+
+
+class Transform(Protocol):
+    """What the data set calls; `direct` says whether 1x alone may be resized straight from the native picture."""
+
+    direct: bool
+
+    def __call__(self, image: Pixels, boxes: Boxes, *, factor: int, seed: int) -> View:
+        """Transform `image` ``(h, w, 3)`` and `boxes` (native pixels), a pure function of all arguments."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window of the native picture, in whole native pixels, and the 1x size that it is resized to."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    out_width: int
+    out_height: int
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """(x, y), 1x pixels per native pixel."""
+        return self.out_width / self.width, self.out_height / self.height
+
+    def enlarges(self, factor: int) -> bool:
+        """Whether `factor` times the 1x size has more pixels than the native window."""
+        return factor * factor * self.out_width * self.out_height > self.width * self.height
+
+    def take(self, image: Pixels) -> Pixels:
+        """The window in native pixels; no copy."""
+        return image[self.y : self.y + self.height, self.x : self.x + self.width]
+
+    def resize(self, part: Pixels, factor: int) -> Pixels:
+        """`part` at `factor` times the 1x size; area mean when shrinking, linear when enlarging."""
+        size = (factor * self.out_width, factor * self.out_height)
+        if size == (self.width, self.height):
+            return part
+        how = cv2.INTER_LINEAR if self.enlarges(factor) else cv2.INTER_AREA
+        return np.asarray(cv2.resize(part, size, interpolation=how), np.uint8)
+
+    def move(self, boxes: Boxes) -> Boxes:
+        """Native `boxes` in 1x pixels of the window, not clipped."""
+        return (boxes - [self.x, self.y, self.x, self.y]) * np.tile(self.scale, 2)
+
+
+def size_factor(height: int, width: int, short_side: int, max_size: int) -> float:
+    """Torchvision's rule: the shorter side becomes `short_side`, unless the longer one would pass `max_size`."""
+    return min(short_side / min(height, width), max_size / max(height, width))
+
+
+def whole_window(height: int, width: int, factor: float) -> Window:
+    """The whole picture resized by `factor`, to the nearest whole 1x pixel."""
+    return Window(0, 0, width, height, max(1, round(width * factor)), max(1, round(height * factor)))
+
+
+def clip_boxes(boxes: Boxes, width: float, height: float, min_visibility: float) -> tuple[Boxes, NDArray[np.int64]]:
+    """Clip to the picture; drop what has no area, or less than `min_visibility` of its area, left inside.
+
+    Returns:
+        The clipped boxes ``(m, 4)`` and their rows in `boxes` ``(m,)``.
+    """
+    clipped = np.stack([boxes[:, axis].clip(0, (width, height)[axis % 2]) for axis in range(4)], axis=1)
+    area, left = _area(boxes), _area(clipped)
+    kept = np.flatnonzero((left > 0) & (left >= min_visibility * area))
+    return clipped[kept], kept
+
+
+class EvalTransform:
+    """Resize the whole picture; nothing is random.
+
+    Args:
+        short_side: 1x pixels of the shorter side.
+        max_size: 1x pixels that the longer side may not pass.
+        direct: resize 1x straight from the native picture where no pair is asked for. The default makes it from the 2x
+            picture even then, so that a network sees the same 1x pixels in all phases.
+    """
+
+    def __init__(self, short_side: int, max_size: int, direct: bool = False) -> None:
+        self.short_side = short_side
+        self.max_size = max_size
+        self.direct = direct
+
+    def __call__(self, image: Pixels, boxes: Boxes, *, factor: int, seed: int) -> View:
+        """See `Transform`; `seed` has no effect."""
+        height, width = image.shape[:2]
+        window = whole_window(height, width, size_factor(height, width, self.short_side, self.max_size))
+        moved, kept = clip_boxes(window.move(boxes), window.out_width, window.out_height, 0)
+        return View(window.resize(image, factor), moved, kept, window.scale)
+
+
+class TrainTransform:
+    """Scale jitter, crop, flip and colour jitter, all drawn from the seed of the sample.
+
+    Args:
+        short_side: 1x pixels of the shorter side before jitter.
+        max_size: 1x pixels that the longer side may not pass before jitter.
+        scale_jitter: (low, high) factor on that size, drawn log-uniformly; None for none.
+        crop: side of a square window in 1x pixels, zero-padded at the right and bottom where the picture is smaller;
+            None for whole pictures.
+        object_crop_prob: how often the crop is placed around a random object; else anywhere.
+        hflip_prob: how often the picture is mirrored; 0 for signs, whose mirror image is another sign.
+        color_jitter: arguments of `albumentations.ColorJitter`, such as ``{brightness: 0.3}``; None for none.
+        min_visibility: share of a box that must be left in the crop for it to be kept.
+        direct: as in `EvalTransform`.
+    """
+
+    def __init__(
+        self,
+        short_side: int,
+        max_size: int,
+        scale_jitter: tuple[float, float] | None = None,
+        crop: int | None = None,
+        object_crop_prob: float = 0.0,
+        hflip_prob: float = 0.0,
+        color_jitter: Mapping[str, Any] | None = None,
+        min_visibility: float = 0.3,
+        direct: bool = False,
+    ) -> None:
+        self.short_side = short_side
+        self.max_size = max_size
+        self.scale_jitter = (1.0, 1.0) if scale_jitter is None else (float(scale_jitter[0]), float(scale_jitter[1]))
+        self.crop = crop
+        self.object_crop_prob = object_crop_prob
+        self.hflip_prob = hflip_prob
+        self.color = A.Compose([A.ColorJitter(**{"p": 1.0, **color_jitter})]) if color_jitter else None
+        self.min_visibility = min_visibility
+        self.direct = direct
+
+    def __call__(self, image: Pixels, boxes: Boxes, *, factor: int, seed: int) -> View:
+        """See `Transform`."""
+        random = np.random.default_rng(seed)
+        window = self._window(image, boxes, random)
+        pixels = self._pixels(window, image, factor, random)
+        moved, kept = clip_boxes(window.move(boxes), window.out_width, window.out_height, self.min_visibility)
+        if random.random() < self.hflip_prob:
+            pixels = pixels[:, ::-1]
+            moved = np.stack(
+                [window.out_width - moved[:, 2], moved[:, 1], window.out_width - moved[:, 0], moved[:, 3]], 1
+            )
+        return View(self._pad(pixels, factor), moved, kept, window.scale)
+
+    def _pixels(self, window: Window, image: Pixels, factor: int, random: np.random.Generator) -> Pixels:
+        part = window.take(image)
+        if self.color is None:
+            return window.resize(part, factor)
+        self.color.set_random_seed(int(random.integers(2**31)))
+        if window.enlarges(factor):  # colour changes each pixel by itself, so it is done where the pixels are fewer
+            return window.resize(self.color(image=np.ascontiguousarray(part))["image"], factor)
+        return np.asarray(self.color(image=np.ascontiguousarray(window.resize(part, factor)))["image"], np.uint8)
+
+    def _window(self, image: Pixels, boxes: Boxes, random: np.random.Generator) -> Window:
+        height, width = image.shape[:2]
+        low, high = np.log(self.scale_jitter)
+        factor = size_factor(height, width, self.short_side, self.max_size) * np.exp(random.uniform(low, high))
+        if self.crop is None:
+            return whole_window(height, width, factor)
+        target = boxes[random.integers(len(boxes))] if len(boxes) and random.random() < self.object_crop_prob else None
+        x, w, out_w = _place(width, factor, self.crop, None if target is None else (target[0], target[2]), random)
+        y, h, out_h = _place(height, factor, self.crop, None if target is None else (target[1], target[3]), random)
+        return Window(x, y, w, h, out_w, out_h)
+
+    def _pad(self, pixels: Pixels, factor: int) -> Pixels:
+        if self.crop is None:
+            return pixels
+        below, right = factor * self.crop - pixels.shape[0], factor * self.crop - pixels.shape[1]
+        return np.pad(pixels, ((0, below), (0, right), (0, 0))) if below or right else pixels
+
+
+def _place(
+    length: int, factor: float, crop: int, target: tuple[float, float] | None, random: np.random.Generator
+) -> tuple[int, int, int]:
+    """One axis of a crop: native start and length, and 1x length (below `crop` where the picture is too small).
+
+    The native length is a whole number of pixels, so the scale differs from `factor` by a rounding; a window around
+    `target` (native start and end) holds all of it if it can.
+    """
+    native = round(crop / factor)
+    if native >= length:
+        return 0, length, min(crop, max(1, round(length * factor)))
+    low, high = 0, length - native
+    if target is not None:
+        ends = sorted((int(np.ceil(target[1])) - native, int(np.floor(target[0]))))
+        low, high = (int(np.clip(end, low, high)) for end in ends)
+    return int(random.integers(low, high + 1)), max(1, native), crop
+
+
+def _area(boxes: Boxes) -> NDArray[np.float64]:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

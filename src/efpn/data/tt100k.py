@@ -1,0 +1,180 @@
+"""Tsinghua-Tencent 100K (Zhu et al., CVPR 2016): the 2016 layout and that of the 2021 release.
+
+``root/annotations.json`` (2021: ``annotations_all.json``) holds ``types`` (class names) and ``imgs`` by id, each with
+``path`` and ``objects`` (``category`` and ``bbox`` with xmin, ymin, xmax, ymax); ``root/{train,test,other}/ids.txt``
+list the ids of a split. No torch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from efpn.data.reading import make_record, read_json_object, repeated, require_folder, require_keys
+from efpn.data.records import Categories, Index, Problem, Record
+from efpn.errors import UserError
+
+# Those with >= 100 instances in train + test of the 2016 release: what the papers' tables count.
+_PAPER_45 = (
+    "i2 i4 i5 il100 il60 il80 io ip p10 p11 p12 p19 p23 p26 p27 p3 p5 p6 pg ph4 ph4.5 ph5 pl100 pl120 pl20 pl30 pl40 "
+    "pl5 pl50 pl60 pl70 pl80 pm20 pm30 pm55 pn pne po pr40 w13 w32 w55 w57 w59 wo"
+)
+CLASSES_45: tuple[str, ...] = tuple(_PAPER_45.split())
+NAMED_LISTS: dict[str, tuple[str, ...]] = {"paper45": CLASSES_45}
+ANNOTATION_FILES = ("annotations.json", "annotations_all.json")
+OTHER = "other"
+
+Evaluated = Mapping[str, Any] | Sequence[str] | str | None
+
+
+class TT100K:
+    """Reader of a data set in the TT100K layout.
+
+    Args:
+        root: folder with the annotation file and the split folders.
+        evaluated: which classes count in the tables: ``{"min_count": 100, "splits": ["train", "test"]}`` selects by
+            counting, a list names them, ``"paper45"`` is the papers' list, None takes all. All classes train.
+        others: ``"separate"`` keeps every class; ``"merged"`` makes one class ``other`` of all that are not evaluated.
+        annotations: name of the annotation file in `root`; found by itself when only one release is there.
+
+    Raises:
+        UserError: no such folder, no annotation file (or both releases'), or a class that the file does not know.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        evaluated: Evaluated = None,
+        others: Literal["separate", "merged"] = "separate",
+        annotations: str | None = None,
+    ) -> None:
+        if others not in ("separate", "merged"):
+            raise UserError(f"data.source.others is {others!r}; it must be 'separate' or 'merged'")
+        self.root = require_folder(root)
+        self.annotations = self._find_annotations(annotations)
+        self.evaluated = evaluated
+        self.others = others
+
+    def load(self, split: str) -> Index:
+        """The pictures that ``split/ids.txt`` lists; objects and ids that make no sense are in ``problems``."""
+        records: list[Record] = []
+        problems: list[Problem] = []
+        list_file, ids = self._ids(split)
+        for image_id, count in repeated(ids).items():
+            fix = "list it once"
+            problems.append(Problem(list_file, f"picture {image_id}", f"duplicate id, listed {count} times", fix))
+        for image_id in dict.fromkeys(ids):
+            entry = self._content["imgs"].get(image_id)
+            if entry is None:
+                what = f"listed here but not in {self.annotations.name}"
+                problems.append(Problem(list_file, f"picture {image_id}", what, "remove the id or add its annotation"))
+            else:
+                records.append(self._record(image_id, entry, problems))
+        return Index(f"{self.root.name}/{split}", self.annotations, self.categories, tuple(records), tuple(problems))
+
+    @cached_property
+    def categories(self) -> Categories:
+        """Classes in the order of the file's ``types``; with merged others, ``other`` comes last."""
+        names = tuple(self._content["types"])
+        evaluated = self._evaluated_names()
+        if self.others == "merged":
+            names = (*(name for name in names if name in evaluated), OTHER)
+        ids = tuple(range(1, len(names) + 1))
+        return Categories(names, ids, tuple(name in evaluated for name in names))
+
+    def count(self, splits: Iterable[str]) -> Counter[str]:
+        """Instances by class name over all pictures of `splits`."""
+        counts: Counter[str] = Counter()
+        for split in splits:
+            for image_id in dict.fromkeys(self._ids(split)[1]):
+                entry = self._content["imgs"].get(image_id, {})
+                counts.update(thing.get("category") for thing in entry.get("objects", ()))
+        return counts
+
+    @cached_property
+    def _content(self) -> dict[str, Any]:
+        content = read_json_object(self.annotations)
+        require_keys(content, ("types", "imgs"), self.annotations)
+        return content
+
+    def _find_annotations(self, name: str | None) -> Path:
+        names = ANNOTATION_FILES if name is None else (name,)
+        found = [self.root / candidate for candidate in names if (self.root / candidate).is_file()]
+        if not found:
+            expected = " or ".join(names)
+            raise UserError(f"data folder {self.root} has no {expected}; is data.root the folder of a TT100K release?")
+        if len(found) > 1:
+            choice = " or ".join(f"data.source.annotations={path.name}" for path in found)
+            raise UserError(f"data folder {self.root} holds two releases; choose one with {choice}")
+        return found[0]
+
+    def _evaluated_names(self) -> frozenset[str]:
+        chosen, types = self.evaluated, self._content["types"]
+        if chosen is None:
+            return frozenset(types)
+        if isinstance(chosen, Mapping):
+            return self._names_by_count(chosen)
+        if isinstance(chosen, str):
+            if chosen not in NAMED_LISTS:
+                known = ", ".join(NAMED_LISTS)
+                raise UserError(f"data.source.evaluated={chosen} is no known list; take {known}, or give class names")
+            chosen = NAMED_LISTS[chosen]
+        unknown = [name for name in chosen if name not in types]
+        if unknown:
+            listed = ", ".join(unknown)
+            fix = "name others in data.source.evaluated, or select by {min_count: 100, splits: [train, test]}"
+            raise UserError(f"{self.annotations}: evaluated classes not among its types: {listed}; {fix}")
+        return frozenset(chosen)
+
+    def _names_by_count(self, rule: Mapping[str, Any]) -> frozenset[str]:
+        if set(rule) != {"min_count", "splits"}:
+            got = ", ".join(map(str, rule)) or "nothing"
+            raise UserError(f"data.source.evaluated needs the keys min_count and splits; it has {got}")
+        counts = self.count(rule["splits"])
+        names = frozenset(name for name in self._content["types"] if counts[name] >= rule["min_count"])
+        if not names:
+            where = f"{rule['min_count']} instances in {', '.join(rule['splits'])}"
+            raise UserError(f"{self.annotations}: no class has {where}; lower data.source.evaluated.min_count")
+        return names
+
+    def _ids(self, split: str) -> tuple[Path, list[str]]:
+        path = self.root / split / "ids.txt"
+        if not path.is_file():
+            raise UserError(f"split {split!r} of {self.root}: {path} does not exist; check data.splits and data.root")
+        ids = path.read_text(encoding="utf-8").split()
+        wrong = [token for token in ids if not token.isdecimal()]
+        if wrong:
+            raise UserError(f"{path}: {wrong[0]!r} is not a picture id; list one whole number per line")
+        return path, ids
+
+    def _record(self, image_id: str, entry: dict[str, Any], problems: list[Problem]) -> Record:
+        boxes: list[list[float]] = []
+        labels: list[int] = []
+        for number, thing in enumerate(entry.get("objects", ())):
+            try:
+                labels.append(self._label(thing["category"]))
+                boxes.append([float(thing["bbox"][key]) for key in ("xmin", "ymin", "xmax", "ymax")])
+            except (KeyError, TypeError, ValueError) as error:
+                del labels[len(boxes) :]
+                problems.append(self._object_problem(image_id, number, error))
+        return make_record(int(image_id), self.root / entry.get("path", f"{image_id}.jpg"), boxes, labels)
+
+    def _label(self, name: str) -> int:
+        label = self.categories.label_of.get(name)
+        if label is None and self.others == "merged" and name in self._content["types"]:
+            return self.categories.label_of[OTHER]
+        if label is None:
+            raise ValueError(f"unknown category {name!r}")
+        return label
+
+    def _object_problem(self, image_id: str, number: int, error: Exception) -> Problem:
+        if isinstance(error, ValueError) and "unknown category" in str(error):
+            what, fix = str(error), "add it to 'types' or correct the name"
+        elif isinstance(error, KeyError):
+            what, fix = f"lacks the field {error}", "each object needs category and bbox {xmin, ymin, xmax, ymax}"
+        else:
+            what, fix = f"is malformed ({error})", "each object needs category and bbox {xmin, ymin, xmax, ymax}"
+        return Problem(self.annotations, f"picture {image_id}, object {number}", what, fix)

@@ -1,0 +1,81 @@
+"""What every command-line entry does around its task: resolvers, early checks, and errors without a traceback.
+
+Imports neither torch nor Lightning, so that a typing error, a config error or a missing folder is answered at once.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from efpn.errors import UserError
+
+# overrides that do not tell the runs of a sweep apart
+COMMON = re.compile(r"^(experiment|phase|seed|resume|overwrite|name|paths\.|data\.root|trainer|logger|callbacks|hydra)")
+
+
+def sweep_folder() -> str:
+    """``loss.lambda_pos-0.5/`` inside a sweep, else nothing; without ``=`` and ``,``, which no override can hold."""
+    if not in_sweep():
+        return ""
+    own = [o for o in HydraConfig.get().overrides.task if not COMMON.match(o)]
+    return re.sub(r"[^\w.+-]+", "-", "_".join(own)) + "/" if own else ""
+
+
+def in_sweep() -> bool:
+    """Whether Hydra was called with ``-m``."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+OmegaConf.register_new_resolver("efpn.sweep", sweep_folder, replace=True)
+
+
+def check_sweep(cfg: DictConfig) -> None:
+    """Refuse ``-m`` with several processes: Lightning's children would inherit it and replay the whole sweep.
+
+    Raises:
+        UserError: with what to use instead.
+    """
+    devices = cfg.trainer.get("devices", 1)
+    launcher = HydraConfig.get().launcher._target_ if in_sweep() else ""
+    if "basic" in launcher.lower() and str(devices) not in ("1", "[0]"):
+        raise UserError(
+            f"-m with trainer.devices={devices}: the processes of a multi-device run would each replay the sweep. Use "
+            "trainer.devices=1 in a sweep, start the runs one by one, or use a launcher that gives each run a job of "
+            "its own (hydra/launcher=submitit_slurm)"
+        )
+
+
+def check_source(cfg: DictConfig) -> None:
+    """Find a missing data folder or annotation file before torch is imported."""
+    instantiate(cfg.data.source, _convert_="all")
+
+
+def call(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
+    """Call ``task(cfg)``; a `UserError` is printed alone and ends the process with status 2."""
+    try:
+        return task(cfg)
+    except UserError as error:
+        message = str(error)
+    except InstantiationException as error:
+        cause = user_error_behind(error)
+        if cause is None:
+            raise
+        message = str(cause)
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def user_error_behind(error: BaseException | None) -> UserError | None:
+    """The `UserError` that Hydra's instantiate has wrapped, if there is one."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error

@@ -1,0 +1,1 @@
+"""From detections to what a run leaves behind: scores, report files, comparison tables."""

@@ -1,0 +1,125 @@
+"""Runs side by side: one row each, and what they gain over the first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from efpn.errors import UserError
+from efpn.evaluation.files import read_json
+from efpn.evaluation.table import markdown_table, number
+
+COLUMNS: Final = ("AP", "AP50", "AP_S", "AP_M", "AP_L", "AR_S", "F1_S")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row: a run's name, its metrics, and the terms under which they were measured.
+
+    Attributes:
+        name: of the row.
+        metrics: flat, None for what does not exist.
+        terms: split and rules; two runs compare only where these agree. What a run does not say is left out.
+        source: the file it was read from.
+    """
+
+    name: str
+    metrics: Mapping[str, float | None]
+    terms: Mapping[str, Any]
+    source: Path
+
+
+def load_result(path: Path, name: str | None = None) -> Result:
+    """Read a run directory (its ``metrics.json``) or such a file itself.
+
+    Args:
+        path: directory or file.
+        name: of the row, instead of the file's own.
+
+    Raises:
+        UserError: the file is missing, unreadable or holds no metrics.
+    """
+    file = path / "metrics.json" if path.is_dir() else path
+    record = read_json(file)
+    metrics = record.get("metrics") if isinstance(record, dict) else None
+    if not isinstance(metrics, dict):
+        raise UserError(f"{file}: no 'metrics' in it; expected what evaluate.py writes as metrics.json")
+    terms = {"split": record.get("split"), "rules": record.get("rules"), "objects": record.get("objects")}
+    terms["threshold"] = record.get("thresholds", {}).get("fixed")
+    known = {key: value for key, value in terms.items() if value is not None}
+    return Result(name or record.get("name") or str(path), metrics, known, file)
+
+
+def load_results(paths: Iterable[Path]) -> list[Result]:
+    """Read several runs that may be compared; rows of one name are told apart by their paths.
+
+    Raises:
+        UserError: none given, one unreadable, or two measured under different terms.
+    """
+    results = [load_result(path) for path in paths]
+    if not results:
+        raise UserError("nothing to compare: name at least one run directory with a metrics.json")
+    for other in results[1:]:
+        _check_terms(results[0], other)
+    names = [result.name for result in results]
+    return [
+        Result(f"{r.name} ({r.source.parent})" if names.count(r.name) > 1 else r.name, r.metrics, r.terms, r.source)
+        for r in results
+    ]
+
+
+def comparison_markdown(results: Sequence[Result], columns: Sequence[str] = COLUMNS) -> str:
+    """The comparison as a Markdown table; from the second row on with the difference to the first in brackets."""
+    rows = [[result.name, *(_joined(*cell) for cell in _cells(result, results[0], columns))] for result in results]
+    return markdown_table(["", *columns], rows)
+
+
+def comparison_table(results: Sequence[Result], columns: Sequence[str] = COLUMNS, title: str | None = None) -> Table:
+    """The comparison for a terminal: gains in green, losses in red."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, collapse_padding=True)
+    table.add_column("", min_width=10, overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for result in results:
+        cells = _cells(result, results[0], columns)
+        table.add_row(result.name, *(Text(_joined(value, gain, "\n"), style=_style(gain)) for value, gain in cells))
+    return table
+
+
+def _cells(result: Result, first: Result, columns: Sequence[str]) -> list[tuple[str, float | None]]:
+    """Per column the value as text, and the gain over the first row (None where there is none to speak of)."""
+    cells: list[tuple[str, float | None]] = []
+    for column in columns:
+        if column not in result.metrics:
+            have = ", ".join(result.metrics)
+            raise UserError(f"{result.source}: no metric {column!r} for the comparison; it holds {have}")
+        value, base = result.metrics[column], first.metrics[column]
+        gain = None if value is None or base is None or result is first else round(value - base, 3)
+        cells.append((number(value), gain))
+    return cells
+
+
+def _joined(value: str, gain: float | None, between: str = " ") -> str:
+    return value if gain is None else f"{value}{between}({gain:+.3f})"
+
+
+def _style(gain: float | None) -> str:
+    if not gain:
+        return ""
+    return "green" if gain > 0 else "red"
+
+
+def _check_terms(first: Result, other: Result) -> None:
+    for term in first.terms.keys() & other.terms.keys():
+        mine, theirs = first.terms[term], other.terms[term]
+        if mine != theirs:
+            raise UserError(
+                f"{first.source} and {other.source} cannot be compared: {term} differs ({mine} and {theirs}); "
+                "evaluate both alike"
+            )

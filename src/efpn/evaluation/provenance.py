@@ -1,0 +1,36 @@
+"""Where a number comes from: the commit, the command and the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+
+def command_line() -> str:
+    """The command that started this process, ready to be pasted into a shell."""
+    return shlex.join(["python", *sys.argv])
+
+
+def git_commit(folder: Path | None = None) -> str | None:
+    """The commit of the code, with ``-dirty`` when tracked files differ from it; None outside a git repository.
+
+    Args:
+        folder: inside the repository; by default this package's own.
+    """
+    where = folder or Path(__file__).parent
+    command = ["git", "-C", str(where), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None if answer.returncode == 0 else None
+
+
+def hardware() -> str:
+    """Cores that this process may use, and the architecture, such as ``2 CPU cores (x86_64)``."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} CPU cores ({platform.machine()})"

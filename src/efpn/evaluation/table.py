@@ -1,0 +1,106 @@
+"""``metrics.json`` as Markdown that one can read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from efpn.metrics.bands import suffix
+
+RULES: Final = {"long_side": "longer side of the box", "area": "square root of the box's area"}
+MISSING: Final = "n/a"
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, first column to the left, the others to the right."""
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A metric for people; what does not exist is ``n/a``."""
+    return MISSING if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def report_table(record: Mapping[str, Any]) -> str:
+    """The tables of one evaluation: totals, AP and AR by size, accuracy, recall and F1 by size, and the facts.
+
+    Args:
+        record: the contents of ``metrics.json``.
+    """
+    parts = [
+        f"# {record['name']} on {record['split']}",
+        f"{record['pictures']} pictures, {record['detections']} detections, {record['categories']} evaluated classes.",
+        *_ap_part(record),
+        *_f1_part(record),
+        "## Where this comes from",
+        _facts(record),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _ap_part(record: Mapping[str, Any]) -> list[str]:
+    metrics, rules, objects = record["metrics"], record["rules"], record["objects"]["ap"]
+    totals = [name for name in ("AP", "AP50", "AP75", "AR") if name in metrics]
+    rows = [
+        [
+            _band(name, band, rules["ap_edges"]),
+            str(objects[name]),
+            *(number(metrics.get(f"{m}{suffix(name)}")) for m in ("AP", "AR")),
+        ]
+        for name, band in rules["ap_bands"].items()
+    ]
+    return [
+        markdown_table(totals, [[number(metrics[name]) for name in totals]]),
+        "## COCO AP and AR by size",
+        f"IoU 0.50:0.95, at most {rules['ap_max_dets']} detections per picture and class. "
+        f"Size: {RULES[rules['ap_size_rule']]}, native pixels.",
+        markdown_table(["size", "objects", "AP", "AR"], rows),
+    ]
+
+
+def _f1_part(record: Mapping[str, Any]) -> list[str]:
+    rules, thresholds, best = record["rules"], record["thresholds"], record["metrics_at_best_f1"]
+    tables = [(f"score >= {thresholds['fixed']:.2f}", record["metrics"])]
+    said = f"Threshold: {thresholds['fixed']:.2f}, fixed."
+    if best is not None:
+        tables.append((f"score >= {thresholds['best_f1']:.2f}", best))
+        chosen = thresholds["best_f1_chosen_on"]
+        said = f"Thresholds: {thresholds['fixed']:.2f}, fixed; {thresholds['best_f1']:.2f}, best F1 on {chosen}."
+    names = {"acc": "accuracy", "rec": "recall", "F1": "F1"}
+    head = ["size", "objects", *(f"{name}, {at}" for at, _ in tables for name in names.values())]
+    rows = [
+        [
+            _band(name, band),
+            str(record["objects"]["f1"][name]),
+            *(number(metrics.get(f"{rate}{suffix(name)}")) for _, metrics in tables for rate in names),
+        ]
+        for name, band in rules["f1_bins"].items()
+    ]
+    return [
+        "## TT100K accuracy, recall and F1 by size",
+        f"IoU > {rules['f1_iou']}. Size: {RULES[rules['f1_size_rule']]}, native pixels. {said}",
+        markdown_table(head, rows),
+    ]
+
+
+def _facts(record: Mapping[str, Any]) -> str:
+    seconds = record["seconds"]
+    facts = {
+        "command": record["command"] and f"`{record['command']}`",
+        "commit": record["commit"],
+        "seed": record["seed"],
+        "wall time": None if seconds is None else f"{seconds:.0f} s",
+        "hardware": record["hardware"],
+        **record["more"],
+    }
+    return "\n".join(f"- {name}: {'not recorded' if value is None else value}" for name, value in facts.items())
+
+
+def _band(name: str, band: Sequence[float | None], edges: str = "half_open") -> str:
+    """``small [0, 32)``, or ``[0, 32]`` where both ends belong to it; a band without upper end as ``large >= 96``."""
+    low, high = band
+    if high is None or not math.isfinite(high):
+        return name if not low else f"{name} >= {low:g}"
+    return f"{name} [{low:g}, {high:g}{']' if edges == 'closed' else ')'}"

@@ -1,0 +1,140 @@
+"""Ground truth, hits, false alarms and misses on a picture.
+
+Each kind has a colour of its own (Okabe and Ito's palette, told apart with any colour vision) *and* a line style of its
+own, on a dark rim that keeps it visible on any background. Boxes are xyxy in pixels of the picture that is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import FigureBase
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import Normal, Stroke
+
+Kind = Literal["truth", "hit", "false_alarm", "miss"]
+Window = tuple[float, float, float, float]
+
+RIM: Final = "#1a1a1a"
+ORDER: Final = ("truth", "hit", "false_alarm", "miss")  # later ones are drawn on top
+
+
+@dataclass(frozen=True)
+class Style:
+    """How boxes of one kind look; ``width`` in points, ``short`` is the name in a caption."""
+
+    name: str
+    short: str
+    colour: str
+    line: Literal["-"] | tuple[float, tuple[float, ...]]
+    width: float
+
+
+STYLES: Final[Mapping[Kind, Style]] = {
+    "truth": Style("ground truth (found)", "truth", "#ffffff", "-", 0.9),
+    "hit": Style("hit (right class, IoU > 0.5)", "hit", "#56b4e9", "-", 1.8),
+    "false_alarm": Style("false alarm", "false", "#ff6a13", (0, (4.0, 1.6)), 1.8),
+    "miss": Style("missed ground truth", "missed", "#f0e442", (0, (1.2, 1.2)), 2.2),
+}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One box to draw.
+
+    Attributes:
+        kind: what became of it.
+        box: x1, y1, x2, y2 in pixels of the picture.
+        text: shown with a zoomed view of it, such as ``pl80 0.93``.
+    """
+
+    kind: Kind
+    box: Window
+    text: str = ""
+
+    @property
+    def size(self) -> float:
+        """Longer side, pixels."""
+        return max(self.box[2] - self.box[0], self.box[3] - self.box[1])
+
+
+def marks(kind: Kind, boxes: np.ndarray, texts: list[str] | None = None) -> list[Mark]:
+    """Boxes ``(n, 4)`` of one kind as marks."""
+    names = texts or [""] * len(boxes)
+    return [Mark(kind, (x1, y1, x2, y2), text) for (x1, y1, x2, y2), text in zip(boxes.tolist(), names, strict=True)]
+
+
+def draw_outcomes(
+    axes: Axes, image: np.ndarray, drawn: list[Mark], *, window: Window | None = None, thickness: float = 1.0
+) -> None:
+    """Draw a picture, or a window of it, with its boxes.
+
+    Boxes lie half a line outside of what they frame, so that an object of a few pixels stays visible.
+
+    Args:
+        axes: where to.
+        image: ``(H, W, 3)`` uint8.
+        drawn: the boxes; misses and false alarms are drawn last, on top.
+        window: part of the picture to show, xyxy pixels; all by default. May reach beyond the picture.
+        thickness: factor on the line widths.
+    """
+    height, width = image.shape[:2]
+    left, top, right, bottom = window or (0, 0, width, height)
+    axes.imshow(image, extent=(0, width, height, 0), interpolation="antialiased")
+    per_point = _pixels_per_point(axes, right - left, bottom - top)
+    for mark in sorted(drawn, key=lambda one: ORDER.index(one.kind)):
+        axes.add_patch(_frame(mark, per_point, thickness))
+    axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], facecolor="#404040")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def legend(figure: FigureBase, **place: Any) -> None:
+    """A legend of the four kinds; ``place`` goes to matplotlib's ``Figure.legend``."""
+    handles = [
+        Line2D([], [], color=s.colour, linestyle=s.line, linewidth=s.width + 0.6, path_effects=_rim(s.width + 0.6))
+        for s in STYLES.values()
+    ]
+    names = [style.name for style in STYLES.values()]
+    figure.legend(handles, names, ncols=len(names), frameon=False, handlelength=3.2, **place)
+
+
+def zoom_window(box: Window, *, context: float = 3.0, least: float = 32.0) -> Window:
+    """A square around a box, ``context`` times its longer side and at least ``least`` pixels wide."""
+    side = max(context * max(box[2] - box[0], box[3] - box[1]), least)
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    return (x - side / 2, y - side / 2, x + side / 2, y + side / 2)
+
+
+def _frame(mark: Mark, per_point: float, thickness: float) -> Rectangle:
+    style = STYLES[mark.kind]
+    line = style.width * thickness
+    pad = line * per_point / 2
+    x1, y1, x2, y2 = mark.box
+    return Rectangle(
+        (x1 - pad, y1 - pad),
+        x2 - x1 + 2 * pad,
+        y2 - y1 + 2 * pad,
+        fill=False,
+        edgecolor=style.colour,
+        linestyle=style.line,
+        linewidth=line,
+        path_effects=_rim(line),
+    )
+
+
+def _rim(width: float) -> list[Any]:
+    return [Stroke(linewidth=width + 1.2, foreground=RIM, alpha=0.75), Normal()]
+
+
+def _pixels_per_point(axes: Axes, width: float, height: float) -> float:
+    """How many picture pixels one point (1/72 inch) of the page covers, at equal aspect."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None, "draw_outcomes needs axes that belong to a figure"
+    place = axes.get_window_extent()
+    return max(width / place.width, height / place.height) * figure.dpi / 72

@@ -1,0 +1,79 @@
+"""Size bands: which objects count as small, medium and large.
+
+A band is ``name: (low, high)``, side lengths in pixels of the *native* picture. What "the side length" of a box is, is
+the size rule: ``area`` (COCO, and the text of the EFPN paper) takes ``sqrt(w * h)``, ``long_side`` (the TT100K toolkit)
+takes ``max(w, h)``. The TT100K toolkit's bands are half-open, ``[low, high)``; COCOeval's include both ends, so that a
+box of exactly 32 x 32 pixels counts as small *and* as medium.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, Literal
+
+import numpy as np
+
+from efpn.errors import UserError
+
+Bands = Mapping[str, tuple[float, float]]
+SizeRule = Literal["long_side", "area"]
+Edges = Literal["half_open", "closed"]
+
+COCO_BANDS: Final[Bands] = MappingProxyType(
+    {"all": (0, math.inf), "small": (0, 32), "medium": (32, 96), "large": (96, math.inf)}
+)
+TT100K_BINS: Final[Bands] = MappingProxyType(
+    {"all": (0, 400), "small": (0, 32), "medium": (32, 96), "large": (96, 400)}
+)
+
+
+def check_bands(bands: Bands) -> None:
+    """Refuse bands that cannot be reported: none at all, empty or negative ones, two with the same first letter.
+
+    Raises:
+        UserError: names the band and what is wrong with it.
+    """
+    if not bands:
+        raise UserError("size bands: none given; give at least one, such as {'all': [0, .inf]}")
+    letters: dict[str, str] = {}
+    for name, (low, high) in bands.items():
+        if not name or not 0 <= low < high:
+            raise UserError(
+                f"size band {name!r}: ({low}, {high}) is not a range; write 0 <= low < high, in native pixels"
+            )
+        other = letters.setdefault(suffix(name), name)
+        if other != name:
+            raise UserError(f"size bands {other!r} and {name!r} share the column AP{suffix(name)}; rename one of them")
+
+
+def suffix(name: str) -> str:
+    """Tail of a metric's name for a band: ``""`` for ``all``, else ``_`` and the first letter, as in ``AP_S``."""
+    return "" if name == "all" else f"_{name[0].upper()}"
+
+
+def box_sizes(boxes: np.ndarray, rule: SizeRule) -> np.ndarray:
+    """Side length of each box under a size rule.
+
+    Args:
+        boxes: ``(n, 4)`` xyxy.
+        rule: ``long_side`` for ``max(w, h)``, ``area`` for ``sqrt(w * h)``.
+
+    Returns:
+        ``(n,)`` float64, in the boxes' pixels.
+
+    Raises:
+        UserError: another rule.
+    """
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    if rule == "long_side":
+        return np.maximum(width, height)
+    if rule == "area":
+        return np.sqrt(np.maximum(width * height, 0.0))
+    raise UserError(f"size_rule={rule!r} is unknown; take 'long_side' (the TT100K toolkit's) or 'area' (COCO's)")
+
+
+def in_band(sizes: np.ndarray, band: tuple[float, float], edges: Edges = "half_open") -> np.ndarray:
+    """``(n,)`` bool: which side lengths lie in ``[low, high)``, or in ``[low, high]`` when ``edges`` is ``closed``."""
+    return (sizes >= band[0]) & ((sizes <= band[1]) if edges == "closed" else (sizes < band[1]))

@@ -1,0 +1,173 @@
+"""COCO average precision and recall by size bands of our own, on top of pycocotools.
+
+Units: native pixels throughout. A picture's ground truth and detections are in COCO's structures, boxes ``xywh``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from efpn.errors import UserError
+from efpn.metrics.bands import COCO_BANDS, Bands, Edges, check_bands, suffix
+
+log = logging.getLogger(__name__)
+
+
+class _SparseEval(COCOeval):
+    """COCOeval with a short way for the many (picture, category) cells that hold detections but no ground truth."""
+
+    def evaluateImg(self, imgId: int, catId: int, aRng: Sequence[float], maxDet: int) -> dict[str, Any] | None:
+        """What COCOeval returns for one cell; same result, without its loops where nothing can match."""
+        found = self._dts.get((imgId, catId))
+        if self._gts.get((imgId, catId)) or not found:
+            return super().evaluateImg(imgId, catId, aRng, maxDet)
+        found = sorted(found, key=lambda d: -d["score"])[:maxDet]
+        outside = np.array([d["area"] < aRng[0] or d["area"] > aRng[1] for d in found])
+        thresholds = len(self.params.iouThrs)
+        return {
+            "dtMatches": np.zeros((thresholds, len(found))),
+            "dtScores": [d["score"] for d in found],
+            "gtIgnore": np.array([]),
+            "dtIgnore": np.repeat(outside[None], thresholds, axis=0),
+        }
+
+
+def coco_metrics(
+    ground_truth: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    *,
+    bands: Bands = COCO_BANDS,
+    max_dets: int = 300,
+    category_ids: Iterable[int] | None = None,
+    edges: Edges = "closed",
+) -> dict[str, float | None]:
+    """AP at IoU 0.50:0.95, AP50, AP75, and AP and AR by size band (``AP_S``, ``AR_S``, ...).
+
+    Args:
+        ground_truth: COCO ground truth (``images``, ``annotations``, ``categories``); a box's size is its ``area``
+            where given, else ``w * h``. Crowds are ignored, as COCO does.
+        detections: COCO results: ``image_id``, ``category_id``, ``bbox`` xywh, ``score``.
+        bands: side lengths in native pixels; compared with ``sqrt(area)``. ``all`` gives the names without suffix.
+        max_dets: detections kept per picture and category, best first; at or above 100 this is COCO's AP for a
+            detector that returns at most 100. A warning says when a picture's detections reach it.
+        category_ids: the categories averaged over; by default all of the ground truth's. A category without an
+            object in a band does not enter that band's mean.
+        edges: ``closed`` is COCOeval's own rule (a box of exactly 32 x 32 counts as small and as medium);
+            ``half_open`` counts every box once.
+
+    Returns:
+        Metric name to value in [0, 1], or None for a band that holds no object.
+
+    Raises:
+        UserError: detections on unknown pictures, scores or boxes that are not numbers, unusable bands.
+    """
+    check_bands(bands)
+    annotations, results = _as_annotations(ground_truth), _as_results(ground_truth, detections)
+    _warn_if_capped(results, max_dets)
+    with contextlib.redirect_stdout(io.StringIO()):
+        judge = _SparseEval(_table(ground_truth, annotations), _table(ground_truth, results), "bbox")
+        judge.params.maxDets = [max_dets]
+        judge.params.areaRng = area_ranges(bands, edges)
+        judge.params.areaRngLbl = list(bands)
+        if category_ids is not None:
+            judge.params.catIds = sorted(category_ids)
+        judge.evaluate()
+        judge.accumulate()
+    return _summary(judge, bands)
+
+
+def area_ranges(bands: Bands, edges: Edges = "closed") -> list[list[float]]:
+    """Bands as COCOeval's inclusive area ranges, in square pixels."""
+    ranges = [[float(low) ** 2, float(high) ** 2] for low, high in bands.values()]
+    if edges == "half_open":
+        return [[low, math.nextafter(high, 0.0) if math.isfinite(high) else high] for low, high in ranges]
+    return ranges
+
+
+def restrict(ground_truth: Mapping[str, Any], image_ids: Iterable[int]) -> dict[str, Any]:
+    """The ground truth of some pictures only, as for a run over a part of a split (``limit_val_batches``)."""
+    keep = set(image_ids)
+    return {
+        **ground_truth,
+        "images": [image for image in ground_truth["images"] if image["id"] in keep],
+        "annotations": [box for box in ground_truth["annotations"] if box["image_id"] in keep],
+    }
+
+
+def _as_annotations(ground_truth: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Copies with the fields that COCOeval needs; ids from 1, as it takes a matched id of 0 for no match."""
+    copies = []
+    for number, box in enumerate(ground_truth["annotations"], start=1):
+        area = box.get("area", box["bbox"][2] * box["bbox"][3])
+        copies.append({**box, "id": number, "area": area, "iscrowd": int(box.get("iscrowd", 0))})
+    return copies
+
+
+def _as_results(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Checked copies of the detections with id and area."""
+    known = {image["id"] for image in ground_truth["images"]}
+    strange = sorted({str(found["image_id"]) for found in detections if found["image_id"] not in known})
+    if strange:
+        raise UserError(
+            f"detections: {len(strange)} image_id not in the ground truth, such as {strange[0]}; "
+            "score them against the split they were made on"
+        )
+    values = np.array([[*found["bbox"], found["score"]] for found in detections], dtype=float).reshape(-1, 5)
+    broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if broken.size:
+        where = detections[int(broken[0])]["image_id"]
+        raise UserError(
+            f"detections: record {broken[0]} (image_id {where}) has a bbox or score that is not a finite number "
+            f"({broken.size} such records); remove or mend them"
+        )
+    areas = values[:, 2] * values[:, 3]
+    return [{**found, "id": n, "area": areas[n - 1], "iscrowd": 0} for n, found in enumerate(detections, start=1)]
+
+
+def _table(ground_truth: Mapping[str, Any], annotations: list[dict[str, Any]]) -> COCO:
+    """A pycocotools index over the ground truth's pictures and categories, without a file."""
+    table = COCO()
+    table.dataset = {
+        "images": list(ground_truth["images"]),
+        "categories": list(ground_truth["categories"]),
+        "annotations": annotations,
+    }
+    table.createIndex()
+    return table
+
+
+def _warn_if_capped(results: list[dict[str, Any]], max_dets: int) -> None:
+    """Say so when a picture has as many detections as the cap: what lies beyond it may be small objects."""
+    full = sum(count >= max_dets for count in Counter(found["image_id"] for found in results).values())
+    if full:
+        log.warning("%d pictures have max_dets=%d detections or more: the cap may drop small objects", full, max_dets)
+
+
+def _summary(judge: COCOeval, bands: Bands) -> dict[str, float | None]:
+    """Means over thresholds T, recall points R and categories K of ``precision`` (T, R, K, A), ``recall`` (T, K, A)."""
+    precision, recall = judge.eval["precision"][..., 0], judge.eval["recall"][..., 0]
+    names = list(bands)
+    summary: dict[str, float | None] = {}
+    if "all" in bands:
+        over_all = precision[..., names.index("all")]
+        summary["AP"] = _mean(over_all)
+        for iou, label in ((0.5, "AP50"), (0.75, "AP75")):
+            summary[label] = _mean(over_all[int(np.argmin(np.abs(judge.params.iouThrs - iou)))])
+    summary |= {f"AP{suffix(name)}": _mean(precision[..., a]) for a, name in enumerate(names)}
+    return summary | {f"AR{suffix(name)}": _mean(recall[..., a]) for a, name in enumerate(names)}
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """Mean over what exists; COCOeval marks categories without an object by -1."""
+    there = values[values > -1]
+    return float(there.mean()) if there.size else None

@@ -1,0 +1,120 @@
+"""The one flat table of numbers that validation logs and ``evaluate.py`` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, Bands, SizeRule, suffix
+from efpn.metrics.coco import coco_metrics
+from efpn.metrics.matching import Counts, Matcher, Objects
+
+
+class Threshold(NamedTuple):
+    """A score threshold and the F1 that it reached on the split where it was chosen."""
+
+    score: float
+    f1: float | None
+
+
+def score(
+    ground_truth: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    *,
+    score_threshold: float,
+    category_ids: Iterable[int] | None = None,
+    bands: Bands = COCO_BANDS,
+    bins: Bands = TT100K_BINS,
+    size_rule: SizeRule = "long_side",
+    max_dets: int = 300,
+) -> dict[str, float | None]:
+    """COCO AP/AR by size, and TT100K accuracy, recall and F1 by size at IoU 0.5, in one flat dict.
+
+    Args:
+        ground_truth: COCO ground truth, native pixels.
+        detections: COCO results, native pixels.
+        score_threshold: detections below it do not count for accuracy, recall and F1 (AP and AR use all).
+        category_ids: the evaluated categories; by default all.
+        bands: AP's and AR's bands, by area.
+        bins: bins of accuracy, recall and F1, by ``size_rule``.
+        size_rule: ``long_side`` or ``area``.
+        max_dets: COCO's cap per picture and category.
+
+    Returns:
+        ``AP AP50 AP75 AP_S AP_M AP_L AR AR_S AR_M AR_L acc rec F1 acc_S rec_S F1_S ...``; None where a band holds no
+        object (and for an accuracy without detections).
+    """
+    categories = None if category_ids is None else list(category_ids)
+    table = coco_metrics(ground_truth, detections, bands=bands, max_dets=max_dets, category_ids=categories)
+    matcher = _matcher(ground_truth, detections, categories, size_rule)
+    for name, counts in zip(bins, matcher.count(score_threshold, list(bins.values())), strict=True):
+        table |= _rates(counts, suffix(name))
+    return table
+
+
+def best_f1_threshold(
+    ground_truth: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    *,
+    category_ids: Iterable[int] | None = None,
+    bin: tuple[float, float] = TT100K_BINS["all"],
+    size_rule: SizeRule = "long_side",
+    steps: int = 100,
+) -> Threshold:
+    """The score threshold with the best F1 in one size bin; to be chosen on validation, never on the test split.
+
+    Args:
+        ground_truth: COCO ground truth of the validation split.
+        detections: COCO results on it.
+        category_ids: the evaluated categories; by default all.
+        bin: side lengths whose F1 decides: ``TT100K_BINS["all"]`` or ``["small"]``.
+        size_rule: ``long_side`` or ``area``.
+        steps: thresholds tried, evenly spaced from 0 to the top score.
+
+    Returns:
+        The middle one of the thresholds that share the best F1; a threshold of 0 and None where F1 does not exist (no
+        objects in the bin).
+    """
+    matcher = _matcher(ground_truth, detections, category_ids, size_rule)
+    top = float(matcher.found.scores.max(initial=0.0))
+    tried = np.linspace(0.0, top, steps, endpoint=False)
+    counts = [matcher.count(float(at), [bin])[0] for at in tried]
+    if not counts[0].ground_truths:
+        return Threshold(0.0, None)
+    values = np.array([count.f1 for count in counts])
+    best = np.flatnonzero(values == values.max())
+    return Threshold(float(tried[best[len(best) // 2]]), float(values.max()))
+
+
+def _rates(counts: Counts, tail: str) -> dict[str, float | None]:
+    """Rates of one bin. Unlike the official toolkit, which says 1, what is 0 / 0 is None and enters no average."""
+    if not counts.ground_truths:
+        return {f"acc{tail}": None, f"rec{tail}": None, f"F1{tail}": None}
+    accuracy = counts.accuracy if counts.detections else None
+    return {f"acc{tail}": accuracy, f"rec{tail}": counts.recall, f"F1{tail}": counts.f1}
+
+
+def _matcher(
+    ground_truth: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    category_ids: Iterable[int] | None,
+    size_rule: SizeRule,
+) -> Matcher:
+    """The TT100K matching on COCO structures; crowd boxes, which that protocol does not know, are left out."""
+    truth = [box for box in ground_truth["annotations"] if not box.get("iscrowd", 0)]
+    wanted = None if category_ids is None else set(category_ids)
+    return Matcher(_objects(truth, wanted), _objects(detections, wanted), size_rule=size_rule)
+
+
+def _objects(boxes: Sequence[Mapping[str, Any]], wanted: set[int] | None) -> Objects:
+    rows = [
+        (*box["bbox"], box["category_id"], box["image_id"], box.get("score", np.inf))
+        for box in boxes
+        if wanted is None or box["category_id"] in wanted
+    ]
+    table = np.array(rows, dtype=np.float64).reshape(-1, 7)
+    table = table[np.argsort(table[:, 5], kind="stable")]
+    table[:, 2:4] += table[:, :2]  # xywh to xyxy
+    return Objects(table[:, :4], table[:, 4].astype(np.int64), table[:, 5].astype(np.int64), table[:, 6])

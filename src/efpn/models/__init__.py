@@ -1,0 +1,34 @@
+"""Pure torch models: trunk -> FPN -> extension (FTT | ESPCN | nearest) -> RPN -> RoI heads -> detector."""
+
+from efpn.models.backbone import EFPNBackbone
+from efpn.models.detector import EFPNDetector, Resize, build_detector, fasterrcnn_resnet50_efpn, make_extension
+from efpn.models.extension import Extension
+from efpn.models.fpn import FPN, Pyramid
+from efpn.models.oracle import Oracle
+from efpn.models.roi_heads import OHEM, PyramidRoIHeads, RoISettings, SmallRoIs
+from efpn.models.rpn import PyramidRPN, RPNSettings
+from efpn.models.trunk import ResNetTrunk
+from efpn.models.upsamplers import ESPCN, FTT, Nearest
+
+__all__ = [
+    "ESPCN",
+    "FPN",
+    "FTT",
+    "OHEM",
+    "EFPNBackbone",
+    "EFPNDetector",
+    "Extension",
+    "Nearest",
+    "Oracle",
+    "Pyramid",
+    "PyramidRPN",
+    "PyramidRoIHeads",
+    "RPNSettings",
+    "ResNetTrunk",
+    "Resize",
+    "RoISettings",
+    "SmallRoIs",
+    "build_detector",
+    "fasterrcnn_resnet50_efpn",
+    "make_extension",
+]

@@ -1,0 +1,258 @@
+"""RoI pooling and box heads: small RoIs read the extended level and have a head of their own (Sec. IV-A3).
+
+Shape legend: ``R`` RoIs of a batch in picture order, ``C`` channels, ``S`` pooled side (7), ``K`` classes.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
+from torchvision.ops import MultiScaleRoIAlign
+
+from efpn.errors import UserError
+
+POOLED_SIDE = 7
+LEVELS = ("p2", "p3", "p4", "p5")
+
+
+@dataclass(frozen=True)
+class RoISettings:
+    """The box head's numbers; the defaults are torchvision's.
+
+    Attributes:
+        batch_size: RoIs sampled per picture for the loss, ``positive_fraction`` of them at most positive.
+        fg_iou: a proposal from this IoU on is positive, one below is background.
+        head_width: width of the two fully connected layers.
+        score_thresh: detections below are dropped.
+        nms_thresh: IoU above which the lower-scored detection of a class goes.
+        detections_per_image: the highest-scored that are kept.
+    """
+
+    batch_size: int = 512
+    positive_fraction: float = 0.25
+    fg_iou: float = 0.5
+    head_width: int = 1024
+    score_thresh: float = 0.05
+    nms_thresh: float = 0.5
+    detections_per_image: int = 100
+
+
+@dataclass(frozen=True)
+class SmallRoIs:
+    """Where small RoIs go.
+
+    Attributes:
+        below: RoIs with ``sqrt(w * h)`` under this many 1x pixels are small (TT100K: 56, COCO: 112).
+        level: the map that they are pooled from: ``p2x``, or ``p2`` for a control without the extension.
+        own_head: a box head of their own, started from the other; False sends them through the one head.
+    """
+
+    below: float
+    level: str = "p2x"
+    own_head: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a threshold that sends no RoI to the extended level."""
+        if not self.below > 0:
+            raise UserError(
+                f"small_roi_below={self.below}: must be greater than 0 (pixels of the 1x input; 56 for TT100K at "
+                "1400 px, 112 for COCO at 800 px)"
+            )
+
+
+@dataclass(frozen=True)
+class OHEM:
+    """Online hard example mining (Shrivastava et al., 2016) on the small RoIs.
+
+    Attributes:
+        per_image: RoIs that train, per picture of the batch; those of the highest loss.
+    """
+
+    per_image: int = 128
+
+
+class PyramidRoIAlign(nn.Module):
+    """RoIAlign from ``p2 .. p5`` by eq. 2 and, for small RoIs, from the extended level.
+
+    Args:
+        small: the rule for small RoIs, or None for a plain FPN.
+        sampling_ratio: sampling points per pooled cell and axis.
+    """
+
+    def __init__(self, small: SmallRoIs | None = None, sampling_ratio: int = 2) -> None:
+        super().__init__()
+        self.small = small
+        self.regular = MultiScaleRoIAlign(list(LEVELS), POOLED_SIDE, sampling_ratio)
+        self.extended = MultiScaleRoIAlign([small.level], POOLED_SIDE, sampling_ratio) if small else None
+
+    def forward(
+        self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> Tensor:
+        """Pool every RoI from its level, ``(R, C, S, S)`` in the order of ``proposals`` (boxes in 1x pixels)."""
+        if self.extended is None:
+            return self.regular(features, proposals, image_shapes)
+        small = [self.is_small(boxes) for boxes in proposals]
+        others = self.regular(features, [b[~s] for b, s in zip(proposals, small, strict=True)], image_shapes)
+        smalls = self.extended(features, [b[s] for b, s in zip(proposals, small, strict=True)], image_shapes)
+        return interleave(others, smalls, torch.cat(small))
+
+    def is_small(self, boxes: Tensor) -> Tensor:
+        """Say which ``boxes (n, 4)`` are small: ``sqrt(w * h) < below``, in 1x pixels."""
+        if self.small is None:
+            return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+        width, height = (boxes[:, 2:] - boxes[:, :2]).unbind(1)
+        return (width * height) < self.small.below**2
+
+
+class PyramidRoIHeads(RoIHeads):
+    """torchvision's RoI heads with the extended level, a second box head for it, and OHEM.
+
+    Args:
+        channels: depth of the levels.
+        num_classes: classes with the background.
+        settings: the numbers.
+        small: the rule for small RoIs; None gives torchvision's own heads.
+        ohem: train on the hardest small RoIs only, instead of a random sample of all (the finetuning phase).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        settings: RoISettings,
+        small: SmallRoIs | None = None,
+        ohem: OHEM | None = None,
+    ) -> None:
+        super().__init__(
+            box_roi_pool=PyramidRoIAlign(small),
+            box_head=TwoMLPHead(channels * POOLED_SIDE**2, settings.head_width),
+            box_predictor=FastRCNNPredictor(settings.head_width, num_classes),
+            fg_iou_thresh=settings.fg_iou,
+            bg_iou_thresh=settings.fg_iou,
+            batch_size_per_image=settings.batch_size,
+            positive_fraction=settings.positive_fraction,
+            bbox_reg_weights=None,
+            score_thresh=settings.score_thresh,
+            nms_thresh=settings.nms_thresh,
+            detections_per_img=settings.detections_per_image,
+        )
+        if ohem is not None and small is None:
+            raise UserError("phase.ohem: mines small RoIs, so it needs small_roi_below")
+        self.ohem = ohem
+        self.small_head = self._copied_head() if small and small.own_head else None
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]] | None = None,
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """Classify and refine the proposals; all boxes in 1x pixels.
+
+        Returns:
+            In training no detections and the losses ``loss_classifier`` and ``loss_box_reg``; else per picture
+            ``boxes, labels, scores`` after one NMS over the RoIs of all levels, and no losses.
+        """
+        if self.training:
+            proposals, labels, deltas = self._training_rois(features, proposals, image_shapes, targets)
+            outputs = self.box_outputs(features, proposals, image_shapes)
+            return [], box_losses(*outputs, labels, deltas)
+        outputs = self.box_outputs(features, proposals, image_shapes)
+        boxes, scores, found = self.postprocess_detections(*outputs, proposals, image_shapes)
+        detections = [{"boxes": b, "labels": k, "scores": s} for b, k, s in zip(boxes, found, scores, strict=True)]
+        return detections, {}
+
+    def box_outputs(
+        self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Class logits ``(R, K + 1)`` and box deltas ``(R, 4 (K + 1))``, each RoI from the head of its level."""
+        pooled = self.box_roi_pool(features, proposals, image_shapes)
+        if self.small_head is None:
+            return self.box_predictor(self.box_head(pooled))
+        small = self.box_roi_pool.is_small(torch.cat(proposals))
+        others = self.box_predictor(self.box_head(pooled[~small]))
+        smalls = self.small_head(pooled[small])
+        return interleave(others[0], smalls[0], small), interleave(others[1], smalls[1], small)
+
+    def start_small_head(self) -> None:
+        """Start the small RoIs' head from the other one."""
+        assert self.small_head is not None, "the model was built without a head for small RoIs"
+        self.small_head.load_state_dict(self._copied_head().state_dict())
+
+    def _copied_head(self) -> nn.Sequential:
+        return copy.deepcopy(nn.Sequential(self.box_head, self.box_predictor))
+
+    def _training_rois(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]] | None,
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        if self.ohem is None:
+            sampled, _, labels, deltas = self.select_training_samples(proposals, targets)
+            return sampled, labels, deltas
+        rois, labels, deltas = self.small_candidates(proposals, targets or [])
+        with torch.no_grad():
+            outputs = self.box_outputs(features, rois, image_shapes)
+            losses = roi_losses(*outputs, torch.cat(labels), torch.cat(deltas))
+        hard = hardest(losses, [len(r) for r in rois], self.ohem.per_image)
+        return _pick(rois, hard), _pick(labels, hard), _pick(deltas, hard)
+
+    def small_candidates(
+        self, proposals: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """All small RoIs (proposals and ground truth) with their labels and regression targets, per picture."""
+        with torch.no_grad():
+            truth = [t["boxes"].to(proposals[0].dtype) for t in targets]
+            rois = [boxes[self.box_roi_pool.is_small(boxes)] for boxes in self.add_gt_proposals(proposals, truth)]
+            matched, labels = self.assign_targets_to_proposals(rois, truth, [t["labels"] for t in targets])
+            # a picture without boxes matches index 0 of nothing: any box will do, its RoIs are background
+            filled = [boxes if len(boxes) else boxes.new_zeros(1, 4) for boxes in truth]
+            deltas = self.box_coder.encode([b[m] for b, m in zip(filled, matched, strict=True)], rois)
+        return rois, labels, list(deltas)
+
+
+def _pick(rows: list[Tensor], chosen: list[Tensor]) -> list[Tensor]:
+    return [r[c] for r, c in zip(rows, chosen, strict=True)]
+
+
+def interleave(others: Tensor, smalls: Tensor, small: Tensor) -> Tensor:
+    """Merge rows computed apart: row i comes from ``smalls`` where ``small[i]``, else from ``others``, in order."""
+    order = torch.cat([torch.where(~small)[0], torch.where(small)[0]])
+    return torch.cat([others, smalls])[torch.argsort(order)]
+
+
+def box_losses(logits: Tensor, deltas: Tensor, labels: list[Tensor], targets: list[Tensor]) -> dict[str, Tensor]:
+    """Faster R-CNN's classification and box loss; without any RoI a zero that still reaches every parameter."""
+    if len(logits) == 0:
+        return {"loss_classifier": logits.sum(), "loss_box_reg": deltas.sum()}
+    classification, regression = fastrcnn_loss(logits, deltas, labels, targets)
+    return {"loss_classifier": classification, "loss_box_reg": regression}
+
+
+def roi_losses(logits: Tensor, deltas: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Each RoI's own classification plus box loss ``(R,)``; their mean is the sum of `box_losses`."""
+    logits, deltas = logits.float(), deltas.float()
+    rows = torch.arange(len(labels), device=labels.device)
+    own = deltas.reshape(len(labels), -1, 4)[rows, labels]
+    regression = F.smooth_l1_loss(own, targets.to(own), beta=1 / 9, reduction="none").sum(1)
+    return F.cross_entropy(logits, labels, reduction="none") + regression * (labels > 0)
+
+
+def hardest(losses: Tensor, counts: list[int], per_image: int) -> list[Tensor]:
+    """Indices of the highest losses, at most ``per_image`` for each picture, in falling order.
+
+    Args:
+        losses: ``(R,)``, picture after picture.
+        counts: RoIs of each picture.
+        per_image: k of the top-k, clamped to what there is.
+    """
+    return [part.topk(min(per_image, len(part))).indices for part in losses.split(counts)]

@@ -1,0 +1,118 @@
+"""What all trainings share: freezing, optimizer and schedule, seeding by step, and scoring the validation split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, Self
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from efpn.metrics.accumulate import DetectionAccumulator
+from efpn.models import EFPNDetector
+from efpn.tasks.freezing import hold_frozen, train_only
+
+
+class Scorer(Protocol):
+    """Turns the detections of the pictures seen into named numbers."""
+
+    def __call__(self, detections: list[dict[str, Any]], image_ids: Sequence[int]) -> Mapping[str, float | None]:
+        """Score COCO-format detections (native pixels) of the pictures ``image_ids``."""
+
+
+class DetectorTask(pl.LightningModule):
+    """Base of the trainings of one detector; a subclass gives ``training_step``.
+
+    Args:
+        detector: the model; its data come resized, so it only normalises and pads.
+        trainable: patterns of the parameters that learn, e.g. ``backbone.extension.*``; ``*`` leaves what the model
+            itself leaves.
+        optimizer: called with the trainable parameters.
+        schedule: called with the optimizer; stepped once per optimizer step. None keeps the learning rate.
+        category_ids: ``category_ids[label - 1]`` in the COCO-format detections; needed for validation.
+        scorer: scores the validation detections; None skips the metrics.
+        seed: of the sampling inside the model (RoIs, anchors), mixed with the step so that a resumed run repeats it.
+    """
+
+    monitor = "val/AP"
+    mode = "max"
+
+    def __init__(
+        self,
+        detector: EFPNDetector,
+        trainable: Sequence[str] = ("*",),
+        optimizer: Callable[..., Optimizer] | None = None,
+        schedule: Callable[[Optimizer], LRScheduler] | None = None,
+        category_ids: Sequence[int] = (),
+        scorer: Scorer | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.detector = detector
+        train_only(detector, trainable)
+        self.optimizer, self.schedule = optimizer, schedule
+        self.detections = DetectionAccumulator(list(category_ids)) if category_ids else None
+        self.scorer = scorer
+        self.seed = seed
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch modes, but hold what is frozen in eval mode."""
+        super().train(mode)
+        hold_frozen(self.detector)
+        return self
+
+    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        """Detect; boxes in pixels of the given pictures."""
+        return self.detector(images)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed by step and process: a resumed run draws the same RoIs as an unbroken one."""
+        torch.manual_seed(hash((self.seed, self.trainer.global_step, self.global_rank)) % 2**63)
+
+    def log_losses(self, losses: Mapping[str, Tensor], total: Tensor, batch_size: int) -> Tensor:
+        """Log the losses and their total under ``train/`` and return the total."""
+        named = {f"train/{name}": value.detach() for name, value in losses.items()}
+        self.log_dict({**named, "train/loss": total.detach()}, batch_size=batch_size)
+        return total
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Detect and keep the boxes, in native pixels."""
+        images, targets = batch[0], batch[-1]
+        if self.detections is not None:
+            ids, found = native_detections(self(images), targets)
+            self.detections.update(ids, found)
+
+    def on_validation_epoch_end(self) -> None:
+        """Score what all processes saw, each picture once."""
+        if self.detections is None or self.scorer is None:
+            return
+        seen = self.detections.compute()
+        metrics = self.scorer(seen.detections, seen.image_ids)
+        self.detections.reset()
+        numbers = {f"val/{name}": float(value) for name, value in metrics.items() if value is not None}
+        # every process has computed the same numbers from the gathered boxes: there is nothing left to reduce
+        self.log_dict(numbers, rank_zero_only=True, sync_dist=False)
+
+    def configure_optimizers(self) -> Any:
+        """Optimizer over the trainable parameters, and the schedule by steps."""
+        assert self.optimizer is not None, "this task was built to evaluate only; give it an optimizer to train"
+        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        if self.schedule is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "step"},
+        }
+
+
+def native_detections(
+    found: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Tensor]]
+) -> tuple[list[int], list[dict[str, Tensor]]]:
+    """Bring detections from 1x pixels back to the file's pixels; returns picture ids and detections."""
+    ids = [int(target["image_id"]) for target in targets]
+    scales = [target["scale"].repeat(2).to(one["boxes"]) for one, target in zip(found, targets, strict=True)]
+    native = [{**one, "boxes": one["boxes"] / scale} for one, scale in zip(found, scales, strict=True)]
+    return ids, native

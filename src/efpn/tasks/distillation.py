@@ -1,0 +1,47 @@
+"""Cross-resolution distillation (Sec. III-C): the extension learns what the same network sees in the 2x picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from efpn.tasks.base import DetectorTask
+
+DistillationLoss = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], Mapping[str, Tensor]]
+
+
+class DistillationTask(DetectorTask):
+    """Trains the extension alone; the teacher is the same frozen trunk and FPN on the 2x picture.
+
+    Args:
+        loss: see `efpn.losses.DualLoss`; ``loss((p3x, p2x), targets, boxes)``.
+        others: as for `DetectorTask`.
+    """
+
+    def __init__(self, *args: Any, loss: DistillationLoss, **others: Any) -> None:
+        super().__init__(*args, **others)
+        self.loss = loss
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Take ``(images_1x, images_2x, targets)`` and return the loss of eq. 5."""
+        images_1x, images_2x, targets = batch
+        features, aims = self.features(images_1x, images_2x)
+        losses = dict(self.loss(features, aims, [target["boxes"] for target in targets]))
+        return self.log_losses(losses, losses.pop("loss"), len(images_1x))
+
+    def features(
+        self, images_1x: list[Tensor], images_2x: list[Tensor]
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Compute ``(P3', P2')`` with gradient and their targets ``(P3, P2)`` of the 2x pass without.
+
+        P3' and its target are ``(N, C, H/4, W/4)``, P2' and its target ``(N, C, H/2, W/2)``.
+        """
+        backbone = self.detector.backbone
+        batch_1x, batch_2x = self.detector.batch_pair(images_1x, images_2x)
+        with torch.no_grad():
+            student = backbone.pyramid(batch_1x.tensors, extended=True)
+            aims = backbone.extension.targets(backbone.pyramid(batch_2x))
+        return backbone.extension.extend(student), aims

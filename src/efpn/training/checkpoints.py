@@ -1,0 +1,129 @@
+"""Checkpoints that survive a kill, and the handover from a finished phase to the next."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from efpn import __version__
+from efpn.errors import UserError
+from efpn.models import EFPNDetector
+from efpn.training.names import HANDOVER_FILE, RESUME_FILE
+
+
+@dataclass(frozen=True)
+class Handover:
+    """What a finished phase leaves for the next.
+
+    Attributes:
+        state_dict: all weights of the detector.
+        phase: that made it.
+        classes: class names in label order.
+        config_hash: of the run's resolved config.
+        metrics: last validation metrics.
+        steps: optimizer steps of the phase.
+        version: of this package.
+    """
+
+    state_dict: dict[str, Tensor]
+    phase: str
+    classes: list[str]
+    config_hash: str
+    metrics: dict[str, float]
+    steps: int
+    version: str = __version__
+
+    def save(self, path: Path) -> None:
+        """Write atomically: a file of this name is always whole."""
+        partial = path.with_suffix(".partial")
+        torch.save(asdict(self), partial)
+        os.replace(partial, path)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Load a checkpoint of ours with ``weights_only=True``.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"checkpoint {path}: not found; check the path")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen types for a damaged file
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"checkpoint {path}: damaged or truncated ({first}); delete it and run its phase again, or copy it anew"
+        ) from error
+
+
+def read_handover(path: Path) -> Handover:
+    """Read a finished phase's handover, or the weights inside a resume checkpoint.
+
+    Raises:
+        UserError: the file is missing, damaged or not one of ours.
+    """
+    state = read_checkpoint(path)
+    if "phase" in state and "state_dict" in state:
+        return Handover(**state)
+    raise UserError(f"checkpoint {path}: not a handover (fields {sorted(state)[:5]}); give a phase's {HANDOVER_FILE}")
+
+
+def load_handover(detector: EFPNDetector, handover: Handover, fresh: Sequence[str], source: Path) -> None:
+    """Load strictly; only parts named in ``fresh`` may be lacking, and start from what is trained.
+
+    Args:
+        detector: to load into.
+        handover: of the phase before.
+        fresh: name prefixes among `EFPNDetector.starters`.
+        source: of the handover, for messages.
+
+    Raises:
+        UserError: any other key is missing, unexpected or of another shape.
+    """
+    state, own = handover.state_dict, detector.state_dict()
+    missing = [key for key in own if key not in state]
+    lacking = [key for key in missing if not key.startswith(tuple(fresh))]
+    unexpected = [key for key in state if key not in own]
+    reshaped = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if lacking or unexpected or reshaped:
+        raise UserError(
+            f"handover {source} (phase {handover.phase}) is of another architecture: {len(lacking)} missing "
+            f"{lacking[:3]}, {len(unexpected)} unexpected {unexpected[:3]}, {len(reshaped)} of another shape "
+            f"{reshaped[:2]}; use the backbone, extension and classes that it was trained with"
+        )
+    detector.load_state_dict(state, strict=False)
+    for prefix, start in detector.starters().items():
+        if any(key.startswith(prefix) for key in missing):
+            start()
+
+
+class ResumePoint(pl.Callback):
+    """Saves ``last.ckpt`` after every stretch of steps, by rename, so that a kill never leaves half a file.
+
+    Stretches are Lightning's epochs: the data stream is cut into them, so a resumed run sees exactly what is left.
+
+    Args:
+        folder: of the phase.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / RESUME_FILE
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save, on every process (Lightning's call is collective), and rename on the first."""
+        partial = self.path.with_suffix(".partial")
+        trainer.save_checkpoint(partial, weights_only=False)
+        if trainer.is_global_zero:
+            os.replace(partial, self.path)

@@ -1,0 +1,186 @@
+"""A training run: instantiate what the config names, fit phase after phase, leave metrics and handover."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ProgressBar
+
+from efpn.data.datamodule import DetectionDataModule
+from efpn.data.records import Categories
+from efpn.errors import UserError
+from efpn.evaluation.scoring import SplitScorer
+from efpn.models import EFPNDetector
+from efpn.tasks.base import DetectorTask
+from efpn.training.checkpoints import Handover, ResumePoint, load_handover, read_checkpoint, read_handover
+from efpn.training.names import CONFIG_FILE, HANDOVER_FILE, METRICS_FILE, RESUME_FILE
+from efpn.training.phases import PhaseRun, find_init, model_config, phase_names, phase_run
+from efpn.training.summary import print_summary
+
+log = logging.getLogger(__name__)
+
+
+def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
+    """Run the phases that the config asks for.
+
+    Returns:
+        The last phase's validation metrics, and its objects: ``detector``, ``task``, ``data``, ``trainer``.
+
+    Raises:
+        UserError: anything in the config, the data or the checkpoints that cannot work, before training starts.
+    """
+    runs = [phase_run(cfg, name) for name in phase_names(cfg)]
+    for run in runs:
+        check_may_write(cfg, run)
+    metrics: dict[str, float] = {}
+    objects: dict[str, Any] = {}
+    for run in runs:
+        if run.finished and not cfg.overwrite:
+            log.info("phase %s is finished (%s): kept", run.name, run.folder / HANDOVER_FILE)
+            metrics = read_handover(run.folder / HANDOVER_FILE).metrics
+            continue
+        metrics, objects = run_phase(cfg, run)
+    return metrics, objects
+
+
+def check_may_write(cfg: DictConfig, run: PhaseRun) -> None:
+    """Refuse to write over a phase that is finished or under way.
+
+    Raises:
+        UserError: it is there, and neither ``resume`` nor ``overwrite`` says what to do with it.
+    """
+    if cfg.resume and cfg.overwrite:
+        raise UserError("resume=true and overwrite=true: give one of them")
+    if cfg.ckpt_path and cfg.init_ckpt:
+        raise UserError(
+            "ckpt_path and init_ckpt: the first continues this phase, the second only gives weights; drop one"
+        )
+    if cfg.resume or cfg.overwrite or cfg.ckpt_path:
+        return
+    if run.finished or run.interrupted:
+        state = "finished" if run.finished else "under way"
+        raise UserError(
+            f"phase={run.name} is {state} in {run.folder}; resume=true keeps what is there and goes on, overwrite=true "
+            "starts again, name=OTHER goes elsewhere"
+        )
+
+
+def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[str, Any]]:
+    """Train one phase to its end and write its handover and metrics."""
+    resume = resume_point(cfg, run)
+    init = None if resume else find_init(cfg, run)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    trainer = build_trainer(cfg, run)
+    data = build_data(cfg, run, trainer.world_size)
+    detector = build_model(cfg, run.name, data, pretrained=resume is None and init is None)
+    if init:
+        load_handover(detector, read_handover(init), list(run.config.fresh), init)
+    task = build_task(cfg, run, detector, data)
+    if trainer.is_global_zero:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(cfg, run.folder / CONFIG_FILE, resolve=True)
+        print_summary(run, data, detector, init, run.config.max_steps, resume)
+    start = time.perf_counter()
+    trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
+    if trainer.is_global_zero:
+        write_results(cfg, run, detector, data, metrics, trainer.global_step, time.perf_counter() - start)
+    trainer.strategy.barrier()
+    return metrics, {"detector": detector, "task": task, "data": data, "trainer": trainer}
+
+
+def resume_point(cfg: DictConfig, run: PhaseRun) -> Path | None:
+    """The checkpoint to continue from, proven readable; None to start."""
+    path = Path(cfg.ckpt_path) if cfg.ckpt_path else run.folder / RESUME_FILE
+    if not cfg.ckpt_path and not (cfg.resume and run.interrupted):
+        return None
+    read_checkpoint(path)
+    return path
+
+
+def build_trainer(cfg: DictConfig, run: PhaseRun) -> pl.Trainer:
+    """Lightning's Trainer for one phase; its epochs are stretches of ``checkpoint_every`` steps."""
+    phase = run.config
+    callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node]
+    logger = instantiate(cfg.logger, save_dir=str(run.folder)) if cfg.logger else False
+    return instantiate(
+        cfg.trainer,
+        logger=logger,
+        callbacks=[*callbacks, ResumePoint(run.folder)],
+        default_root_dir=str(run.folder),
+        max_steps=phase.max_steps,
+        max_epochs=math.ceil(phase.max_steps / phase.checkpoint_every),
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+        check_val_every_n_epoch=max(1, phase.val_every // phase.checkpoint_every),
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        _convert_="all",
+    )
+
+
+def build_data(cfg: DictConfig, run: PhaseRun, world_size: int) -> DetectionDataModule:
+    """The data module of one phase, checked before any training time is spent."""
+    per_stretch = run.config.checkpoint_every * cfg.trainer.get("accumulate_grad_batches", 1)
+    options: dict[str, Any] = {"pairs": run.config.pairs, **run.config.get("data", {})}
+    batch_size = options.get("batch_size", cfg.data.batch_size)
+    data: DetectionDataModule = instantiate(
+        cfg.data, **options, samples_per_epoch=per_stretch * batch_size * world_size, _convert_="all"
+    )
+    return data
+
+
+def build_model(cfg: DictConfig, phase: str, data: DetectionDataModule, pretrained: bool) -> EFPNDetector:
+    """The detector of a phase; ``pretrained`` loads the backbone's weights, which a checkpoint would replace."""
+    node = model_config(cfg, phase)
+    weights = {} if pretrained else {"trunk": {"weights": None}}
+    return instantiate(node, num_classes=data.num_classes, **weights, _convert_="all")
+
+
+def build_task(cfg: DictConfig, run: PhaseRun, detector: EFPNDetector, data: DetectionDataModule) -> DetectorTask:
+    """The LightningModule of a phase."""
+    scorer = SplitScorer(data.index("val").to_coco(), evaluated_ids(data.categories), cfg.score_threshold)
+    return instantiate(
+        run.config.task,
+        detector=detector,
+        category_ids=list(data.categories.ids),
+        scorer=scorer,
+        seed=cfg.seed,
+        _convert_="all",
+    )
+
+
+def write_results(
+    cfg: DictConfig,
+    run: PhaseRun,
+    detector: EFPNDetector,
+    data: DetectionDataModule,
+    metrics: dict[str, float],
+    steps: int,
+    seconds: float,
+) -> None:
+    """Leave ``metrics.json`` and, last, the handover that says the phase is finished."""
+    record = {"phase": run.name, "steps": steps, "seconds": round(seconds, 1), "seed": cfg.seed, "metrics": metrics}
+    partial = run.folder / f"{METRICS_FILE}.partial"
+    partial.write_text(json.dumps(record | {"config_hash": run.config_hash}, indent=2))
+    os.replace(partial, run.folder / METRICS_FILE)
+    weights = {key: value.detach().to("cpu", copy=True) for key, value in detector.state_dict().items()}
+    classes = list(data.categories.names)
+    Handover(weights, run.name, classes, run.config_hash, metrics, steps).save(run.folder / HANDOVER_FILE)
+    (run.folder / RESUME_FILE).unlink(missing_ok=True)
+    log.info("phase %s finished: %s", run.name, run.folder / HANDOVER_FILE)
+
+
+def evaluated_ids(categories: Categories) -> list[int]:
+    """COCO ids of the classes that count in the tables."""
+    return [categories.ids[label - 1] for label in categories.evaluated_labels]

@@ -1,0 +1,122 @@
+"""The flat table of a run, and the choice of a threshold on validation."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from efpn.metrics import TT100K_BINS, best_f1_threshold, coco_metrics, score, tt100k
+
+RATES = [f"{rate}{tail}" for tail in ("", "_S", "_M", "_L") for rate in ("acc", "rec", "F1")]
+
+
+def as_tt100k(boxes, ids):
+    """COCO boxes in the TT100K layout."""
+    pictures = {str(i): {"objects": []} for i in ids}
+    for box in boxes:
+        x, y, w, h = box["bbox"]
+        corners = {"xmin": x, "ymin": y, "xmax": x + w, "ymax": y + h}
+        thing = {"category": str(box["category_id"]), "bbox": corners}
+        pictures[str(box["image_id"])]["objects"].append(thing | ({"score": box["score"]} if "score" in box else {}))
+    return {"imgs": pictures}
+
+
+def big_scene(pictures=450, detections=100, classes=45):
+    rng = np.random.default_rng(0)
+    images = [{"id": i, "height": 512, "width": 512} for i in range(1, pictures + 1)]
+    truth, found = [], []
+    for image in images:
+        for _ in range(rng.integers(0, 6)):
+            side = float(rng.uniform(6, 120))
+            box = [*rng.uniform(0, 380, 2).tolist(), side, side]
+            category = int(rng.integers(1, classes + 1))
+            truth.append({"id": len(truth) + 1, "image_id": image["id"], "category_id": category, "bbox": box})
+        for k in range(detections):
+            real = k < 20 and truth and truth[-1]["image_id"] == image["id"]
+            box = truth[-1]["bbox"] if real else [*rng.uniform(0, 380, 2).tolist(), 20.0, 20.0]
+            box = (np.array(box) + rng.normal(0, 1, 4)).tolist()
+            category = truth[-1]["category_id"] if real else int(rng.integers(1, classes + 1))
+            value = float(rng.uniform(0.3, 1) if real else rng.uniform(0, 0.5))
+            found.append({"image_id": image["id"], "category_id": category, "bbox": box, "score": value})
+    categories = [{"id": c, "name": str(c)} for c in range(1, classes + 1)]
+    return {"images": images, "annotations": truth, "categories": categories}, found
+
+
+def test_flat_table_holds_both_protocols(simple, perfect):
+    table = score(simple, perfect, score_threshold=0.7)
+    assert table.keys() == coco_metrics(simple, perfect).keys() | set(RATES)
+    assert {name: table[name] for name in RATES} == {
+        **{"acc": 1.0, "rec": 0.5, "F1": pytest.approx(2 / 3)},
+        **{"acc_S": 1.0, "rec_S": 1.0, "F1_S": 1.0},
+        **{"acc_M": None, "rec_M": 0.0, "F1_M": 0.0},  # the medium box lies below the threshold: nothing to be right
+        **{"acc_L": None, "rec_L": None, "F1_L": None},
+    }
+
+
+def test_threshold_does_not_touch_ap(simple, perfect):
+    strict, loose = (score(simple, perfect, score_threshold=t) for t in (0.99, 0.0))
+    assert strict["AP"] == loose["AP"] == pytest.approx(1.0)
+    assert (strict["rec"], loose["rec"]) == (0.0, 1.0)
+
+
+def test_only_evaluated_categories_count(simple, perfect):
+    table = score(simple, perfect, score_threshold=0.7, category_ids=iter([4]))
+    assert (table["AP"], table["rec"], table["F1"]) == pytest.approx((1.0, 1.0, 1.0))
+
+
+def test_crowds_are_left_out_of_the_counts(simple, perfect):
+    simple["annotations"][1]["iscrowd"] = 1
+    assert score(simple, perfect[:1], score_threshold=0.0)["rec"] == 1.0
+
+
+def test_agrees_with_the_protocol_on_its_own_structures_and_is_fast_enough():
+    gt, found = big_scene()
+    start = time.perf_counter()
+    table = score(gt, found, score_threshold=0.4, size_rule="area")
+    assert time.perf_counter() - start < 5
+    ids = [image["id"] for image in gt["images"]]
+    official = tt100k.evaluate(
+        as_tt100k(gt["annotations"], ids), as_tt100k(found, ids), min_score=0.4, size_rule="area"
+    )
+    for name, tail in {"all": "", "small": "_S", "medium": "_M", "large": "_L"}.items():
+        assert official[name]["ground_truths"] > 0
+        assert [table[f"{rate}{tail}"] for rate in ("acc", "rec", "F1")] == [
+            official[name][key] for key in ("accuracy", "recall", "f1")
+        ]
+
+
+def test_order_of_pictures_does_not_matter():
+    gt, found = big_scene(pictures=20, detections=30)
+    shuffled = {**gt, "images": gt["images"][::-1], "annotations": gt["annotations"][::-1]}
+    assert score(shuffled, found[::-1], score_threshold=0.4) == pytest.approx(score(gt, found, score_threshold=0.4))
+
+
+def test_best_threshold_lies_between_hits_and_false_alarms(simple, perfect):
+    """Hits at 0.8 and 0.6, a false alarm at 0.3: every threshold in (0.3, 0.6] gives F1 = 1."""
+    alarm = {"image_id": 2, "category_id": 4, "bbox": [0, 0, 20, 20], "score": 0.3}
+    chosen = best_f1_threshold(simple, [*perfect, alarm])
+    assert 0.3 < chosen.score <= 0.6
+    assert chosen.score == pytest.approx(0.45, abs=0.02)  # the middle, not the rim
+    assert chosen.f1 == 1.0
+    assert score(simple, [*perfect, alarm], score_threshold=chosen.score)["F1"] == chosen.f1
+
+
+def test_best_threshold_of_one_bin_looks_at_that_bin_only(simple, perfect):
+    """Only the small box's hit (0.8) and a small false alarm (0.7) matter: the medium hit at 0.6 does not."""
+    alarm = {"image_id": 2, "category_id": 4, "bbox": [0, 0, 20, 20], "score": 0.7}
+    chosen = best_f1_threshold(simple, [*perfect, alarm], bin=TT100K_BINS["small"])
+    assert 0.7 < chosen.score <= 0.8
+    assert chosen.f1 == 1.0
+
+
+def test_best_threshold_is_a_maximum():
+    gt, found = big_scene(pictures=40)
+    chosen = best_f1_threshold(gt, found)
+    assert chosen.f1 == max(score(gt, found, score_threshold=t)["F1"] for t in (0.2, 0.4, 0.5, 0.6, chosen.score))
+
+
+def test_nothing_to_choose_from(simple):
+    assert best_f1_threshold({**simple, "annotations": []}, []) == (0.0, None)
+    assert best_f1_threshold(simple, []) == (0.0, 0.0)

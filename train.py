@@ -1,0 +1,28 @@
+"""Train: ``python train.py experiment=mosaic_efpn [phase=distill] [key=value ...]``; see ``--help`` and conf/."""
+
+from __future__ import annotations
+
+import hydra
+from omegaconf import DictConfig
+
+from efpn.entry import call, check_source, check_sweep
+
+
+def run(cfg: DictConfig) -> float | None:
+    """Check what can be checked without torch, then train; return the last phase's validation AP."""
+    check_sweep(cfg)
+    check_source(cfg)
+    from efpn.training.run import train  # imports torch, which a mistake in the config need not wait for
+
+    metrics, _ = train(cfg)
+    return metrics.get("val/AP")
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> float | None:
+    """Compose the config and run."""
+    return call(run, cfg)
+
+
+if __name__ == "__main__":
+    main()
