@@ -5,6 +5,7 @@ Imports neither torch nor Lightning, so that a typing error, a config error or a
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from collections.abc import Callable
@@ -61,6 +62,7 @@ def check_source(cfg: DictConfig) -> None:
 
 def call(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     """Call ``task(cfg)``; a `UserError` is printed alone and ends the process with status 2."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its tips and device lists; warnings stay
     try:
         return task(cfg)
     except UserError as error:

@@ -73,9 +73,9 @@ def test_crowds_are_left_out_of_the_counts(simple, perfect):
 
 def test_agrees_with_the_protocol_on_its_own_structures_and_is_fast_enough():
     gt, found = big_scene()
-    start = time.perf_counter()
+    start = time.process_time()
     table = score(gt, found, score_threshold=0.4, size_rule="area")
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     ids = [image["id"] for image in gt["images"]]
     official = tt100k.evaluate(
         as_tt100k(gt["annotations"], ids), as_tt100k(found, ids), min_score=0.4, size_rule="area"

@@ -56,7 +56,7 @@ class CheckReport:
         parts = [
             f"{len(self.clipped)} boxes clipped to the picture" if self.clipped else "",
             f"{len(self.zero_area)} boxes without area removed" if self.zero_area else "",
-            f"{len(self.problems)} problems skipped" if self.problems else "",
+            f"{len(self.problems)} broken pictures or boxes left out" if self.problems else "",
         ]
         return "; ".join([found, *filter(None, parts)])
 

@@ -39,18 +39,14 @@ class CocoJson:
             )
         self.evaluated = evaluated
         self._contents: dict[str, dict[str, Any]] = {}
+        self._indices: dict[str, Index] = {}
 
     def load(self, split: str) -> Index:
-        """The pictures of one split; annotations that make no sense are in ``problems``."""
-        content, (folder, source) = self._content(split), self._where(split)
-        self._require_same_categories(split)
-        problems = _duplicates(content, source)
-        annotations = self._annotations_by_image(content, source, problems)
-        records = []
-        for image in {image["id"]: image for image in reversed(content["images"])}.values():
-            records.append(self._record(image, annotations[image["id"]], folder, source, problems))
-        records.sort(key=lambda record: record.image_id)
-        return Index(f"{self.root.resolve().name}/{split}", source, self.categories, tuple(records), tuple(problems))
+        """The pictures of one split, read once; annotations that make no sense are in ``problems``."""
+        if split not in self._indices:
+            self._indices[split] = self._read(split)
+            self._contents.clear()  # gigabytes for MS COCO; the records are compact
+        return self._indices[split]
 
     @cached_property
     def categories(self) -> Categories:
@@ -62,6 +58,17 @@ class CocoJson:
             listed = ", ".join(unknown)
             raise UserError(f"{self._where(first)[1]}: no category named {listed}; correct data.source.evaluated")
         return Categories(names, ids, tuple(self.evaluated is None or name in self.evaluated for name in names))
+
+    def _read(self, split: str) -> Index:
+        content, (folder, source) = self._content(split), self._where(split)
+        self._require_same_categories(split)
+        problems = _duplicates(content, source)
+        annotations = self._annotations_by_image(content, source, problems)
+        records = []
+        for image in {image["id"]: image for image in reversed(content["images"])}.values():
+            records.append(self._record(image, annotations[image["id"]], folder, source, problems))
+        records.sort(key=lambda record: record.image_id)
+        return Index(f"{self.root.resolve().name}/{split}", source, self.categories, tuple(records), tuple(problems))
 
     @property
     def _first(self) -> str:
@@ -91,8 +98,9 @@ class CocoJson:
 
     def _category_table(self, split: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
         table = self._content(split)["categories"]
-        if not table:
-            raise UserError(f"{self._where(split)[1]}: 'categories' is empty; list each class with id and name")
+        if not table or not all("id" in entry and "name" in entry for entry in table):
+            fault = "lacks an id or a name" if table else "is empty"
+            raise UserError(f"{self._where(split)[1]}: 'categories' {fault}; list each class with id and name")
         return tuple(entry["name"] for entry in table), tuple(entry["id"] for entry in table)
 
     def _require_same_categories(self, split: str) -> None:

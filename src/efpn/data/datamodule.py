@@ -24,6 +24,7 @@ from efpn.data.records import Categories, Index
 from efpn.data.sampler import EvalSampler, StreamSampler
 from efpn.data.splits import Source, SplitRule, load_role
 from efpn.data.transforms import Transform
+from efpn.errors import UserError
 from efpn.types import Target
 
 log = logging.getLogger(__name__)
@@ -121,6 +122,22 @@ class DetectionDataModule(pl.LightningDataModule):
             self._indices[role], self.reports[role] = checked, report
         return self._indices[role]
 
+    def check(self, *roles: Role) -> None:
+        """Load and check `roles`; raises one `UserError` with everything wrong in any of them."""
+        errors: list[str] = []
+        for role in roles:
+            try:
+                self.index(role)
+            except UserError as error:
+                errors.append(str(error))
+        if errors:
+            raise UserError("\n".join(errors))
+
+    def setup(self, stage: str) -> None:
+        """Check what `stage` (``fit``, ``validate``, ``test``) will read, before it begins."""
+        roles: dict[str, tuple[Role, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+        self.check(*roles.get(stage, ()))
+
     def train_order(self) -> NDArray[np.int64]:
         """Record numbers of one training pass: the balance plan's, without empty pictures if so configured."""
         plan = self.plan()
@@ -141,6 +158,8 @@ class DetectionDataModule(pl.LightningDataModule):
         whole = self.batch_size * world_size
         samples = math.ceil((self.samples_per_epoch or len(order)) / whole) * whole
         sampler = StreamSampler(order.tolist(), self.seed, samples, rank, world_size)
+        if self.trainer is not None:  # a resumed Trainer starts iterating before it sets the epoch
+            sampler.set_epoch(self.trainer.current_epoch)
         dataset = DetectionDataset(self.index("train"), self.train_transform, self.pairs, self.on_unreadable)
         return self._loader(dataset, sampler, self.batch_size)
 

@@ -17,6 +17,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from efpn.errors import UserError
+
 Pixels = NDArray[np.uint8]
 Boxes = NDArray[np.float64]
 
@@ -140,9 +142,13 @@ class TrainTransform:
             None for whole pictures.
         object_crop_prob: how often the crop is placed around a random object; else anywhere.
         hflip_prob: how often the picture is mirrored; 0 for signs, whose mirror image is another sign.
-        color_jitter: arguments of `albumentations.ColorJitter`, such as ``{brightness: 0.3}``; None for none.
+        color_jitter: strengths of `albumentations.ColorJitter`: brightness, contrast, saturation, hue; one that is not
+            given is left alone.
         min_visibility: share of a box that must be left in the crop for it to be kept.
         direct: as in `EvalTransform`.
+
+    Raises:
+        UserError: `scale_jitter` or `crop` make no sense.
     """
 
     def __init__(
@@ -160,10 +166,14 @@ class TrainTransform:
         self.short_side = short_side
         self.max_size = max_size
         self.scale_jitter = (1.0, 1.0) if scale_jitter is None else (float(scale_jitter[0]), float(scale_jitter[1]))
+        if not 0 < self.scale_jitter[0] <= self.scale_jitter[1]:
+            raise UserError(f"scale_jitter is {list(self.scale_jitter)}; give [low, high] with 0 < low <= high")
+        if crop is not None and crop < 1:
+            raise UserError(f"crop is {crop}; give a side in 1x pixels, or null for whole pictures")
         self.crop = crop
         self.object_crop_prob = object_crop_prob
         self.hflip_prob = hflip_prob
-        self.color = A.Compose([A.ColorJitter(**{"p": 1.0, **color_jitter})]) if color_jitter else None
+        self.color = _color_jitter(color_jitter) if color_jitter else None
         self.min_visibility = min_visibility
         self.direct = direct
 
@@ -223,6 +233,13 @@ def _place(
         ends = sorted((int(np.ceil(target[1])) - native, int(np.floor(target[0]))))
         low, high = (int(np.clip(end, low, high)) for end in ends)
     return int(random.integers(low, high + 1)), max(1, native), crop
+
+
+def _color_jitter(strengths: Mapping[str, Any]) -> A.Compose:
+    # Albumentations' own defaults turn the hue by up to half the circle, which makes blue signs red.
+    return A.Compose(
+        [A.ColorJitter(**{"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0, "p": 1, **strengths})]
+    )
 
 
 def _area(boxes: Boxes) -> NDArray[np.float64]:

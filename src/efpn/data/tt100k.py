@@ -90,8 +90,8 @@ class TT100K:
         counts: Counter[str] = Counter()
         for split in splits:
             for image_id in dict.fromkeys(self._ids(split)[1]):
-                entry = self._content["imgs"].get(image_id, {})
-                counts.update(thing.get("category") for thing in entry.get("objects", ()))
+                objects = self._content["imgs"].get(image_id, {}).get("objects", ())
+                counts.update(str(thing.get("category")) for thing in objects if isinstance(thing, dict))
         return counts
 
     @cached_property

@@ -30,6 +30,17 @@ class Resize:
     max_size: int = 1333
 
 
+class NormalizeAndPad(GeneralizedRCNNTransform):
+    """torchvision's transform for pictures that come at their size.
+
+    Its own ``_skip_resize`` skips in training alone and still resizes in eval mode.
+    """
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """Leave picture and boxes as they are."""
+        return image, target
+
+
 class EFPNDetector(GeneralizedRCNN):
     """torchvision's two-stage detector of an `EFPNBackbone`, `PyramidRPN` and `PyramidRoIHeads`.
 
@@ -58,18 +69,12 @@ class EFPNDetector(GeneralizedRCNN):
         resize: Resize | None = None,
     ) -> None:
         sizes = resize or Resize()
+        transform = GeneralizedRCNNTransform if resize else NormalizeAndPad
         super().__init__(
             backbone,
             PyramidRPN(backbone.out_channels, rpn or RPNSettings()),
             PyramidRoIHeads(backbone.out_channels, num_classes, roi or RoISettings(), small, ohem),
-            GeneralizedRCNNTransform(
-                sizes.short_side,
-                sizes.max_size,
-                list(IMAGENET_MEAN),
-                list(IMAGENET_STD),
-                size_divisible=32,
-                _skip_resize=resize is None,
-            ),
+            transform(sizes.short_side, sizes.max_size, list(IMAGENET_MEAN), list(IMAGENET_STD), size_divisible=32),
         )
         self.num_classes = num_classes
 

@@ -212,12 +212,13 @@ class PyramidRoIHeads(RoIHeads):
         """All small RoIs (proposals and ground truth) with their labels and regression targets, per picture."""
         with torch.no_grad():
             truth = [t["boxes"].to(proposals[0].dtype) for t in targets]
-            rois = [boxes[self.box_roi_pool.is_small(boxes)] for boxes in self.add_gt_proposals(proposals, truth)]
+            rois = self.add_gt_proposals(proposals, truth)
             matched, labels = self.assign_targets_to_proposals(rois, truth, [t["labels"] for t in targets])
             # a picture without boxes matches index 0 of nothing: any box will do, its RoIs are background
             filled = [boxes if len(boxes) else boxes.new_zeros(1, 4) for boxes in truth]
-            deltas = self.box_coder.encode([b[m] for b, m in zip(filled, matched, strict=True)], rois)
-        return rois, labels, list(deltas)
+            deltas = list(self.box_coder.encode([b[m] for b, m in zip(filled, matched, strict=True)], rois))
+            small = [self.box_roi_pool.is_small(boxes) for boxes in rois]
+        return _pick(rois, small), _pick(labels, small), _pick(deltas, small)
 
 
 def _pick(rows: list[Tensor], chosen: list[Tensor]) -> list[Tensor]:
@@ -242,7 +243,7 @@ def roi_losses(logits: Tensor, deltas: Tensor, labels: Tensor, targets: Tensor) 
     """Each RoI's own classification plus box loss ``(R,)``; their mean is the sum of `box_losses`."""
     logits, deltas = logits.float(), deltas.float()
     rows = torch.arange(len(labels), device=labels.device)
-    own = deltas.reshape(len(labels), -1, 4)[rows, labels]
+    own = deltas.unflatten(1, (deltas.shape[1] // 4, 4))[rows, labels]
     regression = F.smooth_l1_loss(own, targets.to(own), beta=1 / 9, reduction="none").sum(1)
     return F.cross_entropy(logits, labels, reduction="none") + regression * (labels > 0)
 

@@ -85,13 +85,16 @@ class ResNetTrunk(nn.Module):
         """Load ImageNet weights by name or from a local file, strictly but for the classifier ``fc``."""
         state = _downloaded(arch) if weights == "imagenet" else read_state_dict(weights)
         state = {k: v.float() for k, v in state.items() if not k.startswith("fc.") and "num_batches" not in k}
-        missing, unexpected = self.load_state_dict(state, strict=False)
-        missing = [k for k in missing if "num_batches" not in k]
-        if missing or unexpected:
-            raise UserError(
-                f"backbone.weights={weights}: does not fit {arch}: {_few('missing', missing)}, "
-                f"{_few('unexpected', unexpected)}; give a torchvision {arch} state dict"
-            )
+        own = {k: v for k, v in self.state_dict().items() if "num_batches" not in k}
+        wrong = {
+            "missing": [k for k in own if k not in state],
+            "unexpected": [k for k in state if k not in own],
+            "of another shape": [k for k in own if k in state and own[k].shape != state[k].shape],
+        }
+        if any(wrong.values()):
+            found = ", ".join(_few(what, keys) for what, keys in wrong.items())
+            raise UserError(f"backbone.weights={weights}: does not fit {arch}: {found}; give torchvision's {arch}")
+        self.load_state_dict(state, strict=False)
 
     def _freeze(self, trainable_stages: int) -> None:
         stages = [[self.layer4], [self.layer3], [self.layer2], [self.layer1], [self.conv1, self.bn1]]

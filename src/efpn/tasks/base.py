@@ -58,6 +58,10 @@ class DetectorTask(pl.LightningModule):
         self.scorer = scorer
         self.seed = seed
 
+    def on_fit_start(self) -> None:
+        """Enter training mode by our own `train`: Lightning leaves the modes of a new module as they are."""
+        self.train()
+
     def train(self, mode: bool = True) -> Self:
         """Switch modes, but hold what is frozen in eval mode."""
         super().train(mode)

@@ -35,6 +35,6 @@ def hold_frozen(model: nn.Module) -> None:
     """
     for module in model.modules():
         parameters = list(module.parameters())
-        state = parameters or list(module.buffers())
-        if state and not any(parameter.requires_grad for parameter in parameters):
+        has_state = bool(parameters) or any(True for _ in module.buffers())
+        if has_state and not any(parameter.requires_grad for parameter in parameters):
             module.eval()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,12 @@ from pytorch_lightning.callbacks import ProgressBar
 from efpn.data.datamodule import DetectionDataModule
 from efpn.data.records import Categories
 from efpn.errors import UserError
-from efpn.evaluation.scoring import SplitScorer
+from efpn.metrics.split import SplitScorer
 from efpn.models import EFPNDetector
+from efpn.runs.checkpoints import Handover, ResumePoint, load_handover, read_checkpoint, read_handover
+from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, METRICS_FILE, RESUME_FILE
+from efpn.runs.phases import PhaseRun, find_init, model_config, phase_names, phase_run
 from efpn.tasks.base import DetectorTask
-from efpn.training.checkpoints import Handover, ResumePoint, load_handover, read_checkpoint, read_handover
-from efpn.training.names import CONFIG_FILE, HANDOVER_FILE, METRICS_FILE, RESUME_FILE
-from efpn.training.phases import PhaseRun, find_init, model_config, phase_names, phase_run
 from efpn.training.summary import print_summary
 
 log = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     """
     runs = [phase_run(cfg, name) for name in phase_names(cfg)]
     for run in runs:
-        check_may_write(cfg, run)
+        check_phase(cfg, run)
     metrics: dict[str, float] = {}
     objects: dict[str, Any] = {}
     for run in runs:
@@ -52,12 +51,14 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     return metrics, objects
 
 
-def check_may_write(cfg: DictConfig, run: PhaseRun) -> None:
-    """Refuse to write over a phase that is finished or under way.
+def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
+    """Refuse options that contradict each other, and to write over a phase that is finished or under way.
 
     Raises:
-        UserError: it is there, and neither ``resume`` nor ``overwrite`` says what to do with it.
+        UserError: also where a phase is there, and neither ``resume`` nor ``overwrite`` says what to do with it.
     """
+    if run.config.model.small:
+        instantiate(run.config.model.small)  # a bad threshold is found before the phases ahead of this one train
     if cfg.resume and cfg.overwrite:
         raise UserError("resume=true and overwrite=true: give one of them")
     if cfg.ckpt_path and cfg.init_ckpt:
@@ -173,7 +174,7 @@ def write_results(
     record = {"phase": run.name, "steps": steps, "seconds": round(seconds, 1), "seed": cfg.seed, "metrics": metrics}
     partial = run.folder / f"{METRICS_FILE}.partial"
     partial.write_text(json.dumps(record | {"config_hash": run.config_hash}, indent=2))
-    os.replace(partial, run.folder / METRICS_FILE)
+    partial.replace(run.folder / METRICS_FILE)
     weights = {key: value.detach().to("cpu", copy=True) for key, value in detector.state_dict().items()}
     classes = list(data.categories.names)
     Handover(weights, run.name, classes, run.config_hash, metrics, steps).save(run.folder / HANDOVER_FILE)

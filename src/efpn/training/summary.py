@@ -9,7 +9,7 @@ from rich.table import Table
 from torch import nn
 
 from efpn.data.datamodule import DetectionDataModule
-from efpn.training.phases import PhaseRun
+from efpn.runs.phases import PhaseRun
 
 DEPTH = 2  # of the parameter table: backbone.extension, roi_heads.small_head ...
 

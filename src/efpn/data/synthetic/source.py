@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,7 @@ class Synthetic:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             half = Path(tempfile.mkdtemp(prefix=".half-", dir=self.root))
+            half.chmod(0o755)  # temporary folders are closed to others, a data set need not be
         except OSError as error:
             raise UserError(
                 f"cannot write to {self.root} ({error.strerror}); give another folder with data.root=FOLDER"
@@ -111,14 +112,18 @@ class Synthetic:
 
 
 def _scene_options(options: Mapping[str, Any]) -> SceneOptions:
-    plain: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, Sequence) else value for key, value in options.items()
-    }
-    try:
-        return SceneOptions(**plain)
-    except TypeError:
-        known = ", ".join(SceneOptions.__dataclass_fields__)
-        raise UserError(f"data.source.options has {', '.join(plain)}; the known options are {known}") from None
+    defaults = asdict(SceneOptions())
+    unknown = [key for key in options if key not in defaults]
+    if unknown:
+        raise UserError(f"data.source.options has {', '.join(unknown)}; the known options are {', '.join(defaults)}")
+    return SceneOptions(**{key: _like(defaults[key], value) for key, value in options.items()})
+
+
+def _like(default: Any, value: Any) -> Any:
+    # 24 and 24.0, or a list and a tuple, must not name two folders.
+    if isinstance(default, tuple):
+        return tuple(type(one)(other) for one, other in zip(default, value, strict=True))
+    return type(default)(value)
 
 
 def _object(sign: Placed) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from efpn.errors import UserError
-from efpn.training.names import HANDOVER_FILE, RESUME_FILE
+from efpn.runs.names import HANDOVER_FILE, RESUME_FILE
 
 # what a resumed or repeated run may change without being another run
 FREE_KEYS = ("trainer", "logger", "callbacks", "paths", "resume", "overwrite", "phase", "ckpt_path", "init_ckpt")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 from efpn import __version__
 from efpn.errors import UserError
 from efpn.models import EFPNDetector
-from efpn.training.names import HANDOVER_FILE, RESUME_FILE
+from efpn.runs.names import HANDOVER_FILE, RESUME_FILE
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Handover:
         """Write atomically: a file of this name is always whole."""
         partial = path.with_suffix(".partial")
         torch.save(asdict(self), partial)
-        os.replace(partial, path)
+        partial.replace(path)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -126,4 +125,25 @@ class ResumePoint(pl.Callback):
         partial = self.path.with_suffix(".partial")
         trainer.save_checkpoint(partial, weights_only=False)
         if trainer.is_global_zero:
-            os.replace(partial, self.path)
+            partial.replace(self.path)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Write the loop's progress as that of an epoch about to start."""
+        close_epoch(checkpoint["loops"]["fit_loop"])
+
+
+def close_epoch(progress: dict[str, Any]) -> None:
+    """Turn the progress of Lightning's fit loop from "inside the end of epoch e" into "before epoch e + 1".
+
+    As Lightning saves it, a resumed run takes one step too many and counts one epoch twice wherever it does not
+    validate after every epoch.
+    """
+    for counter in progress["epoch_progress"].values():
+        counter["completed"] = counter["processed"]
+    batches = progress["epoch_loop.batch_progress"]
+    batches["is_last_batch"] = False
+    steps = progress["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
+    for counter in (batches, progress["epoch_loop.scheduler_progress"], steps["step"], steps["zero_grad"]):
+        counter["current"] = dict.fromkeys(counter["current"], 0)

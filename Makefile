@@ -1,0 +1,38 @@
+# `make` or `make help` lists what there is. PYTHON chooses the interpreter of a new environment, VENV its folder.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format install clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(READY)  ## make the virtual environment with the tested versions
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch torchvision
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+demo: $(READY)  ## train and compare FPN and EFPN on drawn signs (minutes on two CPU cores; goes on where it stopped)
+	$(BIN)/python train.py experiment=demo resume=true
+	$(BIN)/python evaluate.py run=outputs/demo/seed0
+
+test: $(READY) check  ## lint, types and all tests
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## lint and types alone
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove what tools left; outputs and data stay
+	rm -rf .pytest_cache .mypy_cache .ruff_cache build dist

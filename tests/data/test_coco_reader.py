@@ -1,0 +1,141 @@
+import json
+
+import numpy as np
+import pytest
+
+from efpn.data.coco import CocoJson
+from efpn.errors import UserError
+
+SPLITS = {"train": {"images": "train", "annotations": "train.json"}}
+
+
+def load(root, **arguments):
+    return CocoJson(SPLITS, root, **arguments).load("train")
+
+
+def test_reads_boxes_crowds_sizes_and_scattered_category_ids(coco):
+    root = coco()
+    index = load(root)
+    assert index.categories.names == ("lamp", "car")
+    assert index.categories.ids == (90, 4)
+    without, annotated = index.records
+    assert (without.image_id, annotated.image_id) == (3, 7)
+    assert without.size is None
+    assert annotated.size == (30, 40)
+    np.testing.assert_array_equal(annotated.boxes, [[4, 5, 14, 17], [0, 0, 40, 30]])
+    assert annotated.labels.tolist() == [1, 2]
+    assert annotated.crowd.tolist() == [False, True]
+    assert index.instances().tolist() == [0, 1, 0]
+
+
+def test_files_are_read_once(coco):
+    root = coco()
+    source = CocoJson(SPLITS, root)
+    index = source.load("train")
+    (root / "train.json").unlink()
+    assert source.load("train") is index
+    assert len(source.categories) == 2
+
+
+def test_export_gives_back_what_was_read(coco):
+    root = coco()
+    original, exported = json.loads((root / "train.json").read_text()), load(root).to_coco()
+    assert exported["annotations"] == original["annotations"]
+    assert exported["categories"] == original["categories"]
+    assert {"id": 7, "file_name": "train/a.jpg", "width": 40, "height": 30} in exported["images"]
+
+
+def test_evaluated_names(coco):
+    assert load(coco(), evaluated=["car"]).categories.evaluated == (False, True)
+    with pytest.raises(UserError, match=r"no category named bus; correct data.source.evaluated"):
+        load(coco(), evaluated=["bus"])
+
+
+def test_only_loaded_splits_have_to_exist(coco):
+    splits = SPLITS | {"val": {"images": "nowhere", "annotations": "val.json"}}
+    source = CocoJson(splits, coco())
+    assert len(source.load("train")) == 2
+    with pytest.raises(
+        UserError, match=r"nowhere does not exist; give the right one with data.source.splits.val.images="
+    ):
+        source.load("val")
+
+
+def test_carla_street(shared_data):
+    root = shared_data / "carla_street"
+    source = CocoJson(SPLITS | {"test": {"images": "test", "annotations": "test.json"}}, root)
+    train, test = source.load("train"), source.load("test")
+    assert (len(train), len(test), train.box_count + test.box_count) == (779, 249, 4395)
+    assert len(source.categories) == 5
+    assert not train.problems and not test.problems
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "category_id",
+            5,
+            "annotation 9 of picture 7: unknown category 5; add it to 'categories' or correct category_id",
+        ),
+        ("bbox", [1, 2, 3], "annotation 9 of picture 7: bbox is [1, 2, 3]; give four numbers: x, y, width, height"),
+        ("bbox", None, "annotation 9 of picture 7: bbox is None"),
+        ("image_id", 99, "annotation 9: points to the unknown picture 99; add the picture to 'images' or remove"),
+    ],
+)
+def test_bad_annotation(coco, key, value, message):
+    thing = {"id": 9, "image_id": 7, "category_id": 4, "bbox": [1, 2, 3, 4]} | {key: value}
+    (problem,) = load(coco(annotations=[thing])).problems
+    assert message in str(problem)
+    assert "train.json" in str(problem)
+
+
+def test_duplicate_ids(coco):
+    images = [{"id": 7, "file_name": name} for name in ("a.jpg", "b.jpg")]
+    things = [{"id": 1, "image_id": 7, "category_id": 4, "bbox": [1, 2, 3, 4]}] * 2
+    index = load(coco(images=images, annotations=things))
+    assert [f"{problem.record}: {problem.what}" for problem in index.problems] == [
+        "picture 7: duplicate id, 2 times",
+        "annotation 1: duplicate id, 2 times",
+    ]
+    assert [record.path.name for record in index.records] == ["a.jpg"]
+
+
+def test_splits_with_other_categories(coco):
+    root = coco()
+    content = json.loads((root / "train.json").read_text()) | {"categories": [{"id": 90, "name": "bulb"}]}
+    (root / "val.json").write_text(json.dumps(content))
+    source = CocoJson(SPLITS | {"val": {"images": "train", "annotations": "val.json"}}, root)
+    with pytest.raises(UserError, match=r"val.json: its categories differ from those of .*train.json"):
+        source.load("val")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"categories": []}, "'categories' is empty; list each class with id and name"),
+        ({"categories": [{"id": 1}]}, "'categories' lacks an id or a name"),
+        ({"categories": [{"id": 1, "name": "x"}, {"id": 1, "name": "y"}]}, "categories: id given more than once: 1"),
+        (
+            {"images": [{"id": "x", "file_name": "a.jpg"}]},
+            r"images\[0\]: lacks id or file_name; each needs a whole-number",
+        ),
+    ],
+)
+def test_unusable_file(coco, changes, message):
+    with pytest.raises(UserError, match=message):
+        load(coco(**changes))
+
+
+def test_missing_pieces(coco, tmp_path):
+    with pytest.raises(UserError, match=r"nowhere does not exist; give the right one with data.root=FOLDER"):
+        CocoJson(SPLITS, tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"data.source.splits is empty"):
+        CocoJson({}, tmp_path)
+    root = coco()
+    with pytest.raises(UserError, match=r"data.splits names the split 'val', but data.source.splits has only train"):
+        CocoJson(SPLITS, root).load("val")
+    with pytest.raises(UserError, match=r"annotation file .*gone.json does not exist"):
+        CocoJson({"train": {"images": "train", "annotations": "gone.json"}}, root).load("train")
+    with pytest.raises(UserError, match=r"data.source.splits.train lacks annotations"):
+        CocoJson({"train": {"images": "train"}}, root).load("train")

@@ -1,0 +1,137 @@
+import logging
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from efpn.data.dataset import DetectionDataset, halve, to_tensor
+from efpn.data.pictures import PictureError, read_picture
+from efpn.data.records import Problem
+from efpn.data.transforms import EvalTransform, TrainTransform
+from efpn.errors import UserError
+
+
+def test_item_has_the_promised_shapes_and_types(index):
+    image, target = DetectionDataset(index([[4, 6, 20, 26]], []), EvalTransform(15, 20))[0]
+    assert image.shape == (3, 15, 20) and image.dtype == torch.float32
+    assert image.min() >= 0 and image.max() <= 1
+    assert target["boxes"].tolist() == [[2, 3, 10, 13]] and target["boxes"].dtype == torch.float32
+    assert target["labels"].tolist() == [1] and target["labels"].dtype == torch.int64
+    assert target["image_id"].item() == 0 and target["image_id"].dtype == torch.int64
+    assert target["scale"].tolist() == [0.5, 0.5]
+
+
+def test_pictures_without_boxes_have_empty_targets(index):
+    _, target = DetectionDataset(index([]), EvalTransform(15, 20))[0]
+    assert target["boxes"].shape == (0, 4) and target["labels"].shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        EvalTransform(21, 33),
+        EvalTransform(77, 99),
+        TrainTransform(24, 32, (0.5, 2.0), crop=24, hflip_prob=0.5, color_jitter={"contrast": 0.5}),
+        TrainTransform(24, 32, (0.5, 2.0)),
+    ],
+)
+def test_pairs_are_aligned_pixel_by_pixel(index, transform):
+    one = index([[4, 6, 20, 26]])
+    pairs, single = DetectionDataset(one, transform, pairs=True), DetectionDataset(one, transform)
+    for seed in range(12):
+        small, large, target = pairs[0, seed]
+        assert large.shape == (3, 2 * small.shape[1], 2 * small.shape[2])
+        torch.testing.assert_close(small, torch.nn.functional.avg_pool2d(large, 2), rtol=0, atol=1e-6)
+        alone, same = single[0, seed]
+        torch.testing.assert_close(alone, small, rtol=0, atol=0)
+        torch.testing.assert_close(same["boxes"], target["boxes"], rtol=0, atol=0)
+
+
+def test_direct_resizing_spares_the_2x_picture(index):
+    one = index([])
+    direct = DetectionDataset(one, EvalTransform(15, 20, direct=True))[0][0]
+    native = read_picture(one.records[0].path)
+    mean = native.reshape(15, 2, 20, 2, 3).mean(axis=(1, 3)).transpose(2, 0, 1) / 255
+    np.testing.assert_allclose(direct.numpy(), mean, atol=0.51 / 255)
+
+
+def test_crowds_are_left_out(coco):
+    from efpn.data.coco import CocoJson
+
+    source = CocoJson({"train": {"images": "train", "annotations": "train.json"}}, coco())
+    _, target = DetectionDataset(source.load("train"), EvalTransform(30, 40))[1]
+    assert target["labels"].tolist() == [1]
+    assert target["boxes"].tolist() == [[4, 5, 14, 17]]
+
+
+def test_tensor_helpers():
+    image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    tensor = to_tensor(image)
+    assert tensor.shape == (3, 2, 4)
+    assert tensor[1, 0, 2].item() == pytest.approx(7 / 255)
+    torch.testing.assert_close(halve(tensor)[0], torch.tensor([[(0 + 3 + 12 + 15) / 4, (6 + 9 + 18 + 21) / 4]]) / 255)
+
+
+@pytest.fixture
+def broken(index):
+    four = index([], [], [], [])
+    path = four.records[1].path
+    path.write_bytes(path.read_bytes()[:-200])
+    return four
+
+
+def test_unreadable_picture_names_the_file(broken):
+    with pytest.raises(
+        PictureError, match=r"picture .*1.jpg: cannot be read \(.*truncated.*\); restore it or remove it"
+    ):
+        DetectionDataset(broken, EvalTransform(15, 20))[1]
+
+
+def test_unreadable_picture_is_skipped_with_a_warning_and_a_count(broken, caplog):
+    dataset = DetectionDataset(broken, EvalTransform(15, 20), on_unreadable="skip")
+    with caplog.at_level(logging.WARNING):
+        assert dataset[1][1]["image_id"].item() == 2
+    assert dataset.unreadable == 1
+    assert "1.jpg: cannot be read" in caplog.text and "(skipped; 1 so far)" in caplog.text
+
+
+def test_skips_in_workers_are_counted(broken):
+    dataset = DetectionDataset(broken, EvalTransform(15, 20), on_unreadable="skip")
+    list(DataLoader(dataset, sampler=[0, 1, 2, 1], num_workers=2, collate_fn=list))
+    assert dataset.unreadable == 2
+
+
+def test_a_lost_disk_ends_the_run(index):
+    gone = index([], [])
+    for record in gone.records:
+        record.path.unlink()
+    with pytest.raises(UserError, match=r"20 pictures in a row cannot be read, up to .*jpg; is the disk there\?"):
+        DetectionDataset(gone, EvalTransform(15, 20), on_unreadable="skip")[0]
+
+
+def test_errors_survive_the_way_out_of_a_worker(broken):
+    error = PictureError("x.jpg", "is gone")
+    assert str(PictureError(str(error))) == str(error)
+    loader = DataLoader(DetectionDataset(broken, EvalTransform(15, 20)), num_workers=1, collate_fn=list)
+    with pytest.raises(PictureError, match=r"1.jpg: cannot be read"):
+        list(loader)
+
+
+def test_an_index_with_problems_is_refused(index, tmp_path):
+    from dataclasses import replace
+
+    flawed = replace(index([]), problems=(Problem(tmp_path, "picture 5", "is odd", "mend it"),))
+    with pytest.raises(UserError, match=r"set/train: 1 problem in the data set\n.*picture 5: is odd; mend it"):
+        DetectionDataset(flawed, EvalTransform(15, 20))
+
+
+def test_an_empty_split_is_refused(index):
+    with pytest.raises(UserError, match=r"set/train: the split is empty; check data.splits"):
+        DetectionDataset(index(), EvalTransform(15, 20))
+
+
+def test_records_travel_to_workers(index):
+    record = pickle.loads(pickle.dumps(index([[4, 6, 20, 26]]).records[0]))
+    assert record.boxes.tolist() == [[4, 6, 20, 26]]

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from efpn.errors import UserError
+from efpn.evaluation.compare import comparison_markdown, comparison_table, load_result, load_results
+
+FPN = {"AP": 0.4, "AP50": 0.5, "AP_S": 0.2, "AP_M": 0.5, "AP_L": None, "AR_S": 0.5, "F1_S": 0.25}
+EFPN = {"AP": 0.45, "AP50": 0.5, "AP_S": 0.2821, "AP_M": 0.49, "AP_L": 0.7, "AR_S": None, "F1_S": 0.5}
+
+
+def run(folder, name, metrics, **more):
+    folder.mkdir()
+    record = {"name": name, "split": "toy/test", "metrics": metrics, "thresholds": {"fixed": 0.5}, **more}
+    (folder / "metrics.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.fixture
+def both(tmp_path):
+    return [run(tmp_path / "a", "FPN", FPN), run(tmp_path / "b", "EFPN", EFPN)]
+
+
+def test_markdown_to_the_letter(both):
+    assert comparison_markdown(load_results(both)) == (
+        "|  | AP | AP50 | AP_S | AP_M | AP_L | AR_S | F1_S |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
+        "| FPN | 0.400 | 0.500 | 0.200 | 0.500 | n/a | 0.500 | 0.250 |\n"
+        "| EFPN | 0.450 (+0.050) | 0.500 (+0.000) | 0.282 (+0.082) | 0.490 (-0.010) | 0.700 | n/a | 0.500 (+0.250) |"
+    )
+
+
+def test_other_columns(both):
+    table = comparison_markdown(load_results(both), columns=("AP_S",))
+    assert table.splitlines()[0] == "|  | AP_S |"
+
+
+def test_console_shows_the_same_numbers_in_80_columns(both):
+    page = io.StringIO()
+    Console(file=page, width=80).print(comparison_table(load_results(both)))
+    lines = [line.split() for line in page.getvalue().splitlines()]
+    assert ["FPN", "0.400", "0.500", "0.200", "0.500", "n/a", "0.500", "0.250"] in lines
+    assert ["EFPN", "0.450", "0.500", "0.282", "0.490", "0.700", "n/a", "0.500"] in lines
+    assert ["(+0.050)", "(+0.000)", "(+0.082)", "(-0.010)", "(+0.250)"] in lines
+
+
+def test_gains_are_green_and_losses_red(both):
+    page = io.StringIO()
+    Console(file=page, width=80, force_terminal=True, color_system="standard").print(
+        comparison_table(load_results(both))
+    )
+    text = page.getvalue()
+    assert "\x1b[32m(+0.050)" in text
+    assert "\x1b[31m(-0.010)" in text
+    assert "\x1b[32m(+0.000)" not in text
+
+
+def test_a_file_serves_as_well_as_its_directory(both):
+    assert load_result(both[0] / "metrics.json").metrics == load_result(both[0]).metrics
+
+
+def test_rows_of_one_name_are_told_apart(tmp_path):
+    rows = load_results([run(tmp_path / "seed0", "EFPN", EFPN), run(tmp_path / "seed1", "EFPN", EFPN)])
+    assert [row.name for row in rows] == [f"EFPN ({tmp_path / folder})" for folder in ("seed0", "seed1")]
+
+
+@pytest.mark.parametrize(
+    ("more", "term"),
+    [
+        ({"split": "toy/val"}, "split"),
+        ({"rules": {"f1_size_rule": "area"}}, "rules"),
+        ({"thresholds": {"fixed": 0.3}}, "threshold"),
+    ],
+)
+def test_runs_measured_differently_are_refused(tmp_path, more, term):
+    first = run(tmp_path / "a", "FPN", FPN, rules={"f1_size_rule": "long_side"})
+    other = run(tmp_path / "b", "EFPN", EFPN, **more)
+    with pytest.raises(UserError, match=f"cannot be compared: {term} differs"):
+        load_results([first, other])
+
+
+def test_a_run_that_does_not_say_its_terms_is_taken(tmp_path, both):
+    other = tmp_path / "c"
+    other.mkdir()
+    (other / "metrics.json").write_text(json.dumps({"metrics": EFPN}))
+    assert load_results([both[0], other])[1].name == str(other)
+
+
+def test_bad_input_is_named(tmp_path, both):
+    with pytest.raises(UserError, match=r"metrics\.json: no such file"):
+        (tmp_path / "empty").mkdir()
+        load_results([tmp_path / "empty"])
+    with pytest.raises(UserError, match="nothing to compare"):
+        load_results([])
+    (tmp_path / "list.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"list\.json: no 'metrics' in it"):
+        load_results([tmp_path / "list.json"])
+    with pytest.raises(UserError, match="no metric 'AP_XS' for the comparison; it holds AP, AP50"):
+        comparison_markdown(load_results(both), columns=("AP_XS",))

@@ -1,0 +1,54 @@
+"""The real configs at tiny scale."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+import efpn.entry  # noqa: F401  (registers the configs' resolver)
+
+ROOT = Path(__file__).parents[1]
+STEPS = 4
+TINY = [
+    "experiment=demo",
+    "data.source.counts={train: 8, val: 5, test: 4}",
+    "data.source.options.side=128",
+    "data.train_transform.short_side=64",
+    "data.train_transform.max_size=64",
+    "data.train_transform.crop=64",
+    "data.batch_size=2",
+    "data.eval_batch_size=2",
+    "data.num_workers=0",
+    "model.channels=8",
+    "model.roi.head_width=16",
+    "model.roi.batch_size=16",
+    "extension.upsampler.width=8",
+    "trainer.accelerator=cpu",
+    "trainer.precision=32-true",
+    "logger=none",
+    "callbacks=none",
+    *(f"phases.{phase}.max_steps={STEPS}" for phase in ("baseline", "distill", "finetune")),
+    *(f"phases.{phase}.checkpoint_every=2" for phase in ("baseline", "distill", "finetune")),
+    *(f"phases.{phase}.val_every={STEPS}" for phase in ("baseline", "distill", "finetune")),
+]
+
+
+def config(name: str, *overrides: str) -> DictConfig:
+    """Compose one of the real primary configs."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose(name, list(overrides))
+
+
+def tiny(outputs: Path, data: Path, *overrides: str) -> DictConfig:
+    """The demo, shrunk to seconds."""
+    return config("train", *TINY, f"paths.outputs={outputs}", f"data.root={data}", *overrides)
+
+
+def run(script: str, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Call one of the command-line entries as a user would."""
+    command = [sys.executable, str(ROOT / script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=ROOT, check=False)

@@ -1,0 +1,156 @@
+"""Trunk, FPN, extension: every level against its spec, and the extension's start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+from torchvision.ops import FeaturePyramidNetwork
+
+from efpn.errors import UserError
+from efpn.models import FPN, FTT, EFPNBackbone, Extension, Nearest, ResNetTrunk
+from efpn.models.backbone import check_levels
+from efpn.types import LevelSpec
+
+
+def backbone(arch: str = "resnet18", channels: int = 8, upsampler: nn.Module | None = None, **options) -> EFPNBackbone:
+    trunk = ResNetTrunk(arch, weights=None)
+    upsampler = upsampler or FTT(channels, width=8)
+    return EFPNBackbone(trunk, channels, Extension(upsampler, trunk.channels["c2"], channels, **options)).eval()
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnext50_32x4d"])
+def test_strides_and_depths_of_every_level(arch: str) -> None:
+    levels = {level.name: level for level in backbone(arch).levels}
+    assert {name: level.stride for name, level in levels.items()} == {
+        "p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64, "p3x": 4, "p2x": 2,
+    }  # fmt: skip
+    maps = backbone(arch)(torch.rand(2, 3, 64, 96))
+    for name, level in levels.items():
+        expected = (2, level.channels, -(-64 // level.stride), -(-96 // level.stride))
+        assert maps[name].shape == expected, name
+
+
+def test_a_wrong_spec_is_refused_when_the_model_is_built() -> None:
+    with pytest.raises(ValueError, match=r"level p2: a 64 px picture gives \(1, 8, 16, 16\)"):
+        check_levels(backbone(), [LevelSpec("p2", 8, 8)])
+
+
+def test_c2x_is_stage_2_without_the_max_pool_on_shared_weights() -> None:
+    trunk = ResNetTrunk("resnet18", weights=None).eval()
+    images = torch.rand(1, 3, 64, 64)
+    stem = trunk.relu(trunk.bn1(trunk.conv1(images)))
+    torch.testing.assert_close(trunk(images, extended=True)["c2x"], trunk.layer1(stem))
+    assert "c2x" not in trunk(images)
+    names = [name for name, _ in trunk.named_parameters()]
+    assert len(names) == len(set(names)) and not any("c2x" in name for name in names)
+
+
+def test_trunk_gives_what_torchvision_gives(tmp_path: Path) -> None:
+    net = torchvision.models.resnet18().eval()
+    torch.save(net.state_dict(), tmp_path / "weights.pth")
+    trunk = ResNetTrunk("resnet18", weights=str(tmp_path / "weights.pth")).eval()
+    images = torch.rand(1, 3, 64, 64)
+    x = net.maxpool(net.relu(net.bn1(net.conv1(images))))
+    x = net.layer4(net.layer3(net.layer2(net.layer1(x))))
+    torch.testing.assert_close(trunk(images)["c5"], x, rtol=1e-4, atol=1e-5)
+
+
+def test_fpn_is_torchvisions_with_its_inner_maps_in_view() -> None:
+    depths = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
+    ours = FPN(depths, 8)
+    reference = FeaturePyramidNetwork([4, 8, 16, 32], 8)
+    reference.load_state_dict(ours.state_dict())
+    stages = {f"c{i}": torch.rand(1, depths[f"c{i}"], 2 ** (6 - i), 2 ** (6 - i)) for i in range(2, 6)}
+    pyramid, expected = ours(stages), reference(stages)
+    for i in range(2, 6):
+        torch.testing.assert_close(pyramid.output[f"p{i}"], expected[f"c{i}"])
+        torch.testing.assert_close(ours.layer_blocks[i - 2](pyramid.inner[f"p{i}"]), expected[f"c{i}"])
+    assert pyramid.output["p6"].shape[-1] == 1
+
+
+def test_equation_1_to_the_letter_without_the_post_convolution() -> None:
+    extension = Extension(Nearest(), c2_channels=6, channels=4, post_conv=False)
+    p3, p2, c2x = torch.rand(1, 4, 2, 2), torch.rand(1, 4, 4, 4), torch.rand(1, 6, 8, 8)
+    p3x, p2x = extension(p3, p2, c2x)
+    torch.testing.assert_close(p2x, F.interpolate(p3x, scale_factor=2.0) + extension.lateral(c2x))
+
+
+def test_starts_as_the_fpn_continued_by_one_level() -> None:
+    model = backbone()
+    model.start_extension()
+    pyramid = model.pyramid(torch.rand(1, 3, 64, 64), extended=True)
+    p3x, p2x = model.extension.extend(pyramid)
+    torch.testing.assert_close(p3x, F.interpolate(pyramid.inner["p3"], scale_factor=2.0))
+    inner = model.fpn.inner_blocks[0](pyramid.c2x) + F.interpolate(p3x, scale_factor=2.0)
+    torch.testing.assert_close(p2x, model.fpn.layer_blocks[0](inner))
+
+
+@pytest.mark.parametrize("source", ["inner", "output"])
+def test_source_decides_what_the_upsampler_reads_and_is_taught(source: str) -> None:
+    model = backbone(source=source)
+    pyramid = model.pyramid(torch.rand(1, 3, 64, 64), extended=True)
+    maps = getattr(pyramid, source)
+    torch.testing.assert_close(model.extension.extend(pyramid)[0], F.interpolate(maps["p3"], scale_factor=2.0))
+    p3, p2 = model.extension.targets(pyramid)
+    assert p3 is maps["p3"] and p2 is pyramid.output["p2"]
+
+
+def test_unknown_source_is_named() -> None:
+    with pytest.raises(UserError, match="extension.source=middle: unknown; use inner or output"):
+        backbone(source="middle")
+
+
+@pytest.mark.parametrize("stages, learns", [(0, []), (3, ["layer2", "layer3", "layer4"])])
+def test_trainable_stages_count_from_the_top(stages: int, learns: list[str]) -> None:
+    trunk = ResNetTrunk("resnet18", weights=None, trainable_stages=stages)
+    assert sorted({n.split(".")[0] for n, p in trunk.named_parameters() if p.requires_grad}) == learns
+
+
+def test_frozen_norm_is_batch_norm_in_eval_mode() -> None:
+    frozen, reference = ResNetTrunk("resnet18", None, "frozen"), ResNetTrunk("resnet18", None, "batch").eval()
+    reference.load_state_dict(frozen.state_dict(), strict=False)
+    images = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(frozen.train()(images)["c5"], reference(images)["c5"], rtol=1e-4, atol=1e-5)
+
+
+def test_bad_weights_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"weights file nowhere\.pth: not found"):
+        ResNetTrunk("resnet18", weights="nowhere.pth")
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7), "head.bias": torch.zeros(3)}, tmp_path / "wrong.pth")
+    with pytest.raises(UserError, match=r"does not fit resnet18: \d+ missing \(bn1.weight.*1 unexpected \(head.bias\)"):
+        ResNetTrunk("resnet18", weights=str(tmp_path / "wrong.pth"))
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "cut.pth")
+    content = (tmp_path / "cut.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"cut\.pth: cannot be read .* download or copy it again"):
+        ResNetTrunk("resnet18", weights=str(tmp_path / "cut.pth"))
+
+
+def test_weights_of_another_depth_are_refused(tmp_path: Path) -> None:
+    torch.save(torchvision.models.resnet34().state_dict(), tmp_path / "r34.pth")
+    with pytest.raises(UserError, match="does not fit resnet18"):
+        ResNetTrunk("resnet18", weights=str(tmp_path / "r34.pth"))
+    torch.save(torchvision.models.resnet50().state_dict(), tmp_path / "r50.pth")
+    with pytest.raises(UserError, match="does not fit resnet18"):
+        ResNetTrunk("resnet18", weights=str(tmp_path / "r50.pth"))
+
+
+def test_unknown_names_are_answered_with_the_known() -> None:
+    with pytest.raises(UserError, match=r"backbone.arch=resnet19: unknown; torchvision offers .*resnet18"):
+        ResNetTrunk("resnet19", weights=None)
+    with pytest.raises(UserError, match="backbone.norm=group: unknown; use one of frozen, batch"):
+        ResNetTrunk("resnet18", weights=None, norm="group")
+
+
+def test_a_failed_download_says_what_to_do_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args, **kwargs):
+        raise OSError("no route")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    with pytest.raises(UserError, match=r"could not be downloaded \(no route\). Offline: copy that file here"):
+        ResNetTrunk("resnet18", weights="imagenet")

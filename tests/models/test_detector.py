@@ -1,0 +1,151 @@
+"""The detector in torchvision's calling convention, the oracle, and golden losses."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.rpn import AnchorGenerator
+from torchvision.ops import MultiScaleRoIAlign
+
+from efpn.models import (
+    FTT,
+    EFPNDetector,
+    Extension,
+    Oracle,
+    Resize,
+    ResNetTrunk,
+    RoISettings,
+    RPNSettings,
+    SmallRoIs,
+    build_detector,
+    fasterrcnn_resnet50_efpn,
+)
+
+RPN = RPNSettings(anchor_sizes=(8, 16, 32, 64, 128), post_nms_top_n=(100, 50))
+ROI = RoISettings(head_width=16, batch_size=16, score_thresh=0.0)
+
+
+def detector(extended: bool = True, own_head: bool = True) -> EFPNDetector:
+    torch.manual_seed(0)
+    trunk = ResNetTrunk("resnet18", weights=None, norm="batch", trainable_stages=5)
+
+    def extension(c2_channels: int, channels: int) -> Extension:
+        return Extension(FTT(channels, width=8), c2_channels, channels)
+
+    small = SmallRoIs(32, own_head=own_head) if extended else None
+    return build_detector(
+        trunk, 4, channels=8, extension=extension if extended else None, rpn=RPN, roi=ROI, small=small
+    )
+
+
+def batch() -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
+    generator = torch.Generator().manual_seed(1)
+    images = [torch.rand(3, 96, 128, generator=generator), torch.rand(3, 64, 64, generator=generator)]
+    boxes = torch.tensor([[10.0, 10, 26, 30], [40.0, 20, 100, 80]])
+    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    return images, [{"boxes": boxes, "labels": torch.tensor([1, 3])}, empty]
+
+
+def test_gives_losses_in_training_and_detections_in_eval() -> None:
+    model = fasterrcnn_resnet50_efpn(
+        4, arch="resnet18", weights_backbone=None, small_roi_below=32, ftt_width=8, resize=Resize(64, 128)
+    )
+    images, targets = batch()
+    losses = model.train()(images, targets)
+    assert set(losses) == {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"}
+    sum(losses.values()).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    found = model.eval()(images)
+    assert [set(one) for one in found] == [{"boxes", "labels", "scores"}] * 2
+    assert (found[0]["boxes"][:, 2] <= 128).all() and (found[0]["boxes"][:, 3] <= 96).all()
+
+
+def test_a_plain_fpn_detector_is_torchvisions() -> None:
+    ours = detector(extended=False).eval()
+    reference = FasterRCNN(
+        copy.deepcopy(ours.backbone),
+        rpn_anchor_generator=AnchorGenerator(tuple((s,) for s in RPN.anchor_sizes), ((0.5, 1.0, 2.0),) * 5),
+        rpn_pre_nms_top_n_test=1000,
+        rpn_post_nms_top_n_test=50,
+        box_roi_pool=MultiScaleRoIAlign(["p2", "p3", "p4", "p5"], 7, 2),
+        box_head=TwoMLPHead(8 * 49, 16),
+        box_predictor=FastRCNNPredictor(16, 4),
+        box_score_thresh=0.0,
+    ).eval()
+    reference.transform = ours.transform
+    reference.load_state_dict(ours.state_dict())  # the same names, so torchvision's own checkpoints fit too
+    images, _ = batch()
+    for mine, theirs in zip(ours(images), reference(images), strict=True):
+        for key in ("boxes", "labels", "scores"):
+            torch.testing.assert_close(mine[key], theirs[key])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_pictures_that_come_at_their_size_keep_it(training: bool) -> None:
+    images, targets = batch()
+    packed, same = detector().train(training).transform(images, targets)
+    assert packed.image_sizes == [(96, 128), (64, 64)] and packed.tensors.shape == (2, 3, 96, 128)
+    assert torch.equal(same[0]["boxes"], targets[0]["boxes"])
+
+
+def test_rpn_reads_the_fpn_levels_alone() -> None:
+    model = detector().eval()
+    images, _ = batch()
+    packed, _ = model.transform(images)
+    features = model.backbone(packed.tensors)
+    proposals, _ = model.rpn(packed, features)
+    features["p2x"] = torch.full_like(features["p2x"], float("nan"))
+    again, _ = model.rpn(packed, features)
+    assert all(torch.equal(a, b) for a, b in zip(proposals, again, strict=True))
+
+
+def test_p2x_serves_small_rois_alone() -> None:
+    model = detector().eval()
+    features = model.backbone(torch.rand(1, 3, 128, 128))
+    large = [torch.tensor([[5.0, 5, 80, 80], [20.0, 30, 110, 120]])]
+    expected = model.roi_heads.box_outputs(features, large, [(128, 128)])
+    features["p2x"] = torch.full_like(features["p2x"], float("nan"))
+    got = model.roi_heads.box_outputs(features, large, [(128, 128)])
+    assert all(torch.equal(a, b) for a, b in zip(expected, got, strict=True))
+
+
+def test_batch_pair_is_an_exact_half_whatever_the_sizes() -> None:
+    model = detector()
+    images_2x = [torch.rand(3, 100, 140), torch.rand(3, 66, 62)]
+    images_1x = [F.avg_pool2d(image, 2) for image in images_2x]
+    batch_1x, batch_2x = model.batch_pair(images_1x, images_2x)
+    assert batch_1x.tensors.shape == (2, 3, 64, 96) and batch_2x.shape == (2, 3, 128, 192)
+    torch.testing.assert_close(F.avg_pool2d(batch_2x, 2), batch_1x.tensors, rtol=1e-4, atol=1e-5)
+
+
+def test_oracle_pools_small_rois_from_p2_of_the_2x_picture() -> None:
+    model = detector(own_head=False).eval()
+    images_2x = [torch.rand(3, 128, 192)]
+    found = Oracle(model)(images_2x)[0]
+    assert len(found["boxes"]) and (found["boxes"][:, 2] <= 96).all()
+    taught = copy.deepcopy(model)
+    target = model.backbone.pyramid(model.batch_pair([F.avg_pool2d(images_2x[0], 2)], images_2x)[1]).output["p2"]
+    taught.backbone.extension.extend = lambda pyramid: (target, target)  # type: ignore[method-assign]
+    expected = taught([F.avg_pool2d(images_2x[0], 2)])[0]
+    torch.testing.assert_close(found["boxes"], expected["boxes"], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(found["scores"], expected["scores"], rtol=1e-4, atol=1e-5)
+
+
+GOLDEN = {
+    "loss_classifier": 1.38769,
+    "loss_box_reg": 0.039372,
+    "loss_objectness": 0.692878,
+    "loss_rpn_box_reg": 0.0034291,
+}
+
+
+def test_golden_losses() -> None:
+    model = detector().train()
+    torch.manual_seed(2)
+    losses = model(*batch())
+    assert {name: value.item() for name, value in losses.items()} == pytest.approx(GOLDEN, rel=1e-2)

@@ -1,0 +1,89 @@
+"""Checkpoints and handovers: strict, whole, and clear when they do not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from efpn.errors import UserError
+from efpn.models import FTT, EFPNDetector, Extension, ResNetTrunk, SmallRoIs, build_detector
+from efpn.runs.checkpoints import Handover, load_handover, read_checkpoint, read_handover
+
+
+def detector(*, extended: bool = False, own_head: bool = False, channels: int = 8) -> EFPNDetector:
+    def extension(c2_channels: int, channels: int) -> Extension:
+        return Extension(FTT(channels, width=8), c2_channels, channels)
+
+    small = SmallRoIs(32, own_head=own_head) if extended else None
+    trunk = ResNetTrunk("resnet18", weights=None)
+    return build_detector(trunk, 3, channels=channels, extension=extension if extended else None, small=small)
+
+
+def handover(model: EFPNDetector, phase: str = "baseline") -> Handover:
+    return Handover(model.state_dict(), phase, ["a", "b"], "0" * 12, {"val/AP": 0.5}, 10)
+
+
+def test_saves_and_reads_back_whole(tmp_path: Path) -> None:
+    saved = handover(detector())
+    saved.save(tmp_path / "handover.ckpt")
+    read = read_handover(tmp_path / "handover.ckpt")
+    assert (read.phase, read.classes, read.metrics, read.steps) == ("baseline", ["a", "b"], {"val/AP": 0.5}, 10)
+    assert all(torch.equal(value, saved.state_dict[key]) for key, value in read.state_dict.items())
+    assert [path.name for path in tmp_path.iterdir()] == ["handover.ckpt"]
+
+
+def test_the_extension_starts_from_the_fpn_of_the_handover() -> None:
+    baseline, model = detector(), detector(extended=True)
+    load_handover(model, handover(baseline), ["backbone.extension."], Path("x"))
+    lateral, post = model.backbone.extension.lateral, model.backbone.extension.post
+    assert torch.equal(lateral.weight, baseline.backbone.fpn.inner_blocks[0][0].weight)
+    assert torch.equal(post.weight, baseline.backbone.fpn.layer_blocks[0][0].weight)
+
+
+def test_the_new_head_starts_from_the_old_one_of_the_handover() -> None:
+    distilled, model = detector(extended=True), detector(extended=True, own_head=True)
+    load_handover(model, handover(distilled, "distill"), ["roi_heads.small_head."], Path("x"))
+    assert torch.equal(model.roi_heads.small_head[0].fc6.weight, distilled.roi_heads.box_head.fc6.weight)
+    assert torch.equal(
+        model.backbone.extension.upsampler.output.bias, distilled.backbone.extension.upsampler.output.bias
+    )
+
+
+def test_a_part_that_is_there_is_not_started_again() -> None:
+    trained, model = detector(extended=True), detector(extended=True)
+    load_handover(model, handover(trained, "distill"), ["backbone.extension."], Path("x"))
+    for key, value in trained.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize(
+    "model, saved, fresh",
+    [
+        (detector(extended=True), detector(), []),  # lacks what is not fresh in this phase
+        (detector(), detector(extended=True), ["backbone.extension."]),  # has what the model has not
+        (detector(channels=16), detector(channels=8), []),  # of another shape
+    ],
+)
+def test_another_architecture_is_refused(model: EFPNDetector, saved: EFPNDetector, fresh: list[str]) -> None:
+    with pytest.raises(
+        UserError, match=r"handover x \(phase baseline\) is of another architecture: .*use the backbone"
+    ):
+        load_handover(model, handover(saved), fresh, Path("x"))
+
+
+def test_a_truncated_checkpoint_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "handover.ckpt"
+    handover(detector()).save(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"handover\.ckpt: damaged or truncated .*delete it and run its phase again"):
+        read_handover(path)
+
+
+def test_a_missing_or_foreign_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.ckpt: not found; check the path"):
+        read_checkpoint(tmp_path / "none.ckpt")
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match=r"other\.ckpt: not a handover \(fields \['weights'\]\)"):
+        read_handover(tmp_path / "other.ckpt")

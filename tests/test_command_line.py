@@ -1,0 +1,58 @@
+"""What a user meets who mistypes, on the real entries."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, run
+
+
+def test_help_names_the_groups_without_torch() -> None:
+    done = run("train.py", "--help")
+    assert done.returncode == 0 and "experiment:" in done.stdout and "tt100k_efpn" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["experiment=tt100k_efpm"], "tt100k_efpm"),
+        (["phases.distill.max_step=3"], "max_step"),
+        (["phase=distil"], "phase=distil: unknown (did you mean phase=distill?)"),
+        (["loss.lambda=1"], "lambda"),
+    ],
+)
+def test_a_mistyped_word_is_named_with_the_right_ones(arguments: list[str], message: str) -> None:
+    done = run("train.py", *arguments)
+    assert done.returncode != 0 and message in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_data_folder_is_an_error_without_a_traceback(tmp_path: Path) -> None:
+    done = run("train.py", "experiment=tt100k_efpn", f"data.root={tmp_path / 'nowhere'}")
+    assert done.returncode == 2 and "data.root" in done.stderr and "nowhere" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_sweep_with_several_devices_is_refused() -> None:
+    done = run("train.py", "-m", "experiment=demo", "trainer=ddp", "trainer.devices=2", "loss.lambda_pos=0.5,1.0")
+    assert done.returncode == 2 and "would each replay the sweep" in done.stderr and "submitit" in done.stderr
+
+
+def test_a_missing_run_is_an_error_without_a_traceback() -> None:
+    done = run("evaluate.py", "run=outputs/nowhere")
+    assert done.returncode == 2 and "run=outputs/nowhere: no such file or folder" in done.stderr
+
+
+def test_mistakes_are_answered_before_torch_is_imported(tmp_path: Path) -> None:
+    code = (
+        "import sys, runpy\n"
+        "try: runpy.run_path('train.py', run_name='__main__')\n"
+        "except SystemExit as e: print('status', e.code)\n"
+        "print('torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, "experiment=tt100k_efpn", f"data.root={tmp_path / 'nowhere'}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    assert done.stdout.split() == ["status", "2", "False"]

@@ -1,0 +1,115 @@
+"""Every shipped config composes and instantiates; phases and experiments own what they own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from helpers import ROOT, config
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from efpn.runs.phases import model_config, phase_names, phase_run
+
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
+PHASES = sorted(path.stem for path in (ROOT / "conf" / "phases").glob("*.yaml"))
+
+
+def test_there_is_something_to_compose() -> None:
+    assert {"demo", "tt100k_fpn", "tt100k_efpn", "coco_fpn", "coco_efpn", "mosaic_efpn", "carla_efpn"} <= set(
+        EXPERIMENTS
+    )
+    assert PHASES == ["baseline", "control", "distill", "finetune"]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("phase", PHASES)
+def test_every_experiment_and_phase_instantiates(experiment: str, phase: str) -> None:
+    cfg = config("train", f"experiment={experiment}", f"phase={phase}")
+    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    with torch.device("meta"):  # shapes without the arithmetic
+        detector = instantiate(model_config(cfg, phase), num_classes=5, trunk={"weights": None}, _convert_="all")
+    task = instantiate(cfg.phases[phase].task, detector=detector, _convert_="all")
+    extended = {"distill", "finetune"}
+    assert (detector.backbone.extension is not None) == (phase in extended)
+    assert (detector.roi_heads.small_head is not None) == (phase == "finetune")
+    assert (detector.roi_heads.ohem is not None) == (phase == "finetune")
+    assert any(p.requires_grad for p in task.parameters())
+    optimizers = task.configure_optimizers()
+    assert optimizers["lr_scheduler"]["scheduler"].get_last_lr()[0] > 0
+    instantiate(cfg.data.train_transform, _convert_="all")
+    instantiate(cfg.data.eval_transform, _convert_="all")
+
+
+GROUPS = ("backbone", "extension", "loss", "trainer", "logger", "callbacks", "data")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_option_of_every_group_composes(group: str) -> None:
+    for path in sorted((ROOT / "conf" / group).glob("*.yaml")):
+        cfg = config("train", f"{group}={path.stem}")
+        OmegaConf.to_container(cfg, resolve=True)
+
+
+@pytest.mark.parametrize("upsampler", ["ftt", "espcn", "nearest"])
+def test_every_extension_instantiates(upsampler: str) -> None:
+    overrides = [] if upsampler == "ftt" else [f"extension={upsampler}", "experiment=tt100k_efpn"]
+    cfg = config("train", *overrides)
+    with torch.device("meta"):
+        detector = instantiate(model_config(cfg, "distill"), num_classes=5, trunk={"weights": None}, _convert_="all")
+    assert type(detector.backbone.extension.upsampler).__name__.lower() == upsampler
+
+
+def keys(node: dict, prefix: str = "") -> set[str]:
+    found: set[str] = set()
+    for key, value in node.items():
+        found |= keys(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}"}
+    return found
+
+
+SCHEDULE = {"max_steps", "checkpoint_every", "val_every"}
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_sets_only_numbers_of_a_phase(experiment: str) -> None:
+    node = yaml.safe_load((ROOT / "conf" / "experiment" / f"{experiment}.yaml").read_text())
+    for key in keys(node.get("phases", {})):
+        inside = key.split(".", 1)[1]
+        allowed = inside in SCHEDULE or inside.startswith(("task.optimizer.", "task.schedule.", "data.", "model.ohem."))
+        assert allowed or inside == "task.trainable", f"{experiment}: phases.{key} belongs to the phase"
+
+
+def test_a_phase_sets_nothing_outside_itself() -> None:
+    for path in (ROOT / "conf" / "phases").glob("*.yaml"):
+        assert "@package" not in path.read_text()
+
+
+def test_the_papers_settings_for_tt100k() -> None:
+    cfg = config("train", "experiment=tt100k_efpn", "phase=distill")
+    assert (cfg.data.train_transform.short_side, cfg.small_roi_below, cfg.loss.lambda_pos) == (1400, 56, 1.0)
+    assert cfg.phases.distill.model.extension.upsampler.blocks == 2 and cfg.backbone.arch == "resnet50"
+    assert cfg.data.balance == 1000 and phase_names(cfg) == ["distill"]
+    assert cfg.phases.distill.task.loss.on_p3x and cfg.phases.finetune.task.trainable == ["roi_heads.small_head.*"]
+
+
+def test_the_papers_settings_for_coco() -> None:
+    cfg = config("train", "experiment=coco_efpn", "phase=distill")
+    size = cfg.data.train_transform
+    assert (size.short_side, size.max_size, cfg.small_roi_below, cfg.loss.lambda_pos) == (800, 1333, 112, 1.0)
+    assert cfg.phases.distill.model.extension.upsampler.blocks == 2
+
+
+def test_the_control_takes_as_many_steps_as_finetuning() -> None:
+    cfg = config("train", "experiment=mosaic_efpn", "phases.finetune.max_steps=7")
+    assert cfg.phases.control.max_steps == 7 and cfg.phases.control.task.schedule.max_steps == 7
+
+
+def test_a_run_is_named_by_what_makes_it_this_run() -> None:
+    one = config("train", "experiment=demo")
+    moved = config("train", "experiment=demo", "paths.outputs=elsewhere", "trainer.devices=2", "resume=true")
+    other = config("train", "experiment=demo", "loss.lambda_pos=2")
+    hashes = [phase_run(cfg, "distill").config_hash for cfg in (one, moved, other)]
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert phase_run(moved, "distill").folder == Path("elsewhere/demo/seed0/distill")

@@ -1,0 +1,195 @@
+"""The real configs, end to end, at tiny scale: phases, freezing, resume, evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import STEPS, TINY, config, run, tiny
+from hydra.errors import InstantiationException
+
+from efpn.entry import user_error_behind
+from efpn.errors import UserError
+from efpn.evaluation.run import evaluate
+from efpn.runs.checkpoints import read_handover
+from efpn.runs.saved import saved_runs
+from efpn.tasks.base import DetectorTask
+from efpn.training.run import train
+
+PHASES = ("baseline", "distill", "finetune")
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("synthetic")
+
+
+@pytest.fixture(scope="session")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All three phases in a row; the run's folder."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    train(tiny(outputs, data))
+    return outputs / "demo" / "seed0"
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return read_handover(folder / "handover.ckpt").state_dict
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    return {key for key, value in before.items() if not torch.equal(value, after[key])}
+
+
+def test_every_phase_leaves_its_handover_metrics_and_config(trained: Path) -> None:
+    for phase in PHASES:
+        handover = read_handover(trained / phase / "handover.ckpt")
+        assert (handover.phase, handover.steps) == (phase, STEPS)
+        record = json.loads((trained / phase / "metrics.json").read_text())
+        assert (
+            record["steps"] == STEPS and record["config_hash"] == handover.config_hash and "val/AP" in record["metrics"]
+        )
+        assert (trained / phase / "config.yaml").is_file() and not (trained / phase / "last.ckpt").exists()
+
+
+def test_the_baseline_trains_batch_norm_and_all(trained: Path) -> None:
+    state = weights(trained / "baseline")
+    assert state["backbone.body.bn1.running_mean"].any() and state["backbone.body.bn1.num_batches_tracked"] > 0
+
+
+def test_distillation_leaves_all_but_the_extension_bit_identical(trained: Path) -> None:
+    baseline, distilled = weights(trained / "baseline"), weights(trained / "distill")
+    assert changed(baseline, distilled) == set()
+    assert {key for key in distilled if key not in baseline} == {
+        key for key in distilled if key.startswith("backbone.extension.")
+    }
+
+
+def test_finetuning_leaves_all_but_what_it_names_bit_identical(trained: Path) -> None:
+    distilled, finetuned = weights(trained / "distill"), weights(trained / "finetune")
+    moved = changed(distilled, finetuned)
+    assert moved and all(key.startswith("backbone.extension.") for key in moved)  # the demo trains it, as the release
+    assert {key for key in finetuned if key not in distilled} == {
+        key for key in finetuned if key.startswith("roi_heads.small_head.")
+    }
+
+
+def test_the_paper_finetunes_the_new_head_alone(trained: Path, data: Path, tmp_path: Path) -> None:
+    only_head = "phases.finetune.task.trainable=[roi_heads.small_head.*]"
+    init = f"init_ckpt={trained / 'distill' / 'handover.ckpt'}"
+    train(tiny(tmp_path, data, "phase=finetune", only_head, init))
+    assert changed(weights(trained / "distill"), weights(tmp_path / "demo/seed0/finetune")) == set()
+
+
+def test_the_control_goes_on_from_the_baseline(trained: Path, data: Path) -> None:
+    train(tiny(trained.parents[1], data, "phase=control"))
+    assert changed(weights(trained / "baseline"), weights(trained / "control"))
+    assert read_handover(trained / "control" / "handover.ckpt").steps == STEPS
+
+
+def test_training_and_evaluation_agree_on_the_validation_split(trained: Path) -> None:
+    results = evaluate(
+        config("evaluate", f"run={trained}", "split=val", "trainer.accelerator=cpu"), saved_runs(str(trained))
+    )
+    for phase in PHASES:
+        logged = json.loads((trained / phase / "metrics.json").read_text())["metrics"]
+        row = next(r for r in results if r.source.parent.parent.parent.name == phase)
+        for name in ("AP", "AP50", "AP_S", "AR", "AR_S", "F1"):
+            measured = row.metrics[name]
+            assert (0.0 if measured is None else measured) == pytest.approx(logged.get(f"val/{name}", 0.0), abs=1e-6), (
+                name
+            )
+
+
+@pytest.mark.parametrize("variant", ["own", "oracle", "fpn_2x"])
+def test_evaluation_writes_its_report(trained: Path, variant: str) -> None:
+    cfg = config(
+        "evaluate", f"run={trained / 'baseline'}", f"variant={variant}", "trainer.accelerator=cpu", "pictures=2"
+    )
+    evaluate(cfg, saved_runs(cfg.run))
+    out = trained / "baseline" / "eval" / ("test" if variant == "own" else f"test-{variant}")
+    assert {p.name for p in out.iterdir()} >= {"metrics.json", "table.md", "detections.json", "pictures.png"}
+    record = json.loads((out / "metrics.json").read_text())
+    assert record["metrics"].keys() >= {"AP", "AP50", "AP75", "AP_S", "AR_S", "F1_S"}
+
+
+def test_an_interrupted_run_ends_as_an_unbroken_one(trained: Path, data: Path, tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop_at(step: int):
+        def raise_there(self, batch, batch_idx):
+            if self.trainer.global_step == step:
+                raise Stop
+            return original(self, batch, batch_idx)
+
+        return raise_there
+
+    original = DetectorTask.on_train_batch_start
+    for _ in PHASES:  # each phase is stopped one step after its resume point, and resumed
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+            patch.setattr(DetectorTask, "on_train_batch_start", stop_at(3))
+            train(tiny(tmp_path, data, "resume=true"))
+        interrupted = [p for p in PHASES if (tmp_path / "demo/seed0" / p / "last.ckpt").exists()]
+        train(tiny(tmp_path, data, "resume=true", f"phase={interrupted[0]}"))
+    for phase in PHASES:
+        ours = read_handover(tmp_path / "demo/seed0" / phase / "handover.ckpt")
+        assert ours.steps == STEPS
+        for key, value in weights(trained / phase).items():
+            torch.testing.assert_close(ours.state_dict[key], value, rtol=1e-5, atol=1e-6, msg=f"{phase}: {key}")
+
+
+def test_a_finished_phase_is_not_overwritten_unless_asked(trained: Path, data: Path) -> None:
+    outputs = trained.parents[1]
+    before = (trained / "baseline" / "handover.ckpt").stat().st_mtime_ns
+    with pytest.raises(
+        UserError, match=r"phase=baseline is finished in .*resume=true keeps what is there.*overwrite=true"
+    ):
+        train(tiny(outputs, data, "phase=baseline"))
+    metrics, objects = train(tiny(outputs, data, "resume=true"))
+    assert objects == {} and "val/AP" in metrics  # all were finished: nothing was trained
+    assert (trained / "baseline" / "handover.ckpt").stat().st_mtime_ns == before
+
+
+def test_a_missing_handover_names_the_command_that_makes_it(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"phase=distill starts from the weights of phase=baseline.*phase=baseline`"):
+        train(tiny(tmp_path, data, "phase=distill"))
+
+
+def test_a_handover_of_another_architecture_is_refused(trained: Path, data: Path, tmp_path: Path) -> None:
+    init = f"init_ckpt={trained / 'baseline' / 'handover.ckpt'}"
+    with pytest.raises(UserError, match="is of another architecture"):
+        train(tiny(tmp_path, data, "phase=distill", "model.channels=16", init))
+
+
+def test_ckpt_path_and_init_ckpt_exclude_each_other(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="ckpt_path and init_ckpt: the first continues this phase"):
+        train(tiny(tmp_path, data, "phase=baseline", "ckpt_path=a", "init_ckpt=b"))
+
+
+@pytest.mark.parametrize("threshold", ["0", "-5"])
+def test_small_roi_below_must_be_positive(data: Path, tmp_path: Path, threshold: str) -> None:
+    cfg = tiny(tmp_path, data, "phase=all", f"small_roi_below={threshold}")
+    with pytest.raises(InstantiationException) as caught:
+        train(cfg)
+    assert f"small_roi_below={threshold}: must be greater than 0" in str(user_error_behind(caught.value))
+    assert not (tmp_path / "demo/seed0/baseline/handover.ckpt").exists()  # found before any phase trains
+
+
+@pytest.mark.slow
+def test_two_processes_train_all_phases_and_score_as_one_does(trained: Path, data: Path, tmp_path: Path) -> None:
+    two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+    done = run("train.py", *TINY, *two, f"paths.outputs={tmp_path}", f"data.root={data}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for phase in PHASES:
+        assert read_handover(tmp_path / "demo/seed0" / phase / "handover.ckpt").steps == STEPS
+    assert changed(weights(tmp_path / "demo/seed0/baseline"), weights(tmp_path / "demo/seed0/finetune")) == set()
+    place = trained / "finetune"
+    single = run("evaluate.py", f"run={place}", "trainer.accelerator=cpu", f"out={tmp_path / 'one'}", "split=val")
+    double = run("evaluate.py", f"run={place}", *two, f"out={tmp_path / 'two'}", "split=val")
+    assert single.returncode == 0 and double.returncode == 0, single.stderr + double.stderr
+    records = [json.loads((tmp_path / n / "finetune/metrics.json").read_text())["metrics"] for n in ("one", "two")]
+    assert records[0] == pytest.approx(records[1], abs=1e-6)
+    found = [json.loads((tmp_path / n / "finetune/detections.json").read_text()) for n in ("one", "two")]
+    assert len(found[0]) == len(found[1]) > 0  # five pictures on two processes: none was scored twice
