@@ -52,7 +52,7 @@ def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Result]:
     folders = [out_folder(cfg, run) for run in runs]
     for run, folder in zip(runs, folders, strict=True):
         evaluate_run(cfg, run, variant, folder)
-    if rank_zero_only.rank:
+    if not first_process():
         return []  # the first process has written and prints for all
     results = load_results(folders)
     Console().print(comparison_table(results))
@@ -73,7 +73,7 @@ def evaluate_run(cfg: DictConfig, run: SavedRun, variant: Variant, out: Path) ->
     truth = index.to_coco()
     best = choose_threshold(cfg, run, detector, variant, data, ids)
     seen = collect(cfg, run, detector, variant, data, cfg.split)
-    if rank_zero_only.rank:
+    if not first_process():
         return
     metrics = SplitScorer(truth, ids, cfg.score_threshold)(seen.detections, seen.image_ids)
     at_best = None if best is None else SplitScorer(truth, ids, best)(seen.detections, seen.image_ids)
@@ -211,3 +211,8 @@ def picture_loader(index: Index) -> Any:
         return read_picture(paths[image_id])
 
     return load
+
+
+def first_process() -> bool:
+    """Whether this is the process that writes; Lightning keeps the rank on its decorator."""
+    return int(vars(rank_zero_only).get("rank", 0)) == 0

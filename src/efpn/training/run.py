@@ -138,6 +138,7 @@ def build_data(cfg: DictConfig, run: PhaseRun, world_size: int) -> DetectionData
     data: DetectionDataModule = instantiate(
         cfg.data, **options, samples_per_epoch=per_stretch * batch_size * world_size, _convert_="all"
     )
+    data.check("train", "val")
     return data
 
 

@@ -1,0 +1,55 @@
+"""kill -9 in the middle of each phase, then resume: the run ends as one that was never killed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import ROOT, TINY
+
+from efpn.runs.checkpoints import read_checkpoint, read_handover
+
+STEPS, STRETCH = 24, 4
+PHASES = ("baseline", "distill", "finetune")
+LONGER = [
+    *(f"phases.{phase}.max_steps={STEPS}" for phase in PHASES),
+    *(f"phases.{phase}.checkpoint_every={STRETCH}" for phase in PHASES),
+    *(f"phases.{phase}.val_every={STEPS}" for phase in PHASES),
+]
+
+
+def start(outputs: Path) -> subprocess.Popen[bytes]:
+    arguments = [*TINY, *LONGER, "resume=true", f"paths.outputs={outputs}", f"data.root={outputs.parent / 'data'}"]
+    return subprocess.Popen([sys.executable, "train.py", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
+def kill_inside(phase: str, outputs: Path) -> int:
+    """Start the run, kill it once ``phase`` has a resume point, and return the step that it stands at."""
+    process, point = start(outputs), outputs / "demo/seed0" / phase / "last.ckpt"
+    try:
+        deadline = time.monotonic() + 240
+        while not point.exists():
+            assert process.poll() is None and time.monotonic() < deadline, f"{phase} left no resume point"
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    return int(read_checkpoint(point)["global_step"])
+
+
+@pytest.mark.slow
+def test_killed_in_every_phase_and_resumed(tmp_path: Path) -> None:
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    assert start(unbroken).wait(timeout=300) == 0
+    for phase in PHASES:
+        assert STRETCH <= kill_inside(phase, broken) < STEPS
+    assert start(broken).wait(timeout=300) == 0
+    for phase in PHASES:
+        whole, resumed = (read_handover(o / "demo/seed0" / phase / "handover.ckpt") for o in (unbroken, broken))
+        assert whole.steps == resumed.steps == STEPS
+        for key, value in whole.state_dict.items():
+            torch.testing.assert_close(resumed.state_dict[key], value, rtol=1e-4, atol=1e-5, msg=f"{phase}: {key}")
