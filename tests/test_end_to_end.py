@@ -177,6 +177,20 @@ def test_small_roi_below_must_be_positive(data: Path, tmp_path: Path, threshold:
     assert not (tmp_path / "demo/seed0/baseline/handover.ckpt").exists()  # found before any phase trains
 
 
+@pytest.mark.parametrize(
+    "logger, leaves",
+    [
+        (["logger=csv"], "csv/version_0/metrics.csv"),
+        (["logger=tensorboard"], "tensorboard/version_0/events*"),
+        (["logger=wandb", "logger.offline=true"], "wandb/offline-run-*"),
+        (["logger=none"], "metrics.json"),
+    ],
+)
+def test_every_logger_logs_and_needs_no_account(logger: list[str], leaves: str, data: Path, tmp_path: Path) -> None:
+    train(tiny(tmp_path, data, "phase=baseline", "callbacks=default", *logger))
+    assert list((tmp_path / "demo/seed0/baseline").glob(leaves))
+
+
 @pytest.mark.slow
 def test_two_processes_train_all_phases_and_score_as_one_does(trained: Path, data: Path, tmp_path: Path) -> None:
     two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]

@@ -64,8 +64,8 @@ def phase_names(cfg: DictConfig) -> list[str]:
 
 def phase_run(cfg: DictConfig, name: str) -> PhaseRun:
     """Describe phase ``name`` of this config."""
-    identity = {k: v for k, v in _plain(cfg).items() if k not in (*FREE_KEYS, "phases", "sequence")}
-    identity["phase"] = _plain(cfg)["phases"][name]
+    identity = {k: v for k, v in plain_config(cfg).items() if k not in (*FREE_KEYS, "phases", "sequence")}
+    identity["phase"] = plain_config(cfg)["phases"][name]
     text = json.dumps(identity, sort_keys=True, default=str)
     return PhaseRun(name, Path(cfg.paths.run) / name, cfg.phases[name], hashlib.sha256(text.encode()).hexdigest()[:12])
 
@@ -108,7 +108,8 @@ def command(phase: str) -> str:
     return " ".join(["python train.py", *words, f"phase={phase}"])
 
 
-def _plain(cfg: DictConfig) -> dict[str, Any]:
+def plain_config(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved config as plain dicts."""
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}

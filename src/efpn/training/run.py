@@ -12,7 +12,8 @@ from typing import Any
 import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
+from pytorch_lightning.loggers import WandbLogger
 
 from efpn.data.datamodule import DetectionDataModule
 from efpn.data.records import Categories
@@ -21,7 +22,7 @@ from efpn.metrics.split import SplitScorer
 from efpn.models import EFPNDetector
 from efpn.runs.checkpoints import Handover, ResumePoint, load_handover, read_checkpoint, read_handover
 from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, METRICS_FILE, RESUME_FILE
-from efpn.runs.phases import PhaseRun, find_init, model_config, phase_names, phase_run
+from efpn.runs.phases import PhaseRun, find_init, model_config, phase_names, phase_run, plain_config
 from efpn.tasks.base import DetectorTask
 from efpn.training.summary import print_summary
 
@@ -90,6 +91,8 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
         run.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(cfg, run.folder / CONFIG_FILE, resolve=True)
         print_summary(run, data, detector, init, run.config.max_steps, resume)
+    for logger in trainer.loggers:
+        logger.log_hyperparams(plain_config(cfg))
     start = time.perf_counter()
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     if trainer.interrupted:
@@ -98,6 +101,7 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
     if trainer.is_global_zero:
         write_results(cfg, run, detector, data, metrics, trainer.global_step, time.perf_counter() - start)
     trainer.strategy.barrier()
+    close_loggers(trainer)
     return metrics, {"detector": detector, "task": task, "data": data, "trainer": trainer}
 
 
@@ -114,7 +118,10 @@ def build_trainer(cfg: DictConfig, run: PhaseRun) -> pl.Trainer:
     """Lightning's Trainer for one phase; its epochs are stretches of ``checkpoint_every`` steps."""
     phase = run.config
     callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node]
-    logger = instantiate(cfg.logger, save_dir=str(run.folder)) if cfg.logger else False
+    if not cfg.logger:
+        callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
+    named = OmegaConf.merge(cfg, {"phase": run.name})  # a logger may name its run after the phase under way
+    logger = instantiate(named.logger, save_dir=str(run.folder)) if cfg.logger else False
     return instantiate(
         cfg.trainer,
         logger=logger,
@@ -181,6 +188,13 @@ def write_results(
     Handover(weights, run.name, classes, run.config_hash, metrics, steps).save(run.folder / HANDOVER_FILE)
     (run.folder / RESUME_FILE).unlink(missing_ok=True)
     log.info("phase %s finished: %s", run.name, run.folder / HANDOVER_FILE)
+
+
+def close_loggers(trainer: pl.Trainer) -> None:
+    """End the logger's run with the phase; W&B would write the next phase into the same one."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+            logger.experiment.finish()
 
 
 def evaluated_ids(categories: Categories) -> list[int]:
