@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from helpers import ROOT, config
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -113,3 +114,14 @@ def test_a_run_is_named_by_what_makes_it_this_run() -> None:
     hashes = [phase_run(cfg, "distill").config_hash for cfg in (one, moved, other)]
     assert hashes[0] == hashes[1] != hashes[2]
     assert phase_run(moved, "distill").folder == Path("elsewhere/demo/seed0/distill")
+
+
+@pytest.mark.parametrize("sweep", sorted(path.stem for path in (ROOT / "conf" / "sweep").glob("*.yaml")))
+def test_every_sweep_composes_and_shares_the_baseline(sweep: str) -> None:
+    cfg = config("train", "experiment=tt100k_efpn", f"+sweep={sweep}")
+    assert phase_names(cfg) == ["distill", "finetune"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        swept = compose("train", [f"+sweep={sweep}"], return_hydra_config=True).hydra.sweeper.params
+    for key, values in swept.items():
+        for value in str(values).split(","):
+            config("train", "experiment=tt100k_efpn", f"{key}={value}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import STEPS, TINY, config, run, tiny
+from helpers import ROOT, STEPS, TINY, config, run, tiny
 from hydra.errors import InstantiationException
 
 from efpn.entry import user_error_behind
@@ -189,6 +189,20 @@ def test_small_roi_below_must_be_positive(data: Path, tmp_path: Path, threshold:
 def test_every_logger_logs_and_needs_no_account(logger: list[str], leaves: str, data: Path, tmp_path: Path) -> None:
     train(tiny(tmp_path, data, "phase=baseline", "callbacks=default", *logger))
     assert list((tmp_path / "demo/seed0/baseline").glob(leaves))
+
+
+@pytest.mark.slow
+def test_a_sweep_of_one_phase_starts_from_the_unswept_baseline_and_keeps_its_runs_apart(
+    trained: Path, data: Path
+) -> None:
+    where = [f"paths.outputs={trained.parents[1]}", f"data.root={data}"]
+    done = run("train.py", "-m", *TINY, *where, "phase=distill", "loss.lambda_pos=0.5,1.5")
+    assert done.returncode == 0, done.stdout + done.stderr
+    swept = [trained.parent / f"loss.lambda_pos-{value}" / "seed0" / "distill" for value in ("0.5", "1.5")]
+    for folder in swept:
+        assert changed(weights(trained / "baseline"), weights(folder)) == set()
+    assert changed(weights(swept[0]), weights(swept[1]))
+    assert not (ROOT / "multirun.yaml").exists()
 
 
 @pytest.mark.slow

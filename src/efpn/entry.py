@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -19,16 +20,21 @@ from omegaconf import DictConfig, OmegaConf
 
 from efpn.errors import UserError
 
-# overrides that do not tell the runs of a sweep apart
-COMMON = re.compile(r"^(experiment|phase|seed|resume|overwrite|name|paths\.|data\.root|trainer|logger|callbacks|hydra)")
-
 
 def sweep_folder() -> str:
     """``loss.lambda_pos-0.5/`` inside a sweep, else nothing; without ``=`` and ``,``, which no override can hold."""
     if not in_sweep():
         return ""
-    own = [o for o in HydraConfig.get().overrides.task if not COMMON.match(o)]
+    keys = swept_keys()
+    own = [word for word in HydraConfig.get().overrides.task if word.split("=")[0].lstrip("+") in keys]
     return re.sub(r"[^\w.+-]+", "-", "_".join(own)) + "/" if own else ""
+
+
+def swept_keys() -> set[str]:
+    """Keys with several values on the command line, and those of a sweep file."""
+    words = [word for word in sys.argv[1:] if not word.startswith("-") and "=" in word]
+    given = OverridesParser.create().parse_overrides(words)
+    return {o.key_or_group for o in given if o.is_sweep_override()} | set(HydraConfig.get().sweeper.params or {})
 
 
 def in_sweep() -> bool:
