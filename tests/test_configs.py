@@ -55,9 +55,9 @@ def test_every_option_of_every_group_composes(group: str) -> None:
 
 
 @pytest.mark.parametrize("upsampler", ["ftt", "espcn", "nearest"])
-def test_every_extension_instantiates(upsampler: str) -> None:
-    overrides = [] if upsampler == "ftt" else [f"extension={upsampler}", "experiment=tt100k_efpn"]
-    cfg = config("train", *overrides)
+@pytest.mark.parametrize("experiment", ["demo", "mosaic_efpn", "tt100k_efpn"])
+def test_every_extension_instantiates(experiment: str, upsampler: str) -> None:
+    cfg = config("train", f"experiment={experiment}", f"extension={upsampler}")
     with torch.device("meta"):
         detector = instantiate(model_config(cfg, "distill"), num_classes=5, trunk={"weights": None}, _convert_="all")
     assert type(detector.backbone.extension.upsampler).__name__.lower() == upsampler
