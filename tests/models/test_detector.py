@@ -93,6 +93,25 @@ def test_pictures_that_come_at_their_size_keep_it(training: bool) -> None:
     assert torch.equal(same[0]["boxes"], targets[0]["boxes"])
 
 
+def test_boxes_stay_in_float32_under_autocast() -> None:
+    model = detector()
+    images, targets = batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        packed, scaled = model.transform(images, targets)
+        features = model.backbone(packed.tensors)
+        assert features["p2"].dtype == torch.bfloat16
+        proposals, _ = model.eval().rpn(packed, features)
+        rois, _, deltas = model.roi_heads.small_candidates(proposals, scaled)
+        losses = model.train()(images, targets)
+        found = model.eval()(images)
+    for boxes in (*proposals, *rois, *deltas, *(one["boxes"] for one in found), *(one["scores"] for one in found)):
+        assert boxes.dtype == torch.float32
+    assert torch.equal(rois[0][-1], targets[0]["boxes"][0])  # the ground truth, unrounded; the larger box is not small
+    assert all(value.dtype == torch.float32 for value in losses.values())
+    uneven = torch.cat([boxes for boxes in proposals if len(boxes)])
+    assert not torch.equal(uneven, uneven.bfloat16().float())
+
+
 def test_rpn_reads_the_fpn_levels_alone() -> None:
     model = detector().eval()
     images, _ = batch()

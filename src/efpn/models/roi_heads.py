@@ -172,8 +172,14 @@ class PyramidRoIHeads(RoIHeads):
     def box_outputs(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> tuple[Tensor, Tensor]:
-        """Class logits ``(R, K + 1)`` and box deltas ``(R, 4 (K + 1))``, each RoI from the head of its level."""
-        pooled = self.box_roi_pool(features, proposals, image_shapes)
+        """Class logits ``(R, K + 1)`` and box deltas ``(R, 4 (K + 1))``, each RoI from the head of its level.
+
+        In float32 under autocast too: boxes are decoded in their dtype.
+        """
+        logits, deltas = self._by_level(self.box_roi_pool(features, proposals, image_shapes), proposals)
+        return logits.float(), deltas.float()
+
+    def _by_level(self, pooled: Tensor, proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
         if self.small_head is None:
             return self.box_predictor(self.box_head(pooled))
         small = self.box_roi_pool.is_small(torch.cat(proposals))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
@@ -38,6 +39,28 @@ class RPNSettings:
     bg_iou: float = 0.3
 
 
+class Float32Anchors(AnchorGenerator):
+    """Anchors in float32 whatever the maps are.
+
+    torchvision makes them in the dtype of the maps: under autocast every box that follows (proposals, ground truth,
+    regression targets, detections) would be rounded to whole pixels from 128 up in bf16, and the offsets by which NMS
+    keeps classes apart would swallow small boxes.
+    """
+
+    def set_cell_anchors(self, dtype: torch.dtype, device: torch.device) -> None:
+        """Place the cell anchors on ``device``, in float32."""
+        super().set_cell_anchors(torch.float32, device)
+
+
+class Float32RPNHead(RPNHead):
+    """torchvision's RPN head with float32 outputs, since boxes are decoded in their dtype."""
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Objectness and deltas per level."""
+        logits, deltas = super().forward(x)
+        return [level.float() for level in logits], [level.float() for level in deltas]
+
+
 class PyramidRPN(RegionProposalNetwork):
     """Reads ``p2 .. p6`` of a backbone's maps and leaves the others alone.
 
@@ -47,13 +70,13 @@ class PyramidRPN(RegionProposalNetwork):
     """
 
     def __init__(self, channels: int, settings: RPNSettings) -> None:
-        anchors = AnchorGenerator(
+        anchors = Float32Anchors(
             sizes=tuple((int(size),) for size in settings.anchor_sizes),
             aspect_ratios=(tuple(settings.aspect_ratios),) * len(LEVELS),
         )
         super().__init__(
             anchors,
-            RPNHead(channels, anchors.num_anchors_per_location()[0]),
+            Float32RPNHead(channels, anchors.num_anchors_per_location()[0]),
             fg_iou_thresh=settings.fg_iou,
             bg_iou_thresh=settings.bg_iou,
             batch_size_per_image=settings.batch_size,
