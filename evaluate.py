@@ -5,12 +5,13 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from efpn.entry import call
+from efpn.entry import call, check_sweep
 from efpn.runs.saved import saved_runs
 
 
 def run(cfg: DictConfig) -> float | None:
     """Find the runs without torch, then evaluate them; return the last one's AP."""
+    check_sweep(cfg)
     runs = saved_runs(cfg.run)
     from efpn.evaluation.run import evaluate  # imports torch, which a mistake in the path need not wait for
 

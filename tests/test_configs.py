@@ -70,7 +70,7 @@ def keys(node: dict, prefix: str = "") -> set[str]:
     return found
 
 
-SCHEDULE = {"max_steps", "checkpoint_every", "val_every"}
+SCHEDULE = {"reference_batch", "max_steps", "checkpoint_every", "val_every"}
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

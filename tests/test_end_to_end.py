@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hydra.errors import InstantiationException
 from efpn.entry import user_error_behind
 from efpn.errors import UserError
 from efpn.evaluation.run import evaluate
+from efpn.metrics.split import SplitScorer
 from efpn.runs.checkpoints import read_handover
 from efpn.runs.saved import saved_runs
 from efpn.tasks.base import DetectorTask
@@ -88,18 +90,27 @@ def test_the_control_goes_on_from_the_baseline(trained: Path, data: Path) -> Non
     assert read_handover(trained / "control" / "handover.ckpt").steps == STEPS
 
 
-def test_training_and_evaluation_agree_on_the_validation_split(trained: Path) -> None:
-    results = evaluate(
-        config("evaluate", f"run={trained}", "split=val", "trainer.accelerator=cpu"), saved_runs(str(trained))
-    )
-    for phase in PHASES:
-        logged = json.loads((trained / phase / "metrics.json").read_text())["metrics"]
-        row = next(r for r in results if r.source.parent.parent.parent.name == phase)
-        for name in ("AP", "AP50", "AP_S", "AR", "AR_S", "F1"):
-            measured = row.metrics[name]
-            assert (0.0 if measured is None else measured) == pytest.approx(logged.get(f"val/{name}", 0.0), abs=1e-6), (
-                name
-            )
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_training_and_evaluation_agree_on_the_validation_split(
+    precision: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, score = [], SplitScorer.__call__
+
+    def watch(self, detections, image_ids):
+        seen.append((image_ids, detections))
+        return score(self, detections, image_ids)
+
+    monkeypatch.setattr(SplitScorer, "__call__", watch)
+    logged, _ = train(tiny(tmp_path, data, "phase=baseline", f"trainer.precision={precision}"))
+    place = f"run={tmp_path / 'demo/seed0/baseline'}"
+    results = evaluate(config("evaluate", place, "split=val", "trainer.accelerator=cpu"), saved_runs(place[4:]))
+    (ids, before), (again, after) = seen
+    assert ids == again and len(before) == len(after) > 0
+    for one, other in zip(before, after, strict=True):
+        assert one["category_id"] == other["category_id"]
+        assert [*one["bbox"], one["score"]] == pytest.approx([*other["bbox"], other["score"]], abs=1e-4)
+    for name, value in results[0].metrics.items():
+        assert logged.get(f"val/{name}") == (None if value is None else pytest.approx(value, abs=1e-6)), name
 
 
 @pytest.mark.parametrize("variant", ["own", "oracle", "fpn_2x"])
@@ -220,4 +231,66 @@ def test_two_processes_train_all_phases_and_score_as_one_does(trained: Path, dat
     records = [json.loads((tmp_path / n / "finetune/metrics.json").read_text())["metrics"] for n in ("one", "two")]
     assert records[0] == pytest.approx(records[1], abs=1e-6)
     found = [json.loads((tmp_path / n / "finetune/detections.json").read_text()) for n in ("one", "two")]
-    assert len(found[0]) == len(found[1]) > 0  # five pictures on two processes: none was scored twice
+    assert len(found[0]) > 0  # five pictures on two processes: none was scored twice
+    for one, other in zip(*found, strict=True):
+        assert (one["image_id"], one["category_id"]) == (other["image_id"], other["category_id"])
+        assert one["bbox"] + [one["score"]] == pytest.approx(other["bbox"] + [other["score"]], abs=1e-3)
+
+
+def test_what_was_run_with_another_config_is_neither_kept_nor_continued(trained: Path, data: Path) -> None:
+    with pytest.raises(UserError, match=r"phase=distill .* was run with another config: .*lambda_pos \(1.0 -> 2.0\)"):
+        train(tiny(trained.parents[1], data, "resume=true", "loss.lambda_pos=2.0"))
+
+
+def test_overwriting_clears_the_old_phase_before_it_starts(trained: Path, data: Path, tmp_path: Path) -> None:
+    train(tiny(tmp_path, data, "phase=baseline"))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyError):
+        patch.setattr(DetectorTask, "on_train_batch_start", lambda *args: {}["killed at once"])
+        train(tiny(tmp_path, data, "phase=baseline", "overwrite=true", "model.roi.batch_size=8"))
+    assert not (tmp_path / "demo/seed0/baseline/handover.ckpt").exists()
+
+
+def test_a_phase_of_a_replaced_baseline_is_not_kept(trained: Path, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "demo/seed0")
+    changed_baseline = "phases.baseline.task.optimizer.lr=0.001"
+    train(tiny(tmp_path, data, "phase=baseline", "overwrite=true", changed_baseline))
+    with pytest.raises(UserError, match=r"phase=distill .* started from another baseline .*overwrite=true trains it"):
+        train(tiny(tmp_path, data, "resume=true", changed_baseline))
+
+
+def test_weights_for_one_phase_are_refused_for_several(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="belong to one phase: say which with phase=NAME"):
+        train(tiny(tmp_path, data, "init_ckpt=x"))
+
+
+def test_the_last_weights_are_validated_whatever_the_numbers(data: Path, tmp_path: Path) -> None:
+    numbers = ["phases.baseline.max_steps=3", "phases.baseline.checkpoint_every=2", "phases.baseline.val_every=20"]
+    metrics, objects = train(tiny(tmp_path, data, "phase=baseline", *numbers))
+    assert objects["task"].validated_at == 3 and "val/AP" in metrics
+    with pytest.raises(UserError, match="val_every=3: must be a multiple of checkpoint_every=2"):
+        train(tiny(tmp_path / "b", data, "phase=baseline", *numbers[:2], "phases.baseline.val_every=3"))
+
+
+def test_a_phase_changes_what_it_says_in_the_data(trained: Path, data: Path, tmp_path: Path) -> None:
+    init = f"init_ckpt={trained / 'baseline' / 'handover.ckpt'}"
+    _, objects = train(tiny(tmp_path, data, "phase=distill", init, "+phases.distill.data.train_transform.crop=32"))
+    images_1x, images_2x, _ = next(iter(objects["data"].train_dataloader()))
+    assert images_1x[0].shape == (3, 32, 32) and images_2x[0].shape == (3, 64, 64)
+
+
+def test_a_learning_rate_follows_the_batch_where_the_phase_names_its_reference(data: Path, tmp_path: Path) -> None:
+    cfg = tiny(tmp_path, data, "phase=baseline", "phases.baseline.reference_batch=16")
+    rate = cfg.phases.baseline.task.optimizer.lr
+    _, objects = train(cfg)
+    assert objects["trainer"].optimizers[0].param_groups[0]["initial_lr"] == pytest.approx(rate * 2 / 16)
+
+
+def test_variants_that_replace_the_extension_take_the_phases_without_one(trained: Path) -> None:
+    cfg = config("evaluate", f"run={trained / 'finetune'}", "variant=oracle")
+    with pytest.raises(UserError, match="variant=oracle: needs a phase without an extension"):
+        evaluate(cfg, saved_runs(cfg.run))
+
+
+def test_a_run_in_mixed_precision(data: Path, tmp_path: Path) -> None:
+    metrics, _ = train(tiny(tmp_path, data, "trainer.precision=bf16-mixed"))
+    assert "val/AP" in metrics

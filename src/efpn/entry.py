@@ -6,6 +6,7 @@ Imports neither torch nor Lightning, so that a typing error, a config error or a
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -16,25 +17,29 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from efpn.errors import UserError
+
+SWEPT = "EFPN_SWEPT_KEYS"  # environment variable: a launcher's jobs have another command line than the user's
+SHARED = ("phase", "seed", "experiment")  # swept or not, they have a place of their own in a run's path
+
+
+def remember_swept_keys() -> None:
+    """Keep the keys that the command line sweeps over, for this process and the jobs that it launches."""
+    if {"-m", "--multirun"} & set(sys.argv):
+        words = [word for word in sys.argv[1:] if not word.startswith("-") and "=" in word]
+        given = OverridesParser.create().parse_overrides(words)
+        os.environ[SWEPT] = ",".join(o.key_or_group for o in given if o.is_sweep_override())
 
 
 def sweep_folder() -> str:
     """``loss.lambda_pos-0.5/`` inside a sweep, else nothing; without ``=`` and ``,``, which no override can hold."""
     if not in_sweep():
         return ""
-    keys = swept_keys()
+    keys = {*os.environ.get(SWEPT, "").split(","), *(HydraConfig.get().sweeper.params or {})} - set(SHARED)
     own = [word for word in HydraConfig.get().overrides.task if word.split("=")[0].lstrip("+") in keys]
     return re.sub(r"[^\w.+-]+", "-", "_".join(own)) + "/" if own else ""
-
-
-def swept_keys() -> set[str]:
-    """Keys with several values on the command line, and those of a sweep file."""
-    words = [word for word in sys.argv[1:] if not word.startswith("-") and "=" in word]
-    given = OverridesParser.create().parse_overrides(words)
-    return {o.key_or_group for o in given if o.is_sweep_override()} | set(HydraConfig.get().sweeper.params or {})
 
 
 def in_sweep() -> bool:
@@ -42,6 +47,7 @@ def in_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
+remember_swept_keys()
 OmegaConf.register_new_resolver("efpn.sweep", sweep_folder, replace=True)
 
 
@@ -53,7 +59,8 @@ def check_sweep(cfg: DictConfig) -> None:
     """
     devices = cfg.trainer.get("devices", 1)
     launcher = HydraConfig.get().launcher._target_ if in_sweep() else ""
-    if "basic" in launcher.lower() and str(devices) not in ("1", "[0]"):
+    single = devices == 1 or (isinstance(devices, ListConfig) and len(devices) == 1)
+    if "basic" in launcher.lower() and not single:
         raise UserError(
             f"-m with trainer.devices={devices}: the processes of a multi-device run would each replay the sweep. Use "
             "trainer.devices=1 in a sweep, start the runs one by one, or use a launcher that gives each run a job of "

@@ -26,7 +26,7 @@ def positive_mask(boxes: Sequence[Tensor], stride: float, height: int, width: in
     mask = torch.zeros(len(boxes), 1, height, width, dtype=torch.bool, device=boxes[0].device)
     for plane, picture in zip(mask, boxes, strict=True):
         first = (picture[:, :2] / stride).floor().long().clamp(min=0).tolist()
-        last = (picture[:, 2:] / stride).ceil().long().tolist()
+        last = (picture[:, 2:] / stride).ceil().long().clamp(min=0).tolist()
         for (x1, y1), (x2, y2) in zip(first, last, strict=True):
             plane[:, y1:y2, x1:x2] = True
     return mask

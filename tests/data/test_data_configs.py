@@ -37,7 +37,7 @@ def test_papers_settings(data):
 
 def test_synthetic_gives_batches(data, tmp_path):
     small = ["data.source.counts={train: 4, val: 2, test: 2}", "data.source.options={side: 128}"]
-    module = instantiate(data("synthetic", f"data.root={tmp_path}", *small, "data.num_workers=0", "data.pairs=true"))
+    module = instantiate(data("synthetic", f"data.root={tmp_path}", *small, "data.num_workers=0", "+data.pairs=true"))
     images, doubles, _ = next(iter(module.train_dataloader()))
     assert len(images) == 8 and images[0].shape == (3, 160, 160) and doubles[0].shape == (3, 320, 320)
     assert module.num_classes == 15

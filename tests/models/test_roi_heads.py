@@ -150,5 +150,5 @@ def test_a_threshold_that_sends_nothing_to_p2x_is_refused(below: float) -> None:
 
 
 def test_ohem_needs_small_rois() -> None:
-    with pytest.raises(UserError, match="phase.ohem: mines small RoIs, so it needs small_roi_below"):
+    with pytest.raises(UserError, match="model.ohem: mines small RoIs, so it needs model.small"):
         heads(ohem=OHEM())

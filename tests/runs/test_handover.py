@@ -85,5 +85,5 @@ def test_a_missing_or_foreign_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.ckpt: not found; check the path"):
         read_checkpoint(tmp_path / "none.ckpt")
     torch.save({"weights": torch.zeros(2)}, tmp_path / "other.ckpt")
-    with pytest.raises(UserError, match=r"other\.ckpt: not a handover \(fields \['weights'\]\)"):
+    with pytest.raises(UserError, match=r"other\.ckpt: not a handover of this version \(fields \['weights'\]\)"):
         read_handover(tmp_path / "other.ckpt")

@@ -89,6 +89,11 @@ class Categories:
         """Labels that count in the tables, ascending."""
         return tuple(label for label, counts in enumerate(self.evaluated, 1) if counts)
 
+    @property
+    def evaluated_ids(self) -> tuple[int, ...]:
+        """Category ids (of COCO-format files) that count in the tables, in the order of labels."""
+        return tuple(self.ids[label - 1] for label in self.evaluated_labels)
+
 
 @dataclass(frozen=True)
 class Problem:

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from efpn.errors import UserError
-from efpn.evaluation.files import read_json
 from efpn.evaluation.table import markdown_table, number
+from efpn.runs.files import read_json
 
 COLUMNS: Final = ("AP", "AP50", "AP_S", "AP_M", "AP_L", "AR_S", "F1_S")
 

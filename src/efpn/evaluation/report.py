@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from efpn.evaluation.files import as_tt100k_results, write_json, write_text
 from efpn.evaluation.pictures import LoadPicture, outcome_sheet
 from efpn.evaluation.table import report_table
 from efpn.figures.sheet import save
 from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, Bands, SizeRule
 from efpn.metrics.counting import objects_by_size
+from efpn.runs.files import as_tt100k_results, write_json, write_text
 
 METRICS, TABLE, DETECTIONS = "metrics.json", "table.md", "detections.json"
 DETECTIONS_TT100K, PICTURES = "detections_tt100k.json", "pictures.png"

@@ -15,12 +15,11 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 
 from efpn.data.datamodule import DetectionDataModule, Role
-from efpn.data.dataset import read_picture
+from efpn.data.pictures import read_picture
 from efpn.data.records import Index
 from efpn.data.tt100k import TT100K
 from efpn.errors import UserError
 from efpn.evaluation.compare import Result, comparison_markdown, comparison_table, load_results
-from efpn.evaluation.files import write_text
 from efpn.evaluation.provenance import command_line, git_commit, hardware
 from efpn.evaluation.report import Facts, write_report
 from efpn.evaluation.task import EvaluationTask
@@ -30,6 +29,7 @@ from efpn.metrics.accumulate import Collected
 from efpn.metrics.split import SplitScorer
 from efpn.models import EFPNDetector
 from efpn.runs.checkpoints import Handover, load_handover, read_handover
+from efpn.runs.files import write_text
 from efpn.runs.phases import model_config
 from efpn.runs.saved import SavedRun
 
@@ -49,6 +49,9 @@ def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Result]:
     if cfg.split not in ROLES:
         raise UserError(f"split={cfg.split}: unknown; use one of {', '.join(ROLES)}")
     variant = find_variant(cfg.variant)
+    runs = [run for run in runs if variant.fits(run.config.phases[run.phase].model)]
+    if not runs:
+        raise UserError(f"variant={cfg.variant}: needs a phase without an extension (baseline or control)")
     folders = [out_folder(cfg, run) for run in runs]
     for run, folder in zip(runs, folders, strict=True):
         evaluate_run(cfg, run, variant, folder)
@@ -68,11 +71,12 @@ def evaluate_run(cfg: DictConfig, run: SavedRun, variant: Variant, out: Path) ->
     handover = read_handover(run.checkpoint)
     data = build_eval_data(cfg, run, variant)
     detector = rebuild(cfg, run, handover, variant, data)
-    ids = [data.categories.ids[label - 1] for label in data.categories.evaluated_labels]
+    ids = list(data.categories.evaluated_ids)
     index = data.index(cfg.split)
     truth = index.to_coco()
     best = choose_threshold(cfg, run, detector, variant, data, ids)
     seen = collect(cfg, run, detector, variant, data, cfg.split)
+    check_complete(index, seen, data.on_unreadable)
     if not first_process():
         return
     metrics = SplitScorer(truth, ids, cfg.score_threshold)(seen.detections, seen.image_ids)
@@ -189,6 +193,21 @@ def collect(
     trainer.test(task, dataloaders=data.val_dataloader() if role == "val" else data.test_dataloader(), verbose=False)
     assert task.collected is not None
     return task.collected
+
+
+def check_complete(index: Index, seen: Collected, on_unreadable: str) -> None:
+    """Make sure that no picture of the split is missing from what will be scored.
+
+    Raises:
+        UserError: some are, and unreadable pictures are not to be skipped.
+    """
+    missing = {record.image_id for record in index.records} - set(seen.image_ids)
+    if not missing:
+        return
+    message = f"{index.name}: {len(missing)} of {len(index)} pictures were not scored (ids {sorted(missing)[:5]})"
+    if on_unreadable == "error":
+        raise UserError(f"{message}; mend them, or data.on_unreadable=skip in training leaves them out")
+    log.warning(message)
 
 
 def more_facts(cfg: DictConfig, run: SavedRun, handover: Handover) -> dict[str, Any]:

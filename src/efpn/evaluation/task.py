@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from efpn.evaluation.variants import Variant
 from efpn.metrics.accumulate import Collected, DetectionAccumulator
 from efpn.models import EFPNDetector
 from efpn.tasks.base import native_detections
+
+log = logging.getLogger(__name__)
 
 
 class EvaluationTask(pl.LightningModule):
@@ -31,13 +34,20 @@ class EvaluationTask(pl.LightningModule):
         self.variant = variant
         self.detections = DetectionAccumulator(category_ids)
         self.collected: Collected | None = None
+        self.capped = 0
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Detect and keep the boxes."""
         found = self.variant.predict(self.detector, batch)
+        self.capped += sum(len(one["boxes"]) >= self.detector.roi_heads.detections_per_img for one in found)
         self.detections.update(*native_detections(found, batch[-1]))
 
     def on_test_epoch_end(self) -> None:
-        """Gather from all processes."""
+        """Gather from all processes, and say if the detector's cap cut anything off."""
+        if self.capped:
+            cap = self.detector.roi_heads.detections_per_img
+            log.warning(
+                "%d pictures reach model.roi.detections_per_image=%d: objects may be cut off there", self.capped, cap
+            )
         self.collected = self.detections.compute()
         self.detections.reset()

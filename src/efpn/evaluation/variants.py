@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,10 @@ class Variant:
     pairs: bool
     oracle: bool
     predict: Callable[[EFPNDetector, Any], Found]
+
+    def fits(self, model: Mapping[str, Any]) -> bool:
+        """Whether a phase's ``model`` node can be run so: what replaces the extension needs a model without one."""
+        return not self.pairs or model["extension"] is None
 
 
 def _own(detector: EFPNDetector, batch: Any) -> Found:

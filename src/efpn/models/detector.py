@@ -18,6 +18,7 @@ from efpn.models.roi_heads import OHEM, PyramidRoIHeads, RoISettings, SmallRoIs
 from efpn.models.rpn import PyramidRPN, RPNSettings
 from efpn.models.trunk import ResNetTrunk
 from efpn.models.upsamplers import FTT
+from efpn.types import Detections
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -94,7 +95,12 @@ class EFPNDetector(GeneralizedRCNN):
 
         Returns:
             torchvision's `ImageList` of the 1x pictures, ``(N, 3, H, W)``, and the 2x batch ``(N, 3, 2H, 2W)``.
+
+        Raises:
+            ValueError: the detector itself resizes, which would break the pair.
         """
+        if not isinstance(self.transform, NormalizeAndPad):
+            raise ValueError("a pair comes at its size: build the detector with resize=None")
         batch_1x, _ = self.transform(images_1x)
         height, width = batch_1x.tensors.shape[-2:]
         batch_2x = batch_1x.tensors.new_zeros(len(images_2x), 3, 2 * height, 2 * width)
@@ -103,7 +109,9 @@ class EFPNDetector(GeneralizedRCNN):
         return batch_1x, batch_2x
 
     @torch.no_grad()
-    def detect(self, features: Mapping[str, Tensor], images: ImageList, sizes: Sequence[tuple[int, int]]) -> list[Any]:
+    def detect(
+        self, features: Mapping[str, Tensor], images: ImageList, sizes: Sequence[tuple[int, int]]
+    ) -> list[Detections]:
         """RPN, heads and post-processing on ready-made levels.
 
         Args:

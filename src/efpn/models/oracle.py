@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efpn.models.detector import EFPNDetector
+from efpn.types import Detections
 
 
 class Oracle(nn.Module):
@@ -21,7 +22,7 @@ class Oracle(nn.Module):
         self.detector = detector
 
     @torch.no_grad()
-    def forward(self, images_2x: list[Tensor]) -> list[dict[str, Tensor]]:
+    def forward(self, images_2x: list[Tensor]) -> list[Detections]:
         """Detect in 1x pixels, given the 2x pictures ``(3, 2h, 2w)``."""
         images_1x = [F.avg_pool2d(image, 2) for image in images_2x]
         sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images_1x]

@@ -143,7 +143,7 @@ class PyramidRoIHeads(RoIHeads):
             detections_per_img=settings.detections_per_image,
         )
         if ohem is not None and small is None:
-            raise UserError("phase.ohem: mines small RoIs, so it needs small_roi_below")
+            raise UserError("model.ohem: mines small RoIs, so it needs model.small (small_roi_below)")
         self.ohem = ohem
         self.small_head = self._copied_head() if small and small.own_head else None
 

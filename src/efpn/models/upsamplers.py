@@ -15,7 +15,7 @@ SLOPE = 0.1
 
 
 def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
-    """A 3x3 convolution that keeps the size, He-initialised for the leaky ReLU that follows it."""
+    """A 3x3 convolution that keeps the size, He-initialised for (leaky) ReLUs, without bias at the start."""
     conv = nn.Conv2d(inputs, outputs, 3, padding=1)
     nn.init.kaiming_normal_(conv.weight, a=SLOPE)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]

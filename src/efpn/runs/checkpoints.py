@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +64,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def read_handover(path: Path) -> Handover:
-    """Read a finished phase's handover, or the weights inside a resume checkpoint.
+    """Read a finished phase's handover.
 
     Raises:
         UserError: the file is missing, damaged or not one of ours.
     """
     state = read_checkpoint(path)
-    if "phase" in state and "state_dict" in state:
+    if set(state) == {field.name for field in fields(Handover)}:
         return Handover(**state)
-    raise UserError(f"checkpoint {path}: not a handover (fields {sorted(state)[:5]}); give a phase's {HANDOVER_FILE}")
+    raise UserError(
+        f"checkpoint {path}: not a handover of this version (fields {sorted(state)[:5]}); give a {HANDOVER_FILE}"
+    )
 
 
 def load_handover(detector: EFPNDetector, handover: Handover, fresh: Sequence[str], source: Path) -> None:

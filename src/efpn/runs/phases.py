@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,17 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from efpn.errors import UserError
-from efpn.runs.names import HANDOVER_FILE, RESUME_FILE
+from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, METRICS_FILE, RESUME_FILE
 
-# what a resumed or repeated run may change without being another run
-FREE_KEYS = ("trainer", "logger", "callbacks", "paths", "resume", "overwrite", "phase", "ckpt_path", "init_ckpt")
+# What a resumed or repeated run may change without being another run: how it runs and where things lie. The loss, the
+# extension and the like are part of a phase's own node where the phase uses them.
+FREE = (
+    "trainer", "logger", "callbacks", "paths", "resume", "overwrite", "phase", "phases", "sequence", "ckpt_path",
+    "init_ckpt", "score_threshold", "backbone.weights", "model.trunk.weights", "data.root", "data.source.root",
+    "loss", "extension", "ftt_width", "small_roi_below",
+    "data.num_workers", "data.eval_batch_size", "data.limit_val", "data.limit_test", "data.check_pictures",
+)  # fmt: skip
+ONE_PHASE = ("resume=", "overwrite=", "phase=", "ckpt_path=", "init_ckpt=")  # overrides that are not the whole run's
 
 
 @dataclass(frozen=True)
@@ -27,13 +35,19 @@ class PhaseRun:
         name: ``baseline``, ``distill``, ``finetune``, ``control``.
         folder: where it writes, ``<outputs>/<name>/seed<seed>/<phase>``.
         config: the phase's own node.
-        config_hash: of everything that makes it this run and no other.
+        identity: everything that makes it this run and no other, by dotted key.
     """
 
     name: str
     folder: Path
     config: DictConfig
-    config_hash: str
+    identity: dict[str, Any]
+
+    @property
+    def config_hash(self) -> str:
+        """Short digest of the identity."""
+        text = json.dumps(self.identity, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def finished(self) -> bool:
@@ -45,6 +59,28 @@ class PhaseRun:
         """Whether it left a point to resume from, but no handover."""
         return (self.folder / RESUME_FILE).is_file() and not self.finished
 
+    def require_same_config(self) -> None:
+        """Refuse to keep or continue what was run with another config.
+
+        Raises:
+            UserError: with the keys that differ.
+        """
+        saved = OmegaConf.load(self.folder / CONFIG_FILE)
+        assert isinstance(saved, DictConfig)
+        before = phase_run(saved, self.name).identity
+        keys = sorted(k for k in before.keys() | self.identity.keys() if before.get(k) != self.identity.get(k))
+        if keys:
+            changes = ", ".join(f"{key} ({before.get(key)} -> {self.identity.get(key)})" for key in keys[:5])
+            raise UserError(
+                f"phase={self.name} in {self.folder} was run with another config: {changes}"
+                f"{' and more' if len(keys) > 5 else ''}; name=OTHER runs this elsewhere, overwrite=true starts again"
+            )
+
+    def clear(self) -> None:
+        """Remove what an earlier run of this phase left to go on from; its reports stay."""
+        for name in (HANDOVER_FILE, RESUME_FILE, METRICS_FILE):
+            (self.folder / name).unlink(missing_ok=True)
+
 
 def phase_names(cfg: DictConfig) -> list[str]:
     """The phases to run, in order: ``cfg.phase`` itself, or ``cfg.sequence`` for ``all``.
@@ -52,22 +88,22 @@ def phase_names(cfg: DictConfig) -> list[str]:
     Raises:
         UserError: unknown phase, with the nearest right name.
     """
-    if cfg.phase == "all":
-        return list(cfg.sequence)
     known = [*cfg.phases, "all"]
-    if cfg.phase not in known:
-        near = difflib.get_close_matches(str(cfg.phase), known, 1)
-        hint = f" (did you mean phase={near[0]}?)" if near else ""
-        raise UserError(f"phase={cfg.phase}: unknown{hint}; use one of {', '.join(known)}")
-    return [cfg.phase]
+    names = list(cfg.sequence) if cfg.phase == "all" else [cfg.phase]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, 1)
+            hint = f" (did you mean phase={near[0]}?)" if near else ""
+            raise UserError(f"phase={name}: unknown{hint}; use one of {', '.join(known)}")
+    return names
 
 
 def phase_run(cfg: DictConfig, name: str) -> PhaseRun:
     """Describe phase ``name`` of this config."""
-    identity = {k: v for k, v in plain_config(cfg).items() if k not in (*FREE_KEYS, "phases", "sequence")}
-    identity["phase"] = plain_config(cfg)["phases"][name]
-    text = json.dumps(identity, sort_keys=True, default=str)
-    return PhaseRun(name, Path(cfg.paths.run) / name, cfg.phases[name], hashlib.sha256(text.encode()).hexdigest()[:12])
+    plain = plain_config(cfg)
+    identity = {k: v for k, v in _flat(plain).items() if not any(k == f or k.startswith(f"{f}.") for f in FREE)}
+    identity |= {f"phases.{name}.{k}": v for k, v in _flat(plain["phases"][name]).items() if not k.startswith("val_")}
+    return PhaseRun(name, Path(cfg.paths.run) / name, cfg.phases[name], identity)
 
 
 def model_config(cfg: DictConfig, name: str) -> DictConfig:
@@ -104,8 +140,8 @@ def find_init(cfg: DictConfig, run: PhaseRun) -> Path | None:
 def command(phase: str) -> str:
     """The command line that runs ``phase`` of this run."""
     given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    words = [word for word in given if not word.startswith(("phase=", "resume="))]
-    return " ".join(["python train.py", *words, f"phase={phase}"])
+    words = [word for word in given if not word.startswith(ONE_PHASE)]
+    return shlex.join(["python", "train.py", *words, f"phase={phase}"])
 
 
 def plain_config(cfg: DictConfig) -> dict[str, Any]:
@@ -113,3 +149,10 @@ def plain_config(cfg: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

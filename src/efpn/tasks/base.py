@@ -35,10 +35,10 @@ class DetectorTask(pl.LightningModule):
         category_ids: ``category_ids[label - 1]`` in the COCO-format detections; needed for validation.
         scorer: scores the validation detections; None skips the metrics.
         seed: of the sampling inside the model (RoIs, anchors), mixed with the step so that a resumed run repeats it.
-    """
 
-    monitor = "val/AP"
-    mode = "max"
+    Attributes:
+        validated_at: optimizer step of the last validation, -1 before the first.
+    """
 
     def __init__(
         self,
@@ -57,6 +57,7 @@ class DetectorTask(pl.LightningModule):
         self.detections = DetectionAccumulator(list(category_ids)) if category_ids else None
         self.scorer = scorer
         self.seed = seed
+        self.validated_at = -1
 
     def on_fit_start(self) -> None:
         """Enter training mode by our own `train`: Lightning leaves the modes of a new module as they are."""
@@ -74,7 +75,7 @@ class DetectorTask(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed by step and process: a resumed run draws the same RoIs as an unbroken one."""
-        torch.manual_seed(hash((self.seed, self.trainer.global_step, self.global_rank)) % 2**63)
+        torch.manual_seed(hash((self.seed, self.trainer.global_step, batch_idx, self.global_rank)) % 2**63)
 
     def log_losses(self, losses: Mapping[str, Tensor], total: Tensor, batch_size: int) -> Tensor:
         """Log the losses and their total under ``train/`` and return the total."""
@@ -91,6 +92,7 @@ class DetectorTask(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Score what all processes saw, each picture once."""
+        self.validated_at = self.global_step
         if self.detections is None or self.scorer is None:
             return
         seen = self.detections.compute()

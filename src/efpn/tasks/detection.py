@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -15,6 +15,12 @@ class DetectionTask(DetectorTask):
     With everything trainable these are the four losses of Faster R-CNN. With the RPN and the first head frozen and
     `OHEM` in the RoI heads they are the two losses of the hardest small RoIs.
     """
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch modes; the RoI heads give losses even with all their weights frozen (an extension trains alone)."""
+        super().train(mode)
+        self.detector.roi_heads.training = mode
+        return self
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Take ``(images, targets)`` (or a pair batch, whose 2x pictures go unused) and return the total loss."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -16,11 +15,11 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
 from pytorch_lightning.loggers import WandbLogger
 
 from efpn.data.datamodule import DetectionDataModule
-from efpn.data.records import Categories
 from efpn.errors import UserError
 from efpn.metrics.split import SplitScorer
 from efpn.models import EFPNDetector
 from efpn.runs.checkpoints import Handover, ResumePoint, load_handover, read_checkpoint, read_handover
+from efpn.runs.files import read_json, write_json
 from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, METRICS_FILE, RESUME_FILE
 from efpn.runs.phases import PhaseRun, find_init, model_config, phase_names, phase_run, plain_config
 from efpn.tasks.base import DetectorTask
@@ -39,12 +38,14 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
         UserError: anything in the config, the data or the checkpoints that cannot work, before training starts.
     """
     runs = [phase_run(cfg, name) for name in phase_names(cfg)]
+    check_options(cfg, runs)
     for run in runs:
         check_phase(cfg, run)
     metrics: dict[str, float] = {}
     objects: dict[str, Any] = {}
     for run in runs:
         if run.finished and not cfg.overwrite:
+            check_lineage(cfg, run)
             log.info("phase %s is finished (%s): kept", run.name, run.folder / HANDOVER_FILE)
             metrics = read_handover(run.folder / HANDOVER_FILE).metrics
             continue
@@ -52,27 +53,59 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     return metrics, objects
 
 
-def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
-    """Refuse options that contradict each other, and to write over a phase that is finished or under way.
+def check_options(cfg: DictConfig, runs: list[PhaseRun]) -> None:
+    """Refuse options that contradict each other.
 
     Raises:
-        UserError: also where a phase is there, and neither ``resume`` nor ``overwrite`` says what to do with it.
+        UserError: with the options.
     """
-    if run.config.model.small:
-        instantiate(run.config.model.small)  # a bad threshold is found before the phases ahead of this one train
     if cfg.resume and cfg.overwrite:
         raise UserError("resume=true and overwrite=true: give one of them")
     if cfg.ckpt_path and cfg.init_ckpt:
+        raise UserError("ckpt_path and init_ckpt: the first continues this phase, the second gives weights; drop one")
+    if (cfg.ckpt_path or cfg.init_ckpt) and len(runs) > 1:
+        raise UserError("ckpt_path and init_ckpt belong to one phase: say which with phase=NAME")
+
+
+def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
+    """Find what would end a phase before the phases ahead of it train, and never write over one unasked.
+
+    Raises:
+        UserError: numbers that cannot work; the phase is finished or under way and neither ``resume`` nor
+            ``overwrite`` says what to do with it; or it is of another config.
+    """
+    if run.config.model.small:
+        instantiate(run.config.model.small)  # a bad threshold
+    if run.config.val_every % run.config.checkpoint_every:
         raise UserError(
-            "ckpt_path and init_ckpt: the first continues this phase, the second only gives weights; drop one"
+            f"phases.{run.name}.val_every={run.config.val_every}: must be a multiple of checkpoint_every="
+            f"{run.config.checkpoint_every}"
         )
-    if cfg.resume or cfg.overwrite or cfg.ckpt_path:
+    if cfg.overwrite or cfg.ckpt_path or not (run.finished or run.interrupted):
         return
-    if run.finished or run.interrupted:
+    if not cfg.resume:
         state = "finished" if run.finished else "under way"
         raise UserError(
             f"phase={run.name} is {state} in {run.folder}; resume=true keeps what is there and goes on, overwrite=true "
             "starts again, name=OTHER goes elsewhere"
+        )
+    run.require_same_config()
+
+
+def check_lineage(cfg: DictConfig, run: PhaseRun) -> None:
+    """Refuse to keep a phase that started from weights which have been trained anew with another config since.
+
+    Raises:
+        UserError: with what to do.
+    """
+    init = None if cfg.init_ckpt else find_init(cfg, run)
+    if init is None:
+        return
+    started_from, now = read_json(run.folder / METRICS_FILE)["started_from"], read_handover(init).config_hash
+    if started_from != now:
+        raise UserError(
+            f"phase={run.name} in {run.folder} started from another {run.config.init_from} (config {started_from}, now "
+            f"{now}); phase={run.name} overwrite=true trains it again"
         )
 
 
@@ -84,25 +117,50 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
     trainer = build_trainer(cfg, run)
     data = build_data(cfg, run, trainer.world_size)
     detector = build_model(cfg, run.name, data, pretrained=resume is None and init is None)
-    if init:
-        load_handover(detector, read_handover(init), list(run.config.fresh), init)
-    task = build_task(cfg, run, detector, data)
+    source = read_handover(init) if init else None
+    if source and init:
+        load_handover(detector, source, list(run.config.fresh), init)
+    task = build_task(cfg, run, detector, data, trainer.world_size)
     if trainer.is_global_zero:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(cfg, run.folder / CONFIG_FILE, resolve=True)
+        open_folder(cfg, run, source.config_hash if source else None, keep=resume is not None)
         print_summary(run, data, detector, init, run.config.max_steps, resume)
     for logger in trainer.loggers:
         logger.log_hyperparams(plain_config(cfg))
     start = time.perf_counter()
-    trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
+    metrics = fit(trainer, task, data, resume)
     if trainer.is_global_zero:
         write_results(cfg, run, detector, data, metrics, trainer.global_step, time.perf_counter() - start)
     trainer.strategy.barrier()
     close_loggers(trainer)
     return metrics, {"detector": detector, "task": task, "data": data, "trainer": trainer}
+
+
+def open_folder(cfg: DictConfig, run: PhaseRun, started_from: str | None, keep: bool) -> None:
+    """Make the phase's folder and write the config; unless an earlier run goes on, clear it and note its lineage.
+
+    Args:
+        cfg: the run's config.
+        run: the phase.
+        started_from: config hash of the phase whose weights it starts from.
+        keep: an interrupted run goes on.
+    """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    if not keep:
+        run.clear()
+        write_json(run.folder / METRICS_FILE, {"phase": run.name, "started_from": started_from}, indent=2)
+    OmegaConf.save(cfg, run.folder / CONFIG_FILE, resolve=True)
+
+
+def fit(trainer: pl.Trainer, task: DetectorTask, data: DetectionDataModule, resume: Path | None) -> dict[str, float]:
+    """Train, and validate the last weights if their step was not one to validate at; returns all metrics."""
+    trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    metrics = dict(trainer.callback_metrics)
+    if task.validated_at != trainer.global_step:
+        trainer.validate(task, datamodule=data, verbose=False)
+        metrics |= trainer.callback_metrics
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def resume_point(cfg: DictConfig, run: PhaseRun) -> Path | None:
@@ -130,7 +188,7 @@ def build_trainer(cfg: DictConfig, run: PhaseRun) -> pl.Trainer:
         max_steps=phase.max_steps,
         max_epochs=math.ceil(phase.max_steps / phase.checkpoint_every),
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
-        check_val_every_n_epoch=max(1, phase.val_every // phase.checkpoint_every),
+        check_val_every_n_epoch=phase.val_every // phase.checkpoint_every,
         use_distributed_sampler=False,
         enable_checkpointing=False,
         _convert_="all",
@@ -156,17 +214,37 @@ def build_model(cfg: DictConfig, phase: str, data: DetectionDataModule, pretrain
     return instantiate(node, num_classes=data.num_classes, **weights, _convert_="all")
 
 
-def build_task(cfg: DictConfig, run: PhaseRun, detector: EFPNDetector, data: DetectionDataModule) -> DetectorTask:
-    """The LightningModule of a phase."""
-    scorer = SplitScorer(data.index("val").to_coco(), evaluated_ids(data.categories), cfg.score_threshold)
+def build_task(
+    cfg: DictConfig, run: PhaseRun, detector: EFPNDetector, data: DetectionDataModule, world_size: int
+) -> DetectorTask:
+    """The LightningModule of a phase; its learning rate scaled to the batch where the phase names a reference."""
+    scorer = SplitScorer(data.index("val").to_coco(), data.categories.evaluated_ids, cfg.score_threshold)
     return instantiate(
         run.config.task,
         detector=detector,
         category_ids=list(data.categories.ids),
         scorer=scorer,
         seed=cfg.seed,
+        optimizer={"lr": learning_rate(cfg, run, data.batch_size * world_size)},
         _convert_="all",
     )
+
+
+def learning_rate(cfg: DictConfig, run: PhaseRun, pictures: int) -> float:
+    """The phase's learning rate, in proportion to the pictures of a step (Goyal et al., 2017).
+
+    Args:
+        cfg: the run's config.
+        run: the phase; ``reference_batch`` is the pictures a step that its rate is meant for, null for any.
+        pictures: of one batch over all processes.
+    """
+    rate, reference = run.config.task.optimizer.lr, run.config.reference_batch
+    step = pictures * cfg.trainer.get("accumulate_grad_batches", 1)
+    if reference is None or step == reference:
+        return rate
+    scaled = rate * step / reference
+    log.info("learning rate %g instead of %g: a step is %d pictures, not %d", scaled, rate, step, reference)
+    return scaled
 
 
 def write_results(
@@ -179,10 +257,9 @@ def write_results(
     seconds: float,
 ) -> None:
     """Leave ``metrics.json`` and, last, the handover that says the phase is finished."""
-    record = {"phase": run.name, "steps": steps, "seconds": round(seconds, 1), "seed": cfg.seed, "metrics": metrics}
-    partial = run.folder / f"{METRICS_FILE}.partial"
-    partial.write_text(json.dumps(record | {"config_hash": run.config_hash}, indent=2))
-    partial.replace(run.folder / METRICS_FILE)
+    results = {"steps": steps, "seconds": round(seconds, 1), "seed": cfg.seed, "metrics": metrics}
+    record = read_json(run.folder / METRICS_FILE) | results
+    write_json(run.folder / METRICS_FILE, record | {"config_hash": run.config_hash}, indent=2)
     weights = {key: value.detach().to("cpu", copy=True) for key, value in detector.state_dict().items()}
     classes = list(data.categories.names)
     Handover(weights, run.name, classes, run.config_hash, metrics, steps).save(run.folder / HANDOVER_FILE)
@@ -195,8 +272,3 @@ def close_loggers(trainer: pl.Trainer) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger) and trainer.is_global_zero:
             logger.experiment.finish()
-
-
-def evaluated_ids(categories: Categories) -> list[int]:
-    """COCO ids of the classes that count in the tables."""
-    return [categories.ids[label - 1] for label in categories.evaluated_labels]

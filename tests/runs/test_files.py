@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from efpn.errors import UserError
-from efpn.evaluation.files import as_tt100k_results, plain, read_json, write_json, write_text
 from efpn.metrics import tt100k
+from efpn.runs.files import as_tt100k_results, plain, read_json, write_json, write_text
 
 
 def test_nan_and_infinity_become_null(tmp_path):
