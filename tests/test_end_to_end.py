@@ -294,3 +294,17 @@ def test_variants_that_replace_the_extension_take_the_phases_without_one(trained
 def test_a_run_in_mixed_precision(data: Path, tmp_path: Path) -> None:
     metrics, _ = train(tiny(tmp_path, data, "trainer.precision=bf16-mixed"))
     assert "val/AP" in metrics
+
+
+def test_a_truncated_resume_point_is_named_and_nothing_is_lost(data: Path, tmp_path: Path) -> None:
+    cfg = tiny(tmp_path, data, "phase=baseline", "resume=true")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyError):
+        original = DetectorTask.on_train_batch_start
+        stop = lambda self, *a: {}["stop"] if self.global_step == 3 else original(self, *a)  # noqa: E731
+        patch.setattr(DetectorTask, "on_train_batch_start", stop)
+        train(cfg)
+    point = tmp_path / "demo/seed0/baseline/last.ckpt"
+    point.write_bytes(point.read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"last\.ckpt: damaged or truncated"):
+        train(cfg)
+    assert point.stat().st_size == 5000
