@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -73,9 +74,16 @@ def check_source(cfg: DictConfig) -> None:
     instantiate(cfg.data.source, _convert_="all")
 
 
+def quieten() -> None:
+    """Keep Lightning's tips and device lists, and two of its warnings that are no news here, out of the log."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")  # that is what frozen means
+    warnings.filterwarnings("ignore", message=".*LeafSpec")  # Lightning's own use of a deprecated name
+
+
 def call(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     """Call ``task(cfg)``; a `UserError` is printed alone and ends the process with status 2."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its tips and device lists; warnings stay
+    quieten()
     try:
         return task(cfg)
     except UserError as error:

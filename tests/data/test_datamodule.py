@@ -28,7 +28,7 @@ def image_ids(loader) -> list[int]:
 
 
 def as_rank(module: DetectionDataModule, rank: int, world_size: int) -> DetectionDataModule:
-    module.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
+    module.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, current_epoch=0)
     return module
 
 
