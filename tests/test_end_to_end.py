@@ -308,3 +308,30 @@ def test_a_truncated_resume_point_is_named_and_nothing_is_lost(data: Path, tmp_p
     with pytest.raises(UserError, match=r"last\.ckpt: damaged or truncated"):
         train(cfg)
     assert point.stat().st_size == 5000
+
+
+@pytest.mark.parametrize("key, value", [("max_steps", -1), ("max_steps", 0), ("checkpoint_every", 0), ("val_every", 0)])
+def test_numbers_that_train_nothing_are_refused(key: str, value: int, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"phases\.baseline\.{key}={value}: must be at least 1"):
+        train(tiny(tmp_path, data, "phase=baseline", f"phases.baseline.{key}={value}"))
+
+
+def test_a_logger_that_cannot_start_does_not_cost_the_old_weights(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tiny(tmp_path, data, "phase=baseline"))
+
+    def refuse(*args, **options):
+        raise OSError("no account")
+
+    monkeypatch.setattr("pytorch_lightning.loggers.CSVLogger.log_hyperparams", refuse)
+    with pytest.raises(OSError, match="no account"):
+        train(tiny(tmp_path, data, "phase=baseline", "overwrite=true", "logger=csv"))
+    assert (tmp_path / "demo/seed0/baseline/handover.ckpt").exists()
+
+
+@pytest.mark.parametrize("option", ["on_unreadable", "check_pictures"])
+def test_a_mistyped_choice_is_not_taken_for_another(option: str, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InstantiationException) as caught:
+        train(tiny(tmp_path, data, "phase=baseline", f"data.{option}=errror"))
+    assert f"data.{option}=errror: unknown; use one of" in str(user_error_behind(caught.value))

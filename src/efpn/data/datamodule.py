@@ -83,6 +83,8 @@ class DetectionDataModule(pl.LightningDataModule):
         on_unreadable: OnError = "error",
     ) -> None:
         super().__init__()
+        check_choice("on_unreadable", on_unreadable, ("error", "skip"))
+        check_choice("check_pictures", check_pictures, ("all", "header", "none"))
         self.source = source
         self.splits = splits
         self.train_transform = train_transform
@@ -191,6 +193,12 @@ class DetectionDataModule(pl.LightningDataModule):
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+
+def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise `UserError` if `value` is none of `choices`."""
+    if value not in choices:
+        raise UserError(f"data.{option}={value}: unknown; use one of {', '.join(choices)}")
 
 
 def collate(batch: list[Sample]) -> tuple[list[Tensor], list[Target]]:

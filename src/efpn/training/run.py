@@ -76,6 +76,9 @@ def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
     """
     if run.config.model.small:
         instantiate(run.config.model.small)  # a bad threshold
+    for key in ("max_steps", "checkpoint_every", "val_every"):
+        if run.config[key] < 1:
+            raise UserError(f"phases.{run.name}.{key}={run.config[key]}: must be at least 1")
     if run.config.val_every % run.config.checkpoint_every:
         raise UserError(
             f"phases.{run.name}.val_every={run.config.val_every}: must be a multiple of checkpoint_every="
@@ -121,11 +124,11 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
     if source and init:
         load_handover(detector, source, list(run.config.fresh), init)
     task = build_task(cfg, run, detector, data, trainer.world_size)
+    for logger in trainer.loggers:  # a logger that cannot start (no account) must not cost an earlier run its weights
+        logger.log_hyperparams(plain_config(cfg))
     if trainer.is_global_zero:
         open_folder(cfg, run, source.config_hash if source else None, keep=resume is not None)
         print_summary(run, data, detector, init, run.config.max_steps, resume)
-    for logger in trainer.loggers:
-        logger.log_hyperparams(plain_config(cfg))
     start = time.perf_counter()
     metrics = fit(trainer, task, data, resume)
     if trainer.is_global_zero:

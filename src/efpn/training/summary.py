@@ -28,7 +28,7 @@ def print_summary(
     for part, (total, trains) in parameter_counts(model).items():
         state = "trains" if trains == total else (f"{trains / 1e6:.2f} M of it trains" if trains else "frozen")
         table.add_row(part, f"{total / 1e6:.2f} M parameters, {state}")
-    Console().print(table)
+    Console(markup=False).print(table)  # names such as train[val] are no markup
 
 
 def parameter_counts(model: nn.Module) -> dict[str, tuple[int, int]]:
