@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from efpn.entry import call, check_sweep
+from efpn.entry import call, check_sweep, start
 from efpn.runs.saved import saved_runs
 
 
 def run(cfg: DictConfig) -> float | None:
-    """Find the runs without torch, then evaluate them; return the last one's AP."""
+    """Find the runs or the data without torch, then score a model or a file; return the last row's AP."""
     check_sweep(cfg)
+    if cfg.detections:
+        from efpn.evaluation.foreign import evaluate_file
+
+        runs = [] if OmegaConf.is_missing(cfg, "run") else saved_runs(cfg.run)
+        return evaluate_file(cfg, runs)[-1].metrics["AP"]
     runs = saved_runs(cfg.run)
     from efpn.evaluation.run import evaluate  # imports torch, which a mistake in the path need not wait for
 
@@ -26,4 +31,4 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main, "evaluate")

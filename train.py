@@ -5,7 +5,7 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from efpn.entry import call, check_source, check_sweep
+from efpn.entry import call, check_source, check_sweep, start
 
 
 def run(cfg: DictConfig) -> float | None:
@@ -25,4 +25,4 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main, "train")

@@ -18,15 +18,26 @@ def test_help_names_the_groups_without_torch() -> None:
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["experiment=tt100k_efpm"], "tt100k_efpm"),
-        (["phases.distill.max_step=3"], "max_step"),
+        (["experiment=tt100k_efpm"], "Could not find 'experiment/tt100k_efpm'"),
+        (["phases.distill.max_step=3"], "no such key (did you mean phases.distill.max_steps?)"),
         (["phase=distil"], "phase=distil: unknown (did you mean phase=distill?)"),
-        (["loss.lambda=1"], "lambda"),
+        (["loss.lambda=1"], "loss.lambda: the config has no such key (did you mean loss.lambda_pos?)"),
+        (["-m", "loss.lambda=1,2"], "loss.lambda: the config has no such key (did you mean loss.lambda_pos?)"),
+        (["loss.lambda_pos="], "loss.lambda_pos=: must be a number, 0 or greater"),
+        (["seed=one"], "seed=one: must be a whole number, at least 0"),
+        (["trainer.precision=half"], "trainer: Precision 'half' is invalid"),
     ],
 )
-def test_a_mistyped_word_is_named_with_the_right_ones(arguments: list[str], message: str) -> None:
-    done = run("train.py", *arguments)
-    assert done.returncode != 0 and message in done.stdout + done.stderr
+def test_a_mistyped_word_is_named_with_the_right_ones(arguments: list[str], message: str, tmp_path: Path) -> None:
+    # where a word were let through, the run would end at once: it may neither draw pictures nor train
+    done = run(
+        "train.py",
+        *arguments,
+        f"data.root={tmp_path}",
+        "data.source.counts={train: 1, val: 1, test: 1}",
+        "phases.baseline.max_steps=1",
+    )
+    assert done.returncode == 2 and message in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -44,6 +55,11 @@ def test_a_sweep_with_several_devices_is_refused() -> None:
 def test_a_missing_run_is_an_error_without_a_traceback() -> None:
     done = run("evaluate.py", "run=outputs/nowhere")
     assert done.returncode == 2 and "run=outputs/nowhere: no such file or folder" in done.stderr
+
+
+def test_evaluation_without_a_run_says_so() -> None:
+    done = run("evaluate.py")
+    assert done.returncode == 2 and done.stderr == "error: run is not given; run=VALUE, see --help\n"
 
 
 def test_mistakes_are_answered_before_torch_is_imported(tmp_path: Path) -> None:

@@ -125,6 +125,69 @@ def test_evaluation_writes_its_report(trained: Path, variant: str) -> None:
     assert record["metrics"].keys() >= {"AP", "AP50", "AP75", "AP_S", "AR_S", "F1_S"}
 
 
+def test_the_oracle_stands_beside_the_baseline_that_it_bounds(trained: Path) -> None:
+    place = [f"run={trained / 'baseline'}", "trainer.accelerator=cpu", "pictures=0"]
+    for variant in ("own", "oracle"):
+        cfg = config("evaluate", *place, "split=val", f"variant={variant}")
+        results = evaluate(cfg, saved_runs(cfg.run))
+    assert [result.name for result in results] == ["demo/baseline", "demo/baseline oracle"]
+    assert "demo/baseline oracle" in (trained / "comparison-val-oracle.md").read_text()
+
+
+def test_runs_of_a_sweep_compare_in_one_call(trained: Path, tmp_path: Path) -> None:
+    for value in ("0.5", "1.5"):
+        shutil.copytree(trained / "distill", tmp_path / f"demo/loss.lambda_pos-{value}/seed0/distill")
+    shutil.copytree(trained / "baseline", tmp_path / "demo/seed0/baseline")
+    where = f"run=[{tmp_path}/demo/seed0, '{tmp_path}/demo/loss*/seed0']"
+    cfg = config("evaluate", where, "split=val", "trainer.accelerator=cpu", "pictures=0", f"out={tmp_path / 'out'}")
+    names = [result.name for result in evaluate(cfg, saved_runs(cfg.run))]
+    swept = [f"demo/loss.lambda_pos-{value}/distill" for value in ("0.5", "1.5")]
+    assert names == ["demo/baseline", *swept]
+    assert (tmp_path / "out/demo/loss.lambda_pos-0.5/seed0/distill/metrics.json").is_file()
+    assert (tmp_path / "demo/comparison-distill.md").read_text().endswith("|\n")
+
+
+def test_no_threshold_is_chosen_on_the_pictures_that_are_scored(
+    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(trained / "baseline", tmp_path / "demo/seed0/baseline")
+    saved = tmp_path / "demo/seed0/baseline/config.yaml"
+    saved.write_text(saved.read_text().replace("    test: test", "    test: val"))
+    cfg = config("evaluate", f"run={saved.parent}", "trainer.accelerator=cpu", "pictures=0")
+    evaluate(cfg, saved_runs(cfg.run))
+    assert "val and test share 5 pictures: no threshold of best F1" in caplog.text
+    record = json.loads((saved.parent / "eval/test/metrics.json").read_text())
+    assert record["thresholds"]["best_f1"] is None and record["metrics_at_best_f1"] is None
+
+
+def test_a_test_split_that_is_not_there_names_the_way_out(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "baseline", tmp_path / "demo/seed0/baseline")
+    saved = tmp_path / "demo/seed0/baseline/config.yaml"
+    saved.write_text(saved.read_text().replace("    test: test", "    test: elsewhere"))
+    cfg = config("evaluate", f"run={saved.parent}", "trainer.accelerator=cpu")
+    with pytest.raises(UserError, match=r"(?s)elsewhere.*split=val scores the validation pictures; data_root=FOLDER"):
+        evaluate(cfg, saved_runs(cfg.run))
+
+
+def test_a_quick_validation_in_training_does_not_shorten_the_evaluation(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "baseline", tmp_path / "demo/seed0/baseline")
+    saved = tmp_path / "demo/seed0/baseline/config.yaml"
+    saved.write_text(saved.read_text().replace("limit_val: null", "limit_val: 2"))
+    for limit, pictures in ((None, 5), (3, 3)):
+        cfg = config(
+            "evaluate", f"run={saved.parent}", "split=val", "trainer.accelerator=cpu", "pictures=0",
+            f"limit={'null' if limit is None else limit}",
+        )  # fmt: skip
+        evaluate(cfg, saved_runs(cfg.run))
+        out = saved.parent / "eval" / ("val" if limit is None else "val-limit3")
+        assert json.loads((out / "metrics.json").read_text())["pictures"] == pictures
+
+
+def test_a_pattern_without_a_finished_run_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"run=.*nothing\*: matches no finished run"):
+        saved_runs(f"{tmp_path}/nothing*")
+
+
 def test_an_interrupted_run_ends_as_an_unbroken_one(trained: Path, data: Path, tmp_path: Path) -> None:
     class Stop(Exception):
         pass
@@ -228,9 +291,9 @@ def test_two_processes_train_all_phases_and_score_as_one_does(trained: Path, dat
     single = run("evaluate.py", f"run={place}", "trainer.accelerator=cpu", f"out={tmp_path / 'one'}", "split=val")
     double = run("evaluate.py", f"run={place}", *two, f"out={tmp_path / 'two'}", "split=val")
     assert single.returncode == 0 and double.returncode == 0, single.stderr + double.stderr
-    records = [json.loads((tmp_path / n / "finetune/metrics.json").read_text())["metrics"] for n in ("one", "two")]
+    records = [json.loads((tmp_path / n / "metrics.json").read_text())["metrics"] for n in ("one", "two")]
     assert records[0] == pytest.approx(records[1], abs=1e-6)
-    found = [json.loads((tmp_path / n / "finetune/detections.json").read_text()) for n in ("one", "two")]
+    found = [json.loads((tmp_path / n / "detections.json").read_text()) for n in ("one", "two")]
     assert len(found[0]) > 0  # five pictures on two processes: none was scored twice
     for one, other in zip(*found, strict=True):
         assert (one["image_id"], one["category_id"]) == (other["image_id"], other["category_id"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from efpn.errors import UserError
 from efpn.losses import DualLoss, balanced_loss, global_loss, positive_loss, positive_mask
 
 
@@ -79,3 +80,9 @@ def test_table_4_without_dual_supervision_leaves_p3x_alone() -> None:
 def test_is_computed_in_float32_from_bf16_maps() -> None:
     features = tuple(level.bfloat16() for level in levels())
     assert DualLoss()(features, levels(), [torch.zeros(0, 4)])["loss"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("weight", [-0.5, float("nan"), float("inf"), "", None])
+def test_a_weight_that_is_none_is_refused(weight) -> None:
+    with pytest.raises(UserError, match=r"loss\.lambda_pos=.*: must be a number, 0 or greater"):
+        DualLoss(lambda_pos=weight)

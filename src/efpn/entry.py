@@ -5,24 +5,28 @@ Imports neither torch nor Lightning, so that a typing error, a config error or a
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, MissingMandatoryValue, OmegaConf
 
 from efpn.errors import UserError
 
 SWEPT = "EFPN_SWEPT_KEYS"  # environment variable: a launcher's jobs have another command line than the user's
+FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable: Hydra lets errors through instead of printing them itself
 SHARED = ("phase", "seed", "experiment")  # swept or not, they have a place of their own in a run's path
 
 
@@ -81,6 +85,38 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec")  # Lightning's own use of a deprecated name
 
 
+def start(main: Callable[[], Any], config_name: str) -> None:
+    """Run a ``hydra.main`` function; a config that does not compose is one line that names the nearest right key."""
+    os.environ.setdefault(FULL_ERROR, "1")
+    try:
+        main()
+    except HydraException as error:
+        mistyped = re.match(r"Could not override '([^']+)'", str(error))
+        message = unknown_key(mistyped[1], config_name) if mistyped else str(error).strip()
+    else:
+        return
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def unknown_key(key: str, config_name: str) -> str:
+    """Say that the config has no ``key``, and which one is meant: the nearest in the config without that override."""
+    words = [word for word in sys.argv[1:] if "=" in word and not word.startswith(("-", f"{key}="))]
+    with initialize_config_dir(str(Path(sys.argv[0]).resolve().parent / "conf"), version_base="1.3"):
+        known = list(dotted_keys(compose(config_name, words)))
+    near = difflib.get_close_matches(key, known, 1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return f"{key}: the config has no such key{hint}; --cfg job prints all of them"
+
+
+def dotted_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    """All keys of a config, ``loss.lambda_pos``."""
+    for key in map(str, node):
+        yield f"{prefix}{key}"
+        if isinstance(value := node._get_node(key), DictConfig) and not (value._is_none() or value._is_missing()):
+            yield from dotted_keys(value, f"{prefix}{key}.")
+
+
 def call(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     """Call ``task(cfg)``; a `UserError` is printed alone and ends the process with status 2."""
     quieten()
@@ -88,6 +124,8 @@ def call(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         return task(cfg)
     except UserError as error:
         message = str(error)
+    except MissingMandatoryValue as error:
+        message = f"{error.full_key} is not given; {error.full_key}=VALUE, see --help"
     except InstantiationException as error:
         cause = user_error_behind(error)
         if cause is None:

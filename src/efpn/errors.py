@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Final
+
+SHOWN: Final = 20  # mistakes listed in full in one message; the rest are counted
+
 
 class UserError(Exception):
     """Something the user gave (file, field, option) is wrong; the message names it and says how to mend it.
 
     The command-line entries print it without a traceback and exit with status 2.
     """
+
+
+def require_count(option: str, value: Any, least: int) -> None:
+    """Raise `UserError` if ``value`` is no whole number from ``least`` on."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UserError(f"{option}={value}: must be a whole number, at least {least}")
+
+
+def raise_listed(where: str, faults: Sequence[str]) -> None:
+    """Raise one `UserError` for all ``faults`` found in ``where``, the first 20 in full; nothing without any."""
+    if not faults:
+        return
+    lines = [f"  {fault}" for fault in faults[:SHOWN]]
+    if len(faults) > SHOWN:
+        lines.append(f"  and {len(faults) - SHOWN} more")
+    count = "1 problem" if len(faults) == 1 else f"{len(faults)} problems"
+    raise UserError("\n".join([f"{where}: {count}", *lines]))

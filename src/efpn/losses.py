@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from efpn.errors import UserError
+
 
 def positive_mask(boxes: Sequence[Tensor], stride: float, height: int, width: int) -> Tensor:
     """Mark the cells that ground-truth boxes touch (P_pos of eq. 7).
@@ -58,11 +60,16 @@ class DualLoss:
     Args:
         lambda_pos: weight of the positive loss in eq. 8; 0 leaves the global loss alone.
         on_p3x: supervise P3' too (dual supervision); False leaves P2' alone.
+
+    Raises:
+        UserError: a weight that is no number or negative.
     """
 
     STRIDES = (4, 2)  # input pixels per cell of P3' and P2'
 
     def __init__(self, lambda_pos: float = 1.0, on_p3x: bool = True) -> None:
+        if not isinstance(lambda_pos, int | float) or not 0 <= lambda_pos < float("inf"):
+            raise UserError(f"loss.lambda_pos={lambda_pos}: must be a number, 0 or greater")
         self.lambda_pos = lambda_pos
         self.on_p3x = on_p3x
 

@@ -95,8 +95,10 @@ def coco(tmp_path: Path) -> Callable[..., Path]:
             "categories": [{"id": 90, "name": "lamp"}, {"id": 4, "name": "car"}],
         }
         content |= changes
-        for image in content["images"]:
-            save_picture(root / "train" / image["file_name"])
+        root.joinpath("train").mkdir(parents=True, exist_ok=True)
+        for image in content["images"] or ():
+            if isinstance(image, dict) and isinstance(image.get("file_name"), str):
+                save_picture(root / "train" / image["file_name"])
         (root / "train.json").write_text(json.dumps(content))
         return root
 

@@ -113,18 +113,43 @@ def test_splits_with_other_categories(coco):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"categories": []}, "'categories' is empty; list each class with id and name"),
-        ({"categories": [{"id": 1}]}, "'categories' lacks an id or a name"),
+        ({"categories": []}, "'categories': is empty; list each class with id and name"),
+        ({"categories": [{"id": 1}]}, r"categories\[0\]: lacks name; each needs a text as name"),
+        ({"categories": [{"id": "1", "name": "x"}]}, r"categories\[0\]: id is '1'; each needs a whole number as id"),
+        ({"annotations": None}, "'annotations': is null, not a list; make it a list of objects"),
+        ({"images": ["a.jpg"]}, r"images\[0\]: is 'a.jpg', not an object; remove it"),
+        ({"images": [{"id": 7}]}, r"images\[0\]: lacks file_name; each needs a text as file_name"),
+        (
+            {"images": [{"id": 7, "file_name": "a.jpg", "width": "40", "height": 30}]},
+            r"images\[0\]: width is '40'; give",
+        ),
+        (
+            {"annotations": [{"id": 1, "image_id": "7", "category_id": 90, "bbox": [1, 2, 3, 4]}]},
+            r"annotations\[0\]: image_id is '7'; each needs a whole number as image_id",
+        ),
         ({"categories": [{"id": 1, "name": "x"}, {"id": 1, "name": "y"}]}, "categories: id given more than once: 1"),
         (
             {"images": [{"id": "x", "file_name": "a.jpg"}]},
-            r"images\[0\]: lacks id or file_name; each needs a whole-number",
+            r"images\[0\]: id is 'x'; each needs a whole number as id",
         ),
     ],
 )
 def test_unusable_file(coco, changes, message):
     with pytest.raises(UserError, match=message):
         load(coco(**changes))
+
+
+def test_all_that_is_misshapen_is_listed_together(coco):
+    images = [{"id": "x", "file_name": "a.jpg"}, {"id": 2, "file_name": None}, {"id": 3.5, "file_name": "c.jpg"}]
+    with pytest.raises(
+        UserError, match=r"(?s)things/train: 4 problems.*\[0\]: id.*\[1\]: file_name is null.*\[2\]: id is 3"
+    ):
+        load(coco(images=images, annotations={}))
+
+
+def test_a_null_width_is_a_size_not_known(coco):
+    (record,) = load(coco(images=[{"id": 7, "file_name": "a.jpg", "width": None, "height": 30}])).records
+    assert record.size is None
 
 
 def test_missing_pieces(coco, tmp_path):

@@ -120,7 +120,7 @@ def test_everything_is_listed_in_one_error(tt100k, tt100k_sign):
     root = tt100k({"train": things}, ids={"train": [1, 2, 2, 3, 4]})
     (root / "train/2.jpg").unlink()
     message = error_of(TT100K(root).load("train"))
-    assert message.startswith("signs/train: 6 problems in the data set")
+    assert message.startswith("signs/train: 6 problems")
     for part in ("unknown category 'zz'", "is inverted", "does not exist", "outside", "listed 2 times", "picture 4"):
         assert part in message
     checked, report = check_index(TT100K(root).load("train"), on_error="skip")

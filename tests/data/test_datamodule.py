@@ -181,3 +181,27 @@ def test_the_check_can_be_told_not_to_open_pictures(module):
     data = module(check_pictures="none")
     (data.source.root / "test/33.jpg").unlink()
     assert len(data.index("test")) == 7
+
+
+def test_a_training_split_without_any_box_is_refused(module):
+    data = module()
+    empty = DetectionDataModule(data.source, {"train": "test"}, data.train_transform, data.eval_transform)
+    with pytest.raises(UserError, match=r"signs/test: no box to learn from in 7 pictures; check data.splits.train and"):
+        empty.check("train")
+
+
+def test_what_both_splits_have_wrong_is_said_once(module):
+    data = module()
+    (data.source.root / "annotations.json").write_text("{}")
+    broken = DetectionDataModule(TT100K(data.source.root), data.splits, data.train_transform, data.eval_transform)
+    with pytest.raises(UserError) as caught:
+        broken.check("train", "val")
+    assert str(caught.value).count("annotations.json") == 1
+
+
+@pytest.mark.parametrize(
+    "option, value, least", [("batch_size", 0, 1), ("eval_batch_size", "8", 1), ("num_workers", -1, 0)]
+)
+def test_counts_that_cannot_be_are_refused(module, option, value, least):
+    with pytest.raises(UserError, match=f"data.{option}={value}: must be a whole number, at least {least}"):
+        module(**{option: value})

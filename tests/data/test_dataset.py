@@ -123,7 +123,7 @@ def test_an_index_with_problems_is_refused(index, tmp_path):
     from dataclasses import replace
 
     flawed = replace(index([]), problems=(Problem(tmp_path, "picture 5", "is odd", "mend it"),))
-    with pytest.raises(UserError, match=r"set/train: 1 problem in the data set\n.*picture 5: is odd; mend it"):
+    with pytest.raises(UserError, match=r"set/train: 1 problem\n.*picture 5: is odd; mend it"):
         DetectionDataset(flawed, EvalTransform(15, 20))
 
 

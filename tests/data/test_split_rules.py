@@ -46,6 +46,7 @@ def test_match_takes_pictures_by_file_name(source):
         ({}, "data.splits.val is not set; name a split of the data set or a part"),
         ({"val": {"from": "train"}}, "data.splits.val needs 'from' and one of 'holdout' and 'match'; it has from"),
         ({"val": {"from": "train", "holdout": 1.5}}, "data.splits.val.holdout is 1.5; it must be a fraction"),
+        ({"val": {"from": "train", "holdout": "0.1"}}, "data.splits.val.holdout is '0.1'; it must be a fraction"),
         ({"val": {"from": "train", "match": "x*"}}, r"data.splits.val.match='x\*' matches no file name in signs/train"),
     ],
 )

@@ -118,7 +118,7 @@ def test_ids_without_annotation_are_all_listed(tt100k, tt100k_sign):
     assert len(found) == 2
     assert found[0].endswith("picture 8: listed here but not in annotations.json; remove the id or add its annotation")
     assert "picture 9" in found[1] and "ids.txt" in found[1]
-    with pytest.raises(UserError, match="signs/train: 2 problems in the data set"):
+    with pytest.raises(UserError, match="signs/train: 2 problems"):
         TT100K(root).load("train").require_sound()
 
 

@@ -152,3 +152,13 @@ def test_a_threshold_that_sends_nothing_to_p2x_is_refused(below: float) -> None:
 def test_ohem_needs_small_rois() -> None:
     with pytest.raises(UserError, match="model.ohem: mines small RoIs, so it needs model.small"):
         heads(ohem=OHEM())
+
+
+def test_strides_are_known_and_not_guessed_from_a_first_small_picture() -> None:
+    fresh, used = PyramidRoIAlign(), PyramidRoIAlign()
+    tiny = {f"p{n}": torch.rand(1, CHANNELS, -(-40 // 2**n), -(-40 // 2**n)) for n in (2, 3, 4, 5)}
+    used(tiny, [torch.tensor([SMALL_BOX])], [(40, 40)])
+    features, proposals = maps(), [torch.tensor([LARGE_BOX, SMALL_BOX, [0.0, 0, 128, 128]])]
+    torch.testing.assert_close(used(features, proposals, SHAPES), fresh(features, proposals, SHAPES))
+    assert fresh.regular.scales == [1 / 4, 1 / 8, 1 / 16, 1 / 32]
+    assert MultiScaleRoIAlign(["p2"], 7, 2).scales is None  # torchvision still has the attribute that is set

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from efpn.data.pictures import PictureError, probe_picture
 from efpn.data.reading import repeated
-from efpn.data.records import SHOWN_PROBLEMS, Index, Problem, Record, raise_problems
-from efpn.errors import UserError
+from efpn.data.records import Index, Problem, Record, raise_problems
+from efpn.errors import SHOWN, UserError
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def log_report(report: CheckReport) -> None:
         (logging.INFO, report.clipped),
         (logging.INFO, report.zero_area),
     ):
-        for problem in found[:SHOWN_PROBLEMS]:
+        for problem in found[:SHOWN]:
             log.log(level, "  %s", problem)
 
 

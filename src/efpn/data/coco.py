@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from efpn.data.coco_shape import LISTS, shape_problems
 from efpn.data.reading import make_record, read_json_object, repeated, require_folder, require_keys
-from efpn.data.records import Categories, Index, Problem, Record
+from efpn.data.records import Categories, Index, Problem, Record, raise_problems
 from efpn.errors import UserError
 
 
@@ -88,19 +89,13 @@ class CocoJson:
         if split not in self._contents:
             source = self._where(split)[1]
             content = read_json_object(source)
-            require_keys(content, ("images", "annotations", "categories"), source)
-            for number, image in enumerate(content["images"]):
-                if not isinstance(image.get("id"), int) or "file_name" not in image:
-                    fix = "each needs a whole-number id and a file_name"
-                    raise UserError(f"{source}: images[{number}]: lacks id or file_name; {fix}")
+            require_keys(content, LISTS, source)
+            raise_problems(f"{self.root.resolve().name}/{split}", shape_problems(content, source))
             self._contents[split] = content
         return self._contents[split]
 
     def _category_table(self, split: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
         table = self._content(split)["categories"]
-        if not table or not all("id" in entry and "name" in entry for entry in table):
-            fault = "lacks an id or a name" if table else "is empty"
-            raise UserError(f"{self._where(split)[1]}: 'categories' {fault}; list each class with id and name")
         return tuple(entry["name"] for entry in table), tuple(entry["id"] for entry in table)
 
     def _require_same_categories(self, split: str) -> None:
@@ -142,8 +137,8 @@ class CocoJson:
             boxes.append(box)
             labels.append(label)
             crowd.append(bool(annotation.get("iscrowd", 0)))
-        known = "height" in image and "width" in image
-        size = (int(image["height"]), int(image["width"])) if known else None
+        height, width = image.get("height"), image.get("width")
+        size = None if height is None or width is None else (height, width)
         return make_record(image["id"], folder / image["file_name"], boxes, labels, size=size, crowd=crowd)
 
 

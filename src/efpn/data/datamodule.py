@@ -24,7 +24,7 @@ from efpn.data.records import Categories, Index
 from efpn.data.sampler import EvalSampler, StreamSampler
 from efpn.data.splits import Source, SplitRule, load_role
 from efpn.data.transforms import Transform
-from efpn.errors import UserError
+from efpn.errors import UserError, require_count
 from efpn.types import Target
 
 log = logging.getLogger(__name__)
@@ -83,6 +83,9 @@ class DetectionDataModule(pl.LightningDataModule):
         on_unreadable: OnError = "error",
     ) -> None:
         super().__init__()
+        require_count("data.batch_size", batch_size, least=1)
+        require_count("data.eval_batch_size", eval_batch_size, least=1)
+        require_count("data.num_workers", num_workers, least=0)
         check_choice("on_unreadable", on_unreadable, ("error", "skip"))
         check_choice("check_pictures", check_pictures, ("all", "header", "none"))
         self.source = source
@@ -121,19 +124,21 @@ class DetectionDataModule(pl.LightningDataModule):
             index = thin_out(load_role(self.source, self.splits, role), self.limits.get(role))
             checked, report = check_index(index, open_pictures=self.check_pictures, on_error=self.on_unreadable)
             log_report(report)
+            if role == "train":
+                require_boxes(checked)
             self._indices[role], self.reports[role] = checked, report
         return self._indices[role]
 
     def check(self, *roles: Role) -> None:
         """Load and check `roles`; raises one `UserError` with everything wrong in any of them."""
-        errors: list[str] = []
+        errors: list[str] = []  # what both splits of one file have wrong is said once
         for role in roles:
             try:
                 self.index(role)
             except UserError as error:
                 errors.append(str(error))
         if errors:
-            raise UserError("\n".join(errors))
+            raise UserError("\n".join(dict.fromkeys(errors)))
 
     def setup(self, stage: str) -> None:
         """Check what `stage` (``fit``, ``validate``, ``test``) will read, before it begins."""
@@ -193,6 +198,14 @@ class DetectionDataModule(pl.LightningDataModule):
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+
+def require_boxes(index: Index) -> None:
+    """Raise `UserError` if a split to train on has no box to learn from."""
+    if not any(record.trainable.any() for record in index.records):
+        raise UserError(
+            f"{index.name}: no box to learn from in {len(index)} pictures; check data.splits.train and {index.source}"
+        )
 
 
 def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:

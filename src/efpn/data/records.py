@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from efpn.errors import UserError
-
-SHOWN_PROBLEMS = 20  # listed in full in one error message; the rest are counted
+from efpn.errors import UserError, raise_listed
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,14 +168,7 @@ class Index:
 
 def raise_problems(name: str, problems: Iterable[Problem]) -> None:
     """Raise one `UserError` for all `problems` of the split `name`: the first 20 in full, then a count."""
-    listed = list(problems)
-    if not listed:
-        return
-    lines = [f"  {problem}" for problem in listed[:SHOWN_PROBLEMS]]
-    if len(listed) > SHOWN_PROBLEMS:
-        lines.append(f"  and {len(listed) - SHOWN_PROBLEMS} more")
-    count = "1 problem" if len(listed) == 1 else f"{len(listed)} problems"
-    raise UserError("\n".join([f"{name}: {count} in the data set", *lines]))
+    raise_listed(name, [str(problem) for problem in problems])
 
 
 def _coco_image(record: Record, folder: Path) -> dict[str, Any]:

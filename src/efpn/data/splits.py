@@ -57,8 +57,8 @@ def _part(rule: Mapping[str, Any], role: str) -> Mapping[str, Any]:
     if set(rule) not in ({"from", "holdout"}, {"from", "match"}):
         got = ", ".join(map(str, rule))
         raise UserError(f"data.splits.{role} needs 'from' and one of 'holdout' and 'match'; it has {got}")
-    if "holdout" in rule and not 0 < rule["holdout"] < 1:
-        raise UserError(f"data.splits.{role}.holdout is {rule['holdout']}; it must be a fraction between 0 and 1")
+    if "holdout" in rule and not (isinstance(rule["holdout"], int | float) and 0 < rule["holdout"] < 1):
+        raise UserError(f"data.splits.{role}.holdout is {rule['holdout']!r}; it must be a fraction between 0 and 1")
     return rule
 
 

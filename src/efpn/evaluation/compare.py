@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from efpn.errors import UserError
 from efpn.evaluation.table import markdown_table, number
-from efpn.runs.files import read_json
+from efpn.runs.files import read_json, write_text
+
+log = logging.getLogger(__name__)
 
 COLUMNS: Final = ("AP", "AP50", "AP_S", "AP_M", "AP_L", "AR_S", "F1_S")
 
@@ -77,7 +81,7 @@ def load_results(paths: Iterable[Path]) -> list[Result]:
 def comparison_markdown(results: Sequence[Result], columns: Sequence[str] = COLUMNS) -> str:
     """The comparison as a Markdown table; from the second row on with the difference to the first in brackets."""
     rows = [[result.name, *(_joined(*cell) for cell in _cells(result, results[0], columns))] for result in results]
-    return markdown_table(["", *columns], rows)
+    return markdown_table(["", *columns], rows) + "\n"
 
 
 def comparison_table(results: Sequence[Result], columns: Sequence[str] = COLUMNS, title: str | None = None) -> Table:
@@ -90,6 +94,13 @@ def comparison_table(results: Sequence[Result], columns: Sequence[str] = COLUMNS
         cells = _cells(result, results[0], columns)
         table.add_row(result.name, *(Text(_joined(value, gain, "\n"), style=_style(gain)) for value, gain in cells))
     return table
+
+
+def show(results: Sequence[Result], path: Path) -> None:
+    """Print the comparison and, if there are several rows, write it to ``path``."""
+    Console().print(comparison_table(results))
+    if len(results) > 1:
+        log.info("comparison: %s", write_text(path, comparison_markdown(results)))
 
 
 def _cells(result: Result, first: Result, columns: Sequence[str]) -> list[tuple[str, float | None]]:

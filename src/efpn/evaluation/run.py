@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
-from rich.console import Console
 
 from efpn.data.datamodule import DetectionDataModule, Role
-from efpn.data.pictures import read_picture
 from efpn.data.records import Index
-from efpn.data.tt100k import TT100K
 from efpn.errors import UserError
-from efpn.evaluation.compare import Result, comparison_markdown, comparison_table, load_results
+from efpn.evaluation.compare import Result, load_results, show
 from efpn.evaluation.provenance import command_line, git_commit, hardware
-from efpn.evaluation.report import Facts, write_report
+from efpn.evaluation.report import METRICS, Facts
+from efpn.evaluation.scoring import check_split, eval_data, out_folders, scored_index, shared_pictures, write_scores
 from efpn.evaluation.task import EvaluationTask
 from efpn.evaluation.variants import Variant, find_variant
 from efpn.metrics import best_f1_threshold
 from efpn.metrics.accumulate import Collected
-from efpn.metrics.split import SplitScorer
 from efpn.models import EFPNDetector
 from efpn.runs.checkpoints import Handover, load_handover, read_handover
-from efpn.runs.files import write_text
 from efpn.runs.phases import model_config
 from efpn.runs.saved import SavedRun
+from efpn.runs.trainer import make_trainer
 
 log = logging.getLogger(__name__)
-ROLES = ("val", "test")
 
 
 def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Result]:
@@ -46,22 +41,20 @@ def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Result]:
     Raises:
         UserError: anything that does not fit together, before any picture is read.
     """
-    if cfg.split not in ROLES:
-        raise UserError(f"split={cfg.split}: unknown; use one of {', '.join(ROLES)}")
+    check_split(cfg)
     variant = find_variant(cfg.variant)
     runs = [run for run in runs if variant.fits(run.config.phases[run.phase].model)]
     if not runs:
         raise UserError(f"variant={cfg.variant}: needs a phase without an extension (baseline or control)")
-    folders = [out_folder(cfg, run) for run in runs]
+    folders = out_folders(cfg, runs, cfg.variant)
     for run, folder in zip(runs, folders, strict=True):
         evaluate_run(cfg, run, variant, folder)
     if not first_process():
         return []  # the first process has written and prints for all
-    results = load_results(folders)
-    Console().print(comparison_table(results))
-    if len(results) > 1:
-        path = write_text(runs[-1].folder.parent / f"comparison-{folders[-1].name}.md", comparison_markdown(results))
-        log.info("comparison: %s", path)
+    own = [] if cfg.variant == "own" or cfg.out else out_folders(cfg, runs, "own")
+    results = load_results([*(folder for folder in own if (folder / METRICS).is_file()), *folders])
+    place = Path(os.path.commonpath([run.folder.parent for run in runs]))
+    show(results, place / f"comparison-{folders[-1].name}.md")
     return results
 
 
@@ -69,18 +62,14 @@ def evaluate_run(cfg: DictConfig, run: SavedRun, variant: Variant, out: Path) ->
     """Evaluate one finished phase and write its report to ``out``."""
     start = time.perf_counter()
     handover = read_handover(run.checkpoint)
-    data = build_eval_data(cfg, run, variant)
+    data = eval_data(cfg, run, variant.pairs)
     detector = rebuild(cfg, run, handover, variant, data)
-    ids = list(data.categories.evaluated_ids)
-    index = data.index(cfg.split)
-    truth = index.to_coco()
-    best = choose_threshold(cfg, run, detector, variant, data, ids)
+    index = scored_index(data, cfg.split)
+    best = choose_threshold(cfg, run, detector, variant, data)
     seen = collect(cfg, run, detector, variant, data, cfg.split)
     check_complete(index, seen, data.on_unreadable)
     if not first_process():
         return
-    metrics = SplitScorer(truth, ids, cfg.score_threshold)(seen.detections, seen.image_ids)
-    at_best = None if best is None else SplitScorer(truth, ids, best)(seen.detections, seen.image_ids)
     facts = Facts(
         name=run.name if cfg.variant == "own" else f"{run.name} {cfg.variant}",
         split=index.name,
@@ -94,47 +83,7 @@ def evaluate_run(cfg: DictConfig, run: SavedRun, variant: Variant, out: Path) ->
         hardware=hardware(),
         more=more_facts(cfg, run, handover),
     )
-    write_report(
-        out,
-        metrics,
-        seen.detections,
-        ground_truth=truth,
-        facts=facts,
-        at_best=at_best,
-        category_ids=ids,
-        load_picture=picture_loader(index),
-        pictures=cfg.pictures,
-        tt100k=isinstance(data.source, TT100K),
-    )
-    log.info("%s on %s: %s", run.name, index.name, out)
-
-
-def out_folder(cfg: DictConfig, run: SavedRun) -> Path:
-    """Where the report of ``run`` goes; what differs from the run's own setting is in the name."""
-    if cfg.out:
-        return Path(cfg.out) / run.phase
-    marks = [
-        cfg.split,
-        "" if cfg.variant == "own" else cfg.variant,
-        f"{cfg.short_side}px" if cfg.short_side else "",
-        f"below{cfg.small_roi_below}" if cfg.small_roi_below else "",
-        f"first{cfg.limit}" if cfg.limit else "",
-    ]
-    return run.folder / "eval" / "-".join(mark for mark in marks if mark)
-
-
-def build_eval_data(cfg: DictConfig, run: SavedRun, variant: Variant) -> DetectionDataModule:
-    """The run's own data, with what the evaluation asks to be different."""
-    node = run.config.data.copy()
-    changes = {"root": cfg.data_root, "eval_batch_size": cfg.batch_size, f"limit_{cfg.split}": cfg.limit}
-    node.update({key: value for key, value in changes.items() if value is not None})
-    if cfg.data_root:
-        node.source.root = cfg.data_root
-    if cfg.short_side:
-        ratio = cfg.short_side / node.eval_transform.short_side
-        node.eval_transform.short_side = cfg.short_side
-        node.eval_transform.max_size = round(node.eval_transform.max_size * ratio)
-    return instantiate(node, eval_pairs=variant.pairs, _convert_="all")
+    write_scores(out, data, cfg, seen.detections, seen.image_ids, facts)
 
 
 def rebuild(
@@ -172,13 +121,15 @@ def choose_threshold(
     detector: EFPNDetector,
     variant: Variant,
     data: DetectionDataModule,
-    category_ids: list[int],
 ) -> float | None:
-    """The threshold of best F1 on the validation split; None if not wanted, or if that is the split to be scored."""
+    """The threshold of best F1 on the validation split; None if not wanted, or if its pictures are to be scored."""
     if not cfg.choose_threshold or cfg.split == "val":
         return None
+    if shared_pictures(data):
+        return None
     seen = collect(cfg, run, detector, variant, data, "val")
-    return best_f1_threshold(data.index("val").to_coco(), seen.detections, category_ids=category_ids).score
+    ids = list(data.categories.evaluated_ids)
+    return best_f1_threshold(data.index("val").to_coco(), seen.detections, category_ids=ids).score
 
 
 def collect(
@@ -187,7 +138,7 @@ def collect(
     """Detect in all pictures of ``role``."""
     options = {**cfg.trainer, "precision": cfg.trainer.precision or run.config.trainer.precision}
     quiet = {"logger": False, "enable_checkpointing": False, "use_distributed_sampler": False}
-    trainer: pl.Trainer = instantiate({**options, **quiet, "default_root_dir": str(run.folder)}, _convert_="all")
+    trainer = make_trainer({**options, **quiet, "default_root_dir": str(run.folder)})
     task = EvaluationTask(detector, variant, list(data.categories.ids))
     data.trainer = trainer
     trainer.test(task, dataloaders=data.val_dataloader() if role == "val" else data.test_dataloader(), verbose=False)
@@ -220,16 +171,6 @@ def more_facts(cfg: DictConfig, run: SavedRun, handover: Handover) -> dict[str, 
         "small RoIs": f"below {cfg.small_roi_below or run.config.small_roi_below} px",
         "trained with": f"efpn {handover.version}, config {handover.config_hash}",
     }
-
-
-def picture_loader(index: Index) -> Any:
-    """``image id -> (H, W, 3) uint8`` of a split, for the sheet of pictures."""
-    paths = {record.image_id: record.path for record in index.records}
-
-    def load(image_id: int) -> np.ndarray:
-        return read_picture(paths[image_id])
-
-    return load
 
 
 def first_process() -> bool:

@@ -6,6 +6,7 @@ Shape legend: ``R`` RoIs of a batch in picture order, ``C`` channels, ``S`` pool
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +15,13 @@ from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import initLevelMapper
 
 from efpn.errors import UserError
 
 POOLED_SIDE = 7
 LEVELS = ("p2", "p3", "p4", "p5")
+STRIDES = {"p2x": 2, "p2": 4, "p3": 8, "p4": 16, "p5": 32}
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,8 @@ class PyramidRoIAlign(nn.Module):
     def __init__(self, small: SmallRoIs | None = None, sampling_ratio: int = 2) -> None:
         super().__init__()
         self.small = small
-        self.regular = MultiScaleRoIAlign(list(LEVELS), POOLED_SIDE, sampling_ratio)
-        self.extended = MultiScaleRoIAlign([small.level], POOLED_SIDE, sampling_ratio) if small else None
+        self.regular = pooler(LEVELS, sampling_ratio)
+        self.extended = pooler((small.level,), sampling_ratio) if small else None
 
     def forward(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
@@ -225,6 +228,18 @@ class PyramidRoIHeads(RoIHeads):
             deltas = list(self.box_coder.encode([b[m] for b, m in zip(filled, matched, strict=True)], rois))
             small = [self.box_roi_pool.is_small(boxes) for boxes in rois]
         return _pick(rois, small), _pick(labels, small), _pick(deltas, small)
+
+
+def pooler(levels: tuple[str, ...], sampling_ratio: int) -> MultiScaleRoIAlign:
+    """torchvision's RoIAlign over ``levels``, told their strides.
+
+    It would guess them from its first batch and keep them, wrong for good if those pictures are under about 45 px.
+    """
+    align = MultiScaleRoIAlign(list(levels), POOLED_SIDE, sampling_ratio)
+    align.scales = [1 / STRIDES[level] for level in levels]
+    finest, coarsest = (int(math.log2(STRIDES[level])) for level in (levels[0], levels[-1]))
+    align.map_levels = initLevelMapper(finest, coarsest, align.canonical_scale, align.canonical_level)
+    return align
 
 
 def _pick(rows: list[Tensor], chosen: list[Tensor]) -> list[Tensor]:

@@ -42,8 +42,8 @@ def plain(data: Any) -> Any:
     return str(data)
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
+def read_json(path: Path, fix: str = "write it with evaluate.py") -> Any:
+    """Read a JSON file; ``fix`` says how to come by a sound one.
 
     Raises:
         UserError: it is missing or no JSON.
@@ -51,9 +51,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; run evaluate.py on the run first") from error
+        raise UserError(f"{path}: no such file; {fix}") from error
     except ValueError as error:
-        raise UserError(f"{path}: not a JSON file ({error}); write it anew with evaluate.py") from error
+        raise UserError(f"{path}: not a JSON file ({error}); {fix}") from error
 
 
 def as_tt100k_results(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,24 +35,36 @@ class SavedRun:
         return self.folder.name
 
     @property
+    def place(self) -> Path:
+        """``mosaic_efpn[/loss.lambda_pos-0.5]/seed0/finetune``: its folder inside the outputs."""
+        swept = self.folder.parent.parent
+        names = [self.config.name] if swept.name == self.config.name else [self.config.name, swept.name]
+        return Path(*names, self.folder.parent.name, self.phase)
+
+    @property
     def name(self) -> str:
-        """``mosaic_efpn/finetune``."""
-        return f"{self.config.name}/{self.phase}"
+        """``mosaic_efpn[/loss.lambda_pos-0.5]/finetune``: the place without the seed."""
+        return Path(*self.place.parts[:-2], self.phase).as_posix()
 
 
-def saved_runs(path: str) -> list[SavedRun]:
-    """The finished phases under ``path``: a run's folder, one phase's folder, or a checkpoint file.
+def saved_runs(paths: str | Sequence[str]) -> list[SavedRun]:
+    """The finished phases under one path or several: a run's folder, one phase's folder, a checkpoint, or a pattern.
 
     Raises:
-        UserError: there is none, or its config is missing.
+        UserError: a path leads to none, or a config is missing.
     """
-    place = Path(path)
+    return [run for path in ([paths] if isinstance(paths, str) else paths) for run in _runs_at(path)]
+
+
+def _runs_at(path: str) -> list[SavedRun]:
+    if not Path(path).exists() and glob.has_magic(path):
+        return _matching(path)
+    place = Path(path).resolve()
     if place.is_file():
         return [_saved(place)]
     if (place / HANDOVER_FILE).is_file():
         return [_saved(place / HANDOVER_FILE)]
-    found = [place / phase / HANDOVER_FILE for phase in ORDER if (place / phase / HANDOVER_FILE).is_file()]
-    if found:
+    if found := _phases(place):
         return [_saved(checkpoint) for checkpoint in found]
     if not place.exists():
         raise UserError(f"run={path}: no such file or folder; give a run's folder, such as outputs/demo/seed0")
@@ -58,6 +72,18 @@ def saved_runs(path: str) -> list[SavedRun]:
         f"run={path}: no finished phase in it (no {HANDOVER_FILE}); finish one with `python train.py ... resume=true`, "
         "or give the folder outputs/<name>/seed<seed>"
     )
+
+
+def _matching(pattern: str) -> list[SavedRun]:
+    places = sorted(glob.glob(pattern))  # noqa: PTH207  (Path.glob takes no absolute pattern)
+    found = [path for path in places if (Path(path) / HANDOVER_FILE).is_file() or _phases(path)]
+    if not found:
+        raise UserError(f"run={pattern}: matches no finished run; a pattern names runs' or phases' folders")
+    return [run for path in found for run in _runs_at(path)]
+
+
+def _phases(path: str | Path) -> list[Path]:
+    return [file for phase in ORDER if (file := Path(path) / phase / HANDOVER_FILE).is_file()]
 
 
 def _saved(checkpoint: Path) -> SavedRun:

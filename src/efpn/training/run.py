@@ -15,13 +15,14 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
 from pytorch_lightning.loggers import WandbLogger
 
 from efpn.data.datamodule import DetectionDataModule
-from efpn.errors import UserError
+from efpn.errors import UserError, require_count
 from efpn.metrics.split import SplitScorer
 from efpn.models import EFPNDetector
 from efpn.runs.checkpoints import Handover, ResumePoint, load_handover, read_checkpoint, read_handover
 from efpn.runs.files import read_json, write_json
 from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, METRICS_FILE, RESUME_FILE
 from efpn.runs.phases import PhaseRun, find_init, model_config, phase_names, phase_run, plain_config
+from efpn.runs.trainer import make_trainer
 from efpn.tasks.base import DetectorTask
 from efpn.training.summary import print_summary
 
@@ -59,6 +60,7 @@ def check_options(cfg: DictConfig, runs: list[PhaseRun]) -> None:
     Raises:
         UserError: with the options.
     """
+    require_count("seed", cfg.seed, least=0)
     if cfg.resume and cfg.overwrite:
         raise UserError("resume=true and overwrite=true: give one of them")
     if cfg.ckpt_path and cfg.init_ckpt:
@@ -76,9 +78,10 @@ def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
     """
     if run.config.model.small:
         instantiate(run.config.model.small)  # a bad threshold
+    if "loss" in run.config.task:
+        instantiate(run.config.task.loss)  # a bad weight
     for key in ("max_steps", "checkpoint_every", "val_every"):
-        if run.config[key] < 1:
-            raise UserError(f"phases.{run.name}.{key}={run.config[key]}: must be at least 1")
+        require_count(f"phases.{run.name}.{key}", run.config[key], least=1)
     if run.config.val_every % run.config.checkpoint_every:
         raise UserError(
             f"phases.{run.name}.val_every={run.config.val_every}: must be a multiple of checkpoint_every="
@@ -183,7 +186,7 @@ def build_trainer(cfg: DictConfig, run: PhaseRun) -> pl.Trainer:
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
     named = OmegaConf.merge(cfg, {"phase": run.name})  # a logger may name its run after the phase under way
     logger = instantiate(named.logger, save_dir=str(run.folder)) if cfg.logger else False
-    return instantiate(
+    return make_trainer(
         cfg.trainer,
         logger=logger,
         callbacks=[*callbacks, ResumePoint(run.folder)],
@@ -194,7 +197,6 @@ def build_trainer(cfg: DictConfig, run: PhaseRun) -> pl.Trainer:
         check_val_every_n_epoch=phase.val_every // phase.checkpoint_every,
         use_distributed_sampler=False,
         enable_checkpointing=False,
-        _convert_="all",
     )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+log = logging.getLogger(__name__)
 
 WARMUP_START = 0.001  # share of the base rate at the first step, as in Detectron
 
@@ -24,6 +27,7 @@ def warmup_multistep(
         falls = sum(step >= share * max_steps for share in milestones)
         return _warmup(step, warmup_steps) * gamma**falls
 
+    _warn_of_a_long_warmup(max_steps, warmup_steps)
     return LambdaLR(optimizer, factor)
 
 
@@ -35,6 +39,7 @@ def warmup_cosine(optimizer: Optimizer, max_steps: int, warmup_steps: int = 0, f
         cosine = final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
         return _warmup(step, warmup_steps) * cosine
 
+    _warn_of_a_long_warmup(max_steps, warmup_steps)
     return LambdaLR(optimizer, factor)
 
 
@@ -42,3 +47,13 @@ def _warmup(step: int, warmup_steps: int) -> float:
     if step >= warmup_steps:
         return 1.0
     return WARMUP_START + (1 - WARMUP_START) * step / warmup_steps
+
+
+def _warn_of_a_long_warmup(max_steps: int, warmup_steps: int) -> None:
+    if 0 < max_steps <= warmup_steps:
+        log.warning(
+            "the warm-up of %d steps does not end within the phase's %d: the learning rate never reaches its value; "
+            "lower task.schedule.warmup_steps of the phase",
+            warmup_steps,
+            max_steps,
+        )

@@ -1,0 +1,98 @@
+"""Scoring a result file of any detector: no model, no torch work, the same numbers and the same report."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from efpn.data.datamodule import DetectionDataModule
+from efpn.errors import UserError
+from efpn.evaluation.compare import Result, load_results, show
+from efpn.evaluation.provenance import command_line, git_commit, hardware
+from efpn.evaluation.report import METRICS, Facts
+from efpn.evaluation.scoring import check_split, eval_data, out_folders, scored_index, shared_pictures, write_scores
+from efpn.metrics import best_f1_threshold
+from efpn.metrics.results import read_results
+from efpn.runs.files import read_json
+from efpn.runs.saved import SavedRun
+
+log = logging.getLogger(__name__)
+
+
+def evaluate_file(cfg: DictConfig, runs: list[SavedRun]) -> list[Result]:
+    """Score ``cfg.detections`` on the split of ``data=...``, or of the runs' own data, whose reports stand beside it.
+
+    Returns:
+        A row for each of the runs that has been evaluated on the split, and the file's.
+
+    Raises:
+        UserError: the file or the data cannot be used.
+    """
+    check_split(cfg)
+    start = time.perf_counter()
+    data = foreign_data(cfg, runs)
+    source = Path(cfg.detections)
+    found = read_detections(cfg, source, data, cfg.split)
+    best = choose_threshold(cfg, data)
+    facts = Facts(
+        name=source.stem if cfg.name is None else cfg.name,
+        split=scored_index(data, cfg.split).name,
+        score_threshold=cfg.score_threshold,
+        best_threshold=best,
+        best_chosen_on=None if best is None else data.index("val").name,
+        commit=git_commit(),
+        command=command_line(),
+        seconds=round(time.perf_counter() - start, 1),
+        hardware=hardware(),
+        more={"detections": source},
+    )
+    out = Path(cfg.out) if cfg.out else source.parent / f"{source.stem}-{cfg.split}"
+    image_ids = [record.image_id for record in data.index(cfg.split).records]
+    write_scores(out, data, cfg, found, image_ids, facts)
+    own = [] if cfg.out else out_folders(cfg, runs, "own")
+    results = load_results([*(folder for folder in own if (folder / METRICS).is_file()), out])
+    show(results, out / "comparison.md")
+    return results
+
+
+def foreign_data(cfg: DictConfig, runs: list[SavedRun]) -> DetectionDataModule:
+    """The data that ``data=...`` names, or those of the runs.
+
+    Raises:
+        UserError: neither is given.
+    """
+    if cfg.get("data"):
+        return instantiate(cfg.data, limit_val=None, _convert_="all")
+    if not runs:
+        raise UserError(
+            "detections=FILE: score it on which data? Give data=coco or data=tt100k with data.root=FOLDER, or "
+            "run=FOLDER to take the data of a run"
+        )
+    return eval_data(cfg, runs[0])
+
+
+def read_detections(cfg: DictConfig, source: Path, data: DetectionDataModule, split: Any) -> list[dict[str, Any]]:
+    """The detections of a file, proven to be of ``split``."""
+    truth = scored_index(data, split).to_coco()
+    found = read_results(
+        read_json(source, "give the result file with detections=FILE"), truth, str(source), cfg.missing
+    )
+    covered = len({one["image_id"] for one in found})
+    log.info("%s: %d detections in %d of %d pictures", source, len(found), covered, len(truth["images"]))
+    if not found:
+        log.warning("%s: no detection at all", source)
+    return found
+
+
+def choose_threshold(cfg: DictConfig, data: DetectionDataModule) -> float | None:
+    """The threshold of best F1 of ``cfg.detections_val``; None without it, or where its pictures are scored."""
+    if cfg.detections_val is None or cfg.split == "val" or shared_pictures(data):
+        return None
+    found = read_detections(cfg, Path(cfg.detections_val), data, "val")
+    ids = list(data.categories.evaluated_ids)
+    return best_f1_threshold(data.index("val").to_coco(), found, category_ids=ids).score

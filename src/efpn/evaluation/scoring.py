@@ -1,0 +1,124 @@
+"""What scoring a model and scoring a file have in common: the data, the place of the report, and the report."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from efpn.data.datamodule import DetectionDataModule, Role
+from efpn.data.pictures import read_picture
+from efpn.data.records import Index
+from efpn.data.tt100k import TT100K
+from efpn.errors import UserError
+from efpn.evaluation.report import Facts, write_report
+from efpn.metrics.split import SplitScorer
+from efpn.runs.saved import SavedRun
+
+log = logging.getLogger(__name__)
+ROLES: Final[tuple[Role, ...]] = ("val", "test")
+
+
+def check_split(cfg: DictConfig) -> None:
+    """Raise `UserError` for a split that is none."""
+    if cfg.split not in ROLES:
+        raise UserError(f"split={cfg.split}: unknown; use one of {', '.join(ROLES)}")
+
+
+def out_folders(cfg: DictConfig, runs: list[SavedRun], variant: str) -> list[Path]:
+    """Where the reports of ``runs`` go; what differs from a run's own setting is in the name."""
+    if cfg.out:
+        return [Path(cfg.out) / run.place for run in runs] if len(runs) > 1 else [Path(cfg.out)]
+    marks = [
+        cfg.split,
+        "" if variant == "own" else variant,
+        f"{cfg.short_side}px" if cfg.short_side else "",
+        f"below{cfg.small_roi_below}" if cfg.small_roi_below else "",
+        f"limit{cfg.limit}" if cfg.limit else "",
+    ]
+    return [run.folder / "eval" / "-".join(mark for mark in marks if mark) for run in runs]
+
+
+def eval_data(cfg: DictConfig, run: SavedRun, pairs: bool = False) -> DetectionDataModule:
+    """The run's own data, with what the evaluation asks to be different; ``pairs`` gives the 2x pictures too."""
+    node = run.config.data.copy()
+    changes = {"root": cfg.data_root, "eval_batch_size": cfg.batch_size}
+    node.update({key: value for key, value in changes.items() if value is not None})
+    node.update(
+        {"limit_val": None, f"limit_{cfg.split}": cfg.limit}
+    )  # a quick validation in training is not asked here
+    if cfg.data_root:
+        node.source.root = cfg.data_root
+    if cfg.short_side:
+        ratio = cfg.short_side / node.eval_transform.short_side
+        node.eval_transform.short_side = cfg.short_side
+        node.eval_transform.max_size = round(node.eval_transform.max_size * ratio)
+    return instantiate(node, eval_pairs=pairs, _convert_="all")
+
+
+def scored_index(data: DetectionDataModule, split: Role) -> Index:
+    """The split to score.
+
+    Raises:
+        UserError: it cannot be read; for the test split with what to score instead.
+    """
+    try:
+        return data.index(split)
+    except UserError as error:
+        if split != "test":
+            raise
+        advice = "split=val scores the validation pictures; data_root=FOLDER says where the data set lies now"
+        raise UserError(f"{error}\n  {advice}") from None
+
+
+def shared_pictures(data: DetectionDataModule) -> int:
+    """How many pictures the validation and the test split have in common; a warning says what follows."""
+    val, test = ({record.path for record in data.index(role).records} for role in ROLES)
+    shared = len(val & test)
+    if shared:
+        log.warning(
+            "val and test share %d pictures: no threshold of best F1, which must not be chosen on what is scored",
+            shared,
+        )
+    return shared
+
+
+def write_scores(
+    out: Path,
+    data: DetectionDataModule,
+    cfg: DictConfig,
+    detections: list[dict[str, Any]],
+    image_ids: list[int],
+    facts: Facts,
+) -> None:
+    """Score the detections of the pictures ``image_ids`` at the thresholds of ``facts`` and write the report."""
+    index, ids = data.index(cfg.split), list(data.categories.evaluated_ids)
+    truth = index.to_coco()
+    best = facts.best_threshold
+    write_report(
+        out,
+        SplitScorer(truth, ids, facts.score_threshold)(detections, image_ids),
+        detections,
+        ground_truth=truth,
+        facts=facts,
+        at_best=None if best is None else SplitScorer(truth, ids, best)(detections, image_ids),
+        category_ids=ids,
+        load_picture=picture_loader(index),
+        pictures=cfg.pictures,
+        tt100k=isinstance(data.source, TT100K),
+    )
+    log.info("%s on %s: %s", facts.name, index.name, out)
+
+
+def picture_loader(index: Index) -> Any:
+    """``image id -> (H, W, 3) uint8`` of a split, for the sheet of pictures."""
+    paths = {record.image_id: record.path for record in index.records}
+
+    def load(image_id: int) -> np.ndarray:
+        return read_picture(paths[image_id])
+
+    return load

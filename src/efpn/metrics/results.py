@@ -1,0 +1,137 @@
+"""The standard result files of detectors, read and proven against the ground truth before anything is scored.
+
+Two layouts: COCO results, a list of ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"}``, and
+TT100K results, ``{"imgs": {id: {"objects": [{"category", "bbox": {"xmin", ...}, "score"}]}}}``. Boxes are in native
+pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from efpn.errors import UserError, raise_listed
+
+Missing = Literal["error", "empty"]
+CORNERS: Final = ("xmin", "ymin", "xmax", "ymax")
+SLACK: Final = 1.0  # native pixels that a box may hang over its picture's edge without looking wrong
+
+
+def read_results(
+    content: Any, ground_truth: Mapping[str, Any], source: str, missing: Missing = "error"
+) -> list[dict[str, Any]]:
+    """COCO detections from the content of a result file.
+
+    Args:
+        content: parsed JSON, in either layout.
+        ground_truth: COCO ground truth of the split that they were made on; widths and heights let boxes given as
+            corners be found out.
+        source: the file, for messages.
+        missing: pictures that TT100K results lack are an ``error`` or count as ``empty``. COCO results name no
+            pictures without a detection.
+
+    Raises:
+        UserError: neither layout; pictures or categories that the ground truth does not know; scores or boxes that are
+            not finite numbers; boxes as corners where width and height are due; all that is wrong in one message.
+    """
+    if isinstance(content, list):
+        detections = content
+    elif isinstance(content, Mapping) and isinstance(content.get("imgs"), Mapping):
+        detections = _from_tt100k(content["imgs"], ground_truth, source, missing)
+    else:
+        raise UserError(
+            f"{source}: neither COCO results (a list of image_id, category_id, bbox, score) nor TT100K results "
+            "({'imgs': {id: {'objects': [...]}}}); write one of these"
+        )
+    raise_listed(source, list(_faults(detections, ground_truth)))
+    _require_width_and_height(detections, ground_truth, source)
+    return [{**found, "bbox": [float(value) for value in found["bbox"]]} for found in detections]
+
+
+def _from_tt100k(
+    pictures: Mapping[str, Any], ground_truth: Mapping[str, Any], source: str, missing: Missing
+) -> list[dict[str, Any]]:
+    ids = {str(image["id"]): image["id"] for image in ground_truth["images"]}
+    absent = [key for key in ids if key not in pictures]
+    if absent and missing == "error":
+        raise UserError(
+            f"{source}: {len(absent)} of {len(ids)} pictures are missing, such as {absent[0]!r}; write every picture, "
+            "empty ones too, or say missing=empty (nothing was found there)"
+        )
+    numbers = {str(category["name"]): category["id"] for category in ground_truth["categories"]}
+    return [
+        _coco_result(thing, ids.get(key, key), numbers)
+        for key, picture in pictures.items()
+        for thing in picture.get("objects", ())
+    ]
+
+
+def _coco_result(thing: Mapping[str, Any], image_id: Any, numbers: Mapping[str, int]) -> dict[str, Any]:
+    """One TT100K object; what is missing or unknown stays as it is, for the faults to name."""
+    corners = [thing.get("bbox", {}).get(corner) for corner in CORNERS]
+    box = corners
+    if None not in corners:
+        box = [corners[0], corners[1], corners[2] - corners[0], corners[3] - corners[1]]
+    name = thing.get("category")
+    return {"image_id": image_id, "category_id": numbers.get(str(name), name), "bbox": box, "score": thing.get("score")}
+
+
+def _faults(detections: Sequence[Any], ground_truth: Mapping[str, Any]) -> Iterator[str]:
+    pictures = {image["id"] for image in ground_truth["images"]}
+    categories = {category["id"] for category in ground_truth["categories"]}
+    checks: tuple[Callable[[Mapping[str, Any]], str | None], ...] = (
+        lambda found: _unknown(found, "image_id", pictures, "picture", "score it on the split it was made on"),
+        lambda found: _unknown(found, "category_id", categories, "category", "use the ground truth's categories"),
+        _box_fault,
+        _score_fault,
+    )
+    for number, found in enumerate(detections):
+        if not isinstance(found, Mapping):
+            yield f"detection {number}: is {found!r}, not an object; give image_id, category_id, bbox and score"
+            continue
+        yield from (f"detection {number}: {fault}" for check in checks if (fault := check(found)))
+
+
+def _unknown(found: Mapping[str, Any], key: str, known: set[Any], what: str, fix: str) -> str | None:
+    value = found.get(key)
+    if isinstance(value, str | int) and value in known:
+        return None
+    return f"{key} {value!r} is no {what} of the ground truth; {fix}"
+
+
+def _box_fault(found: Mapping[str, Any]) -> str | None:
+    box = found.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(value) for value in box):
+        return f"bbox is {box!r}; give four finite numbers: x, y, width, height"
+    if box[2] < 0 or box[3] < 0:
+        return f"bbox is {box!r}, of negative width or height; give x, y, width, height"
+    return None
+
+
+def _score_fault(found: Mapping[str, Any]) -> str | None:
+    score = found.get("score")
+    return None if _is_finite(score) else f"score is {score!r}; give a finite number"
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+
+
+def _require_width_and_height(detections: Sequence[Mapping[str, Any]], truth: Mapping[str, Any], source: str) -> None:
+    """Refuse boxes that fit their pictures as corners (x1, y1, x2, y2) and mostly not as x, y, width, height."""
+    sizes = {i["id"]: (i["width"], i["height"]) for i in truth["images"] if i.get("width") and i.get("height")}
+    rows = [(*found["bbox"], *sizes[found["image_id"]]) for found in detections if found["image_id"] in sizes]
+    if not rows:
+        return
+    boxes, pictures = np.split(np.array(rows, dtype=np.float64), [4], axis=1)
+    over = (boxes[:, :2] + boxes[:, 2:] > pictures + SLACK).any(axis=1)
+    as_corners = (boxes[:, 2:] >= boxes[:, :2]).all(axis=1) & (boxes[:, 2:] <= pictures + SLACK).all(axis=1)
+    if as_corners.mean() > 0.99 and over.mean() > 0.2:
+        first = int(np.flatnonzero(over)[0])
+        raise UserError(
+            f"{source}: {int(over.sum())} of {len(rows)} boxes reach beyond their pictures, such as "
+            f"{boxes[first].tolist()} in one of {pictures[first, 0]:g} x {pictures[first, 1]:g} pixels: they look like "
+            "corners (x1, y1, x2, y2); give x, y, width, height"
+        )
