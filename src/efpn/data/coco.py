@@ -18,7 +18,7 @@ class CocoJson:
 
     Args:
         splits: by name, ``{"images": folder, "annotations": file}``, relative to `root`. The folder is what
-            ``file_name`` is relative to. Only the first split and those that are loaded have to exist.
+            ``file_name`` is relative to. Only the splits that are loaded have to exist.
         root: folder of the data set.
         evaluated: names of the classes that count in the tables; None takes all.
 
@@ -51,7 +51,7 @@ class CocoJson:
 
     @cached_property
     def categories(self) -> Categories:
-        """Classes of the first split's file, in its order; category ids need not be contiguous."""
+        """Classes of the first split's file that is there, in its order; category ids need not be contiguous."""
         first = self._first
         names, ids = self._category_table(first)
         unknown = [name for name in self.evaluated or () if name not in names]
@@ -61,7 +61,9 @@ class CocoJson:
         return Categories(names, ids, tuple(self.evaluated is None or name in self.evaluated for name in names))
 
     def _read(self, split: str) -> Index:
-        content, (folder, source) = self._content(split), self._where(split)
+        folder, source = self._where(split)
+        require_folder(folder, f"data.source.splits.{split}.images")
+        content = self._content(split)
         self._require_same_categories(split)
         problems = _duplicates(content, source)
         annotations = self._annotations_by_image(content, source, problems)
@@ -73,7 +75,8 @@ class CocoJson:
 
     @property
     def _first(self) -> str:
-        return next(iter(self.splits))
+        there = (s for s, where in self.splits.items() if (self.root / where.get("annotations", "?")).is_file())
+        return next(there, next(iter(self.splits)))
 
     def _where(self, split: str) -> tuple[Path, Path]:
         if split not in self.splits:
@@ -82,8 +85,7 @@ class CocoJson:
         missing = [key for key in ("images", "annotations") if key not in self.splits[split]]
         if missing:
             raise UserError(f"data.source.splits.{split} lacks {', '.join(missing)}; give both images and annotations")
-        images, annotations = (self.root / self.splits[split][key] for key in ("images", "annotations"))
-        return require_folder(images, f"data.source.splits.{split}.images"), annotations
+        return self.root / self.splits[split]["images"], self.root / self.splits[split]["annotations"]
 
     def _content(self, split: str) -> dict[str, Any]:
         if split not in self._contents:
