@@ -50,8 +50,8 @@ def _table(funnel: Funnel, head: Sequence[str], cells: Cells) -> str:
 def _rules(funnel: Funnel) -> str:
     return (
         f"Score >= {funnel.score_threshold:.2f}. Size: {RULES[funnel.size_rule]}, native pixels; a hit follows its "
-        "ground truth, a false alarm its own size. Every miss and every false alarm has one cause, the first that holds in "
-        "the order of `efpn.metrics.causes`; in brackets the share of the ground truths."
+        "ground truth, a false alarm its own size. Every miss and every false alarm has one cause, the first that "
+        "holds in the order of `efpn.metrics.causes`; in brackets the share of the ground truths."
     )
 
 
