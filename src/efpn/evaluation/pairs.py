@@ -121,8 +121,9 @@ def difference_sheet(
     chosen = choose(found, pairs)
     if not chosen:
         return None
-    names = (list(runs)[0], list(runs)[1])
-    drawn = [_pair(one, truth, (left, right), load_picture(one.image_id)) for one in chosen]
+    first, second = runs
+    names = (first, second)
+    drawn = [_pair(one, truth, (left, right), load_picture(one.image_id), names) for one in chosen]
     return pair_sheet(drawn, names, title=_summary(found, names, score_threshold), columns=columns, width=width)
 
 
@@ -151,18 +152,19 @@ def _of(boxes: Boxes, wanted: set[int], score: float = -np.inf) -> list[Mapping[
     return [one for one in boxes if one["category_id"] in wanted and one.get("score", np.inf) >= score]
 
 
-def _pair(one: Difference, truth: Mapping[str, Any], runs: tuple[Boxes, Boxes], image: np.ndarray) -> Pair:
+def _pair(
+    one: Difference, truth: Mapping[str, Any], runs: tuple[Boxes, Boxes], image: np.ndarray, names: tuple[str, str]
+) -> Pair:
     """The crop with what became of every box in it, in both runs."""
-    names = {category["id"]: str(category["name"]) for category in truth["categories"]}
+    classes = {category["id"]: str(category["name"]) for category in truth["categories"]}
     here = [box for box in truth["annotations"] if box["image_id"] == one.image_id and not box.get("iscrowd", 0)]
     sides = [[box for box in run if box["image_id"] == one.image_id] for run in runs]
-    left, right = (outcome_marks(judge_boxes(here, side), here, side, names) for side in sides)
+    left, right = (outcome_marks(judge_boxes(here, side), here, side, classes) for side in sides)
     window = crop_window(one, image.shape)
-    part = f"{window[2] - window[0]:.0f} px of {max(image.shape[:2])}"
     kind = "better" if one.gain > 0 else "worse"
-    return Pair(
-        image, left, right, window, f"{kind}: +{len(one.gained)} -{len(one.lost)} small  ({one.image_id}, {part})"
-    )
+    counts = f"{len(one.gained)} small only by {names[1]}, {len(one.lost)} only by {names[0]}"
+    part = f"{window[2] - window[0]:.0f} of {max(image.shape[:2])} px"
+    return Pair(image, left, right, window, f"{kind}: {counts} ({one.image_id}, {part})")
 
 
 def _summary(found: Sequence[Difference], names: tuple[str, str], score: float) -> str:

@@ -161,11 +161,11 @@ def loss_bars(
         first = first or axes
         counts = {name: {c: run[band].get(c) or 0 for c in causes} for name, run in runs.items()}
         _stack(axes, counts, objects[band])
-        last = place + columns >= len(bands)
-        _style(axes, f"{band} ({objects[band]})", xlabel if last else "", "")
+        _style(axes, f"{band} ({objects[band]})", "", "")
         axes.grid(False, axis="y")
         axes.tick_params(labelleft=place % columns == 0)
         axes.margins(x=0.22)
+    figure.supxlabel(xlabel, fontsize=SIZES["label"], color=TEXT)
     handles = [Patch(color=CAUSES[cause], label=cause.replace("_", " ")) for cause in causes]
     _legend(figure, handles, title)
     return figure
@@ -228,7 +228,7 @@ def _stack(axes: Axes, counts: Mapping[str, Mapping[str, int]], total: int) -> N
         axes.barh(places, share, left=left, height=0.72, color=CAUSES[cause], edgecolor="white", linewidth=0.6)
         left += share
     for place, end in zip(places, left, strict=True):
-        said = f" {end:.0f} %" if total else " n/a: no such object"
+        said = f" {end:.0f} %" if total else " n/a"
         axes.text(end, place, said, va="center", fontsize=SIZES["tick"], color=TEXT if total else EMPTY)
     axes.set_yticks(places, list(counts))
     axes.set(ylim=(len(counts) - 0.4, -0.6), xlim=(0, None))
