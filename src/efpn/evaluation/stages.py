@@ -131,7 +131,7 @@ class StageRecorder:
     def _watching_heads(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def postprocess_detections(logits: Tensor, deltas: Tensor, proposals: list[Tensor], sizes: Any) -> Any:
             cap = self.heads.detections_per_img
-            with _lifted(vars(self.heads), "detections_per_img", NO_LIMIT):
+            with _lifted(self.heads.__dict__, "detections_per_img", NO_LIMIT):
                 found = original(logits, deltas, proposals, sizes)  # boxes, scores, labels of each picture
             kept = tuple([part[:cap] for part in parts] for parts in found)
             levels = [pooled_from(self.heads.box_roi_pool, boxes) for boxes in proposals]

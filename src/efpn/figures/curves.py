@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 Series = Sequence[float | None]
 Curve = Mapping[str, Series]
 
-PANEL: Final = 2.7  # inches that a panel needs at least
+PANEL: Final = 2.3  # inches that a panel needs at least
 TEXT, GRID, BARS, EMPTY = "#222222", "#d9d9d9", "#b8c4cf", "#777777"
 DASH: Final = (0.0, (4.0, 1.4))
 SIZES: Final = {"title": 11.0, "label": 9.5, "tick": 8.5}  # points
@@ -31,7 +31,7 @@ class RunStyle:
     """How one run is drawn."""
 
     colour: str
-    line: str | tuple[float, tuple[float, ...]]
+    line: Literal["-"] | tuple[float, tuple[float, ...]]
     marker: str
 
 
@@ -77,12 +77,12 @@ def accuracy_recall(runs: Mapping[str, Mapping[str, Curve | None]], *, title: st
     figure = _figure(width, 0.75 + rows * (0.95 * min(width / columns, 3.6)))
     for place, panel in enumerate(panels):
         axes = figure.add_subplot(rows, columns, place + 1)
-        drawn = {name: curves[panel] for name, curves in runs.items() if curves[panel] is not None}
-        for name, curve in drawn.items():
-            _line(axes, curve["recall"], curve["accuracy"], styles[name])
+        for name, curves in runs.items():
+            if (curve := curves[panel]) is not None:
+                _line(axes, curve["recall"], curve["accuracy"], styles[name])
         _style(axes, panel, "recall", "accuracy" if place % columns == 0 else "")
         axes.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
-        if not drawn:
+        if not axes.lines:
             axes.text(0.5, 0.5, "n/a: no such object", ha="center", color=EMPTY, fontsize=SIZES["label"])
     _run_legend(figure, styles, title, marked=False)
     return figure
@@ -192,8 +192,17 @@ def _figure(width: float, height: float) -> Figure:
 def _line(axes: Axes, x: Any, y: Any, style: RunStyle, marked: bool = False) -> None:
     """A line that breaks where a value is None."""
     across, up = (np.array([np.nan if v is None else v for v in values], dtype=float) for values in (x, y))
-    marker = {"marker": style.marker, "markersize": 4.5} if marked else {}
-    axes.plot(across, up, color=style.colour, linestyle=style.line, linewidth=1.7, clip_on=False, **marker)
+    marker = style.marker if marked else ""
+    axes.plot(
+        across,
+        up,
+        color=style.colour,
+        linestyle=style.line,
+        linewidth=1.7,
+        marker=marker,
+        markersize=4.5,
+        clip_on=False,
+    )
 
 
 def _style(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
@@ -227,7 +236,7 @@ def _stack(axes: Axes, counts: Mapping[str, Mapping[str, int]], total: int) -> N
         share = np.array([100 * run[cause] / total if total else 0.0 for run in counts.values()])
         axes.barh(places, share, left=left, height=0.72, color=CAUSES[cause], edgecolor="white", linewidth=0.6)
         left += share
-    for place, end in zip(places, left, strict=True):
+    for place, end in enumerate(left.tolist()):
         said = f" {end:.0f} %" if total else " n/a"
         axes.text(end, place, said, va="center", fontsize=SIZES["tick"], color=TEXT if total else EMPTY)
     axes.set_yticks(places, list(counts))

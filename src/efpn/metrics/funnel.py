@@ -158,7 +158,7 @@ def _band(band: tuple[float, float], fates: _Fates, before: _Before | None, reca
     return BandFunnel(
         objects=int(inside.sum()),
         hits=int((misses == "").sum()),
-        misses={cause: int((misses == cause).sum()) for cause in MISSES} | untold,
+        misses={**{cause: int((misses == cause).sum()) for cause in MISSES}, **untold},
         false_alarms={cause: int((fates.alarms[seen] == cause).sum()) for cause in FALSE_ALARMS},
         rpn_recall={k: _recall(before, inside, k) for k in recall_at},
         rpn_cap=_share(before.beyond_cap[inside]) if before and "rpn_cap" not in untold else None,
