@@ -42,40 +42,44 @@ def outcome_sheet(
         The figure, or None where there is no picture at all.
     """
     wanted = {c["id"] for c in ground_truth["categories"]} if category_ids is None else set(category_ids)
-    truth = _by_picture(box for box in ground_truth["annotations"] if not box.get("iscrowd", 0))
-    found = _by_picture(one for one in detections if one["score"] >= score_threshold)
+    truth = by_picture(box for box in ground_truth["annotations"] if not box.get("iscrowd", 0))
+    found = by_picture(one for one in detections if one["score"] >= score_threshold)
     judged: list[tuple[int, Boxes, Boxes, Outcomes]] = []
     for image in ground_truth["images"]:
         sides = [[box for box in side[image["id"]] if box["category_id"] in wanted] for side in (truth, found)]
-        judged.append((image["id"], *sides, _judge(*sides)))
+        judged.append((image["id"], *sides, judge_boxes(*sides)))
     judged.sort(key=lambda row: (-len(row[3].misses), -len(row[3].false_alarms)))
     names = {category["id"]: str(category["name"]) for category in ground_truth["categories"]}
     panels = [
-        Panel(load_picture(image_id), _marks(outcomes, real, seen, names), _title(image_id, outcomes))
+        Panel(load_picture(image_id), outcome_marks(outcomes, real, seen, names), _title(image_id, outcomes))
         for image_id, real, seen, outcomes in judged[:pictures]
     ]
     return contact_sheet(panels, title=title) if panels else None
 
 
-def _by_picture(boxes: Iterable[Mapping[str, Any]]) -> dict[int, list[Mapping[str, Any]]]:
+def by_picture(boxes: Iterable[Mapping[str, Any]]) -> dict[int, list[Mapping[str, Any]]]:
+    """COCO annotations or results by image id; an empty list for a picture without any."""
     table: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
     for box in boxes:
         table[box["image_id"]].append(box)
     return table
 
 
-def _xyxy(boxes: Boxes) -> np.ndarray:
+def xyxy(boxes: Boxes) -> np.ndarray:
+    """Corners ``(n, 4)`` of COCO boxes, native pixels."""
     table = np.array([box["bbox"] for box in boxes], dtype=float).reshape(-1, 4)
     return np.hstack([table[:, :2], table[:, :2] + table[:, 2:]])
 
 
-def _judge(real: Boxes, seen: Boxes) -> Outcomes:
+def judge_boxes(real: Boxes, seen: Boxes) -> Outcomes:
+    """What became of one picture's ground truths and detections, as :func:`efpn.metrics.outcomes.judge`."""
     labels = [np.array([box["category_id"] for box in side], dtype=np.int64) for side in (real, seen)]
-    return judge(_xyxy(real), labels[0], _xyxy(seen), labels[1], np.array([one["score"] for one in seen], dtype=float))
+    return judge(xyxy(real), labels[0], xyxy(seen), labels[1], np.array([one["score"] for one in seen], dtype=float))
 
 
-def _marks(outcomes: Outcomes, real: Boxes, seen: Boxes, names: Mapping[int, str]) -> list[Mark]:
-    truth, found = _xyxy(real), _xyxy(seen)
+def outcome_marks(outcomes: Outcomes, real: Boxes, seen: Boxes, names: Mapping[int, str]) -> list[Mark]:
+    """One picture's boxes to draw, native pixels, with class, score and size in words."""
+    truth, found = xyxy(real), xyxy(seen)
     sizes = (truth[:, 2:] - truth[:, :2]).max(axis=1, initial=0)
     said = [f"{names[one['category_id']]} {one['score']:.2f}" for one in seen]
     wanted = [f"{names[box['category_id']]}, {size:.0f} px" for box, size in zip(real, sizes, strict=True)]

@@ -101,7 +101,7 @@ def legend(figure: FigureBase, **place: Any) -> None:
         for s in STYLES.values()
     ]
     names = [style.name for style in STYLES.values()]
-    figure.legend(handles, names, ncols=len(names), frameon=False, handlelength=3.2, **place)
+    figure.legend(handles, names, **{"ncols": len(names), "frameon": False, "handlelength": 3.2, **place})
 
 
 def zoom_window(box: Window, *, context: float = 3.0, least: float = 32.0) -> Window:

@@ -114,10 +114,10 @@ def _draw_panel(page: SubFigure, panel: Panel, share: float) -> None:
     for place, window in enumerate(windows[:VIEWS]):
         view = page.add_subplot(views[place // 2, place % 2])
         draw_outcomes(view, panel.image, panel.drawn, window=window)
-        _caption(view, panel.drawn, window)
+        caption(view, panel.drawn, window)
 
 
-def _caption(view: Axes, drawn: Sequence[Mark], window: Window, lines: int = 2) -> None:
+def caption(view: Axes, drawn: Sequence[Mark], window: Window, lines: int = 2) -> None:
     """Name what the view shows, nearest to its middle first, each in the colour of its frame."""
     middle = _centre(window)
     named = [mark for mark in drawn if mark.text and mark.kind in TELLING and _inside(_centre(mark.box), window)]

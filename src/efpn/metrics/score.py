@@ -105,10 +105,11 @@ def _matcher(
     """The TT100K matching on COCO structures; crowd boxes, which that protocol does not know, are left out."""
     truth = [box for box in ground_truth["annotations"] if not box.get("iscrowd", 0)]
     wanted = None if category_ids is None else set(category_ids)
-    return Matcher(_objects(truth, wanted), _objects(detections, wanted), size_rule=size_rule)
+    return Matcher(flat_objects(truth, wanted), flat_objects(detections, wanted), size_rule=size_rule)
 
 
-def _objects(boxes: Sequence[Mapping[str, Any]], wanted: set[int] | None) -> Objects:
+def flat_objects(boxes: Iterable[Mapping[str, Any]], wanted: set[int] | None) -> Objects:
+    """COCO annotations or results of the categories ``wanted`` (None: all) as flat arrays, picture by picture."""
     rows = [
         (*box["bbox"], box["category_id"], box["image_id"], box.get("score", np.inf))
         for box in boxes

@@ -1,0 +1,177 @@
+"""Recording what a detector does before its detections, without a change to what it detects.
+
+The two caps (the RPN's top n after NMS, detections per picture) are lifted while the recorder looks and applied by the
+recorder itself: both come after NMS and keep the best-scored, so that what goes on is the same to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.ops.boxes import clip_boxes_to_image
+
+from efpn.errors import UserError
+from efpn.evaluation.variants import Found, Variant
+from efpn.metrics.stages import Proposals, StageRecord
+from efpn.models import EFPNDetector
+from efpn.models.roi_heads import LEVELS, PyramidRoIAlign
+
+NO_LIMIT = 2**31
+
+
+@dataclass
+class _Picture:
+    """One picture of a batch, in pixels of what the RPN sees; the box head's part follows the RPN's."""
+
+    size: tuple[int, int]
+    boxes: Tensor
+    scores: Tensor
+    levels: np.ndarray
+    sources: np.ndarray
+    cut: tuple[Tensor, Tensor, Tensor]
+
+
+class StageRecorder:
+    """A context in which a detector's proposals, their levels and what the caps cut off are kept, picture by picture.
+
+    On one process only: the record is not gathered. In training mode nothing is recorded.
+
+    Args:
+        detector: whose RPN and box heads are watched; given back as it was.
+        category_ids: ``category_ids[label - 1]`` in the record.
+        depth: proposals per picture to keep; more than the RPN's own top n show what that cap costs.
+    """
+
+    def __init__(self, detector: EFPNDetector, category_ids: Sequence[int], depth: int = 2000) -> None:
+        self.rpn, self.heads = detector.rpn, detector.roi_heads
+        self.category_ids = list(category_ids)
+        self.cap: int = self.rpn._post_nms_top_n["testing"]
+        self.depth = max(depth, self.cap)
+        self._batch: list[_Picture] = []
+        self._proposals: dict[int, Proposals] = {}
+        self._sources: dict[int, np.ndarray] = {}
+        self._cut: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Self:
+        """Start to watch."""
+        self.rpn.filter_proposals = self._watching_rpn(self.rpn.filter_proposals)
+        self.heads.postprocess_detections = self._watching_heads(self.heads.postprocess_detections)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the detector as it was."""
+        del self.rpn.filter_proposals, self.heads.postprocess_detections
+
+    def watch(self, variant: Variant) -> Variant:
+        """The same way to detect, with each batch filed under its pictures' ids."""
+
+        def predict(detector: EFPNDetector, batch: Any) -> Found:
+            found = variant.predict(detector, batch)
+            self.file(batch)
+            return found
+
+        return replace(variant, predict=predict)
+
+    def file(self, batch: Any) -> None:
+        """Keep what the detector did with ``batch`` (1x pictures first, targets last), after it was called.
+
+        Raises:
+            UserError: there are several processes.
+        """
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            count = torch.distributed.get_world_size()
+            if count > 1:
+                raise UserError(f"proposals are recorded on one process, not on {count}; use trainer.devices=1")
+        for picture, image, target in zip(self._batch, batch[0], batch[-1], strict=True):
+            height, width = picture.size
+            native = target["scale"].cpu() * torch.tensor([width / image.shape[-1], height / image.shape[-2]])
+            self._keep(int(target["image_id"]), picture, native.repeat(2))
+        self._batch = []
+
+    def record(self) -> StageRecord:
+        """All that was filed so far."""
+        small = self.heads.box_roi_pool.small
+        levels = LEVELS if small is None or small.level in LEVELS else (small.level, *LEVELS)
+        cap = self.heads.detections_per_img
+        return StageRecord(self.cap, self.depth, cap, levels, self._proposals, self._cut, self._sources)
+
+    def _keep(self, image_id: int, picture: _Picture, scale: Tensor) -> None:
+        """File a picture; a repeated one (filling up the last batch) is passed over."""
+        if image_id in self._proposals:
+            return
+        self._proposals[image_id] = Proposals((picture.boxes / scale).numpy(), picture.scores.numpy(), picture.levels)
+        self._sources[image_id] = picture.sources
+        boxes, scores, labels = picture.cut
+        rows = zip((boxes / scale).tolist(), scores.tolist(), labels.tolist(), strict=True)
+        for (x1, y1, x2, y2), score, label in rows:
+            where = {"image_id": image_id, "category_id": self.category_ids[label - 1]}
+            self._cut.append({**where, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score})
+
+    def _watching_rpn(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def filter_proposals(proposals: Tensor, objectness: Tensor, sizes: Any, anchors: Any) -> Any:
+            if self.rpn.training:
+                return original(proposals, objectness, sizes, anchors)
+            with _lifted(self.rpn._post_nms_top_n, "testing", self.depth):
+                boxes, scores = original(proposals, objectness, sizes, anchors)
+            none, nothing = np.empty(0, "<U3"), (torch.empty(0, 4), torch.empty(0), torch.empty(0, dtype=torch.int64))
+            self._batch = [
+                _Picture(tuple(size), b.detach().cpu(), s.detach().cpu(), none, none, nothing)
+                for size, b, s in zip(sizes, boxes, scores, strict=True)
+            ]
+            return [b[: self.cap] for b in boxes], [s[: self.cap] for s in scores]
+
+        return filter_proposals
+
+    def _watching_heads(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def postprocess_detections(logits: Tensor, deltas: Tensor, proposals: list[Tensor], sizes: Any) -> Any:
+            cap = self.heads.detections_per_img
+            with _lifted(self.heads.__dict__, "detections_per_img", NO_LIMIT):
+                found = original(logits, deltas, proposals, sizes)  # boxes, scores, labels of each picture
+            kept = tuple([part[:cap] for part in parts] for parts in found)
+            levels = [pooled_from(self.heads.box_roi_pool, boxes) for boxes in proposals]
+            origins = self._origins(logits, deltas, proposals, sizes, kept)
+            for place, (picture, level, origin) in enumerate(zip(self._batch, levels, origins, strict=True)):
+                picture.levels, picture.sources = level, level[origin]
+                boxes, scores, labels = (parts[place][cap:].detach().cpu() for parts in found)
+                picture.cut = (boxes, scores, labels)
+            return kept
+
+        return postprocess_detections
+
+    def _origins(
+        self, logits: Tensor, deltas: Tensor, proposals: list[Tensor], sizes: Any, kept: Any
+    ) -> Iterator[np.ndarray]:
+        """Of each picture's detections ``(d,)`` the RoI that became them: the one with this box and this score."""
+        counts = [len(boxes) for boxes in proposals]
+        decoded = self.heads.box_coder.decode(deltas, proposals).split(counts)
+        probable = logits.softmax(-1).split(counts)
+        for boxes, scores, size, box, score, label in zip(decoded, probable, sizes, *kept, strict=True):
+            off = (clip_boxes_to_image(boxes[:, label], size) - box).abs().sum(-1) + (scores[:, label] - score).abs()
+            yield (off.argmin(0) if off.numel() else label).cpu().numpy()
+
+
+def pooled_from(pool: PyramidRoIAlign, boxes: Tensor) -> np.ndarray:
+    """Name of the level that each of ``boxes (n, 4)``, 1x pixels, is pooled from; the pool must have run before.
+
+    Small ones by the rule of `SmallRoIs`, the others by eq. 2 as torchvision's `MultiScaleRoIAlign` applies it.
+    """
+    if not len(boxes):
+        return np.empty(0, "<U3")
+    regular = np.array(LEVELS)[pool.regular.map_levels([boxes]).cpu().numpy()]
+    return regular if pool.small is None else np.where(pool.is_small(boxes).cpu().numpy(), pool.small.level, regular)
+
+
+@contextmanager
+def _lifted(holder: dict[str, Any], key: str, value: int) -> Iterator[None]:
+    """Another value for a while."""
+    before, holder[key] = holder[key], value
+    try:
+        yield
+    finally:
+        holder[key] = before

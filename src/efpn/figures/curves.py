@@ -1,0 +1,270 @@
+"""Curves and bars of several runs: accuracy against recall, AP and AR against size, causes of losses.
+
+A run has one colour, line and marker in all figures, by its place among the runs (Okabe and Ito's palette, told apart
+with any colour vision). What does not exist (None) is left out or said to be n/a, never drawn as 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+Series = Sequence[float | None]
+Curve = Mapping[str, Series]
+
+PANEL: Final = 2.3  # inches that a panel needs at least
+TEXT, GRID, BARS, EMPTY = "#222222", "#d9d9d9", "#b8c4cf", "#777777"
+DASH: Final = (0.0, (4.0, 1.4))
+SIZES: Final = {"title": 11.0, "label": 9.5, "tick": 8.5}  # points
+
+
+@dataclass(frozen=True)
+class RunStyle:
+    """How one run is drawn."""
+
+    colour: str
+    line: Literal["-"] | tuple[float, tuple[float, ...]]
+    marker: str
+
+
+STYLES: Final = (
+    RunStyle("#0072b2", "-", "o"),
+    RunStyle("#d55e00", "-", "s"),
+    RunStyle("#009e73", DASH, "^"),
+    RunStyle("#cc79a7", DASH, "D"),
+    RunStyle("#333333", (0.0, (1.2, 1.2)), "v"),
+    RunStyle("#e69f00", (0.0, (1.2, 1.2)), "P"),
+)
+CAUSES: Final[Mapping[str, str]] = {
+    "classification": "#0072b2",
+    "localisation": "#56b4e9",
+    "both": "#009e73",
+    "detection_cap": "#f0e442",
+    "low_score": "#e69f00",
+    "rpn_cap": "#cc79a7",
+    "never_proposed": "#d55e00",
+    "undetected": "#999999",
+    "duplicate": "#f0e442",
+    "crowd": "#cc79a7",
+    "background": "#999999",
+}
+
+
+def accuracy_recall(runs: Mapping[str, Mapping[str, Curve | None]], *, title: str = "", width: float = 9.5) -> Figure:
+    """Accuracy against recall, a panel for each size (Fig. 7).
+
+    Args:
+        runs: name to panel to ``accuracy`` and ``recall`` of equal length, or None where there is no such object. All
+            runs have the same panels, drawn in the order of the first.
+        title: above all.
+        width: inches; panels go into further rows where they do not fit.
+
+    Raises:
+        ValueError: no runs, or more than there are styles.
+    """
+    styles = run_styles(runs)
+    panels = list(next(iter(runs.values())))
+    columns = max(1, min(len(panels), int(width / PANEL)))
+    rows = -(-len(panels) // columns)
+    figure = _figure(width, 0.75 + rows * (0.95 * min(width / columns, 3.6)))
+    for place, panel in enumerate(panels):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        for name, curves in runs.items():
+            if (curve := curves[panel]) is not None:
+                _line(axes, curve["recall"], curve["accuracy"], styles[name])
+        _style(axes, panel, "recall", "accuracy" if place % columns == 0 else "")
+        axes.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
+        if not axes.lines:
+            axes.text(0.5, 0.5, "n/a: no such object", ha="center", color=EMPTY, fontsize=SIZES["label"])
+    _run_legend(figure, styles, title, marked=False)
+    return figure
+
+
+def scale_curves(
+    bins: Sequence[str],
+    objects: Sequence[int],
+    runs: Mapping[str, Mapping[str, Series]],
+    *,
+    title: str = "",
+    width: float = 9.5,
+    xlabel: str = "square root of the area, native pixels",
+) -> Figure:
+    """Metrics against object size, with the number of objects below (Fig. 1b).
+
+    Args:
+        bins: names of the size bins.
+        objects: ground truths in each.
+        runs: name to metric (``AP``, ``AR``) to its value in each bin, None where there is none. Pyramid levels can
+            take the place of runs.
+        title: above all.
+        width: inches; the metrics stand side by side where there is room, else below each other.
+        xlabel: what the bins measure.
+
+    Raises:
+        ValueError: no runs, or more than there are styles.
+    """
+    styles = run_styles(runs)
+    metrics = list(next(iter(runs.values())))
+    columns = len(metrics) if width >= 3.4 * len(metrics) else 1
+    rows = len(metrics) // columns
+    figure = _figure(width, 0.9 + 2.5 * rows + 1.1)
+    grid = figure.add_gridspec(rows + 1, columns, height_ratios=[2.5] * rows + [0.9])
+    for place, metric in enumerate(metrics):
+        axes = figure.add_subplot(grid[place // columns, place % columns])
+        for name, series in runs.items():
+            _line(axes, np.arange(len(bins)), series[metric], styles[name], marked=True)
+        _style(axes, metric, "", "")
+        axes.set(xlim=(-0.6, len(bins) - 0.4), xticks=range(len(bins)), xticklabels=[], ylim=(0, None))
+    for column in range(columns):
+        _count_bars(figure.add_subplot(grid[rows, column]), bins, objects, xlabel)
+    _run_legend(figure, styles, title)
+    return figure
+
+
+def loss_bars(
+    runs: Mapping[str, Mapping[str, Mapping[str, int | None]]],
+    objects: Mapping[str, int],
+    *,
+    title: str = "",
+    width: float = 9.5,
+    xlabel: str = "missed, % of the ground truths",
+) -> Figure:
+    """What becomes lost and why, a panel for each size and a stacked bar for each run.
+
+    Args:
+        runs: name to size band to cause to number; None where a cause is not known.
+        objects: ground truths of each band, which the numbers are divided by; a band of 0 is n/a.
+        title: above all.
+        width: inches.
+        xlabel: what the bars measure.
+
+    Raises:
+        ValueError: no runs, or more than there are styles.
+    """
+    run_styles(runs)
+    bands = list(objects)
+    causes = [c for c in CAUSES if any(band.get(c) for run in runs.values() for band in run.values())]
+    columns = max(1, min(len(bands), int((width - 1) / 2.1)))
+    rows = -(-len(bands) // columns)
+    figure = _figure(width, 1.15 + rows * (0.75 + 0.34 * len(runs)))
+    first: Axes | None = None
+    for place, band in enumerate(bands):
+        axes = figure.add_subplot(rows, columns, place + 1, sharex=first)
+        first = first or axes
+        counts = {name: {c: run[band].get(c) or 0 for c in causes} for name, run in runs.items()}
+        _stack(axes, counts, objects[band])
+        _style(axes, f"{band} ({objects[band]})", "", "")
+        axes.grid(False, axis="y")
+        axes.tick_params(labelleft=place % columns == 0)
+        axes.margins(x=0.22)
+    figure.supxlabel(xlabel, fontsize=SIZES["label"], color=TEXT)
+    handles = [Patch(color=CAUSES[cause], label=cause.replace("_", " ")) for cause in causes]
+    _legend(figure, handles, title)
+    return figure
+
+
+def run_styles(names: Iterable[str]) -> dict[str, RunStyle]:
+    """A style for each run, in order.
+
+    Raises:
+        ValueError: no runs, or more than there are styles.
+    """
+    runs = list(names)
+    if not 1 <= len(runs) <= len(STYLES):
+        raise ValueError(f"{len(runs)} runs: a figure can tell 1 to {len(STYLES)} apart; choose among them")
+    return dict(zip(runs, STYLES, strict=False))
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=150, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _line(axes: Axes, x: Any, y: Any, style: RunStyle, marked: bool = False) -> None:
+    """A line that breaks where a value is None."""
+    across, up = (np.array([np.nan if v is None else v for v in values], dtype=float) for values in (x, y))
+    marker = style.marker if marked else ""
+    axes.plot(
+        across,
+        up,
+        color=style.colour,
+        linestyle=style.line,
+        linewidth=1.7,
+        marker=marker,
+        markersize=4.5,
+        clip_on=False,
+    )
+
+
+def _style(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
+    axes.set_title(title, loc="left", fontsize=SIZES["label"], weight="bold", color=TEXT)
+    axes.set_xlabel(xlabel, fontsize=SIZES["label"], color=TEXT)
+    axes.set_ylabel(ylabel, fontsize=SIZES["label"], color=TEXT)
+    axes.tick_params(labelsize=SIZES["tick"], colors=TEXT, length=0)
+    axes.grid(True, color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(EMPTY)
+
+
+def _count_bars(axes: Axes, bins: Sequence[str], objects: Sequence[int], xlabel: str) -> None:
+    """Numbers of objects, each written above its bar."""
+    axes.bar(range(len(bins)), objects, color=BARS, width=0.8)
+    for place, count in enumerate(objects):
+        axes.text(place, count, f"{count}", ha="center", va="bottom", fontsize=SIZES["tick"] - 1.5, color=TEXT)
+    _style(axes, "", xlabel, "objects")
+    axes.grid(False)
+    axes.set(xlim=(-0.6, len(bins) - 0.4), ylim=(0, 1.3 * max([*objects, 1])), yticks=[])
+    axes.set_xticks(range(len(bins)), bins, rotation=45, ha="right", rotation_mode="anchor")
+
+
+def _stack(axes: Axes, counts: Mapping[str, Mapping[str, int]], total: int) -> None:
+    """One horizontal bar for each run, first on top, with its sum at its end."""
+    places = np.arange(len(counts))
+    left = np.zeros(len(counts))
+    for cause in next(iter(counts.values())):
+        share = np.array([100 * run[cause] / total if total else 0.0 for run in counts.values()])
+        axes.barh(places, share, left=left, height=0.72, color=CAUSES[cause], edgecolor="white", linewidth=0.6)
+        left += share
+    for place, end in enumerate(left.tolist()):
+        said = f" {end:.0f} %" if total else " n/a"
+        axes.text(end, place, said, va="center", fontsize=SIZES["tick"], color=TEXT if total else EMPTY)
+    axes.set_yticks(places, list(counts))
+    axes.set(ylim=(len(counts) - 0.4, -0.6), xlim=(0, None))
+
+
+def _run_legend(figure: Figure, styles: Mapping[str, RunStyle], title: str, marked: bool = True) -> None:
+    lines = [
+        Line2D([], [], color=s.colour, linestyle=s.line, marker=s.marker if marked else "", markersize=4.5, label=name)
+        for name, s in styles.items()
+    ]
+    _legend(figure, lines, title)
+
+
+def _legend(figure: Figure, handles: Sequence[Any], title: str) -> None:
+    """The title and one legend above the panels, in as many columns as there is room for."""
+    longest = max((len(str(handle.get_label())) for handle in handles), default=1)
+    room = figure.get_figwidth() / (0.075 * longest + 0.62)
+    drawn = figure.legend(
+        handles=list(handles),
+        loc="outside upper left",
+        ncols=max(1, min(len(handles), int(room))),
+        title=title,
+        title_fontproperties={"size": SIZES["title"], "weight": "bold"},
+        alignment="left",
+        frameon=False,
+        fontsize=SIZES["label"],
+        labelcolor=TEXT,
+        handlelength=2.2,
+    )
+    drawn.get_title().set_color(TEXT)

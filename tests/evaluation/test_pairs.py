@@ -1,0 +1,90 @@
+"""The choice of pictures where two runs differ, by hand-made records."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from efpn.evaluation.pairs import Difference, choose, crop_window, difference_sheet, differences
+
+NOTHING = np.empty((0, 4))
+
+
+def boxes(count):
+    return np.array([[20.0 * n, 0, 20.0 * n + 10, 10] for n in range(count)]).reshape(-1, 4)
+
+
+def picture(image_id, gained, lost):
+    return Difference(image_id, boxes(gained), boxes(lost))
+
+
+def found(image_id, box, score=0.9):
+    return {"image_id": image_id, "category_id": 4, "bbox": box, "score": score}
+
+
+SMALL, LARGE = [10, 10, 20, 20], [20, 20, 120, 110]
+
+
+def test_a_small_object_that_one_run_finds(ground_truth):
+    ours, theirs = [found(1, SMALL)], [found(2, LARGE)]
+    gained = differences(ground_truth, (theirs, ours), score_threshold=0.5)
+    assert [(one.image_id, one.gain) for one in gained] == [(1, 1), (2, 0), (3, 0)]
+    assert gained[0].gained.tolist() == [[10, 10, 30, 30]]
+    lost = differences(ground_truth, (ours, theirs), score_threshold=0.5)
+    assert [one.gain for one in lost] == [-1, 0, 0] and lost[0].lost.tolist() == [[10, 10, 30, 30]]
+
+
+def test_low_scores_and_crowds_are_no_difference(ground_truth):
+    weak = differences(ground_truth, ([], [found(1, SMALL, 0.4)]), score_threshold=0.5)
+    ground_truth["annotations"][0]["iscrowd"] = 1
+    crowd = differences(ground_truth, ([], [found(1, SMALL)]), score_threshold=0.5)
+    assert {one.gain for one in [*weak, *crowd]} == {0}
+
+
+def test_greatest_differences_first_and_worse_ones_in_proportion():
+    """Six better and two worse pictures: of four shown, one is worse, the one that loses most."""
+    rows = [picture(n, n, 0) for n in range(1, 7)] + [picture(7, 0, 1), picture(8, 1, 4), picture(9, 2, 2)]
+    assert [one.image_id for one in choose(rows, 4)] == [6, 5, 4, 8]
+    assert [one.image_id for one in choose(rows, 8)] == [6, 5, 4, 3, 2, 1, 8, 7]
+    assert [one.image_id for one in choose(rows, 1)] == [6]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([], []),
+        ([picture(1, 1, 1)], []),
+        ([picture(1, 0, 1), picture(2, 0, 2)], [2, 1]),
+        ([picture(2, 1, 0), picture(1, 1, 0)], [1, 2]),  # ties in the order of ids
+        ([picture(n, 0, 1) for n in range(1, 9)] + [picture(9, 1, 0)], [9, 1, 2]),  # one better at least
+        ([picture(n, 1, 0) for n in range(1, 9)] + [picture(9, 0, 1)], [1, 2, 9]),  # one worse at least
+    ],
+)
+def test_choice_of_three(rows, expected):
+    assert [one.image_id for one in choose(rows, 3)] == expected
+
+
+def test_a_crop_shows_the_cluster_and_stays_inside():
+    lost = np.array([[150.0, 150, 160, 160], [5, 5, 15, 15], [25, 5, 35, 15]])
+    assert crop_window(Difference(1, NOTHING, lost), (200, 200, 3)) == (0, 0, 96, 96)
+    assert crop_window(Difference(1, lost[:1], NOTHING), (200, 200, 3)) == (104, 104, 200, 200)
+
+
+def test_a_sheet_says_which_way_each_pair_goes(ground_truth, load_picture):
+    ground_truth["annotations"].append({**ground_truth["annotations"][0], "id": 9, "image_id": 3})
+    runs = {"FPN": [found(1, SMALL)], "EFPN": [found(3, SMALL)]}
+    sheet = difference_sheet(ground_truth, runs, load_picture, score_threshold=0.5, category_ids=[4, 9])
+    head, *pages = sheet.subfigs
+    assert "only EFPN finds: 1, only FPN: 1; 1 pictures better, 1 worse, 1 as good" in head.texts[0].get_text()
+    assert [page.texts[0].get_text().split(" (")[0] for page in pages] == [
+        "better: 1 small only by EFPN, 0 only by FPN",
+        "worse: 0 small only by EFPN, 1 only by FPN",
+    ]
+    for page, said in zip(pages, (["missed", "hit"], ["hit", "missed"]), strict=True):
+        assert [axes.get_title(loc="left") for axes in page.axes] == ["FPN", "EFPN"]
+        assert [axes.texts[0].get_text().split()[0] for axes in page.axes] == said
+        assert page.axes[0].get_xlim() == page.axes[1].get_xlim()
+
+
+def test_runs_that_do_not_differ_have_no_sheet(ground_truth, load_picture):
+    assert difference_sheet(ground_truth, {"a": [], "b": []}, load_picture, score_threshold=0.5) is None

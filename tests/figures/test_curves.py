@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+
+from efpn.figures.curves import CAUSES, STYLES, accuracy_recall, loss_bars, run_styles, scale_curves
+from efpn.figures.pairs import Pair, pair_sheet
+
+LINE = {"accuracy": [0.0, 0.8, 1.0], "recall": [1.0, 0.6, 0.0]}
+NAMES = ("FPN", "EFPN", "a", "b", "c", "d")
+
+
+@pytest.mark.parametrize("count", [1, 2, 6])
+@pytest.mark.parametrize("width", [4.5, 9.5])
+def test_accuracy_recall_draws_each_run_in_its_colour(count, width):
+    figure = accuracy_recall({name: {"small": LINE, "large": None} for name in NAMES[:count]}, title="t", width=width)
+    small, large = figure.axes
+    assert [line.get_color() for line in small.lines] == [style.colour for style in STYLES[:count]]
+    assert small.lines[0].get_xdata().tolist() == LINE["recall"]
+    assert not large.lines and large.texts[0].get_text() == "n/a: no such object"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(NAMES[:count])
+    assert figure.legends[0].get_title().get_text() == "t"
+
+
+@pytest.mark.parametrize(("width", "panels"), [(9.5, 4), (4.5, 3)])
+def test_scale_curves_break_where_nothing_is(width, panels):
+    runs = {"FPN": {"AP": [0.1, None, 0.3], "AR": [0.2, None, 0.4]}, "EFPN": {"AP": [None] * 3, "AR": [None] * 3}}
+    figure = scale_curves(["<8", "8-12", "12+"], [3, 0, 2], runs, width=width)
+    assert len(figure.axes) == panels
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), [0.1, np.nan, 0.3])
+    assert np.isnan(figure.axes[0].lines[1].get_ydata()).all()
+    assert [bar.get_height() for bar in figure.axes[-1].patches] == [3, 0, 2]
+    assert [text.get_text() for text in figure.axes[-1].texts] == ["3", "0", "2"]
+
+
+def test_loss_bars_stack_to_the_share_of_what_is_missed():
+    runs = {
+        "FPN": {"small": {"classification": 1, "low_score": 3, "rpn_cap": None}, "large": {"classification": 0}},
+        "EFPN": {"small": {"classification": 2, "low_score": 0, "rpn_cap": None}, "large": {"classification": 0}},
+    }
+    figure = loss_bars(runs, {"small": 8, "large": 0})
+    small, large = figure.axes
+    widths = [bar.get_width() for bar in small.patches]
+    assert widths == [12.5, 25, 37.5, 0]
+    assert [text.get_text().strip() for text in small.texts] == ["50 %", "25 %"]
+    assert [text.get_text().strip() for text in large.texts] == ["n/a", "n/a"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["classification", "low score"]
+
+
+def test_nothing_missed_at_all():
+    figure = loss_bars({"FPN": {"small": {"classification": 0}}}, {"small": 5})
+    assert figure.axes[0].texts[0].get_text().strip() == "0 %"
+
+
+@pytest.mark.parametrize("count", [0, 7])
+def test_more_runs_than_can_be_told_apart_are_refused(count):
+    with pytest.raises(ValueError, match=f"{count} runs: a figure can tell 1 to 6 apart"):
+        run_styles(map(str, range(count)))
+
+
+def test_runs_and_causes_have_colours_of_their_own():
+    assert len({style.colour for style in STYLES}) == len({style.marker for style in STYLES}) == 6
+    for causes in (list(CAUSES)[:8], ["duplicate", "classification", "localisation", "both", "crowd", "background"]):
+        colours = np.array([to_rgb(CAUSES[cause]) for cause in causes])
+        gaps = np.abs(colours[:, None] - colours[None]).sum(axis=2)
+        assert gaps[np.triu_indices(len(causes), 1)].min() > 0.3
+
+
+@pytest.mark.parametrize("width", [5, 11])
+def test_a_pair_sheet_wraps_its_title(width):
+    pair = Pair(np.zeros((50, 50, 3), np.uint8), [], [], (0, 0, 20, 20))
+    sheet = pair_sheet([pair] * 3, ("a", "b"), title="word " * 30, width=width)
+    assert max(map(len, sheet.subfigs[0].texts[0].get_text().splitlines())) <= 10.5 * width
+    assert len(sheet.subfigs) == 4
+
+
+def test_an_empty_pair_sheet_is_refused():
+    with pytest.raises(ValueError, match="at least one pair"):
+        pair_sheet([], ("a", "b"))
