@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
@@ -28,9 +27,9 @@ from efpn.metrics import best_f1_threshold
 from efpn.metrics.accumulate import Collected
 from efpn.metrics.split import SplitScorer
 from efpn.models import EFPNDetector
-from efpn.runs.checkpoints import Handover, load_handover, read_handover
+from efpn.runs.checkpoints import Handover, read_handover
 from efpn.runs.files import write_text
-from efpn.runs.phases import model_config
+from efpn.runs.rebuild import quiet_trainer, rebuild_detector, resize_to
 from efpn.runs.saved import SavedRun
 
 log = logging.getLogger(__name__)
@@ -130,10 +129,7 @@ def build_eval_data(cfg: DictConfig, run: SavedRun, variant: Variant) -> Detecti
     node.update({key: value for key, value in changes.items() if value is not None})
     if cfg.data_root:
         node.source.root = cfg.data_root
-    if cfg.short_side:
-        ratio = cfg.short_side / node.eval_transform.short_side
-        node.eval_transform.short_side = cfg.short_side
-        node.eval_transform.max_size = round(node.eval_transform.max_size * ratio)
+    resize_to(node.eval_transform, cfg.short_side)
     return instantiate(node, eval_pairs=variant.pairs, _convert_="all")
 
 
@@ -150,20 +146,7 @@ def rebuild(
             f"{run.checkpoint}: trained on {len(handover.classes)} classes ({', '.join(handover.classes[:3])} ...); "
             f"the data in {data.root} have {len(data.categories.names)} or others; use the data set of its training"
         )
-    config = run.config.copy()
-    if cfg.small_roi_below:
-        config.small_roi_below = cfg.small_roi_below
-    node = model_config(config, run.phase)
-    small = {"_target_": "efpn.models.SmallRoIs", "below": config.small_roi_below}
-    if variant.oracle:
-        node.update({"extension": None, "small": small})
-    elif cfg.small_roi_below and node.small:
-        node.small.below = cfg.small_roi_below
-    detector: EFPNDetector = instantiate(
-        node, num_classes=data.num_classes, trunk={"weights": None}, ohem=None, _convert_="all"
-    )
-    load_handover(detector, handover, [], run.checkpoint)
-    return detector
+    return rebuild_detector(run, handover, small_roi_below=cfg.small_roi_below, oracle=variant.oracle)
 
 
 def choose_threshold(
@@ -185,9 +168,7 @@ def collect(
     cfg: DictConfig, run: SavedRun, detector: EFPNDetector, variant: Variant, data: DetectionDataModule, role: Role
 ) -> Collected:
     """Detect in all pictures of ``role``."""
-    options = {**cfg.trainer, "precision": cfg.trainer.precision or run.config.trainer.precision}
-    quiet = {"logger": False, "enable_checkpointing": False, "use_distributed_sampler": False}
-    trainer: pl.Trainer = instantiate({**options, **quiet, "default_root_dir": str(run.folder)}, _convert_="all")
+    trainer = quiet_trainer(cfg.trainer, run)
     task = EvaluationTask(detector, variant, list(data.categories.ids))
     data.trainer = trainer
     trainer.test(task, dataloaders=data.val_dataloader() if role == "val" else data.test_dataloader(), verbose=False)
