@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from efpn.errors import UserError
 from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE
 
-ORDER = ("baseline", "control", "distill", "finetune")  # rows of the comparison: what EFPN is held against comes first
+log = logging.getLogger(__name__)
+
+ORDER = ("baseline", "control", "distill", "finetune")  # rows of the comparison, the most advanced one last
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,18 @@ def saved_runs(path: str) -> list[SavedRun]:
         f"run={path}: no finished phase in it (no {HANDOVER_FILE}); finish one with `python train.py ... resume=true`, "
         "or give the folder outputs/<name>/seed<seed>"
     )
+
+
+def latest_run(path: str) -> SavedRun:
+    """The most advanced finished phase under ``path``; says which where there are several.
+
+    Raises:
+        UserError: as `saved_runs`.
+    """
+    runs = saved_runs(path)
+    if len(runs) > 1:
+        log.info("%s holds %s; taking %s", path, ", ".join(run.phase for run in runs), runs[-1].phase)
+    return runs[-1]
 
 
 def _saved(checkpoint: Path) -> SavedRun:
