@@ -16,7 +16,7 @@ from efpn.figures.outcomes import RIM, STYLES, Mark, Window, draw_outcomes
 
 READABLE: Final = 1024  # pixels of the longer side, about which names can be read and small boxes told apart
 DPI: Final = 100
-POINTS: Final = 8.0  # of a name at READABLE pixels
+POINTS: Final = 8.5  # of a name at READABLE pixels
 GAP: Final = 3.0  # pixels between a frame and its name, at READABLE pixels
 
 
@@ -68,7 +68,7 @@ def _text(axes: Axes, mark: Mark, points: float) -> Text:
         fontsize=points,
         va="top",
         parse_math=False,
-        bbox={"facecolor": RIM, "alpha": 0.75, "edgecolor": "none", "pad": points / 6},
+        bbox={"facecolor": RIM, "alpha": 0.85, "edgecolor": "none", "pad": points / 6},
     )
 
 

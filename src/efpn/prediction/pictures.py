@@ -79,16 +79,17 @@ def _look_up(word: str, out: Path) -> tuple[Path, list[Path]]:
         found = [path for match in base.glob(str(place.relative_to(base))) for path in _below(match)]
     else:
         raise UserError(f"pictures={word}: no such file or folder; give a picture, a folder or a glob like 'a/*.jpg'")
-    if not (found := [path for path in found if not path.is_relative_to(out)]):
+    found = [path for path in found if not _hidden(path.relative_to(base)) and not path.is_relative_to(out)]
+    if not found:
         what = "holds" if place.is_dir() else "matches"
         raise UserError(f"pictures={word}: {what} no picture; looked for files that end in {', '.join(ENDINGS)}")
     return base, found
 
 
 def _below(place: Path) -> Iterator[Path]:
-    """The pictures in a folder, at any depth, or the picture itself; hidden ones are left out."""
-    inside = (path for path in place.rglob("*") if not _hidden(path.relative_to(place)))
-    yield from (path for path in (inside if place.is_dir() else [place]) if _is_picture(path) and path.is_file())
+    """The pictures in a folder, at any depth, or the picture itself."""
+    inside = place.rglob("*") if place.is_dir() else [place]
+    yield from (path for path in inside if _is_picture(path) and path.is_file())
 
 
 def _hidden(path: Path) -> bool:

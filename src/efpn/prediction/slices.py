@@ -20,8 +20,9 @@ class Slices:
     Attributes:
         size: side of a square window, native pixels; at the shorter side of the training pictures, objects have the
             scale of training.
-        overlap: least share of a side that neighbours have in common; an object of that size or less is whole in one.
-        whole: also look at the picture as a whole, for objects that no window holds.
+        overlap: least share of a side that neighbours have in common.
+        whole: also look at the picture as a whole, for objects that no window holds; it adds those larger than the
+            overlap, as all others are whole in a window, and better resolved there.
 
     Raises:
         UserError: numbers that make no windows.
@@ -39,6 +40,11 @@ class Slices:
             raise UserError(
                 f"slices.overlap={self.overlap}: must be at least 0 and less than 1, as a share of slices.size"
             )
+
+    @property
+    def shared(self) -> float:
+        """What neighbours have in common, native pixels: an object of that size or less is whole in one of them."""
+        return self.overlap * self.size
 
     def windows(self, height: int, width: int) -> list[Window]:
         """The windows of a picture of that size; the picture itself comes first, and alone where it fits in one."""

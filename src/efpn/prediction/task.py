@@ -104,6 +104,8 @@ class PredictionTask(pl.LightningModule):
         seen: list[dict[str, Tensor]] = []
         for start in range(0, len(windows), self.batch_size):
             seen += self._detect_windows(image, windows[start : start + self.batch_size])
+        if self.slices and self.slices.whole and len(windows) > 1:
+            seen[0] = larger_than(seen[0], self.slices.shared)
         return merge_windows(seen, windows, height, width, self.detector.roi_heads.nms_thresh)
 
     def _detect_windows(self, image: NDArray[np.uint8], windows: list[Window]) -> list[dict[str, Tensor]]:
@@ -113,6 +115,13 @@ class PredictionTask(pl.LightningModule):
         self.capped += count_capped(self.detector, found)
         places = [{"image_id": torch.tensor(n), "scale": torch.tensor(view.scale)} for n, (_, view) in enumerate(views)]
         return native_detections(found, places)[1]
+
+
+def larger_than(found: dict[str, Tensor], size: float) -> dict[str, Tensor]:
+    """The detections whose longer side is more than ``size``, in pixels of their boxes."""
+    boxes = found["boxes"]
+    large = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1) > size
+    return {key: value[large] for key, value in found.items()}
 
 
 def _as_it_is(shot: Any) -> Any:
