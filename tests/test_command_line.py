@@ -62,13 +62,50 @@ def test_evaluation_without_a_run_says_so() -> None:
     assert done.returncode == 2 and done.stderr == "error: run is not given; run=VALUE, see --help\n"
 
 
-def test_mistakes_are_answered_before_torch_is_imported(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What looks like a finished phase to all that does not read its weights."""
+    folder = tmp_path_factory.mktemp("run") / "finetune"
+    folder.mkdir()
+    (folder / "handover.ckpt").touch()
+    (folder / "config.yaml").write_text("name: demo\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["run=outputs/nowhere", "pictures=conf"], "run=outputs/nowhere: no such file or folder"),
+        (["pictures=nowhere"], "pictures=nowhere: no such file or folder"),
+        (["pictures=[README.md]"], "pictures=README.md: no picture by its ending"),
+        (["pictures=conf/*.jpg"], "pictures=conf/*.jpg: matches no picture"),
+        (["pictures=conf", "slices.size=0"], "slices.size=0: must be at least 1 native pixel"),
+        (["pictures=conf", "slices.size=64", "slices.overlap=1.0"], "slices.overlap=1.0: must be at least 0"),
+        (["pictures=conf", "score_threshold=50"], "score_threshold=50: must be from 0 to 1"),
+        (["pictures=conf", "trainer=ddp"], "trainer.devices=-1: this runs on one device"),
+    ],
+)
+def test_what_cannot_be_predicted_is_named_at_once(finished: Path, arguments: list[str], message: str) -> None:
+    done = run("predict.py", f"run={finished}", *arguments)
+    assert done.returncode == 2 and message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "script, arguments",
+    [
+        ("train.py", ["experiment=tt100k_efpn", "data.root=nowhere"]),
+        ("predict.py", ["pictures=nowhere"]),
+    ],
+)
+def test_mistakes_are_answered_before_torch_is_imported(script: str, arguments: list[str], finished: Path) -> None:
     code = (
         "import sys, runpy\n"
-        "try: runpy.run_path('train.py', run_name='__main__')\n"
+        f"try: runpy.run_path('{script}', run_name='__main__')\n"
         "except SystemExit as e: print('status', e.code)\n"
         "print('torch' in sys.modules)"
     )
-    command = [sys.executable, "-c", code, "experiment=tt100k_efpn", f"data.root={tmp_path / 'nowhere'}"]
+    place = [f"run={finished}"] if script == "predict.py" else []
+    command = [sys.executable, "-c", code, *place, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
     assert done.stdout.split() == ["status", "2", "False"]

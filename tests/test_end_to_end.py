@@ -23,19 +23,6 @@ from efpn.training.run import train
 PHASES = ("baseline", "distill", "finetune")
 
 
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("synthetic")
-
-
-@pytest.fixture(scope="session")
-def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All three phases in a row; the run's folder."""
-    outputs = tmp_path_factory.mktemp("outputs")
-    train(tiny(outputs, data))
-    return outputs / "demo" / "seed0"
-
-
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return read_handover(folder / "handover.ckpt").state_dict
 

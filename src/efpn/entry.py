@@ -62,15 +62,32 @@ def check_sweep(cfg: DictConfig) -> None:
     Raises:
         UserError: with what to use instead.
     """
-    devices = cfg.trainer.get("devices", 1)
     launcher = HydraConfig.get().launcher._target_ if in_sweep() else ""
-    single = devices == 1 or (isinstance(devices, ListConfig) and len(devices) == 1)
-    if "basic" in launcher.lower() and not single:
+    if "basic" in launcher.lower() and not one_device(cfg):
         raise UserError(
-            f"-m with trainer.devices={devices}: the processes of a multi-device run would each replay the sweep. Use "
-            "trainer.devices=1 in a sweep, start the runs one by one, or use a launcher that gives each run a job of "
-            "its own (hydra/launcher=submitit_slurm)"
+            f"-m with trainer.devices={cfg.trainer.devices}: the processes of a multi-device run would each replay the "
+            "sweep. Use trainer.devices=1 in a sweep, start the runs one by one, or use a launcher that gives each "
+            "run a job of its own (hydra/launcher=submitit_slurm)"
         )
+
+
+def check_one_device(cfg: DictConfig) -> None:
+    """Refuse several devices, for an entry that runs on one.
+
+    Raises:
+        UserError: with what to do instead.
+    """
+    if not one_device(cfg):
+        raise UserError(
+            f"trainer.devices={cfg.trainer.devices}: this runs on one device; give trainer.devices=1, and to use "
+            "several, give each a call of its own with a part of the pictures and another out="
+        )
+
+
+def one_device(cfg: DictConfig) -> bool:
+    """Whether the config names a single device, by count or in a list."""
+    devices = cfg.trainer.get("devices", 1)
+    return devices == 1 or (isinstance(devices, ListConfig) and len(devices) == 1)
 
 
 def check_source(cfg: DictConfig) -> None:

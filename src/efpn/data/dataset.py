@@ -63,21 +63,18 @@ class DetectionDataset(Dataset[Sample | PairSample]):
     def __getitem__(self, key: Key) -> Sample | PairSample:
         number, seed = key if isinstance(key, tuple) else (key, key)
         record, image = self._read(number)
-        view = self.transform(image, record.boxes[record.trainable], factor=self._factor, seed=seed)
-        target = make_target(record, view)
+        boxes = record.boxes[record.trainable]
+        if not self.pairs:
+            pixels, view = picture_1x(self.transform, image, boxes, seed)
+            return pixels, make_target(record, view)
+        view = self.transform(image, boxes, factor=2, seed=seed)
         pixels = to_tensor(view.image)
-        if self.pairs:
-            return halve(pixels), pixels, target
-        return (pixels if self._factor == 1 else halve(pixels)), target
+        return halve(pixels), pixels, make_target(record, view)
 
     @property
     def unreadable(self) -> int:
         """How many unreadable pictures were skipped so far, in all workers."""
         return int(self._unreadable.value)
-
-    @property
-    def _factor(self) -> int:
-        return 1 if self.transform.direct and not self.pairs else 2
 
     def _read(self, number: int) -> tuple[Record, NDArray[np.uint8]]:
         for step in range(MAX_SKIPS):
@@ -91,6 +88,15 @@ class DetectionDataset(Dataset[Sample | PairSample]):
                     self._unreadable.value += 1
                 log.warning("%s (skipped; %d so far)", error, self.unreadable)
         raise UserError(f"{MAX_SKIPS} pictures in a row cannot be read, up to {record.path}; is the disk there?")
+
+
+def picture_1x(
+    transform: Transform, image: NDArray[np.uint8], boxes: NDArray[np.float64], seed: int
+) -> tuple[Tensor, View]:
+    """What a network sees where no pair is asked for: the 1x picture, ``(3, H, W)`` float32 in 0 to 1, and its view."""
+    view = transform(image, boxes, factor=1 if transform.direct else 2, seed=seed)
+    pixels = to_tensor(view.image)
+    return (pixels if transform.direct else halve(pixels)), view
 
 
 def make_target(record: Record, view: View) -> Target:

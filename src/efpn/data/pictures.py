@@ -66,7 +66,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             yield picture
     except FileNotFoundError:
         raise PictureError(path, "the file does not exist") from None
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise PictureError(path, f"cannot be read ({_reason(error)})") from None
 
 

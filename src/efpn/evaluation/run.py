@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -24,10 +23,9 @@ from efpn.evaluation.variants import Variant, find_variant
 from efpn.metrics import best_f1_threshold
 from efpn.metrics.accumulate import Collected
 from efpn.models import EFPNDetector
-from efpn.runs.checkpoints import Handover, load_handover, read_handover
-from efpn.runs.phases import model_config
+from efpn.runs.checkpoints import Handover, read_handover
+from efpn.runs.rebuild import quiet_trainer, rebuild_detector
 from efpn.runs.saved import SavedRun
-from efpn.runs.trainer import make_trainer
 
 log = logging.getLogger(__name__)
 
@@ -99,20 +97,7 @@ def rebuild(
             f"{run.checkpoint}: trained on {len(handover.classes)} classes ({', '.join(handover.classes[:3])} ...); "
             f"the data in {data.root} have {len(data.categories.names)} or others; use the data set of its training"
         )
-    config = run.config.copy()
-    if cfg.small_roi_below:
-        config.small_roi_below = cfg.small_roi_below
-    node = model_config(config, run.phase)
-    small = {"_target_": "efpn.models.SmallRoIs", "below": config.small_roi_below}
-    if variant.oracle:
-        node.update({"extension": None, "small": small})
-    elif cfg.small_roi_below and node.small:
-        node.small.below = cfg.small_roi_below
-    detector: EFPNDetector = instantiate(
-        node, num_classes=data.num_classes, trunk={"weights": None}, ohem=None, _convert_="all"
-    )
-    load_handover(detector, handover, [], run.checkpoint)
-    return detector
+    return rebuild_detector(run, handover, small_roi_below=cfg.small_roi_below, oracle=variant.oracle)
 
 
 def choose_threshold(
@@ -136,9 +121,7 @@ def collect(
     cfg: DictConfig, run: SavedRun, detector: EFPNDetector, variant: Variant, data: DetectionDataModule, role: Role
 ) -> Collected:
     """Detect in all pictures of ``role``."""
-    options = {**cfg.trainer, "precision": cfg.trainer.precision or run.config.trainer.precision}
-    quiet = {"logger": False, "enable_checkpointing": False, "use_distributed_sampler": False}
-    trainer = make_trainer({**options, **quiet, "default_root_dir": str(run.folder)})
+    trainer = quiet_trainer(cfg.trainer, run)
     task = EvaluationTask(detector, variant, list(data.categories.ids))
     data.trainer = trainer
     trainer.test(task, dataloaders=data.val_dataloader() if role == "val" else data.test_dataloader(), verbose=False)

@@ -17,6 +17,7 @@ from efpn.data.tt100k import TT100K
 from efpn.errors import UserError
 from efpn.evaluation.report import Facts, write_report
 from efpn.metrics.split import SplitScorer
+from efpn.runs.rebuild import resize_to
 from efpn.runs.saved import SavedRun
 
 log = logging.getLogger(__name__)
@@ -53,10 +54,7 @@ def eval_data(cfg: DictConfig, run: SavedRun, pairs: bool = False) -> DetectionD
     )  # a quick validation in training is not asked here
     if cfg.data_root:
         node.source.root = cfg.data_root
-    if cfg.short_side:
-        ratio = cfg.short_side / node.eval_transform.short_side
-        node.eval_transform.short_side = cfg.short_side
-        node.eval_transform.max_size = round(node.eval_transform.max_size * ratio)
+    resize_to(node.eval_transform, cfg.short_side)
     return instantiate(node, eval_pairs=pairs, _convert_="all")
 
 

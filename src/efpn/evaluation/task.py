@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +10,7 @@ import pytorch_lightning as pl
 from efpn.evaluation.variants import Variant
 from efpn.metrics.accumulate import Collected, DetectionAccumulator
 from efpn.models import EFPNDetector
-from efpn.tasks.base import native_detections
-
-log = logging.getLogger(__name__)
+from efpn.tasks.base import count_capped, native_detections, warn_of_cap
 
 
 class EvaluationTask(pl.LightningModule):
@@ -39,15 +36,11 @@ class EvaluationTask(pl.LightningModule):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Detect and keep the boxes."""
         found = self.variant.predict(self.detector, batch)
-        self.capped += sum(len(one["boxes"]) >= self.detector.roi_heads.detections_per_img for one in found)
+        self.capped += count_capped(self.detector, found)
         self.detections.update(*native_detections(found, batch[-1]))
 
     def on_test_epoch_end(self) -> None:
         """Gather from all processes, and say if the detector's cap cut anything off."""
-        if self.capped:
-            cap = self.detector.roi_heads.detections_per_img
-            log.warning(
-                "%d pictures reach model.roi.detections_per_image=%d: objects may be cut off there", self.capped, cap
-            )
+        warn_of_cap(self.detector, self.capped)
         self.collected = self.detections.compute()
         self.detections.reset()

@@ -7,7 +7,7 @@ own, on a dark rim that keeps it visible on any background. Boxes are xyxy in pi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -61,6 +61,11 @@ class Mark:
     def size(self) -> float:
         """Longer side, pixels."""
         return max(self.box[2] - self.box[0], self.box[3] - self.box[1])
+
+    def scaled(self, factor: float) -> Mark:
+        """The mark on the picture resized by ``factor``."""
+        x1, y1, x2, y2 = self.box
+        return replace(self, box=(x1 * factor, y1 * factor, x2 * factor, y2 * factor))
 
 
 def marks(kind: Kind, boxes: np.ndarray, texts: list[str] | None = None) -> list[Mark]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -108,7 +108,7 @@ def _draw_panel(page: SubFigure, panel: Panel, share: float) -> None:
     views = grid[1].subgridspec(2, 2, wspace=0.04, hspace=0.04)
     small, factor = _shrink(panel.image)
     overview = page.add_subplot(grid[0])
-    draw_outcomes(overview, small, [_scaled(mark, factor) for mark in panel.drawn], thickness=0.75)
+    draw_outcomes(overview, small, [mark.scaled(factor) for mark in panel.drawn], thickness=0.75)
     overview.set_anchor("N")
     windows = [zoom_window(box) for box in panel.focus] or [zoom_window(m.box) for m in telling_marks(panel.drawn)]
     for place, window in enumerate(windows[:VIEWS]):
@@ -145,11 +145,6 @@ def _shrink(image: np.ndarray) -> tuple[np.ndarray, float]:
         return image, factor
     size = (round(width * factor), round(height * factor))
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX)), factor
-
-
-def _scaled(mark: Mark, factor: float) -> Mark:
-    x1, y1, x2, y2 = mark.box
-    return replace(mark, box=(x1 * factor, y1 * factor, x2 * factor, y2 * factor))
 
 
 def _centre(box: Window) -> tuple[float, float]:

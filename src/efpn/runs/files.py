@@ -16,9 +16,14 @@ from efpn.errors import UserError
 
 def write_text(path: Path, text: str) -> Path:
     """Write a file in one step, so that a killed run leaves the old one or the new one; makes the folder."""
+    return write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> Path:
+    """As `write_text`, for what is no text."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_bytes(data)
     return partial.replace(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from efpn.errors import UserError
 from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE
 
-ORDER = ("baseline", "control", "distill", "finetune")  # rows of the comparison: what EFPN is held against comes first
+log = logging.getLogger(__name__)
+
+ORDER = ("baseline", "control", "distill", "finetune")  # rows of the comparison, the most advanced one last
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,18 @@ def _matching(pattern: str) -> list[SavedRun]:
 
 def _phases(path: str | Path) -> list[Path]:
     return [file for phase in ORDER if (file := Path(path) / phase / HANDOVER_FILE).is_file()]
+
+
+def latest_run(path: str) -> SavedRun:
+    """The most advanced finished phase under ``path``; says which where there are several.
+
+    Raises:
+        UserError: as `saved_runs`.
+    """
+    runs = saved_runs(path)
+    if len(runs) > 1:
+        log.info("%s holds %s; taking %s", path, ", ".join(run.phase for run in runs), runs[-1].phase)
+    return runs[-1]
 
 
 def _saved(checkpoint: Path) -> SavedRun:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, Self
 
@@ -14,6 +15,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from efpn.metrics.accumulate import DetectionAccumulator
 from efpn.models import EFPNDetector
 from efpn.tasks.freezing import hold_frozen, train_only
+
+log = logging.getLogger(__name__)
 
 
 class Scorer(Protocol):
@@ -112,6 +115,18 @@ class DetectorTask(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "step"},
         }
+
+
+def count_capped(detector: EFPNDetector, found: Sequence[Mapping[str, Tensor]]) -> int:
+    """How many pictures hold as many detections as the detector's own cap allows."""
+    return sum(len(one["boxes"]) >= detector.roi_heads.detections_per_img for one in found)
+
+
+def warn_of_cap(detector: EFPNDetector, capped: int, what: str = "pictures") -> None:
+    """Say if the cap may have cut off something in ``capped`` pictures (or ``what`` else was counted)."""
+    if capped:
+        cap = detector.roi_heads.detections_per_img
+        log.warning("%d %s reach model.roi.detections_per_image=%d: objects may be cut off there", capped, what, cap)
 
 
 def native_detections(

@@ -1,0 +1,42 @@
+"""Predict: ``python predict.py run=outputs/NAME/seed0 pictures=FOLDER [key=value ...]``; see conf/predict.yaml."""
+
+from __future__ import annotations
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from efpn.entry import call, check_one_device, check_sweep, start
+from efpn.prediction.options import asked_for, check_numbers, out_folder, slices_of
+from efpn.prediction.pictures import check_out, find_pictures
+from efpn.runs.saved import latest_run
+
+
+def run(cfg: DictConfig) -> int:
+    """Find run and pictures without torch, then predict; return how many pictures could not be read."""
+    check_sweep(cfg)
+    check_one_device(cfg)
+    check_numbers(cfg)
+    slices_of(cfg)
+    saved = latest_run(cfg.run)
+    out = out_folder(cfg, saved)
+    pictures = find_pictures(asked_for(cfg), out)
+    check_out(pictures, out / "pictures")
+    from efpn.prediction.run import listed, predict  # imports torch, which a mistake in a path need not wait for
+
+    broken = predict(cfg, saved, pictures)
+    if broken:
+        print(f"{len(broken)} of {len(pictures)} pictures could not be read:\n{listed(broken)}", file=sys.stderr)
+    return len(broken)
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="predict")
+def main(cfg: DictConfig) -> None:
+    """Compose the config and run; end with status 1 if a picture could not be read."""
+    if call(run, cfg):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    start(main, "predict")

@@ -1,0 +1,44 @@
+"""What the command line of a prediction may say; checked without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig, ListConfig
+
+from efpn.errors import UserError
+from efpn.prediction.slices import Slices
+from efpn.runs.saved import SavedRun
+
+
+def asked_for(cfg: DictConfig) -> list[str]:
+    """The files, folders and globs of ``cfg.pictures``."""
+    return [str(word) for word in (cfg.pictures if isinstance(cfg.pictures, ListConfig) else [cfg.pictures])]
+
+
+def slices_of(cfg: DictConfig) -> Slices | None:
+    """How pictures are cut; None for whole ones.
+
+    Raises:
+        UserError: a size or an overlap that makes no windows.
+    """
+    return None if cfg.slices is None or cfg.slices.size is None else Slices(**cfg.slices)
+
+
+def out_folder(cfg: DictConfig, run: SavedRun) -> Path:
+    """Where the results go: ``cfg.out``, or ``predictions`` in the phase's folder."""
+    return Path(cfg.out).expanduser() if cfg.out else run.folder / "predictions"
+
+
+def check_numbers(cfg: DictConfig) -> None:
+    """Refuse numbers that mean nothing.
+
+    Raises:
+        UserError: with the option and what it may be.
+    """
+    for name in ("score_threshold", "min_score"):
+        if cfg[name] is not None and not 0 <= cfg[name] <= 1:
+            raise UserError(f"{name}={cfg[name]}: must be from 0 to 1")
+    for name in ("short_side", "batch_size"):
+        if cfg[name] is not None and cfg[name] < 1:
+            raise UserError(f"{name}={cfg[name]}: must be at least 1")

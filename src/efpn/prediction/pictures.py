@@ -1,0 +1,111 @@
+"""Which picture files a prediction is asked for, and what each is called. No torch."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from efpn.errors import UserError
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # Pillow reads and writes all of them
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A file to look at.
+
+    Attributes:
+        number: its id in the results, from 1.
+        path: the file.
+        name: its path below the folder that all pictures share, with ``/``; no two pictures have the same.
+    """
+
+    number: int
+    path: Path
+    name: str
+
+
+def find_pictures(words: Sequence[str], out: Path) -> list[Picture]:
+    """The pictures that ``words`` stand for, in the order of their paths, each once.
+
+    Args:
+        words: each a file, a folder (searched to the bottom) or a glob (``**`` for any folders).
+        out: where results go; what lies there is no input, unless it is named as a file.
+
+    Raises:
+        UserError: one of them is not there, or holds no picture.
+    """
+    if not words:
+        raise UserError("pictures=[]: nothing to look at; give a file, a folder, a glob or a list of those")
+    files: set[Path] = set()
+    bases: set[Path] = set()
+    for word in words:
+        base, found = _look_up(word, _whole(out))
+        files.update(found)
+        bases.add(base)
+    root = Path(os.path.commonpath(bases))
+    return [Picture(n, path, path.relative_to(root).as_posix()) for n, path in enumerate(sorted(files), 1)]
+
+
+def check_out(pictures: Iterable[Picture], folder: Path) -> None:
+    """Refuse to write annotated pictures over the pictures themselves.
+
+    Args:
+        pictures: that are looked at.
+        folder: that the annotated ones go to, under their names.
+
+    Raises:
+        UserError: with the first picture that would be lost.
+    """
+    for picture in pictures:
+        if _whole(folder / picture.name) == picture.path:
+            raise UserError(f"out={folder.parent}: would write over the picture {picture.path}; give another folder")
+
+
+def _look_up(word: str, out: Path) -> tuple[Path, list[Path]]:
+    """The folder that names are counted from, and the pictures."""
+    place = _whole(Path(word).expanduser())
+    if place.is_file():
+        if not _is_picture(place):
+            raise UserError(f"pictures={word}: no picture by its ending; known are {', '.join(ENDINGS)}")
+        return place.parent, [place]
+    if place.is_dir():
+        base, found = place, list(_below(place))
+    elif glob.has_magic(word):
+        base = _before_magic(place)
+        found = [path for match in base.glob(str(place.relative_to(base))) for path in _below(match)]
+    else:
+        raise UserError(f"pictures={word}: no such file or folder; give a picture, a folder or a glob like 'a/*.jpg'")
+    found = [path for path in found if not _hidden(path.relative_to(base)) and not path.is_relative_to(out)]
+    if not found:
+        what = "holds" if place.is_dir() else "matches"
+        raise UserError(f"pictures={word}: {what} no picture; looked for files that end in {', '.join(ENDINGS)}")
+    return base, found
+
+
+def _below(place: Path) -> Iterator[Path]:
+    """The pictures in a folder, at any depth, or the picture itself."""
+    inside = place.rglob("*") if place.is_dir() else [place]
+    yield from (path for path in inside if _is_picture(path) and path.is_file())
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _before_magic(place: Path) -> Path:
+    """The folder before the first part with a wildcard."""
+    parts = place.parts
+    return Path(*parts[: next(n for n, part in enumerate(parts) if glob.has_magic(part))])
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in ENDINGS
+
+
+def _whole(path: Path) -> Path:
+    # Not resolved: a link keeps the name that it was given under.
+    return Path(os.path.abspath(path))  # noqa: PTH100

@@ -1,0 +1,72 @@
+"""Windows that cover a large picture. No torch.
+
+A network has learned objects at the scale of its training pictures. Resized as a whole, a much larger picture shows
+them smaller, or not at all; cut into windows, each resized like a picture of its own, it shows them as learned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from efpn.errors import UserError
+
+Window = tuple[int, int, int, int]  # x1, y1, x2, y2 in whole native pixels
+
+
+@dataclass(frozen=True)
+class Slices:
+    """How pictures are cut.
+
+    Attributes:
+        size: side of a square window, native pixels; at the shorter side of the training pictures, objects have the
+            scale of training.
+        overlap: least share of a side that neighbours have in common.
+        whole: also look at the picture as a whole, for objects that no window holds; it adds those larger than the
+            overlap, as all others are whole in a window, and better resolved there.
+
+    Raises:
+        UserError: numbers that make no windows.
+    """
+
+    size: int
+    overlap: float = 0.2
+    whole: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.size < 1:
+            raise UserError(f"slices.size={self.size}: must be at least 1 native pixel; null looks at whole pictures")
+        if not 0 <= self.overlap < 1:
+            raise UserError(
+                f"slices.overlap={self.overlap}: must be at least 0 and less than 1, as a share of slices.size"
+            )
+
+    @property
+    def shared(self) -> float:
+        """What neighbours have in common, native pixels: an object of that size or less is whole in one of them."""
+        return self.overlap * self.size
+
+    def windows(self, height: int, width: int) -> list[Window]:
+        """The windows of a picture of that size; the picture itself comes first, and alone where it fits in one."""
+        parts = slice_windows(height, width, self.size, self.overlap)
+        all_of_it = (0, 0, width, height)
+        return [all_of_it, *parts] if self.whole and len(parts) > 1 else parts
+
+
+def slice_windows(height: int, width: int, size: int, overlap: float) -> list[Window]:
+    """Windows of ``size`` pixels a side that cover the picture and nothing else, row by row.
+
+    They are spread evenly, so that neighbours share at least ``overlap`` of a side (to the whole pixel); along a side
+    that is shorter than ``size``, they are as long as the picture.
+    """
+    rows, columns = (_starts(length, size, overlap) for length in (height, width))
+    return [(x, y, min(x + size, width), min(y + size, height)) for y in rows for x in columns]
+
+
+def _starts(length: int, size: int, overlap: float) -> list[int]:
+    last = length - size
+    if last <= 0:
+        return [0]
+    stride = max(1, int(size * (1 - overlap)))
+    steps = -(-last // stride)
+    return [step * last // steps for step in range(steps + 1)]

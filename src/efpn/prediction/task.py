@@ -1,0 +1,132 @@
+"""Running a trained detector over pictures, each as a whole or by its windows."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from efpn.data.dataset import picture_1x
+from efpn.data.pictures import PictureError, read_picture
+from efpn.data.transforms import Transform
+from efpn.metrics.accumulate import DetectionAccumulator
+from efpn.models import EFPNDetector
+from efpn.prediction.merging import merge_windows
+from efpn.prediction.pictures import Picture
+from efpn.prediction.slices import Slices, Window
+from efpn.tasks.base import count_capped, native_detections
+
+NO_BOXES = np.zeros((0, 4))
+
+
+class Shot(NamedTuple):
+    """A picture that was read: its ``image`` ``(h, w, 3)`` uint8, native pixels; or None, and in ``error`` why not."""
+
+    picture: Picture
+    image: NDArray[np.uint8] | None
+    error: str = ""
+
+
+class PictureFiles(Dataset[Shot]):
+    """Picture files, read one by one; a broken one is an item too.
+
+    Args:
+        pictures: in order.
+    """
+
+    def __init__(self, pictures: list[Picture]) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, row: int) -> Shot:
+        picture = self.pictures[row]
+        try:
+            return Shot(picture, read_picture(picture.path))
+        except PictureError as error:
+            return Shot(picture, None, error.what)
+
+
+def picture_loader(pictures: list[Picture], num_workers: int) -> DataLoader[Any]:
+    """One `Shot` at a time; they are resized later, window by window, so that a large one needs little memory."""
+    return DataLoader(PictureFiles(pictures), batch_size=None, collate_fn=_as_it_is, num_workers=num_workers)
+
+
+class PredictionTask(pl.LightningModule):
+    """Finds the objects of a picture.
+
+    Args:
+        detector: with its weights.
+        transform: that resizes a window as the run's own evaluation resizes a picture.
+        category_ids: ``category_ids[label - 1]`` in the results.
+        slices: how pictures are cut; None for whole ones.
+        batch_size: windows at a time.
+
+    Attributes:
+        detections: of all pictures so far, native pixels.
+        capped: how many windows held as many detections as the detector's cap allows.
+    """
+
+    def __init__(
+        self,
+        detector: EFPNDetector,
+        transform: Transform,
+        category_ids: list[int],
+        slices: Slices | None = None,
+        batch_size: int = 1,
+    ) -> None:
+        super().__init__()
+        self.detector = detector
+        self.transform = transform
+        self.slices = slices
+        self.batch_size = batch_size
+        self.detections = DetectionAccumulator(category_ids)
+        self.capped = 0
+
+    def transfer_batch_to_device(self, batch: Shot, device: torch.device, dataloader_idx: int) -> Shot:
+        """Leave the picture where it is; its windows go over when they are resized."""
+        return batch
+
+    def predict_step(self, batch: Shot, batch_idx: int) -> dict[str, Tensor] | None:
+        """Detect in one picture, in its native pixels; None for a broken one."""
+        if batch.image is None:
+            return None
+        found = self.detect(batch.image)
+        self.detections.update([batch.picture.number], [found])
+        return found
+
+    def detect(self, image: NDArray[np.uint8]) -> dict[str, Tensor]:
+        """Detect in ``image (h, w, 3)``; boxes in its pixels."""
+        height, width = image.shape[:2]
+        windows = self.slices.windows(height, width) if self.slices else [(0, 0, width, height)]
+        seen: list[dict[str, Tensor]] = []
+        for start in range(0, len(windows), self.batch_size):
+            seen += self._detect_windows(image, windows[start : start + self.batch_size])
+        if self.slices and self.slices.whole and len(windows) > 1:
+            seen[0] = larger_than(seen[0], self.slices.shared)
+        return merge_windows(seen, windows, height, width, self.detector.roi_heads.nms_thresh)
+
+    def _detect_windows(self, image: NDArray[np.uint8], windows: list[Window]) -> list[dict[str, Tensor]]:
+        parts = [np.ascontiguousarray(image[y1:y2, x1:x2]) for x1, y1, x2, y2 in windows]
+        views = [picture_1x(self.transform, part, NO_BOXES, seed=0) for part in parts]
+        found = self.detector([pixels.to(self.device) for pixels, _ in views])
+        self.capped += count_capped(self.detector, found)
+        places = [{"image_id": torch.tensor(n), "scale": torch.tensor(view.scale)} for n, (_, view) in enumerate(views)]
+        return native_detections(found, places)[1]
+
+
+def larger_than(found: dict[str, Tensor], size: float) -> dict[str, Tensor]:
+    """The detections whose longer side is more than ``size``, in pixels of their boxes."""
+    boxes = found["boxes"]
+    large = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1) > size
+    return {key: value[large] for key, value in found.items()}
+
+
+def _as_it_is(shot: Any) -> Any:
+    return shot

@@ -1,0 +1,127 @@
+"""What a prediction leaves behind: a progress bar while it runs, annotated pictures, COCO json."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pytorch_lightning as pl
+from PIL import Image
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from efpn.figures.annotated import annotated_picture
+from efpn.figures.outcomes import marks
+from efpn.prediction.pictures import Picture
+from efpn.prediction.task import Shot
+from efpn.runs.files import write_bytes, write_json
+
+PICTURES, DETECTIONS, DRAWN = "pictures.json", "detections.json", "pictures"
+QUALITY: Final[Mapping[str, Mapping[str, Any]]] = {  # by Pillow's name of the format
+    "JPEG": {"quality": 92},
+    "WEBP": {"quality": 92},
+    "TIFF": {"compression": "tiff_lzw"},
+}
+
+
+class PictureBar(pl.Callback):
+    """A progress bar over the pictures, with the time left and the number of broken ones."""
+
+    def __init__(self, total: int) -> None:
+        text = TextColumn("[progress.description]{task.description}")
+        self.bar = Progress(text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), transient=False)
+        self.row = self.bar.add_task("pictures", total=total)
+        self.broken = 0
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show it."""
+        self.bar.start()
+
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Shot, *args: Any
+    ) -> None:
+        """Move on by one picture."""
+        self.broken += outputs is None
+        self.bar.update(self.row, advance=1, description=f"pictures ({self.broken} broken)" if self.broken else None)
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave it as it is."""
+        self.bar.stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Give the terminal back."""
+        self.bar.stop()
+
+
+class PictureWriter(pl.Callback):
+    """Notes what was read, and writes each picture with its detections as soon as they are there.
+
+    Args:
+        folder: for the annotated pictures, under the pictures' own names; None draws none.
+        names: class names in label order.
+        score_threshold: detections below are not drawn.
+
+    Attributes:
+        images: the pictures that could be read, as in COCO's ``images``.
+        broken: the others: picture and reason.
+    """
+
+    def __init__(self, folder: Path | None, names: Sequence[str], score_threshold: float) -> None:
+        self.folder = folder
+        self.names = names
+        self.score_threshold = score_threshold
+        self.images: list[dict[str, Any]] = []
+        self.broken: list[tuple[Picture, str]] = []
+
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Shot, *args: Any
+    ) -> None:
+        """Take one picture down."""
+        picture, image, error = batch
+        if image is None:
+            self.broken.append((picture, error))
+            return
+        height, width = image.shape[:2]
+        self.images.append({"id": picture.number, "file_name": picture.name, "width": width, "height": height})
+        if self.folder is not None:
+            write_picture(self.folder / picture.name, self.draw(image, outputs))
+
+    def draw(self, image: np.ndarray, found: Mapping[str, Tensor]) -> np.ndarray:
+        """The picture with the detections that reach the threshold."""
+        rows = found["scores"] >= self.score_threshold
+        boxes, scores, labels = (found[key][rows].cpu().numpy() for key in ("boxes", "scores", "labels"))
+        texts = [f"{self.names[label - 1]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
+        return annotated_picture(image, marks("hit", boxes, texts))
+
+
+def write_picture(path: Path, image: np.ndarray) -> Path:
+    """Write ``(H, W, 3)`` uint8 in one step, in the format that the ending of ``path`` names; makes the folder."""
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, kind, **QUALITY.get(kind, {}))
+    return write_bytes(path, file.getvalue())
+
+
+def write_results(
+    out: Path,
+    writer: PictureWriter,
+    detections: Sequence[Mapping[str, Any]],
+    categories: Sequence[Mapping[str, Any]],
+    info: Mapping[str, Any],
+) -> None:
+    """Write ``detections.json`` (COCO results) and ``pictures.json``, which says what their ids mean.
+
+    Args:
+        out: folder.
+        writer: with what was read.
+        detections: COCO results, native pixels.
+        categories: ``{"id", "name"}`` each.
+        info: how they were made.
+    """
+    failed = [{"file_name": picture.name, "reason": reason} for picture, reason in writer.broken]
+    record = {"info": info, "images": writer.images, "annotations": [], "categories": categories, "failed": failed}
+    write_json(out / PICTURES, record, indent=1)
+    write_json(out / DETECTIONS, detections)

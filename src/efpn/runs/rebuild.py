@@ -1,0 +1,67 @@
+"""A finished run brought back: its detector, the size of its pictures, and a Trainer that only runs it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from efpn.models import EFPNDetector
+from efpn.runs.checkpoints import Handover, load_handover
+from efpn.runs.phases import model_config
+from efpn.runs.saved import SavedRun
+from efpn.runs.trainer import make_trainer
+
+
+def rebuild_detector(
+    run: SavedRun, handover: Handover, *, small_roi_below: float | None = None, oracle: bool = False
+) -> EFPNDetector:
+    """The detector of the run's own config, with its weights.
+
+    Args:
+        run: the finished phase.
+        handover: its weights and classes.
+        small_roi_below: 1x pixels, if another than the run's own.
+        oracle: without the extension, and with small RoIs read from a ``p2x`` that is given.
+
+    Raises:
+        UserError: weights and config do not fit together.
+    """
+    config = run.config.copy()
+    if small_roi_below:
+        config.small_roi_below = small_roi_below
+    node = model_config(config, run.phase)
+    if oracle:
+        small = {"_target_": "efpn.models.SmallRoIs", "below": config.small_roi_below}
+        node.update({"extension": None, "small": small})
+    elif small_roi_below and node.small:
+        node.small.below = small_roi_below
+    detector: EFPNDetector = instantiate(
+        node, num_classes=len(handover.classes) + 1, trunk={"weights": None}, ohem=None, _convert_="all"
+    )
+    load_handover(detector, handover, [], run.checkpoint)
+    return detector
+
+
+def resize_to(transform: DictConfig, short_side: int | None) -> None:
+    """Set the shorter side of an ``eval_transform`` node, in 1x pixels; the cap on the longer one keeps its ratio."""
+    if short_side:
+        ratio = short_side / transform.short_side
+        transform.short_side = short_side
+        transform.max_size = round(transform.max_size * ratio)
+
+
+def quiet_trainer(node: DictConfig, run: SavedRun, **more: Any) -> pl.Trainer:
+    """Lightning's Trainer of a ``trainer`` node, in the run's own precision unless it names one, that leaves no file.
+
+    Args:
+        node: the config.
+        run: whose precision and folder are the default.
+        more: options of the Trainer that come before all others.
+    """
+    own = {str(key): value for key, value in node.items()}
+    options = {**own, "precision": node.precision or run.config.trainer.precision}
+    quiet = {"logger": False, "enable_checkpointing": False, "use_distributed_sampler": False}
+    return make_trainer({**options, **quiet, "default_root_dir": str(run.folder), **more})
