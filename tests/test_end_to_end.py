@@ -108,12 +108,15 @@ def test_evaluation_writes_its_report(trained: Path, variant: str) -> None:
     evaluate(cfg, saved_runs(cfg.run))
     out = trained / "baseline" / "eval" / ("test" if variant == "own" else f"test-{variant}")
     assert {p.name for p in out.iterdir()} >= {"metrics.json", "table.md", "detections.json", "pictures.png"}
+    losses = json.loads((out / "losses.json").read_text())
+    assert losses["by_band"]["all"]["rpn_recall"]["100"] is not None  # proposals were recorded
+    assert (out.parents[1].parent / f"report-{out.name}" / "report.html").is_file()
     record = json.loads((out / "metrics.json").read_text())
     assert record["metrics"].keys() >= {"AP", "AP50", "AP75", "AP_S", "AR_S", "F1_S"}
 
 
 def test_the_oracle_stands_beside_the_baseline_that_it_bounds(trained: Path) -> None:
-    place = [f"run={trained / 'baseline'}", "trainer.accelerator=cpu", "pictures=0"]
+    place = [f"run={trained / 'baseline'}", "trainer.accelerator=cpu", "pictures=0", "figures=false"]
     for variant in ("own", "oracle"):
         cfg = config("evaluate", *place, "split=val", f"variant={variant}")
         results = evaluate(cfg, saved_runs(cfg.run))
@@ -126,7 +129,16 @@ def test_runs_of_a_sweep_compare_in_one_call(trained: Path, tmp_path: Path) -> N
         shutil.copytree(trained / "distill", tmp_path / f"demo/loss.lambda_pos-{value}/seed0/distill")
     shutil.copytree(trained / "baseline", tmp_path / "demo/seed0/baseline")
     where = f"run=[{tmp_path}/demo/seed0, '{tmp_path}/demo/loss*/seed0']"
-    cfg = config("evaluate", where, "split=val", "trainer.accelerator=cpu", "pictures=0", f"out={tmp_path / 'out'}")
+    cfg = config(
+        "evaluate",
+        where,
+        "split=val",
+        "trainer.accelerator=cpu",
+        "pictures=0",
+        "figures=false",
+        "figures=false",
+        f"out={tmp_path / 'out'}",
+    )
     names = [result.name for result in evaluate(cfg, saved_runs(cfg.run))]
     swept = [f"demo/loss.lambda_pos-{value}/distill" for value in ("0.5", "1.5")]
     assert names == ["demo/baseline", *swept]
@@ -140,7 +152,7 @@ def test_no_threshold_is_chosen_on_the_pictures_that_are_scored(
     shutil.copytree(trained / "baseline", tmp_path / "demo/seed0/baseline")
     saved = tmp_path / "demo/seed0/baseline/config.yaml"
     saved.write_text(saved.read_text().replace("    test: test", "    test: val"))
-    cfg = config("evaluate", f"run={saved.parent}", "trainer.accelerator=cpu", "pictures=0")
+    cfg = config("evaluate", f"run={saved.parent}", "trainer.accelerator=cpu", "pictures=0", "figures=false")
     evaluate(cfg, saved_runs(cfg.run))
     assert "val and test share 5 pictures: no threshold of best F1" in caplog.text
     record = json.loads((saved.parent / "eval/test/metrics.json").read_text())
@@ -162,7 +174,7 @@ def test_a_quick_validation_in_training_does_not_shorten_the_evaluation(trained:
     saved.write_text(saved.read_text().replace("limit_val: null", "limit_val: 2"))
     for limit, pictures in ((None, 5), (3, 3)):
         cfg = config(
-            "evaluate", f"run={saved.parent}", "split=val", "trainer.accelerator=cpu", "pictures=0",
+            "evaluate", f"run={saved.parent}", "split=val", "trainer.accelerator=cpu", "pictures=0", "figures=false",
             f"limit={'null' if limit is None else limit}",
         )  # fmt: skip
         evaluate(cfg, saved_runs(cfg.run))

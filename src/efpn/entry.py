@@ -21,9 +21,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig, MissingMandatoryValue, OmegaConf
+from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 
 from efpn.errors import UserError
+from efpn.runs.devices import one_device
 
 SWEPT = "EFPN_SWEPT_KEYS"  # environment variable: a launcher's jobs have another command line than the user's
 FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable: Hydra lets errors through instead of printing them itself
@@ -82,12 +83,6 @@ def check_one_device(cfg: DictConfig) -> None:
             f"trainer.devices={cfg.trainer.devices}: this runs on one device; give trainer.devices=1, and to use "
             "several, give each a call of its own with a part of the pictures and another out="
         )
-
-
-def one_device(cfg: DictConfig) -> bool:
-    """Whether the config names a single device, by count or in a list."""
-    devices = cfg.trainer.get("devices", 1)
-    return devices == 1 or (isinstance(devices, ListConfig) and len(devices) == 1)
 
 
 def check_source(cfg: DictConfig) -> None:

@@ -12,6 +12,7 @@ from pycocotools.cocoeval import COCOeval
 
 from efpn.errors import UserError
 from efpn.metrics import COCO_BANDS, coco_metrics, restrict
+from efpn.metrics.coco import class_metrics
 
 TWELVE = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR1", "AR10", "AR", "AR_S", "AR_M", "AR_L")
 NAMES = {"AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR", "AR_S", "AR_M", "AR_L"}
@@ -207,3 +208,12 @@ def test_scores_and_boxes_must_be_numbers(simple, perfect, change):
 
 def test_bands_are_those_of_coco():
     assert dict(COCO_BANDS) == {"all": (0, math.inf), "small": (0, 32), "medium": (32, 96), "large": (96, math.inf)}
+
+
+def test_each_category_alone_and_their_mean(simple, perfect):
+    detections = [perfect[0], {**perfect[1], "bbox": [120, 120, 50, 50]}]
+    alone = class_metrics(simple, detections)
+    assert alone[4]["AP"] == pytest.approx(1.0) and alone[9]["AP"] == 0.0
+    assert (alone[4]["AP_M"], alone[9]["AP_S"]) == (None, None)
+    assert coco_metrics(simple, detections)["AP"] == pytest.approx(0.5)
+    assert list(class_metrics(simple, detections, category_ids=[9])) == [9]

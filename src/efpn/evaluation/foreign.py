@@ -15,7 +15,15 @@ from efpn.errors import UserError
 from efpn.evaluation.compare import Result, load_results, show
 from efpn.evaluation.provenance import command_line, git_commit, hardware
 from efpn.evaluation.report import METRICS, Facts
-from efpn.evaluation.scoring import check_split, eval_data, out_folders, scored_index, shared_pictures, write_scores
+from efpn.evaluation.scoring import (
+    check_split,
+    draw,
+    eval_data,
+    out_folders,
+    scored_index,
+    shared_pictures,
+    write_scores,
+)
 from efpn.metrics import best_f1_threshold
 from efpn.metrics.results import read_results
 from efpn.runs.files import read_json
@@ -53,7 +61,9 @@ def evaluate_file(cfg: DictConfig, runs: list[SavedRun]) -> list[Result]:
     )
     out = Path(cfg.out) if cfg.out else source.parent / f"{source.stem}-{cfg.split}"
     image_ids = [record.image_id for record in data.index(cfg.split).records]
-    write_scores(out, data, cfg, found, image_ids, facts)
+    scored = write_scores(out, data, cfg, found, image_ids, facts)
+    if cfg.figures:
+        draw(out, [scored], {})
     own = [] if cfg.out else out_folders(cfg, runs, "own")
     results = load_results([*(folder for folder in own if (folder / METRICS).is_file()), out])
     show(results, out / "comparison.md")

@@ -15,15 +15,27 @@ from efpn.data.datamodule import DetectionDataModule, Role
 from efpn.data.records import Index
 from efpn.errors import UserError
 from efpn.evaluation.compare import Result, load_results, show
+from efpn.evaluation.gallery import Scored
 from efpn.evaluation.provenance import command_line, git_commit, hardware
 from efpn.evaluation.report import METRICS, Facts
-from efpn.evaluation.scoring import check_split, eval_data, out_folders, scored_index, shared_pictures, write_scores
+from efpn.evaluation.scoring import (
+    check_split,
+    draw,
+    eval_data,
+    out_folders,
+    scored_index,
+    shared_pictures,
+    write_scores,
+)
+from efpn.evaluation.stages import StageRecorder
 from efpn.evaluation.task import EvaluationTask
 from efpn.evaluation.variants import Variant, find_variant
 from efpn.metrics import best_f1_threshold
 from efpn.metrics.accumulate import Collected
+from efpn.metrics.stages import StageRecord
 from efpn.models import EFPNDetector
 from efpn.runs.checkpoints import Handover, read_handover
+from efpn.runs.devices import one_device
 from efpn.runs.rebuild import quiet_trainer, rebuild_detector
 from efpn.runs.saved import SavedRun
 
@@ -45,29 +57,31 @@ def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Result]:
     if not runs:
         raise UserError(f"variant={cfg.variant}: needs a phase without an extension (baseline or control)")
     folders = out_folders(cfg, runs, cfg.variant)
-    for run, folder in zip(runs, folders, strict=True):
-        evaluate_run(cfg, run, variant, folder)
+    scored = [evaluate_run(cfg, run, variant, folder) for run, folder in zip(runs, folders, strict=True)]
     if not first_process():
         return []  # the first process has written and prints for all
     own = [] if cfg.variant == "own" or cfg.out else out_folders(cfg, runs, "own")
     results = load_results([*(folder for folder in own if (folder / METRICS).is_file()), *folders])
     place = Path(os.path.commonpath([run.folder.parent for run in runs]))
     show(results, place / f"comparison-{folders[-1].name}.md")
+    if cfg.figures:
+        configs = {run.name: run.folder for run in runs}
+        draw(place / f"report-{folders[-1].name}", [row for row in scored if row is not None], configs)
     return results
 
 
-def evaluate_run(cfg: DictConfig, run: SavedRun, variant: Variant, out: Path) -> None:
-    """Evaluate one finished phase and write its report to ``out``."""
+def evaluate_run(cfg: DictConfig, run: SavedRun, variant: Variant, out: Path) -> Scored | None:
+    """Evaluate one finished phase and write its report to ``out``; None on all processes but the first."""
     start = time.perf_counter()
     handover = read_handover(run.checkpoint)
     data = eval_data(cfg, run, variant.pairs)
     detector = rebuild(cfg, run, handover, variant, data)
     index = scored_index(data, cfg.split)
     best = choose_threshold(cfg, run, detector, variant, data)
-    seen = collect(cfg, run, detector, variant, data, cfg.split)
+    seen, stages = collect_stages(cfg, run, detector, variant, data)
     check_complete(index, seen, data.on_unreadable)
     if not first_process():
-        return
+        return None
     facts = Facts(
         name=run.name if cfg.variant == "own" else f"{run.name} {cfg.variant}",
         split=index.name,
@@ -81,7 +95,7 @@ def evaluate_run(cfg: DictConfig, run: SavedRun, variant: Variant, out: Path) ->
         hardware=hardware(),
         more=more_facts(cfg, run, handover),
     )
-    write_scores(out, data, cfg, seen.detections, seen.image_ids, facts)
+    return write_scores(out, data, cfg, seen.detections, seen.image_ids, facts, stages)
 
 
 def rebuild(
@@ -115,6 +129,17 @@ def choose_threshold(
     seen = collect(cfg, run, detector, variant, data, "val")
     ids = list(data.categories.evaluated_ids)
     return best_f1_threshold(data.index("val").to_coco(), seen.detections, category_ids=ids).score
+
+
+def collect_stages(
+    cfg: DictConfig, run: SavedRun, detector: EFPNDetector, variant: Variant, data: DetectionDataModule
+) -> tuple[Collected, StageRecord | None]:
+    """Detect in the split to score; on one process with a record of what came before the detections."""
+    if not one_device(cfg):
+        return collect(cfg, run, detector, variant, data, cfg.split), None
+    with StageRecorder(detector, list(data.categories.ids)) as recorder:
+        seen = collect(cfg, run, detector, recorder.watch(variant), data, cfg.split)
+    return seen, recorder.record()
 
 
 def collect(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,8 +16,15 @@ from efpn.data.pictures import read_picture
 from efpn.data.records import Index
 from efpn.data.tt100k import TT100K
 from efpn.errors import UserError
-from efpn.evaluation.report import Facts, write_report
+from efpn.evaluation.funnel_table import funnel_markdown
+from efpn.evaluation.gallery import Scored, by_level, draw_run, draw_together
+from efpn.evaluation.html import write_html
+from efpn.evaluation.report import METRICS, Facts, write_report
+from efpn.metrics import restrict
+from efpn.metrics.funnel import loss_funnel
 from efpn.metrics.split import SplitScorer
+from efpn.metrics.stages import StageRecord
+from efpn.runs.files import read_json, write_json, write_text
 from efpn.runs.rebuild import resize_to
 from efpn.runs.saved import SavedRun
 
@@ -92,11 +100,21 @@ def write_scores(
     detections: list[dict[str, Any]],
     image_ids: list[int],
     facts: Facts,
-) -> None:
-    """Score the detections of the pictures ``image_ids`` at the thresholds of ``facts`` and write the report."""
+    stages: StageRecord | None = None,
+) -> Scored:
+    """Score the detections of the pictures ``image_ids`` at the thresholds of ``facts`` and write the report.
+
+    Args:
+        out: folder of the report.
+        data: whose split ``cfg.split`` is scored.
+        cfg: of the evaluation.
+        detections: COCO results, native pixels.
+        image_ids: the pictures that were looked at.
+        facts: thresholds, rules, and where the numbers come from.
+        stages: what the detector did before its detections, if it was recorded.
+    """
     index, ids = data.index(cfg.split), list(data.categories.evaluated_ids)
-    truth = index.to_coco()
-    best = facts.best_threshold
+    truth, best = restrict(index.to_coco(), image_ids), facts.best_threshold
     write_report(
         out,
         SplitScorer(truth, ids, facts.score_threshold)(detections, image_ids),
@@ -109,7 +127,27 @@ def write_scores(
         pictures=cfg.pictures,
         tt100k=isinstance(data.source, TT100K),
     )
+    funnel = loss_funnel(truth, detections, stages, score_threshold=facts.score_threshold, category_ids=ids)
+    write_json(out / "losses.json", funnel.as_dict(), indent=2)
+    write_text(out / "losses.md", funnel_markdown(funnel, f"Where {facts.name} loses objects on {facts.split}"))
     log.info("%s on %s: %s", facts.name, index.name, out)
+    levels = by_level(stages, detections) if stages else {}
+    record = read_json(out / METRICS)
+    return Scored(facts.name, out, record, truth, ids, detections, funnel, picture_loader(index), levels)
+
+
+def draw(folder: Path, rows: list[Scored], configs: Mapping[str, Path]) -> None:
+    """The figures of each row and of all together, and the page that holds them.
+
+    Args:
+        folder: of what shows all rows.
+        rows: what was scored; those of one name are told apart by their folders.
+        configs: name of a row to the folder that holds its run's config.
+    """
+    for row in rows:
+        draw_run(row)
+    draw_together(folder, rows)
+    log.info("report: %s", write_html(folder, rows, configs))
 
 
 def picture_loader(index: Index) -> Any:

@@ -45,7 +45,7 @@ def _ap_part(record: Mapping[str, Any]) -> list[str]:
     totals = [name for name in ("AP", "AP50", "AP75", "AR") if name in metrics]
     rows = [
         [
-            _band(name, band, rules["ap_edges"]),
+            band_name(name, band, rules["ap_edges"]),
             str(objects[name]),
             *(number(metrics.get(f"{m}{suffix(name)}")) for m in ("AP", "AR")),
         ]
@@ -72,7 +72,7 @@ def _f1_part(record: Mapping[str, Any]) -> list[str]:
     head = ["size", "objects", *(f"{name}, {at}" for at, _ in tables for name in names.values())]
     rows = [
         [
-            _band(name, band),
+            band_name(name, band),
             str(record["objects"]["f1"][name]),
             *(number(metrics.get(f"{rate}{suffix(name)}")) for _, metrics in tables for rate in names),
         ]
@@ -98,7 +98,7 @@ def _facts(record: Mapping[str, Any]) -> str:
     return "\n".join(f"- {name}: {'not recorded' if value is None else value}" for name, value in facts.items())
 
 
-def _band(name: str, band: Sequence[float | None], edges: str = "half_open") -> str:
+def band_name(name: str, band: Sequence[float | None], edges: str = "half_open") -> str:
     """``small [0, 32)``, or ``[0, 32]`` where both ends belong to it; a band without upper end as ``large >= 96``."""
     low, high = band
     if high is None or not math.isfinite(high):

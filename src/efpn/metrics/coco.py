@@ -71,6 +71,37 @@ def coco_metrics(
     Raises:
         UserError: detections on unknown pictures, scores or boxes that are not numbers, unusable bands.
     """
+    judge = _judged(ground_truth, detections, bands, max_dets, category_ids, edges)
+    return _summary(judge.eval["precision"][..., 0], judge.eval["recall"][..., 0], judge.params.iouThrs, bands)
+
+
+def class_metrics(
+    ground_truth: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    *,
+    bands: Bands = COCO_BANDS,
+    max_dets: int = 300,
+    category_ids: Iterable[int] | None = None,
+    edges: Edges = "closed",
+) -> dict[int, dict[str, float | None]]:
+    """The numbers of `coco_metrics` (which has the arguments) for each category alone, by category id."""
+    judge = _judged(ground_truth, detections, bands, max_dets, category_ids, edges)
+    precision, recall = judge.eval["precision"][..., 0], judge.eval["recall"][..., 0]
+    return {
+        number: _summary(precision[:, :, [k]], recall[:, [k]], judge.params.iouThrs, bands)
+        for k, number in enumerate(judge.params.catIds)
+    }
+
+
+def _judged(
+    ground_truth: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    bands: Bands,
+    max_dets: int,
+    category_ids: Iterable[int] | None,
+    edges: Edges,
+) -> COCOeval:
+    """COCOeval after its work; arguments as `coco_metrics`."""
     check_bands(bands)
     annotations, results = _as_annotations(ground_truth), _as_results(ground_truth, detections)
     _warn_if_capped(results, max_dets)
@@ -83,7 +114,7 @@ def coco_metrics(
             judge.params.catIds = sorted(category_ids)
         judge.evaluate()
         judge.accumulate()
-    return _summary(judge, bands)
+    return judge
 
 
 def area_ranges(bands: Bands, edges: Edges = "closed") -> list[list[float]]:
@@ -153,16 +184,15 @@ def _warn_if_capped(results: list[dict[str, Any]], max_dets: int) -> None:
         log.warning("%d pictures have max_dets=%d detections or more: the cap may drop small objects", full, max_dets)
 
 
-def _summary(judge: COCOeval, bands: Bands) -> dict[str, float | None]:
+def _summary(precision: np.ndarray, recall: np.ndarray, ious: np.ndarray, bands: Bands) -> dict[str, float | None]:
     """Means over thresholds T, recall points R and categories K of ``precision`` (T, R, K, A), ``recall`` (T, K, A)."""
-    precision, recall = judge.eval["precision"][..., 0], judge.eval["recall"][..., 0]
     names = list(bands)
     summary: dict[str, float | None] = {}
     if "all" in bands:
         over_all = precision[..., names.index("all")]
         summary["AP"] = _mean(over_all)
         for iou, label in ((0.5, "AP50"), (0.75, "AP75")):
-            summary[label] = _mean(over_all[int(np.argmin(np.abs(judge.params.iouThrs - iou)))])
+            summary[label] = _mean(over_all[int(np.argmin(np.abs(ious - iou)))])
     summary |= {f"AP{suffix(name)}": _mean(precision[..., a]) for a, name in enumerate(names)}
     return summary | {f"AR{suffix(name)}": _mean(recall[..., a]) for a, name in enumerate(names)}
 

@@ -1,0 +1,112 @@
+"""The figures of an evaluation: of one run, and of all that were evaluated together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from matplotlib.figure import Figure
+
+from efpn.evaluation.pairs import difference_sheet
+from efpn.evaluation.pictures import Boxes, LoadPicture
+from efpn.evaluation.plots import plot_accuracy_recall, plot_losses, plot_scales, split_by_level
+from efpn.evaluation.worst import Kind, worst_sheet
+from efpn.figures.curves import STYLES
+from efpn.figures.sheet import save
+from efpn.metrics.funnel import Funnel
+
+log = logging.getLogger(__name__)
+MOST_RUNS: Final = len(STYLES)  # that a figure can tell apart
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One row of an evaluation with all that its figures need.
+
+    Attributes:
+        name: of the row.
+        folder: of its report.
+        record: the contents of its ``metrics.json``.
+        truth: COCO ground truth of the pictures that were scored, native pixels.
+        category_ids: the evaluated categories.
+        detections: COCO results.
+        funnel: where objects got lost.
+        load_picture: image id to ``(H, W, 3)`` uint8, native pixels.
+        levels: pyramid level to the detections that came from it; empty where it was not recorded.
+    """
+
+    name: str
+    folder: Path
+    record: Mapping[str, Any]
+    truth: Mapping[str, Any]
+    category_ids: Sequence[int]
+    detections: Boxes
+    funnel: Funnel
+    load_picture: LoadPicture
+    levels: Mapping[str, Boxes]
+
+    @property
+    def threshold(self) -> float:
+        """The fixed score threshold."""
+        return float(self.record["thresholds"]["fixed"])
+
+
+def draw_run(one: Scored) -> None:
+    """Figures of one run into its folder: the worst mistakes, and AP and AR against size by pyramid level (Fig. 1b)."""
+    what = f"{one.name}, score >= {one.threshold:.2f}"
+    kinds: tuple[tuple[Kind, str], ...] = (("miss", "the largest misses"), ("false_alarm", "the surest false alarms"))
+    for kind, title in kinds:
+        sheet = worst_sheet(
+            one.truth,
+            one.detections,
+            one.load_picture,
+            kind,
+            score_threshold=one.threshold,
+            category_ids=one.category_ids,
+            title=f"{what}: {title}",
+        )
+        _keep(sheet, one.folder / f"worst_{kind}.png")
+    if one.levels:
+        title = f"{one.name}: each pyramid level's detections alone, and all"
+        levels = {"all": one.detections, **one.levels}
+        stem = one.folder / "scales_by_level"
+        plot_scales(stem, one.truth, levels, category_ids=one.category_ids, title=title)
+
+
+def draw_together(folder: Path, rows: Sequence[Scored]) -> None:
+    """Figures of all rows in one: Fig. 7, Fig. 1(b), causes of losses, and Fig. 8 of the first row and the last."""
+    if len(rows) > MOST_RUNS:
+        log.warning("%d rows: the figures show the first %d and the last", len(rows), MOST_RUNS - 1)
+        rows = [*rows[: MOST_RUNS - 1], rows[-1]]
+    first, last = rows[0], rows[-1]
+    runs = {one.name: one.detections for one in rows}
+    split = first.record["split"]
+    ids = first.category_ids
+    curves = f"Accuracy and recall on {split}"
+    plot_accuracy_recall(folder / "accuracy_recall", first.truth, runs, category_ids=ids, title=curves)
+    plot_scales(folder / "scales", first.truth, runs, category_ids=ids, title=f"AP and AR by size on {split}")
+    plot_losses(folder / "losses", {one.name: one.funnel for one in rows}, title=f"Why objects are missed on {split}")
+    _keep(_pairs(first, last) if len(rows) > 1 else None, folder / "pairs.png")
+
+
+def _pairs(first: Scored, last: Scored) -> Figure | None:
+    runs = {first.name: first.detections, last.name: last.detections}
+    return difference_sheet(
+        first.truth, runs, first.load_picture, score_threshold=first.threshold, category_ids=first.category_ids
+    )
+
+
+def _keep(sheet: Figure | None, path: Path) -> None:
+    """Save a sheet; where there is nothing to show, one of an earlier evaluation goes."""
+    if sheet is None:
+        path.unlink(missing_ok=True)
+    else:
+        save(sheet, path)
+
+
+def by_level(record: Any, detections: Boxes) -> dict[str, Boxes]:
+    """Detections apart by the level they came from; see :func:`efpn.evaluation.plots.split_by_level`."""
+    return split_by_level(record.with_levels(detections), record.levels)
