@@ -5,16 +5,15 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from efpn.errors import UserError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # Pillow reads and writes all of them
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """A file to look at.
 
     Attributes:

@@ -89,14 +89,10 @@ class PredictionTask(pl.LightningModule):
         self.detections = DetectionAccumulator(category_ids)
         self.capped = 0
 
-    def transfer_batch_to_device(self, batch: Shot, device: torch.device, dataloader_idx: int) -> Shot:
-        """Leave the picture where it is; its windows go over when they are resized."""
-        return batch
-
-    def predict_step(self, batch: Shot, batch_idx: int) -> dict[str, Tensor] | None:
-        """Detect in one picture, in its native pixels; None for a broken one."""
+    def predict_step(self, batch: Shot, batch_idx: int) -> dict[str, Tensor]:
+        """Detect in one picture, in its native pixels; nothing at all, not even keys, for a broken one."""
         if batch.image is None:
-            return None
+            return {}
         found = self.detect(batch.image)
         self.detections.update([batch.picture.number], [found])
         return found

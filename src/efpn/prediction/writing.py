@@ -44,7 +44,7 @@ class PictureBar(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Shot, *args: Any
     ) -> None:
         """Move on by one picture."""
-        self.broken += outputs is None
+        self.broken += batch.image is None
         self.bar.update(self.row, advance=1, description=f"pictures ({self.broken} broken)" if self.broken else None)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
