@@ -397,3 +397,27 @@ def test_a_mistyped_choice_is_not_taken_for_another(option: str, data: Path, tmp
     with pytest.raises(InstantiationException) as caught:
         train(tiny(tmp_path, data, "phase=baseline", f"data.{option}=errror"))
     assert f"data.{option}=errror: unknown; use one of" in str(user_error_behind(caught.value))
+
+
+def test_the_extended_level_is_drawn_beside_its_target(trained: Path) -> None:
+    cfg = config(
+        "evaluate",
+        f"run={trained}",
+        "trainer.accelerator=cpu",
+        "split=val",
+        "pictures=0",
+        "figures=false",
+        "features=2",
+    )
+    evaluate(cfg, saved_runs(cfg.run))
+    numbers = json.loads((trained / "report-val" / "features.json").read_text())
+    assert len(numbers) == 2
+    for errors in numbers.values():
+        assert errors.keys() == {"P2, upsampled", "P2' demo/distill", "P2' demo/finetune"}
+        assert errors["P2' demo/distill"] > 0
+
+
+def test_features_need_a_phase_that_has_them(trained: Path) -> None:
+    cfg = config("evaluate", f"run={trained / 'baseline'}", "trainer.accelerator=cpu", "features=1", "figures=false")
+    with pytest.raises(UserError, match="needs a phase with an extension"):
+        evaluate(cfg, saved_runs(cfg.run))

@@ -45,7 +45,10 @@ def write_html(folder: Path, rows: Sequence[Scored], configs: Mapping[str, Path]
         sizes=_size_rows(rows),
         classes=_class_rows(rows),
         funnels=[(one.name, _funnel_rows(one.funnel)) for one in rows],
-        together={stem: _embedded(folder / f"{stem}.png") for stem in ("accuracy_recall", "scales", "losses", "pairs")},
+        together={
+            stem: _embedded(folder / f"{stem}.png")
+            for stem in ("accuracy_recall", "scales", "losses", "pairs", "features")
+        },
         alone=[_sheets(one) for one in rows],
         sources=[_source(one, configs.get(one.name)) for one in rows],
         missing=MISSING,

@@ -15,6 +15,7 @@ from efpn.data.datamodule import DetectionDataModule, Role
 from efpn.data.records import Index
 from efpn.errors import UserError
 from efpn.evaluation.compare import Result, load_results, show
+from efpn.evaluation.features import draw_features
 from efpn.evaluation.gallery import Scored
 from efpn.evaluation.provenance import command_line, git_commit, hardware
 from efpn.evaluation.report import METRICS, Facts
@@ -64,9 +65,12 @@ def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Result]:
     results = load_results([*(folder for folder in own if (folder / METRICS).is_file()), *folders])
     place = Path(os.path.commonpath([run.folder.parent for run in runs]))
     show(results, place / f"comparison-{folders[-1].name}.md")
+    report = place / f"report-{folders[-1].name}"
+    if cfg.features:
+        draw_features(cfg, runs, report)
     if cfg.figures:
         configs = {run.name: run.folder for run in runs}
-        draw(place / f"report-{folders[-1].name}", [row for row in scored if row is not None], configs)
+        draw(report, [row for row in scored if row is not None], configs)
     return results
 
 

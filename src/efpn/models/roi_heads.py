@@ -18,10 +18,11 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
 from efpn.errors import UserError
+from efpn.models.fpn import STRIDES as FPN_STRIDES
 
 POOLED_SIDE = 7
 LEVELS = ("p2", "p3", "p4", "p5")
-STRIDES = {"p2x": 2, "p2": 4, "p3": 8, "p4": 16, "p5": 32}
+STRIDES = {"p2x": 2, **FPN_STRIDES}
 
 
 @dataclass(frozen=True)

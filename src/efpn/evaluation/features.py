@@ -1,0 +1,104 @@
+"""What the extended level holds, beside what it should hold (Fig. 6): P2' of several runs and P2 of the 2x picture."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from efpn.data.datamodule import DetectionDataModule
+from efpn.data.dataset import DetectionDataset
+from efpn.errors import UserError
+from efpn.evaluation.plots import write_plot
+from efpn.evaluation.scoring import eval_data
+from efpn.figures.features import FeatureRow, feature_sheet, relative_error
+from efpn.models import EFPNDetector
+from efpn.models.upsamplers import upsample2x
+from efpn.runs.checkpoints import read_handover
+from efpn.runs.rebuild import rebuild_detector
+from efpn.runs.saved import SavedRun
+
+log = logging.getLogger(__name__)
+CROP: Final = 64  # 1x pixels of a crop's side
+TARGET: Final = "P2 of 2x"
+WITHOUT: Final = "P2, upsampled"  # what small objects read without the extension
+
+
+def draw_features(cfg: DictConfig, runs: Sequence[SavedRun], folder: Path) -> list[Path]:
+    """Write ``features.png`` and ``.json`` for ``cfg.features`` pictures of the split with small objects.
+
+    Args:
+        cfg: of the evaluation.
+        runs: those with an extension are shown; all of one baseline, whose P2 of the 2x picture is the target.
+        folder: where to.
+
+    Raises:
+        UserError: no run has an extension.
+    """
+    extended = [run for run in runs if run.config.phases[run.phase].model.extension]
+    if not extended:
+        raise UserError("features: needs a phase with an extension (distill or finetune); add one to run=")
+    data = eval_data(cfg, extended[0], pairs=True)
+    samples = samples_with_small_objects(data, cfg.split, cfg.features)
+    maps: list[dict[str, np.ndarray]] = [{} for _ in samples]
+    for run in extended:
+        detector = rebuild_detector(run, read_handover(run.checkpoint)).eval()
+        for found, sample in zip(maps, samples, strict=True):
+            levels = extended_levels(detector, *sample[:2])
+            found |= {TARGET: levels["target"], WITHOUT: levels["p2"], f"P2' {run.name}": levels["p2x"]}
+    rows = [_row(sample, found) for sample, found in zip(samples, maps, strict=True)]
+    numbers = {row.title: {name: relative_error(m, row.target) for name, m in row.maps.items()} for row in rows}
+    return write_plot(folder / "features", feature_sheet(rows, title=f"Extended level on {cfg.split}"), numbers)
+
+
+def samples_with_small_objects(data: DetectionDataModule, split: Any, count: int) -> list[Any]:
+    """``(image_1x, image_2x, target)`` of the pictures of a split whose smallest object is smallest."""
+    index = data.index(split)
+    sizes = [float((r.boxes[:, 2:] - r.boxes[:, :2]).max(1).min()) if len(r.boxes) else np.inf for r in index.records]
+    dataset = DetectionDataset(index, data.eval_transform, pairs=True)
+    return [dataset[int(row)] for row in np.argsort(sizes, kind="stable")[:count] if np.isfinite(sizes[row])]
+
+
+@torch.no_grad()
+def extended_levels(detector: EFPNDetector, image_1x: Tensor, image_2x: Tensor) -> dict[str, np.ndarray]:
+    """The extended level of one picture and what belongs beside it, each ``(C, H/2, W/2)`` of the padded 1x picture.
+
+    Args:
+        detector: with an extension.
+        image_1x: ``(3, h, w)``.
+        image_2x: ``(3, 2h, 2w)``.
+
+    Returns:
+        ``target`` (P2 of the 2x picture), ``p2x`` (P2'), and ``p2`` (P2 of the 1x picture, nearest-upsampled).
+    """
+    backbone = detector.backbone
+    batch_1x, batch_2x = detector.batch_pair([image_1x], [image_2x])
+    pyramid = backbone.pyramid(batch_1x.tensors, extended=True)
+    maps = {
+        "target": backbone.extension.targets(backbone.pyramid(batch_2x))[1],
+        "p2x": backbone.extension.extend(pyramid)[1],
+        "p2": upsample2x(pyramid.output["p2"]),
+    }
+    return {name: level[0].float().cpu().numpy() for name, level in maps.items()}
+
+
+def _row(sample: Any, maps: Mapping[str, np.ndarray]) -> FeatureRow:
+    """A crop around the smallest object; P2' and its target have a cell for every 2 x 2 pixels of the 1x picture."""
+    image, target = sample[0], sample[2]
+    boxes = target["boxes"]
+    box = boxes[(boxes[:, 2:] - boxes[:, :2]).amax(1).argmin()]
+    height, width = image.shape[-2:]
+    left, top = (
+        int(min(max(float(box[i] + box[i + 2]) / 2 - CROP / 2, 0), max(extent - CROP, 0))) // 2 * 2
+        for i, extent in ((0, width), (1, height))
+    )
+    crops = {name: m[:, top // 2 : (top + CROP) // 2, left // 2 : (left + CROP) // 2] for name, m in maps.items()}
+    aim = crops.pop(TARGET)
+    pixels = (image[:, top : top + CROP, left : left + CROP].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+    return FeatureRow(pixels, aim, crops, f"picture {int(target['image_id'])}")
