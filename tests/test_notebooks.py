@@ -1,0 +1,47 @@
+"""The notebooks run from top to bottom, on a run of seconds, and are committed without outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from helpers import ROOT, TINY
+from nbclient import NotebookClient
+
+BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def execute(path: Path, parameters: str) -> list[nbformat.NotebookNode]:
+    """Run a notebook with other parameters; returns its code cells."""
+    book = nbformat.read(path, as_version=4)
+    (given,) = [cell for cell in book.cells if "parameters" in cell.metadata.get("tags", [])]
+    given.source = parameters
+    NotebookClient(book, timeout=300, resources={"metadata": {"path": str(ROOT / "notebooks")}}).execute()
+    return [cell for cell in book.cells if cell.cell_type == "code"]
+
+
+def said(cell: nbformat.NotebookNode) -> str:
+    """All text that a cell put out."""
+    texts = [one.get("text") or "".join(one.get("data", {}).get("text/markdown", "")) for one in cell.outputs]
+    return "\n".join(filter(None, texts))
+
+
+@pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_committed_without_outputs(path: Path) -> None:
+    for cell in nbformat.read(path, as_version=4).cells:
+        assert cell.cell_type != "code" or (not cell.outputs and cell.execution_count is None)
+
+
+@pytest.mark.slow
+def test_the_notebooks_run_one_after_the_other(data: Path, tmp_path: Path) -> None:
+    tiny = [*TINY, f"paths.outputs={tmp_path}", f"data.root={data}"]
+    first = execute(BOOKS[0], f"overrides = {tiny!r}\nevaluation = ['figures=false', 'trainer.accelerator=cpu']")
+    assert "demo/finetune" in said(first[4]) and len(first[5].outputs) == 4
+    run = tmp_path / "demo" / "seed0"
+    second = execute(BOOKS[1], f"run = {str(run)!r}\npictures = 2")
+    assert "P2' distill" in said(second[-1]) and "nan" not in said(second[-1])
+    where = f"import os; os.chdir({str(tmp_path.parent)!r})"
+    pattern = f"pattern = '{tmp_path.name}/demo/seed0/*/eval/test/metrics.json'"
+    third = execute(BOOKS[2], f"{where}\n{pattern}\ncolumns = ['AP', 'AR_S']")
+    assert "3 evaluations" in said(third[1]) and "demo/finetune | 1 |" in said(third[-1])
