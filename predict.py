@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from efpn.entry import call, check_one_device, check_sweep, start
 from efpn.prediction.options import asked_for, check_numbers, out_folder, slices_of
-from efpn.prediction.pictures import check_out, find_pictures
+from efpn.prediction.pictures import DRAWN, check_out, find_pictures
 from efpn.runs.saved import latest_run
 
 
@@ -22,7 +22,8 @@ def run(cfg: DictConfig) -> int:
     saved = latest_run(cfg.run)
     out = out_folder(cfg, saved)
     pictures = find_pictures(asked_for(cfg), out)
-    check_out(pictures, out / "pictures")
+    if cfg.draw:
+        check_out(pictures, out / DRAWN)
     from efpn.prediction.run import listed, predict  # imports torch, which a mistake in a path need not wait for
 
     broken = predict(cfg, saved, pictures)

@@ -10,6 +10,12 @@ import pytest
 from helpers import ROOT, run
 
 
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "predict.py"])
+def test_help_shows_how_to_call(script: str) -> None:
+    done = run(script, "--help")
+    assert done.returncode == 0 and f"python {script} " in done.stdout and "powered by Hydra" not in done.stdout
+
+
 def test_help_names_the_groups_without_torch() -> None:
     done = run("train.py", "--help")
     assert done.returncode == 0 and "experiment:" in done.stdout and "tt100k_efpn" in done.stdout
@@ -23,6 +29,7 @@ def test_help_names_the_groups_without_torch() -> None:
         (["phase=distil"], "phase=distil: unknown (did you mean phase=distill?)"),
         (["loss.lambda=1"], "loss.lambda: the config has no such key (did you mean loss.lambda_pos?)"),
         (["-m", "loss.lambda=1,2"], "loss.lambda: the config has no such key (did you mean loss.lambda_pos?)"),
+        (["trainr.devices=1", "sed=3"], "trainr.devices: the config has no such key (did you mean trainer.devices?)"),
         (["loss.lambda_pos="], "loss.lambda_pos=: must be a number, 0 or greater"),
         (["seed=one"], "seed=one: must be a whole number, at least 0"),
         (["trainer.precision=half"], "trainer: Precision 'half' is invalid"),
@@ -68,7 +75,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "finetune"
     folder.mkdir()
     (folder / "handover.ckpt").touch()
-    (folder / "config.yaml").write_text("name: demo\n")
+    (folder / "config.yaml").write_text("name: demo\nphases: {finetune: {}}\n")
     return folder
 
 
@@ -79,9 +86,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["pictures=nowhere"], "pictures=nowhere: no such file or folder"),
         (["pictures=[README.md]"], "pictures=README.md: no picture by its ending"),
         (["pictures=conf/*.jpg"], "pictures=conf/*.jpg: matches no picture"),
-        (["pictures=conf", "slices.size=0"], "slices.size=0: must be at least 1 native pixel"),
-        (["pictures=conf", "slices.size=64", "slices.overlap=1.0"], "slices.overlap=1.0: must be at least 0"),
-        (["pictures=conf", "score_threshold=50"], "score_threshold=50: must be from 0 to 1"),
+        (["pictures=conf", "slices.size=0"], "slices.size=0: must be a whole number, at least 1"),
+        (["pictures=conf", "slices.size=64", "slices.overlap=1.0"], "slices.overlap=1: must be less than 1"),
+        (["pictures=conf", "score_threshold=half"], "score_threshold=half: must be a number from 0 to 1"),
+        (["pictures=conf", "slices.size=big"], "slices.size=big: must be a whole number, at least 1"),
+        (["pictures=conf", "score_threshold=50"], "score_threshold=50: must be a number from 0 to 1"),
         (["pictures=conf", "trainer=ddp"], "trainer.devices=-1: this runs on one device"),
     ],
 )

@@ -143,7 +143,7 @@ def test_runs_of_a_sweep_compare_in_one_call(trained: Path, tmp_path: Path) -> N
     swept = [f"demo/loss.lambda_pos-{value}/distill" for value in ("0.5", "1.5")]
     assert names == ["demo/baseline", *swept]
     assert (tmp_path / "out/demo/loss.lambda_pos-0.5/seed0/distill/metrics.json").is_file()
-    assert (tmp_path / "demo/comparison-distill.md").read_text().endswith("|\n")
+    assert (tmp_path / "out/comparison-val.md").read_text().endswith("|\n")
 
 
 def test_no_threshold_is_chosen_on_the_pictures_that_are_scored(
@@ -374,7 +374,7 @@ def test_a_truncated_resume_point_is_named_and_nothing_is_lost(data: Path, tmp_p
 
 @pytest.mark.parametrize("key, value", [("max_steps", -1), ("max_steps", 0), ("checkpoint_every", 0), ("val_every", 0)])
 def test_numbers_that_train_nothing_are_refused(key: str, value: int, data: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"phases\.baseline\.{key}={value}: must be at least 1"):
+    with pytest.raises(UserError, match=rf"phases\.baseline\.{key}={value}: must be a whole number, at least 1"):
         train(tiny(tmp_path, data, "phase=baseline", f"phases.baseline.{key}={value}"))
 
 
@@ -420,4 +420,51 @@ def test_the_extended_level_is_drawn_beside_its_target(trained: Path) -> None:
 def test_features_need_a_phase_that_has_them(trained: Path) -> None:
     cfg = config("evaluate", f"run={trained / 'baseline'}", "trainer.accelerator=cpu", "features=1", "figures=false")
     with pytest.raises(UserError, match="needs a phase with an extension"):
+        evaluate(cfg, saved_runs(cfg.run))
+
+
+def test_two_seeds_are_two_rows_in_table_and_figures(trained: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        shutil.copytree(trained / "finetune", tmp_path / f"demo/seed{seed}/finetune")
+    cfg = config("evaluate", f"run='{tmp_path}/demo/seed*'", "split=val", "trainer.accelerator=cpu", "pictures=0")
+    names = [result.name for result in evaluate(cfg, saved_runs(cfg.run))]
+    assert names == ["demo/seed0/finetune", "demo/seed1/finetune"]
+    page = (tmp_path / "demo/report-val/report.html").read_text()
+    assert all(page.count(f"<h3>{name}</h3>") == 1 for name in names) and page.count("<summary>config</summary>") == 2
+    assert json.loads((tmp_path / "demo/report-val/losses.json").read_text()).keys() == set(names)
+
+
+def test_a_run_that_is_named_twice_is_one_row(trained: Path) -> None:
+    assert len(saved_runs([str(trained / "finetune"), str(trained / "finetune" / "handover.ckpt")])) == 1
+
+
+def test_all_that_an_evaluation_writes_goes_where_it_is_told(trained: Path, tmp_path: Path) -> None:
+    before = sorted(trained.rglob("*"))
+    where = [f"run={trained}", f"out={tmp_path / 'mine'}", "split=val", "trainer.accelerator=cpu", "pictures=0"]
+    cfg = config("evaluate", *where)
+    evaluate(cfg, saved_runs(cfg.run))
+    assert (tmp_path / "mine/comparison-val.md").is_file() and (tmp_path / "mine/report-val/report.html").is_file()
+    assert sorted(trained.rglob("*")) == before
+
+
+def test_a_phase_in_a_folder_of_another_name_is_refused(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "finetune", tmp_path / "best")
+    with pytest.raises(UserError, match=r"best: the folder's name says which phase of demo it is, and 'best' is none"):
+        saved_runs(str(tmp_path / "best"))
+
+
+def test_features_of_two_baselines_are_not_mixed(trained: Path, data: Path, tmp_path: Path) -> None:
+    train(tiny(tmp_path, data, "seed=1", "sequence=[baseline,distill]"))
+    where = f"run=[{trained / 'distill'},{tmp_path / 'demo/seed1/distill'}]"
+    cfg = config("evaluate", where, "split=val", "trainer.accelerator=cpu", "figures=false", "features=1", "pictures=0")
+    with pytest.raises(
+        UserError, match="demo/seed1/distill comes from another baseline than demo/distill; draw them apart"
+    ):
+        evaluate(cfg, saved_runs(cfg.run))
+
+
+@pytest.mark.parametrize("option", ["score_threshold=50", "limit=-1", "short_side=big", "pictures=-1"])
+def test_numbers_that_mean_nothing_are_refused_before_anything_is_read(trained: Path, option: str) -> None:
+    cfg = config("evaluate", f"run={trained}", "trainer.accelerator=cpu", option)
+    with pytest.raises(UserError, match=f"{option}: must be a"):
         evaluate(cfg, saved_runs(cfg.run))

@@ -102,6 +102,8 @@ def start(main: Callable[[], Any], config_name: str) -> None:
     os.environ.setdefault(FULL_ERROR, "1")
     try:
         main()
+    except InstantiationException:
+        raise  # no mistake in the config, which `call` answers, but a bug
     except HydraException as error:
         mistyped = re.match(r"Could not override '([^']+)'", str(error))
         message = unknown_key(mistyped[1], config_name) if mistyped else str(error).strip()
@@ -113,9 +115,12 @@ def start(main: Callable[[], Any], config_name: str) -> None:
 
 def unknown_key(key: str, config_name: str) -> str:
     """Say that the config has no ``key``, and which one is meant: the nearest in the config without that override."""
-    words = [word for word in sys.argv[1:] if "=" in word and not word.startswith(("-", f"{key}="))]
+    given = [word for word in sys.argv[1:] if "=" in word and not word.startswith(("-", f"{key}="))]
     with initialize_config_dir(str(Path(sys.argv[0]).resolve().parent / "conf"), version_base="1.3"):
-        known = list(dotted_keys(compose(config_name, words)))
+        try:
+            known = list(dotted_keys(compose(config_name, given)))
+        except HydraException:  # there is more wrong with the other words, or they are a sweep's
+            known = list(dotted_keys(compose(config_name)))
     near = difflib.get_close_matches(key, known, 1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     return f"{key}: the config has no such key{hint}; --cfg job prints all of them"

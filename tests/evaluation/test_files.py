@@ -46,7 +46,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
 
 
 def test_reading_errors_name_the_file(tmp_path):
-    with pytest.raises(UserError, match=r"a\.json: no such file; run evaluate\.py"):
+    with pytest.raises(UserError, match=r"a\.json: no such file; write it with evaluate\.py"):
         read_json(tmp_path / "a.json")
     (tmp_path / "b.json").write_text('{"metrics": ')
     with pytest.raises(UserError, match=r"b\.json: not a JSON file"):

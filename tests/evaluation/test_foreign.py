@@ -73,3 +73,9 @@ def test_a_missing_file_and_a_wrong_one_are_answered_without_a_traceback(things:
     done = run("evaluate.py", f"detections={found}", *overrides(things))
     assert done.returncode == 2 and "image_id 7 is no picture of the ground truth" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_file_is_not_scored_in_part(things: Path, tmp_path: Path) -> None:
+    found = results(tmp_path / "yolo.json", (1, 15, 0.9))
+    with pytest.raises(UserError, match="scored whole"):
+        evaluate_file(config("evaluate", f"detections={found}", *overrides(things, "limit=1")), [])

@@ -77,8 +77,8 @@ def test_a_sheet_says_which_way_each_pair_goes(ground_truth, load_picture):
     head, *pages = sheet.subfigs
     assert "only EFPN finds: 1, only FPN: 1; 1 pictures better, 1 worse, 1 as good" in head.texts[0].get_text()
     assert [page.texts[0].get_text().split(" (")[0] for page in pages] == [
-        "better: 1 small only by EFPN, 0 only by FPN",
-        "worse: 0 small only by EFPN, 1 only by FPN",
+        "3: better, 1 small gained, 0 lost",
+        "1: worse, 0 small gained, 1 lost",
     ]
     for page, said in zip(pages, (["missed", "hit"], ["hit", "missed"]), strict=True):
         assert [axes.get_title(loc="left") for axes in page.axes] == ["FPN", "EFPN"]

@@ -26,6 +26,7 @@ def test_tt100k_results_give_the_same_detections(simple, perfect) -> None:
         ({"category_id": 1}, "detection 1: category_id 1 is no category of the ground truth"),
         ({"score": float("nan")}, "detection 1: score is nan; give a finite number"),
         ({"score": None}, "detection 1: score is None"),
+        ({"score": 740}, r"detection 1: score is 740; give it from 0 to 1 \(divide the TT100K toolkit's by 1000\)"),
         ({"bbox": [1, 2, 3]}, r"detection 1: bbox is \[1, 2, 3\]; give four finite numbers: x, y, width, height"),
         ({"bbox": [1, 2, 3, float("inf")]}, r"detection 1: bbox is \[1, 2, 3, inf\]"),
         ({"bbox": [9, 9, -3, 4]}, "of negative width or height; give x, y, width, height"),
@@ -91,3 +92,26 @@ def test_no_detection_and_no_ground_truth_are_zero_and_not_there(simple) -> None
     assert coco_metrics(simple, [])["AP"] == 0.0
     nothing = {**simple, "annotations": []}
     assert coco_metrics(nothing, read_results([], nothing, "f.json"))["AP"] is None
+
+
+@pytest.mark.parametrize(
+    ("thing", "message"),
+    [
+        ("sign", "is 'sign', not an object"),
+        ({"category": "four", "score": 0.5, "bbox": None}, "bbox is None; give four finite numbers"),
+        ({"category": "four", "score": 0.5, "bbox": [1, 2, 3]}, r"bbox is \[1, 2, 3\]"),
+        (
+            {"category": "four", "score": 0.5, "bbox": {"xmin": "1", "ymin": 2, "xmax": 3, "ymax": 4}},
+            "bbox is {'xmin': '1'",
+        ),
+    ],
+)
+def test_a_misshapen_tt100k_object_is_named(simple, thing, message) -> None:
+    with pytest.raises(UserError, match=message):
+        read_results({"imgs": {"1": {"objects": [thing]}, "2": {"objects": []}}}, simple, "f.json")
+
+
+@pytest.mark.parametrize("picture", [[], None, {"objects": {}}])
+def test_a_misshapen_tt100k_picture_is_named(simple, picture) -> None:
+    with pytest.raises(UserError, match="f.json: picture '1' is .*; give an object with a list 'objects'"):
+        read_results({"imgs": {"1": picture, "2": {"objects": []}}}, simple, "f.json")

@@ -105,7 +105,7 @@ def test_whole_pictures_give_what_evaluation_gives(trained, signs, tmp_path):
     place = trained / "finetune"
     shared = [f"run={place}", f"out={tmp_path / 'eval'}", "trainer.accelerator=cpu", "choose_threshold=false"]
     evaluate(config("evaluate", *shared, "pictures=1"), saved_runs(str(place)))
-    scored = json.loads((tmp_path / "eval" / "finetune" / "detections.json").read_text())
+    scored = json.loads((tmp_path / "eval" / "detections.json").read_text())
 
     cfg = config("predict", *options(trained, next(iter(signs.values())).parent, tmp_path / "out"), "draw=false")
     assert predict(cfg, latest_run(cfg.run), find_pictures([cfg.pictures], Path(cfg.out))) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -22,9 +21,8 @@ from efpn.models import EFPNDetector
 from efpn.models.upsamplers import upsample2x
 from efpn.runs.checkpoints import read_handover
 from efpn.runs.rebuild import rebuild_detector
-from efpn.runs.saved import SavedRun
+from efpn.runs.saved import SavedRun, row_names
 
-log = logging.getLogger(__name__)
 CROP: Final = 64  # 1x pixels of a crop's side
 TARGET: Final = "P2 of 2x"
 WITHOUT: Final = "P2, upsampled"  # what small objects read without the extension
@@ -39,28 +37,43 @@ def draw_features(cfg: DictConfig, runs: Sequence[SavedRun], folder: Path) -> li
         folder: where to.
 
     Raises:
-        UserError: no run has an extension.
+        UserError: no run has an extension, or their baselines differ.
     """
-    extended = [run for run in runs if run.config.phases[run.phase].model.extension]
-    if not extended:
-        raise UserError("features: needs a phase with an extension (distill or finetune); add one to run=")
+    extended = with_extension(runs)
     data = eval_data(cfg, extended[0], pairs=True)
     samples = samples_with_small_objects(data, cfg.split, cfg.features)
     maps: list[dict[str, np.ndarray]] = [{} for _ in samples]
-    for run in extended:
+    for run, name in zip(extended, row_names(extended), strict=True):
         detector = rebuild_detector(run, read_handover(run.checkpoint)).eval()
         for found, sample in zip(maps, samples, strict=True):
             levels = extended_levels(detector, *sample[:2])
-            found |= {TARGET: levels["target"], WITHOUT: levels["p2"], f"P2' {run.name}": levels["p2x"]}
+            if not np.allclose(found.setdefault(TARGET, levels["target"]), levels["target"], atol=1e-3):
+                raise UserError(
+                    f"features: {name} comes from another baseline than {extended[0].name}; draw them apart"
+                )
+            found |= {WITHOUT: levels["p2"], f"P2' {name}": levels["p2x"]}
     rows = [_row(sample, found) for sample, found in zip(samples, maps, strict=True)]
     numbers = {row.title: {name: relative_error(m, row.target) for name, m in row.maps.items()} for row in rows}
     return write_plot(folder / "features", feature_sheet(rows, title=f"Extended level on {cfg.split}"), numbers)
 
 
+def with_extension(runs: Sequence[SavedRun]) -> list[SavedRun]:
+    """Those of the runs that have an extended level.
+
+    Raises:
+        UserError: none has.
+    """
+    found = [run for run in runs if run.config.phases[run.phase].model.extension]
+    if not found:
+        raise UserError("features: needs a phase with an extension (distill or finetune); add one to run=")
+    return found
+
+
 def samples_with_small_objects(data: DetectionDataModule, split: Any, count: int) -> list[Any]:
     """``(image_1x, image_2x, target)`` of the pictures of a split whose smallest object is smallest."""
     index = data.index(split)
-    sizes = [float((r.boxes[:, 2:] - r.boxes[:, :2]).max(1).min()) if len(r.boxes) else np.inf for r in index.records]
+    boxes = [record.boxes[record.trainable] for record in index.records]
+    sizes = [float((b[:, 2:] - b[:, :2]).max(1).min()) if len(b) else np.inf for b in boxes]
     dataset = DetectionDataset(index, data.eval_transform, pairs=True)
     return [dataset[int(row)] for row in np.argsort(sizes, kind="stable")[:count] if np.isfinite(sizes[row])]
 

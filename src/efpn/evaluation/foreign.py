@@ -16,6 +16,7 @@ from efpn.evaluation.compare import Result, load_results, show
 from efpn.evaluation.provenance import command_line, git_commit, hardware
 from efpn.evaluation.report import METRICS, Facts
 from efpn.evaluation.scoring import (
+    check_numbers,
     check_split,
     draw,
     eval_data,
@@ -42,6 +43,9 @@ def evaluate_file(cfg: DictConfig, runs: list[SavedRun]) -> list[Result]:
         UserError: the file or the data cannot be used.
     """
     check_split(cfg)
+    check_numbers(cfg)
+    if cfg.limit is not None or (cfg.data_root and cfg.get("data")):
+        raise UserError("detections=FILE is scored whole, on data.root=FOLDER: drop limit and data_root")
     start = time.perf_counter()
     data = foreign_data(cfg, runs)
     source = Path(cfg.detections)
@@ -101,7 +105,7 @@ def read_detections(cfg: DictConfig, source: Path, data: DetectionDataModule, sp
 
 def choose_threshold(cfg: DictConfig, data: DetectionDataModule) -> float | None:
     """The threshold of best F1 of ``cfg.detections_val``; None without it, or where its pictures are scored."""
-    if cfg.detections_val is None or cfg.split == "val" or shared_pictures(data):
+    if cfg.detections_val is None or not cfg.choose_threshold or cfg.split == "val" or shared_pictures(data):
         return None
     found = read_detections(cfg, Path(cfg.detections_val), data, "val")
     ids = list(data.categories.evaluated_ids)

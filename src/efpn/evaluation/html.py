@@ -106,7 +106,7 @@ def _class_rows(rows: Sequence[Scored]) -> list[Row]:
 
 
 def _funnel_rows(funnel: Funnel) -> list[Row]:
-    """Of each size band the found and, by cause, the missed, as shares of its objects."""
+    """Of each size band the numbers found and, by cause, missed; false alarms, recall of proposals, levels read."""
     rows = []
     for name, band in funnel.by_band.items():
         misses = {cause.replace("_", " "): count for cause, count in band.misses.items() if count}
@@ -125,7 +125,7 @@ def _funnel_rows(funnel: Funnel) -> list[Row]:
 
 
 def _sheets(one: Scored) -> Row:
-    stems = ("worst_miss", "worst_false_alarm", "scales_by_level", "pictures")
+    stems = ("worst_miss", "worst_false_alarm", "scales_by_level")
     return {"name": one.name} | {stem: _embedded(one.folder / f"{stem}.png") for stem in stems}
 
 

@@ -162,9 +162,9 @@ def _pair(
     left, right = (outcome_marks(judge_boxes(here, side), here, side, classes) for side in sides)
     window = crop_window(one, image.shape)
     kind = "better" if one.gain > 0 else "worse"
-    counts = f"{len(one.gained)} small only by {names[1]}, {len(one.lost)} only by {names[0]}"
+    counts = f"{kind}, {len(one.gained)} small gained, {len(one.lost)} lost"
     part = f"{window[2] - window[0]:.0f} of {max(image.shape[:2])} px"
-    return Pair(image, left, right, window, f"{kind}: {counts} ({one.image_id}, {part})")
+    return Pair(image, left, right, window, f"{one.image_id}: {counts} ({part})")
 
 
 def _summary(found: Sequence[Difference], names: tuple[str, str], score: float) -> str:

@@ -15,14 +15,16 @@ from efpn.data.datamodule import DetectionDataModule, Role
 from efpn.data.records import Index
 from efpn.errors import UserError
 from efpn.evaluation.compare import Result, load_results, show
-from efpn.evaluation.features import draw_features
+from efpn.evaluation.features import draw_features, with_extension
 from efpn.evaluation.gallery import Scored
 from efpn.evaluation.provenance import command_line, git_commit, hardware
 from efpn.evaluation.report import METRICS, Facts
 from efpn.evaluation.scoring import (
+    check_numbers,
     check_split,
     draw,
     eval_data,
+    label,
     out_folders,
     scored_index,
     shared_pictures,
@@ -38,7 +40,7 @@ from efpn.models import EFPNDetector
 from efpn.runs.checkpoints import Handover, read_handover
 from efpn.runs.devices import one_device
 from efpn.runs.rebuild import quiet_trainer, rebuild_detector
-from efpn.runs.saved import SavedRun
+from efpn.runs.saved import SavedRun, row_names
 
 log = logging.getLogger(__name__)
 
@@ -53,29 +55,35 @@ def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Result]:
         UserError: anything that does not fit together, before any picture is read.
     """
     check_split(cfg)
+    check_numbers(cfg)
     variant = find_variant(cfg.variant)
     runs = [run for run in runs if variant.fits(run.config.phases[run.phase].model)]
     if not runs:
         raise UserError(f"variant={cfg.variant}: needs a phase without an extension (baseline or control)")
+    if cfg.features:
+        with_extension(runs)
+    names = [name if cfg.variant == "own" else f"{name} {cfg.variant}" for name in row_names(runs)]
     folders = out_folders(cfg, runs, cfg.variant)
-    scored = [evaluate_run(cfg, run, variant, folder) for run, folder in zip(runs, folders, strict=True)]
+    jobs = zip(runs, names, folders, strict=True)
+    scored = [evaluate_run(cfg, run, name, variant, folder) for run, name, folder in jobs]
     if not first_process():
         return []  # the first process has written and prints for all
     own = [] if cfg.variant == "own" or cfg.out else out_folders(cfg, runs, "own")
     results = load_results([*(folder for folder in own if (folder / METRICS).is_file()), *folders])
-    place = Path(os.path.commonpath([run.folder.parent for run in runs]))
-    show(results, place / f"comparison-{folders[-1].name}.md")
-    report = place / f"report-{folders[-1].name}"
+    place = Path(cfg.out or os.path.commonpath([run.folder.parent for run in runs]))
+    called = label(cfg, cfg.variant)
+    show(results, place / f"comparison-{called}.md")
     if cfg.features:
-        draw_features(cfg, runs, report)
+        draw_features(cfg, runs, place / f"report-{called}")
     if cfg.figures:
-        configs = {run.name: run.folder for run in runs}
-        draw(report, [row for row in scored if row is not None], configs)
+        configs = {name: run.folder for name, run in zip(names, runs, strict=True)}
+        rows = [row for row in scored if row is not None]
+        draw(place / f"report-{called}", rows, configs, with_features=cfg.features > 0)
     return results
 
 
-def evaluate_run(cfg: DictConfig, run: SavedRun, variant: Variant, out: Path) -> Scored | None:
-    """Evaluate one finished phase and write its report to ``out``; None on all processes but the first."""
+def evaluate_run(cfg: DictConfig, run: SavedRun, name: str, variant: Variant, out: Path) -> Scored | None:
+    """Evaluate one finished phase, the row ``name``, and write its report to ``out``; None on all other processes."""
     start = time.perf_counter()
     handover = read_handover(run.checkpoint)
     data = eval_data(cfg, run, variant.pairs)
@@ -87,7 +95,7 @@ def evaluate_run(cfg: DictConfig, run: SavedRun, variant: Variant, out: Path) ->
     if not first_process():
         return None
     facts = Facts(
-        name=run.name if cfg.variant == "own" else f"{run.name} {cfg.variant}",
+        name=name,
         split=index.name,
         score_threshold=cfg.score_threshold,
         best_threshold=best,

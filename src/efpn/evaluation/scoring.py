@@ -15,7 +15,7 @@ from efpn.data.datamodule import DetectionDataModule, Role
 from efpn.data.pictures import read_picture
 from efpn.data.records import Index
 from efpn.data.tt100k import TT100K
-from efpn.errors import UserError
+from efpn.errors import UserError, require_count, require_share
 from efpn.evaluation.funnel_table import funnel_markdown
 from efpn.evaluation.gallery import Scored, by_level, draw_run, draw_together
 from efpn.evaluation.html import write_html
@@ -38,10 +38,18 @@ def check_split(cfg: DictConfig) -> None:
         raise UserError(f"split={cfg.split}: unknown; use one of {', '.join(ROLES)}")
 
 
-def out_folders(cfg: DictConfig, runs: list[SavedRun], variant: str) -> list[Path]:
-    """Where the reports of ``runs`` go; what differs from a run's own setting is in the name."""
-    if cfg.out:
-        return [Path(cfg.out) / run.place for run in runs] if len(runs) > 1 else [Path(cfg.out)]
+def check_numbers(cfg: DictConfig) -> None:
+    """Raise `UserError` for numbers that mean nothing."""
+    require_share("score_threshold", cfg.score_threshold)
+    for name, least in (("pictures", 0), ("features", 0)):
+        require_count(name, cfg[name], least)
+    for name in ("short_side", "batch_size", "limit"):
+        if cfg[name] is not None:
+            require_count(name, cfg[name], least=1)
+
+
+def label(cfg: DictConfig, variant: str) -> str:
+    """What an evaluation is called by: the split, and all that differs from a run's own setting."""
     marks = [
         cfg.split,
         "" if variant == "own" else variant,
@@ -49,7 +57,21 @@ def out_folders(cfg: DictConfig, runs: list[SavedRun], variant: str) -> list[Pat
         f"below{cfg.small_roi_below}" if cfg.small_roi_below else "",
         f"limit{cfg.limit}" if cfg.limit else "",
     ]
-    return [run.folder / "eval" / "-".join(mark for mark in marks if mark) for run in runs]
+    return "-".join(mark for mark in marks if mark)
+
+
+def out_folders(cfg: DictConfig, runs: list[SavedRun], variant: str) -> list[Path]:
+    """Where the reports of ``runs`` go.
+
+    Raises:
+        UserError: two would go to one place.
+    """
+    if not cfg.out:
+        return [run.folder / "eval" / label(cfg, variant) for run in runs]
+    folders = [Path(cfg.out) / run.place for run in runs] if len(runs) > 1 else [Path(cfg.out)]
+    if len(set(folders)) < len(folders):
+        raise UserError(f"out={cfg.out}: two of the runs have the same name, seed and phase; evaluate them one by one")
+    return folders
 
 
 def eval_data(cfg: DictConfig, run: SavedRun, pairs: bool = False) -> DetectionDataModule:
@@ -136,14 +158,17 @@ def write_scores(
     return Scored(facts.name, out, record, truth, ids, detections, funnel, picture_loader(index), levels)
 
 
-def draw(folder: Path, rows: list[Scored], configs: Mapping[str, Path]) -> None:
+def draw(folder: Path, rows: list[Scored], configs: Mapping[str, Path], with_features: bool = False) -> None:
     """The figures of each row and of all together, and the page that holds them.
 
     Args:
         folder: of what shows all rows.
-        rows: what was scored; those of one name are told apart by their folders.
+        rows: what was scored, no two of one name.
         configs: name of a row to the folder that holds its run's config.
+        with_features: the features of the extended level were drawn too; one of an earlier evaluation goes otherwise.
     """
+    if not with_features:
+        (folder / "features.png").unlink(missing_ok=True)
     for row in rows:
         draw_run(row)
     draw_together(folder, rows)

@@ -157,7 +157,7 @@ class StageRecorder:
 
 
 def pooled_from(pool: PyramidRoIAlign, boxes: Tensor) -> np.ndarray:
-    """Name of the level that each of ``boxes (n, 4)``, 1x pixels, is pooled from; the pool must have run before.
+    """Name of the level that each of ``boxes (n, 4)``, 1x pixels, is pooled from.
 
     Small ones by the rule of `SmallRoIs`, the others by eq. 2 as torchvision's `MultiScaleRoIAlign` applies it.
     """

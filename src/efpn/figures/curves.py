@@ -155,6 +155,10 @@ def loss_bars(
     columns = max(1, min(len(bands), int((width - 1) / 2.1)))
     rows = -(-len(bands) // columns)
     figure = _figure(width, 1.15 + rows * (0.75 + 0.34 * len(runs)))
+    most = max(
+        (sum(run[b].get(c) or 0 for c in causes) / max(objects[b], 1) for run in runs.values() for b in bands),
+        default=0,
+    )
     first: Axes | None = None
     for place, band in enumerate(bands):
         axes = figure.add_subplot(rows, columns, place + 1, sharex=first)
@@ -164,7 +168,7 @@ def loss_bars(
         _style(axes, f"{band} ({objects[band]})", "", "")
         axes.grid(False, axis="y")
         axes.tick_params(labelleft=place % columns == 0)
-        axes.margins(x=0.22)
+        axes.set_xlim(0, max(130 * most, 1))  # room for the number at the end of the longest bar
     figure.supxlabel(xlabel, fontsize=SIZES["label"], color=TEXT)
     handles = [Patch(color=CAUSES[cause], label=cause.replace("_", " ")) for cause in causes]
     _legend(figure, handles, title)
@@ -240,7 +244,7 @@ def _stack(axes: Axes, counts: Mapping[str, Mapping[str, int]], total: int) -> N
         said = f" {end:.0f} %" if total else " n/a"
         axes.text(end, place, said, va="center", fontsize=SIZES["tick"], color=TEXT if total else EMPTY)
     axes.set_yticks(places, list(counts))
-    axes.set(ylim=(len(counts) - 0.4, -0.6), xlim=(0, None))
+    axes.set(ylim=(len(counts) - 0.4, -0.6))
 
 
 def _run_legend(figure: Figure, styles: Mapping[str, RunStyle], title: str, marked: bool = True) -> None:

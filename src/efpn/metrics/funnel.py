@@ -25,7 +25,8 @@ class BandFunnel:
         objects: ground truths.
         hits: those found at the score threshold; ``hits`` and all of ``misses`` add up to ``objects``.
         misses: cause (see :mod:`efpn.metrics.causes`) to number; None for causes that only a record could tell.
-        false_alarms: cause to number, by the false alarm's own size; ``hits`` and these are all detections.
+        false_alarms: cause to number, by the false alarm's own size; ``hits`` and these are all detections from
+            the threshold on.
         rpn_recall: k to the share with a proposal in place among the best k of its picture.
         rpn_cap: share with a proposal in place among those recorded, but only beyond the cap.
         detection_cap: share with a detection of its class in place, at any score, but only beyond the cap.

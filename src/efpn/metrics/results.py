@@ -64,16 +64,24 @@ def _from_tt100k(
     return [
         _coco_result(thing, ids.get(key, key), numbers)
         for key, picture in pictures.items()
-        for thing in picture.get("objects", ())
+        for thing in _things(picture, key, source)
     ]
 
 
-def _coco_result(thing: Mapping[str, Any], image_id: Any, numbers: Mapping[str, int]) -> dict[str, Any]:
-    """One TT100K object; what is missing or unknown stays as it is, for the faults to name."""
-    corners = [thing.get("bbox", {}).get(corner) for corner in CORNERS]
-    box = corners
-    if None not in corners:
-        box = [corners[0], corners[1], corners[2] - corners[0], corners[3] - corners[1]]
+def _things(picture: Any, key: str, source: str) -> list[Any]:
+    things = picture.get("objects", []) if isinstance(picture, Mapping) else None
+    if not isinstance(things, list):
+        raise UserError(f"{source}: picture {key!r} is {picture!r:.60}; give an object with a list 'objects'")
+    return things
+
+
+def _coco_result(thing: Any, image_id: Any, numbers: Mapping[str, int]) -> Any:
+    """One TT100K object; what is missing, unknown or misshapen stays as it is, for the faults to name."""
+    if not isinstance(thing, Mapping):
+        return thing
+    box: Any = thing.get("bbox")
+    if isinstance(box, Mapping) and all(_is_finite(box.get(corner)) for corner in CORNERS):
+        box = [box["xmin"], box["ymin"], box["xmax"] - box["xmin"], box["ymax"] - box["ymin"]]
     name = thing.get("category")
     return {"image_id": image_id, "category_id": numbers.get(str(name), name), "bbox": box, "score": thing.get("score")}
 
@@ -111,8 +119,10 @@ def _box_fault(found: Mapping[str, Any]) -> str | None:
 
 
 def _score_fault(found: Mapping[str, Any]) -> str | None:
-    score = found.get("score")
-    return None if _is_finite(score) else f"score is {score!r}; give a finite number"
+    score: Any = found.get("score")
+    if not _is_finite(score):
+        return f"score is {score!r}; give a finite number"
+    return None if 0 <= score <= 1 else f"score is {score!r}; give it from 0 to 1 (divide the TT100K toolkit's by 1000)"
 
 
 def _is_finite(value: Any) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
-from efpn.errors import UserError
+from efpn.errors import require_count, require_share
 from efpn.prediction.slices import Slices
 from efpn.runs.saved import SavedRun
 
@@ -37,8 +37,8 @@ def check_numbers(cfg: DictConfig) -> None:
         UserError: with the option and what it may be.
     """
     for name in ("score_threshold", "min_score"):
-        if cfg[name] is not None and not 0 <= cfg[name] <= 1:
-            raise UserError(f"{name}={cfg[name]}: must be from 0 to 1")
+        if cfg[name] is not None:
+            require_share(name, cfg[name])
     for name in ("short_side", "batch_size"):
-        if cfg[name] is not None and cfg[name] < 1:
-            raise UserError(f"{name}={cfg[name]}: must be at least 1")
+        if cfg[name] is not None:
+            require_count(name, cfg[name], least=1)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from efpn.errors import UserError
 
+DRAWN = "pictures"  # folder of the annotated pictures, inside of the results'
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # Pillow reads and writes all of them
 
 
@@ -32,7 +33,7 @@ def find_pictures(words: Sequence[str], out: Path) -> list[Picture]:
 
     Args:
         words: each a file, a folder (searched to the bottom) or a glob (``**`` for any folders).
-        out: where results go; what lies there is no input, unless it is named as a file.
+        out: where results go; the annotated pictures there are no input, unless they are named as files.
 
     Raises:
         UserError: one of them is not there, or holds no picture.
@@ -42,7 +43,7 @@ def find_pictures(words: Sequence[str], out: Path) -> list[Picture]:
     files: set[Path] = set()
     bases: set[Path] = set()
     for word in words:
-        base, found = _look_up(word, _whole(out))
+        base, found = _look_up(word, _whole(out) / DRAWN)
         files.update(found)
         bases.add(base)
     root = Path(os.path.commonpath(bases))

@@ -10,9 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from efpn.errors import UserError
 from efpn.prediction.options import out_folder, slices_of
-from efpn.prediction.pictures import Picture
+from efpn.prediction.pictures import DRAWN, Picture
 from efpn.prediction.task import PredictionTask, picture_loader
-from efpn.prediction.writing import DRAWN, PictureBar, PictureWriter, write_results
+from efpn.prediction.writing import PictureBar, PictureWriter, write_results
 from efpn.runs.checkpoints import read_handover
 from efpn.runs.rebuild import quiet_trainer, rebuild_detector, resize_to
 from efpn.runs.saved import SavedRun

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from efpn.errors import UserError
+from efpn.errors import UserError, require_count, require_share
 
 Window = tuple[int, int, int, int]  # x1, y1, x2, y2 in whole native pixels
 
@@ -34,12 +34,10 @@ class Slices:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if self.size < 1:
-            raise UserError(f"slices.size={self.size}: must be at least 1 native pixel; null looks at whole pictures")
-        if not 0 <= self.overlap < 1:
-            raise UserError(
-                f"slices.overlap={self.overlap}: must be at least 0 and less than 1, as a share of slices.size"
-            )
+        require_count("slices.size", self.size, least=1)
+        require_share("slices.overlap", self.overlap)
+        if self.overlap == 1:
+            raise UserError("slices.overlap=1: must be less than 1, as a share of slices.size")
 
     @property
     def shared(self) -> float:

@@ -19,7 +19,7 @@ from efpn.prediction.pictures import Picture
 from efpn.prediction.task import Shot
 from efpn.runs.files import write_bytes, write_json
 
-PICTURES, DETECTIONS, DRAWN = "pictures.json", "detections.json", "pictures"
+PICTURES, DETECTIONS = "pictures.json", "detections.json"
 QUALITY: Final[Mapping[str, Mapping[str, Any]]] = {  # by Pillow's name of the format
     "JPEG": {"quality": 92},
     "WEBP": {"quality": 92},

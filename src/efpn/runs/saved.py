@@ -56,7 +56,16 @@ def saved_runs(paths: str | Sequence[str]) -> list[SavedRun]:
     Raises:
         UserError: a path leads to none, or a config is missing.
     """
-    return [run for path in ([paths] if isinstance(paths, str) else paths) for run in _runs_at(path)]
+    found = [run for path in ([paths] if isinstance(paths, str) else paths) for run in _runs_at(path)]
+    return list({run.checkpoint: run for run in found}.values())  # a run that is named twice is one run
+
+
+def row_names(runs: Sequence[SavedRun]) -> list[str]:
+    """A name for each run, no two alike: without the seed where that is enough, else its place, else its folder."""
+    for names in ([run.name for run in runs], [run.place.as_posix() for run in runs]):
+        if len(set(names)) == len(names):
+            return names
+    return [str(run.folder) for run in runs]
 
 
 def _runs_at(path: str) -> list[SavedRun]:
@@ -107,4 +116,10 @@ def _saved(checkpoint: Path) -> SavedRun:
         raise UserError(f"{config}: not found beside {checkpoint.name}; evaluation needs the config of the run")
     loaded = OmegaConf.load(config)
     assert isinstance(loaded, DictConfig)
+    phase = checkpoint.parent.name
+    if phase not in loaded.get("phases", {}):
+        raise UserError(
+            f"{checkpoint.parent}: the folder's name says which phase of {loaded.name} it is, and {phase!r} is none; "
+            f"name it {', '.join(loaded.get('phases', {})) or 'as train.py did'}"
+        )
     return SavedRun(checkpoint.parent, checkpoint, loaded)
