@@ -16,7 +16,7 @@ from efpn.errors import UserError
 from efpn.evaluation.run import evaluate
 from efpn.metrics.split import SplitScorer
 from efpn.runs.checkpoints import read_handover
-from efpn.runs.saved import saved_runs
+from efpn.runs.saved import broken_lineage, saved_runs
 from efpn.tasks.base import DetectorTask
 from efpn.training.run import train
 
@@ -318,6 +318,16 @@ def test_a_phase_of_a_replaced_baseline_is_not_kept(trained: Path, data: Path, t
     train(tiny(tmp_path, data, "phase=baseline", "overwrite=true", changed_baseline))
     with pytest.raises(UserError, match=r"phase=distill .* started from another baseline .*overwrite=true trains it"):
         train(tiny(tmp_path, data, "resume=true", changed_baseline))
+    assert broken_lineage(saved_runs(str(trained))) == []
+    (said,) = broken_lineage(saved_runs(str(tmp_path / "demo/seed0")))
+    assert said == "demo/distill started from another baseline than the one that stands here"
+
+
+def test_a_sweep_without_its_baseline_names_the_unswept_place_and_command(data: Path, tmp_path: Path) -> None:
+    where = [f"paths.outputs={tmp_path}", f"data.root={data}"]
+    done = run("train.py", "-m", *TINY, *where, "phase=distill", "loss.lambda_pos=0.5,1.5")
+    assert done.returncode == 2 and f"{tmp_path}/demo/seed0/baseline/handover.ckpt is not there" in done.stderr
+    assert "lambda_pos" not in done.stderr and "phase=baseline`" in done.stderr
 
 
 def test_weights_for_one_phase_are_refused_for_several(data: Path, tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 
 from efpn.errors import UserError
 from efpn.runs.devices import one_device
+from efpn.runs.names import SWEPT
 
-SWEPT = "EFPN_SWEPT_KEYS"  # environment variable: a launcher's jobs have another command line than the user's
 FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable: Hydra lets errors through instead of printing them itself
 SHARED = ("phase", "seed", "experiment")  # swept or not, they have a place of their own in a run's path
 
@@ -106,7 +106,13 @@ def start(main: Callable[[], Any], config_name: str) -> None:
         raise  # no mistake in the config, which `call` answers, but a bug
     except HydraException as error:
         mistyped = re.match(r"Could not override '([^']+)'", str(error))
-        message = unknown_key(mistyped[1], config_name) if mistyped else str(error).strip()
+        message = (
+            unknown_key(mistyped[1], config_name) if mistyped else str(error).split("Config search path")[0].strip()
+        )
+    except ValueError as error:
+        if not re.match("Only one of --run|Config group override must be", str(error)):
+            raise
+        message = f"{error} (--cfg goes without -m; a group is never null)"
     else:
         return
     print(f"error: {message}", file=sys.stderr)

@@ -150,3 +150,15 @@ def test_ten_thousand_pictures_take_seconds(index):
     _, report = check_index(replace(one, records=records))
     assert time.perf_counter() - start < 15  # about 2 s on a free core
     assert len(report.clipped) == 10_000
+
+
+def test_corners_where_width_and_height_are_due_are_refused(coco):
+    """The sound file of the fixture with its boxes as x1, y1, x2, y2, in pictures of 40 x 30."""
+    boxes = [[4, 5, 14, 17], [20, 10, 40, 30], [10, 10, 35, 25]]
+    things = [{"id": n, "image_id": 7, "category_id": 90, "bbox": box} for n, box in enumerate(boxes, 1)]
+    root = coco(annotations=things)
+    source = CocoJson({"train": {"images": "train", "annotations": "train.json"}}, root)
+    with pytest.raises(
+        UserError, match=r"train.json: 2 of 3 boxes .* \[20.0, 10.0, 40.0, 30.0\]: they look like corners"
+    ):
+        check_index(source.load("train"))

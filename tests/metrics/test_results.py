@@ -22,7 +22,8 @@ def test_tt100k_results_give_the_same_detections(simple, perfect) -> None:
     ("change", "message"),
     [
         ({"image_id": 5}, "detection 1: image_id 5 is no picture of the ground truth; score it on the split"),
-        ({"image_id": "2"}, "detection 1: image_id '2' is no picture"),
+        ({"image_id": "2"}, "detection 1: image_id is text, '2'; write the number 2"),
+        ({"image_id": "x"}, "detection 1: image_id 'x' is no picture"),
         ({"category_id": 1}, "detection 1: category_id 1 is no category of the ground truth"),
         ({"score": float("nan")}, "detection 1: score is nan; give a finite number"),
         ({"score": None}, "detection 1: score is None"),

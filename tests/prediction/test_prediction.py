@@ -150,6 +150,6 @@ def test_min_score_and_short_side_reach_the_model(trained, mixed, tmp_path):
     cfg = config("predict", *options(trained / "baseline", mixed / "left" / "1.jpg", tmp_path / "out"), *more)
     predict(cfg, latest_run(cfg.run), find_pictures([cfg.pictures], Path(cfg.out)))
     found = json.loads((tmp_path / "out" / "detections.json").read_text())
-    assert all(one["score"] >= 0.08 for one in found)
+    assert found and all(one["score"] >= 0.08 for one in found)
     record = json.loads((tmp_path / "out" / "pictures.json").read_text())
     assert record["info"]["short_side"] == 128 and record["info"]["run"] == "demo/baseline"

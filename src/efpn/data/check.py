@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from efpn.boxes import look_like_corners
 from efpn.data.pictures import PictureError, probe_picture
 from efpn.data.reading import repeated
 from efpn.data.records import Index, Problem, Record, raise_problems
@@ -89,6 +90,7 @@ def check_index(
     check = partial(_check_record, index=index, open_pictures=open_pictures)
     with ThreadPoolExecutor(THREADS) as pool:
         checked = list(pool.map(check, index.records, chunksize=64))
+    _require_width_and_height(index, checked)
     problems = (*index.problems, *_duplicates(index), *(p for one in checked for p in one.problems))
     if on_error == "error":
         raise_problems(index.name, problems)
@@ -109,6 +111,20 @@ def log_report(report: CheckReport) -> None:
     ):
         for problem in found[:SHOWN]:
             log.log(level, "  %s", problem)
+
+
+def _require_width_and_height(index: Index, checked: list[_Checked]) -> None:
+    """Refuse a COCO json whose boxes are corners: clipped to their pictures they would train as huge objects."""
+    sizes = {one.record.image_id: one.record.size for one in checked if one.record is not None and one.record.size}
+    rows = [(*box, *sizes[r.image_id][::-1]) for r in index.records if r.image_id in sizes for box in r.boxes]
+    table = np.array(rows, dtype=np.float64).reshape(-1, 6)
+    given = np.hstack([table[:, :2], table[:, 2:4] - table[:, :2]])  # x, y, width, height, as in the file
+    over = look_like_corners(given, table[:, 4:])
+    if over is not None:
+        raise UserError(
+            f"{index.source}: {int(over.sum())} of {len(table)} boxes reach beyond their pictures, such as "
+            f"{given[over][0].tolist()}: they look like corners (x1, y1, x2, y2); give x, y, width, height"
+        )
 
 
 def _report(mended: Index, checked: list[_Checked], problems: tuple[Problem, ...]) -> CheckReport:

@@ -63,7 +63,7 @@ def evaluate_file(cfg: DictConfig, runs: list[SavedRun]) -> list[Result]:
         hardware=hardware(),
         more={"detections": source},
     )
-    out = Path(cfg.out) if cfg.out else source.parent / f"{source.stem}-{cfg.split}"
+    out = Path(cfg.out) if cfg.out else source.parent / f"{facts.name}-{cfg.split}"
     image_ids = [record.image_id for record in data.index(cfg.split).records]
     scored = write_scores(out, data, cfg, found, image_ids, facts)
     if cfg.figures:

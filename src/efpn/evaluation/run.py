@@ -40,7 +40,7 @@ from efpn.models import EFPNDetector
 from efpn.runs.checkpoints import Handover, read_handover
 from efpn.runs.devices import one_device
 from efpn.runs.rebuild import quiet_trainer, rebuild_detector
-from efpn.runs.saved import SavedRun, row_names
+from efpn.runs.saved import SavedRun, broken_lineage, row_names
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +57,13 @@ def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Result]:
     check_split(cfg)
     check_numbers(cfg)
     variant = find_variant(cfg.variant)
-    runs = [run for run in runs if variant.fits(run.config.phases[run.phase].model)]
+    given, runs = runs, [run for run in runs if variant.fits(run.config.phases[run.phase].model)]
     if not runs:
         raise UserError(f"variant={cfg.variant}: needs a phase without an extension (baseline or control)")
+    if left_out := ", ".join(run.name for run in given if run not in runs):
+        log.info("variant=%s has no place for an extension: %s left out", cfg.variant, left_out)
+    for warning in broken_lineage(runs):
+        log.warning(warning)
     if cfg.features:
         with_extension(runs)
     names = [name if cfg.variant == "own" else f"{name} {cfg.variant}" for name in row_names(runs)]

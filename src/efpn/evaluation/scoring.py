@@ -100,7 +100,7 @@ def scored_index(data: DetectionDataModule, split: Role) -> Index:
         if split != "test":
             raise
         advice = "split=val scores the validation pictures; data_root=FOLDER says where the data set lies now"
-        raise UserError(f"{error}\n  {advice}") from None
+        raise UserError(f"the test split cannot be read: {advice}\n  {error}") from None
 
 
 def shared_pictures(data: DetectionDataModule) -> int:

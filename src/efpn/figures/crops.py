@@ -59,5 +59,5 @@ def crop_sheet(crops: Sequence[Crop], *, title: str = "", columns: int = 6, widt
         box = (column / columns + 0.004, bottom / height, 1 / columns - 0.008, 0.93 * side / height)
         view = figure.add_axes(box)
         draw_outcomes(view, crop.image, crop.drawn, window=crop.window)
-        view.set_title(crop.title, loc="left", fontsize=7.5, pad=2)
+        view.set_title(crop.title, loc="left", fontsize=7.5, pad=2, parse_math=False)
     return figure

@@ -67,7 +67,7 @@ def feature_sheet(rows: Sequence[FeatureRow], *, title: str = "", side: float = 
         heading = [row.title, "target", *(f"{n}, error {e:.2f}" for n, e in zip(row.maps, errors, strict=True))]
         for view, picture, words in zip(axes, shown, heading, strict=True):
             view.imshow(picture, interpolation="nearest")
-            view.set_title(words, loc="left", fontsize=8)
+            view.set_title(words, loc="left", fontsize=8, parse_math=False)
             view.set_axis_off()
     return figure
 

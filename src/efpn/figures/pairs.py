@@ -80,5 +80,5 @@ def _draw_pair(page: SubFigure, pair: Pair, names: tuple[str, str], height: floa
     for place, (name, drawn) in enumerate(zip(names, (pair.left, pair.right), strict=True)):
         view = page.add_subplot(grid[place])
         draw_outcomes(view, pair.image, drawn, window=pair.window)
-        view.set_title(name, loc="left", fontsize=8.5, weight="bold", pad=2)
+        view.set_title(name, loc="left", fontsize=8.5, weight="bold", pad=2, parse_math=False)
         caption(view, drawn, pair.window)

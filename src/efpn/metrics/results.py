@@ -12,11 +12,11 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from efpn.boxes import look_like_corners
 from efpn.errors import UserError, raise_listed
 
 Missing = Literal["error", "empty"]
 CORNERS: Final = ("xmin", "ymin", "xmax", "ymax")
-SLACK: Final = 1.0  # native pixels that a box may hang over its picture's edge without looking wrong
 
 
 def read_results(
@@ -106,6 +106,8 @@ def _unknown(found: Mapping[str, Any], key: str, known: set[Any], what: str, fix
     value = found.get(key)
     if isinstance(value, str | int) and value in known:
         return None
+    if isinstance(value, str) and value.isdigit() and int(value) in known:
+        return f"{key} is text, {value!r}; write the number {int(value)}"
     return f"{key} {value!r} is no {what} of the ground truth; {fix}"
 
 
@@ -136,9 +138,8 @@ def _require_width_and_height(detections: Sequence[Mapping[str, Any]], truth: Ma
     if not rows:
         return
     boxes, pictures = np.split(np.array(rows, dtype=np.float64), [4], axis=1)
-    over = (boxes[:, :2] + boxes[:, 2:] > pictures + SLACK).any(axis=1)
-    as_corners = (boxes[:, 2:] >= boxes[:, :2]).all(axis=1) & (boxes[:, 2:] <= pictures + SLACK).all(axis=1)
-    if as_corners.mean() > 0.99 and over.mean() > 0.2:
+    over = look_like_corners(boxes, pictures)
+    if over is not None:
         first = int(np.flatnonzero(over)[0])
         raise UserError(
             f"{source}: {int(over.sum())} of {len(rows)} boxes reach beyond their pictures, such as "

@@ -11,6 +11,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
+from efpn.errors import UserError
+
 LEVELS = ("p2", "p3", "p4", "p5", "p6")
 
 
@@ -37,6 +39,14 @@ class RPNSettings:
     positive_fraction: float = 0.5
     fg_iou: float = 0.7
     bg_iou: float = 0.3
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that the levels cannot share out."""
+        if len(self.anchor_sizes) != len(LEVELS) or not all(size > 0 for size in self.anchor_sizes):
+            raise UserError(
+                f"model.rpn.anchor_sizes={list(self.anchor_sizes)}: give {len(LEVELS)} sizes, one for each of "
+                f"{', '.join(LEVELS)} (pixels of the 1x input)"
+            )
 
 
 class Float32Anchors(AnchorGenerator):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
-from efpn.errors import require_count, require_share
+from efpn.errors import UserError, require_count, require_share
 from efpn.prediction.slices import Slices
 from efpn.runs.saved import SavedRun
 
@@ -22,7 +22,13 @@ def slices_of(cfg: DictConfig) -> Slices | None:
     Raises:
         UserError: a size or an overlap that makes no windows.
     """
-    return None if cfg.slices is None or cfg.slices.size is None else Slices(**cfg.slices)
+    if not isinstance(cfg.slices, DictConfig | None):
+        raise UserError(f"slices={cfg.slices}: a group of options; give slices.size={cfg.slices}")
+    return (
+        None
+        if cfg.slices is None or cfg.slices.size is None
+        else Slices(**{str(key): value for key, value in cfg.slices.items()})
+    )
 
 
 def out_folder(cfg: DictConfig, run: SavedRun) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from efpn.errors import UserError
-from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, METRICS_FILE, RESUME_FILE
+from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, METRICS_FILE, RESUME_FILE, SWEPT
 
 # What a resumed or repeated run may change without being another run: how it runs and where things lie. The loss, the
 # extension and the like are part of a phase's own node where the phase uses them.
@@ -132,7 +133,7 @@ def find_init(cfg: DictConfig, run: PhaseRun) -> Path | None:
         if place.is_file():
             return place
     raise UserError(
-        f"phase={run.name} starts from the weights of phase={before}, and {places[0]} is not there; make it with "
+        f"phase={run.name} starts from the weights of phase={before}, and {places[-1]} is not there; make it with "
         f"`{command(before)}`, or give other weights with init_ckpt=FILE"
     )
 
@@ -140,7 +141,8 @@ def find_init(cfg: DictConfig, run: PhaseRun) -> Path | None:
 def command(phase: str) -> str:
     """The command line that runs ``phase`` of this run."""
     given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    words = [word for word in given if not word.startswith(ONE_PHASE)]
+    swept = tuple(f"{key}=" for key in os.environ.get(SWEPT, "").split(",") if key)
+    words = [word for word in given if not word.startswith((*ONE_PHASE, *swept))]
     return shlex.join(["python", "train.py", *words, f"phase={phase}"])
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from efpn.errors import UserError
-from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE
+from efpn.runs.files import read_json
+from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, METRICS_FILE
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,18 @@ def row_names(runs: Sequence[SavedRun]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [str(run.folder) for run in runs]
+
+
+def broken_lineage(runs: Sequence[SavedRun]) -> list[str]:
+    """What to say of runs whose starting weights have been trained anew since: the rows do not belong together."""
+    found = {run.folder: run for run in runs}
+    told = []
+    for run in runs:
+        before = found.get(run.folder.parent / str(run.config.phases[run.phase].init_from))
+        records = [read_json(one.folder / METRICS_FILE) for one in (run, before) if one]
+        if before and records[0].get("started_from") not in (None, records[1].get("config_hash")):
+            told.append(f"{run.name} started from another {before.phase} than the one that stands here")
+    return told
 
 
 def _runs_at(path: str) -> list[SavedRun]:

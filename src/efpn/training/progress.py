@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
 
 log = logging.getLogger(__name__)
+TOLD = ("AP", "AP50", "AP_S", "AP_M", "AP_L", "AR_S", "F1_S")  # the rest is in metrics.json and with the loggers
 
 
 def progress(every: int = 50) -> pl.Callback:
@@ -19,7 +20,7 @@ def progress(every: int = 50) -> pl.Callback:
 
 
 class LogProgress(pl.Callback):
-    """Logs step, loss, seconds a step and the time left; and the validation metrics.
+    """Logs step, loss, seconds a step and the time left; and the main validation metrics.
 
     Args:
         every: steps between lines.
@@ -47,7 +48,8 @@ class LogProgress(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the validation metrics, and keep their time out of the pace."""
-        found = {k: round(float(v), 4) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        found = {k.removeprefix("val/"): float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
         if trainer.is_global_zero:
-            log.info("validation at step %d: %s", trainer.global_step, found)
+            told = "  ".join(f"{name} {found[name]:.3f}" for name in TOLD if name in found)
+            log.info("validation at step %d: %s", trainer.global_step, told or "nothing to score")
         self.since = (trainer.global_step, time.perf_counter())

@@ -78,6 +78,7 @@ def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
     """
     if run.config.model.small:
         instantiate(run.config.model.small)  # a bad threshold
+    instantiate(cfg.model.rpn)  # sizes that the levels cannot share out
     if "loss" in run.config.task:
         instantiate(run.config.task.loss)  # a bad weight
     for key in ("max_steps", "checkpoint_every", "val_every"):
