@@ -13,19 +13,18 @@ from omegaconf import DictConfig
 from efpn.data.datamodule import DetectionDataModule
 from efpn.errors import UserError
 from efpn.evaluation.compare import Result, load_results, show
-from efpn.evaluation.provenance import command_line, git_commit, hardware
-from efpn.evaluation.report import METRICS, Facts
+from efpn.evaluation.report import METRICS
 from efpn.evaluation.scoring import (
     check_numbers,
     check_split,
+    choose_threshold,
     draw,
     eval_data,
+    facts_of,
     out_folders,
     scored_index,
-    shared_pictures,
     write_scores,
 )
-from efpn.metrics import best_f1_threshold
 from efpn.metrics.results import read_results
 from efpn.runs.files import read_json
 from efpn.runs.saved import SavedRun
@@ -50,20 +49,11 @@ def evaluate_file(cfg: DictConfig, runs: list[SavedRun]) -> list[Result]:
     data = foreign_data(cfg, runs)
     source = Path(cfg.detections)
     found = read_detections(cfg, source, data, cfg.split)
-    best = choose_threshold(cfg, data)
-    facts = Facts(
-        name=source.stem if cfg.name is None else cfg.name,
-        split=scored_index(data, cfg.split).name,
-        score_threshold=cfg.score_threshold,
-        best_threshold=best,
-        best_chosen_on=None if best is None else data.index("val").name,
-        commit=git_commit(),
-        command=command_line(),
-        seconds=round(time.perf_counter() - start, 1),
-        hardware=hardware(),
-        more={"detections": source},
-    )
-    out = Path(cfg.out) if cfg.out else source.parent / f"{facts.name}-{cfg.split}"
+    chosen = cfg.detections_val
+    best = choose_threshold(cfg, data, lambda: read_detections(cfg, Path(chosen), data, "val")) if chosen else None
+    name = source.stem if cfg.name is None else cfg.name
+    facts = facts_of(cfg, data, name, best, start, {"detections": source})
+    out = Path(cfg.out) if cfg.out else source.parent / f"{name}-{cfg.split}"
     image_ids = [record.image_id for record in data.index(cfg.split).records]
     scored = write_scores(out, data, cfg, found, image_ids, facts)
     if cfg.figures:
@@ -101,12 +91,3 @@ def read_detections(cfg: DictConfig, source: Path, data: DetectionDataModule, sp
     if not found:
         log.warning("%s: no detection at all", source)
     return found
-
-
-def choose_threshold(cfg: DictConfig, data: DetectionDataModule) -> float | None:
-    """The threshold of best F1 of ``cfg.detections_val``; None without it, or where its pictures are scored."""
-    if cfg.detections_val is None or not cfg.choose_threshold or cfg.split == "val" or shared_pictures(data):
-        return None
-    found = read_detections(cfg, Path(cfg.detections_val), data, "val")
-    ids = list(data.categories.evaluated_ids)
-    return best_f1_threshold(data.index("val").to_coco(), found, category_ids=ids).score

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from efpn.evaluation.pairs import difference_sheet
 from efpn.evaluation.pictures import Boxes, LoadPicture
-from efpn.evaluation.plots import plot_accuracy_recall, plot_losses, plot_scales, split_by_level
+from efpn.evaluation.plots import plot_accuracy_recall, plot_losses, plot_scales
 from efpn.evaluation.worst import Kind, worst_sheet
 from efpn.figures.curves import STYLES
 from efpn.figures.sheet import save
@@ -105,8 +105,3 @@ def _keep(sheet: Figure | None, path: Path) -> None:
         path.unlink(missing_ok=True)
     else:
         save(sheet, path)
-
-
-def by_level(record: Any, detections: Boxes) -> dict[str, Boxes]:
-    """Detections apart by the level they came from; see :func:`efpn.evaluation.plots.split_by_level`."""
-    return split_by_level(record.with_levels(detections), record.levels)

@@ -17,23 +17,22 @@ from efpn.errors import UserError
 from efpn.evaluation.compare import Result, load_results, show
 from efpn.evaluation.features import draw_features, with_extension
 from efpn.evaluation.gallery import Scored
-from efpn.evaluation.provenance import command_line, git_commit, hardware
-from efpn.evaluation.report import METRICS, Facts
+from efpn.evaluation.report import METRICS
 from efpn.evaluation.scoring import (
     check_numbers,
     check_split,
+    choose_threshold,
     draw,
     eval_data,
+    facts_of,
     label,
     out_folders,
     scored_index,
-    shared_pictures,
     write_scores,
 )
 from efpn.evaluation.stages import StageRecorder
 from efpn.evaluation.task import EvaluationTask
 from efpn.evaluation.variants import Variant, find_variant
-from efpn.metrics import best_f1_threshold
 from efpn.metrics.accumulate import Collected
 from efpn.metrics.stages import StageRecord
 from efpn.models import EFPNDetector
@@ -93,24 +92,12 @@ def evaluate_run(cfg: DictConfig, run: SavedRun, name: str, variant: Variant, ou
     data = eval_data(cfg, run, variant.pairs)
     detector = rebuild(cfg, run, handover, variant, data)
     index = scored_index(data, cfg.split)
-    best = choose_threshold(cfg, run, detector, variant, data)
+    best = choose_threshold(cfg, data, lambda: collect(cfg, run, detector, variant, data, "val").detections)
     seen, stages = collect_stages(cfg, run, detector, variant, data)
     check_complete(index, seen, data.on_unreadable)
     if not first_process():
         return None
-    facts = Facts(
-        name=name,
-        split=index.name,
-        score_threshold=cfg.score_threshold,
-        best_threshold=best,
-        best_chosen_on=None if best is None else data.index("val").name,
-        seed=run.config.seed,
-        commit=git_commit(),
-        command=command_line(),
-        seconds=round(time.perf_counter() - start, 1),
-        hardware=hardware(),
-        more=more_facts(cfg, run, handover),
-    )
+    facts = facts_of(cfg, data, name, best, start, more_facts(cfg, run, handover), run.config.seed)
     return write_scores(out, data, cfg, seen.detections, seen.image_ids, facts, stages)
 
 
@@ -128,23 +115,6 @@ def rebuild(
             f"the data in {data.root} have {len(data.categories.names)} or others; use the data set of its training"
         )
     return rebuild_detector(run, handover, small_roi_below=cfg.small_roi_below, oracle=variant.oracle)
-
-
-def choose_threshold(
-    cfg: DictConfig,
-    run: SavedRun,
-    detector: EFPNDetector,
-    variant: Variant,
-    data: DetectionDataModule,
-) -> float | None:
-    """The threshold of best F1 on the validation split; None if not wanted, or if its pictures are to be scored."""
-    if not cfg.choose_threshold or cfg.split == "val":
-        return None
-    if shared_pictures(data):
-        return None
-    seen = collect(cfg, run, detector, variant, data, "val")
-    ids = list(data.categories.evaluated_ids)
-    return best_f1_threshold(data.index("val").to_coco(), seen.detections, category_ids=ids).score
 
 
 def collect_stages(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,10 +18,13 @@ from efpn.data.records import Index
 from efpn.data.tt100k import TT100K
 from efpn.errors import UserError, require_count, require_share
 from efpn.evaluation.funnel_table import funnel_markdown
-from efpn.evaluation.gallery import Scored, by_level, draw_run, draw_together
+from efpn.evaluation.gallery import Scored, draw_run, draw_together
 from efpn.evaluation.html import write_html
+from efpn.evaluation.pictures import Boxes, LoadPicture
+from efpn.evaluation.plots import split_by_level
+from efpn.evaluation.provenance import command_line, git_commit, hardware
 from efpn.evaluation.report import METRICS, Facts, write_report
-from efpn.metrics import restrict
+from efpn.metrics import best_f1_threshold, rates, restrict
 from efpn.metrics.funnel import loss_funnel
 from efpn.metrics.split import SplitScorer
 from efpn.metrics.stages import StageRecord
@@ -79,9 +83,8 @@ def eval_data(cfg: DictConfig, run: SavedRun, pairs: bool = False) -> DetectionD
     node = run.config.data.copy()
     changes = {"root": cfg.data_root, "eval_batch_size": cfg.batch_size}
     node.update({key: value for key, value in changes.items() if value is not None})
-    node.update(
-        {"limit_val": None, f"limit_{cfg.split}": cfg.limit}
-    )  # a quick validation in training is not asked here
+    # what shortened the validation in training does not shorten this
+    node.update({"limit_val": None, f"limit_{cfg.split}": cfg.limit})
     if cfg.data_root:
         node.source.root = cfg.data_root
     resize_to(node.eval_transform, cfg.short_side)
@@ -115,6 +118,45 @@ def shared_pictures(data: DetectionDataModule) -> int:
     return shared
 
 
+def choose_threshold(cfg: DictConfig, data: DetectionDataModule, detect_val: Callable[[], Boxes]) -> float | None:
+    """The threshold of best F1 on the validation split; None if not wanted, or if its pictures are to be scored.
+
+    Args:
+        cfg: of the evaluation.
+        data: whose validation split it is.
+        detect_val: gives the detections there; called only if they are needed.
+    """
+    if not cfg.choose_threshold or cfg.split == "val" or shared_pictures(data):
+        return None
+    ids = list(data.categories.evaluated_ids)
+    return best_f1_threshold(data.index("val").to_coco(), detect_val(), category_ids=ids).score
+
+
+def facts_of(
+    cfg: DictConfig,
+    data: DetectionDataModule,
+    name: str,
+    best: float | None,
+    start: float,
+    more: Mapping[str, Any],
+    seed: int | None = None,
+) -> Facts:
+    """What stands beside the numbers of one row; ``start`` is when its evaluation began (`time.perf_counter`)."""
+    return Facts(
+        name=name,
+        split=data.index(cfg.split).name,
+        score_threshold=cfg.score_threshold,
+        best_threshold=best,
+        best_chosen_on=None if best is None else data.index("val").name,
+        seed=seed,
+        commit=git_commit(),
+        command=command_line(),
+        seconds=round(time.perf_counter() - start, 1),
+        hardware=hardware(),
+        more=more,
+    )
+
+
 def write_scores(
     out: Path,
     data: DetectionDataModule,
@@ -137,15 +179,17 @@ def write_scores(
     """
     index, ids = data.index(cfg.split), list(data.categories.evaluated_ids)
     truth, best = restrict(index.to_coco(), image_ids), facts.best_threshold
+    load_picture = picture_loader(index)
+    metrics = SplitScorer(truth, ids, facts.score_threshold)(detections, image_ids)
     write_report(
         out,
-        SplitScorer(truth, ids, facts.score_threshold)(detections, image_ids),
+        metrics,
         detections,
         ground_truth=truth,
         facts=facts,
-        at_best=None if best is None else SplitScorer(truth, ids, best)(detections, image_ids),
+        at_best=None if best is None else metrics | rates(truth, detections, best, ids),
         category_ids=ids,
-        load_picture=picture_loader(index),
+        load_picture=load_picture,
         pictures=cfg.pictures,
         tt100k=isinstance(data.source, TT100K),
     )
@@ -153,9 +197,8 @@ def write_scores(
     write_json(out / "losses.json", funnel.as_dict(), indent=2)
     write_text(out / "losses.md", funnel_markdown(funnel, f"Where {facts.name} loses objects on {facts.split}"))
     log.info("%s on %s: %s", facts.name, index.name, out)
-    levels = by_level(stages, detections) if stages else {}
-    record = read_json(out / METRICS)
-    return Scored(facts.name, out, record, truth, ids, detections, funnel, picture_loader(index), levels)
+    levels = split_by_level(stages.with_levels(detections), stages.levels) if stages else {}
+    return Scored(facts.name, out, read_json(out / METRICS), truth, ids, detections, funnel, load_picture, levels)
 
 
 def draw(folder: Path, rows: list[Scored], configs: Mapping[str, Path], with_features: bool = False) -> None:
@@ -175,7 +218,7 @@ def draw(folder: Path, rows: list[Scored], configs: Mapping[str, Path], with_fea
     log.info("report: %s", write_html(folder, rows, configs))
 
 
-def picture_loader(index: Index) -> Any:
+def picture_loader(index: Index) -> LoadPicture:
     """``image id -> (H, W, 3) uint8`` of a split, for the sheet of pictures."""
     paths = {record.image_id: record.path for record in index.records}
 

@@ -2,6 +2,16 @@
 
 from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, Bands
 from efpn.metrics.coco import coco_metrics, restrict
-from efpn.metrics.score import Threshold, best_f1_threshold, score
+from efpn.metrics.score import Threshold, best_f1_threshold, rates, score
 
-__all__ = ["COCO_BANDS", "TT100K_BINS", "Bands", "Threshold", "best_f1_threshold", "coco_metrics", "restrict", "score"]
+__all__ = [
+    "COCO_BANDS",
+    "TT100K_BINS",
+    "Bands",
+    "Threshold",
+    "best_f1_threshold",
+    "coco_metrics",
+    "rates",
+    "restrict",
+    "score",
+]

@@ -78,17 +78,14 @@ def coco_metrics(
 def class_metrics(
     ground_truth: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
-    *,
-    bands: Bands = COCO_BANDS,
-    max_dets: int = 300,
     category_ids: Iterable[int] | None = None,
-    edges: Edges = "closed",
+    max_dets: int = 300,
 ) -> dict[int, dict[str, float | None]]:
-    """The numbers of `coco_metrics` (which has the arguments) for each category alone, by category id."""
-    judge = _judged(ground_truth, detections, bands, max_dets, category_ids, edges)
+    """The numbers of `coco_metrics`, which has the arguments, for each category alone, by category id."""
+    judge = _judged(ground_truth, detections, COCO_BANDS, max_dets, category_ids, "closed")
     precision, recall = judge.eval["precision"][..., 0], judge.eval["recall"][..., 0]
     return {
-        number: _summary(precision[:, :, [k]], recall[:, [k]], judge.params.iouThrs, bands)
+        number: _summary(precision[:, :, [k]], recall[:, [k]], judge.params.iouThrs, COCO_BANDS)
         for k, number in enumerate(judge.params.catIds)
     }
 

@@ -48,10 +48,21 @@ def score(
     """
     categories = None if category_ids is None else list(category_ids)
     table = coco_metrics(ground_truth, detections, bands=bands, max_dets=max_dets, category_ids=categories)
-    matcher = _matcher(ground_truth, detections, categories, size_rule)
-    for name, counts in zip(bins, matcher.count(score_threshold, list(bins.values())), strict=True):
-        table |= _rates(counts, suffix(name))
-    return table
+    return table | rates(ground_truth, detections, score_threshold, categories, bins, size_rule)
+
+
+def rates(
+    ground_truth: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    score_threshold: float,
+    category_ids: Iterable[int] | None = None,
+    bins: Bands = TT100K_BINS,
+    size_rule: SizeRule = "long_side",
+) -> dict[str, float | None]:
+    """The part of `score`, which has the arguments, that depends on the threshold: ``acc rec F1 acc_S ...``."""
+    matcher = _matcher(ground_truth, detections, category_ids, size_rule)
+    counted = zip(bins, matcher.count(score_threshold, list(bins.values())), strict=True)
+    return {key: value for name, counts in counted for key, value in _rates(counts, suffix(name)).items()}
 
 
 def best_f1_threshold(
