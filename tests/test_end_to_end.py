@@ -13,6 +13,7 @@ from hydra.errors import InstantiationException
 
 from efpn.entry import user_error_behind
 from efpn.errors import UserError
+from efpn.evaluation.foreign import evaluate_file
 from efpn.evaluation.run import evaluate
 from efpn.metrics.split import SplitScorer
 from efpn.runs.checkpoints import read_handover
@@ -479,3 +480,13 @@ def test_numbers_that_mean_nothing_are_refused_before_anything_is_read(trained: 
     cfg = config("evaluate", f"run={trained}", "trainer.accelerator=cpu", option)
     with pytest.raises(UserError, match=f"{option}: must be a"):
         evaluate(cfg, saved_runs(cfg.run))
+
+
+def test_a_result_file_on_the_data_of_a_run_scores_as_the_run_does(trained: Path, tmp_path: Path) -> None:
+    common = [f"run={trained / 'baseline'}", "trainer.accelerator=cpu", "pictures=0", "figures=false"]
+    own = evaluate(config("evaluate", *common), saved_runs(str(trained / "baseline")))[-1]
+    shutil.copy(trained / "baseline/eval/test/detections.json", tmp_path / "copy.json")
+    cfg = config("evaluate", *common, f"detections={tmp_path / 'copy.json'}")
+    rows = evaluate_file(cfg, saved_runs(cfg.run))
+    assert [row.name for row in rows] == ["demo/baseline", "copy"]
+    assert rows[1].metrics == pytest.approx(own.metrics)

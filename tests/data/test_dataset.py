@@ -4,10 +4,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from efpn.data.dataset import DetectionDataset, halve, to_tensor
-from efpn.data.pictures import PictureError, read_picture
+from efpn.data.pictures import PictureError, probe_picture, read_picture
 from efpn.data.records import Problem
 from efpn.data.transforms import EvalTransform, TrainTransform
 from efpn.errors import UserError
@@ -135,3 +136,12 @@ def test_an_empty_split_is_refused(index):
 def test_records_travel_to_workers(index):
     record = pickle.loads(pickle.dumps(index([[4, 6, 20, 26]]).records[0]))
     assert record.boxes.tolist() == [[4, 6, 20, 26]]
+
+
+def test_a_rotation_in_the_exif_data_is_not_applied(tmp_path):
+    """Annotations are in pixels of the file as stored."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "rotate by 90 degrees"
+    Image.new("RGB", (40, 30)).save(tmp_path / "turned.jpg", exif=exif)
+    assert read_picture(tmp_path / "turned.jpg").shape == (30, 40, 3)
+    assert probe_picture(tmp_path / "turned.jpg", decode=False) == (30, 40)
