@@ -1,4 +1,4 @@
-"""The real configs, end to end, at tiny scale: phases, freezing, resume, evaluation."""
+"""The real configs, end to end, at tiny scale: phases, freezing, resume."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, STEPS, TINY, config, run, tiny
+from helpers import ROOT, STEPS, TINY, run, tiny
 from hydra.errors import InstantiationException
 
 from efpn.entry import user_error_behind
 from efpn.errors import UserError
-from efpn.evaluation.foreign import evaluate_file
-from efpn.evaluation.run import evaluate
-from efpn.metrics.split import SplitScorer
 from efpn.runs.checkpoints import read_handover
 from efpn.runs.saved import broken_lineage, saved_runs
 from efpn.tasks.base import DetectorTask
@@ -76,116 +73,6 @@ def test_the_control_goes_on_from_the_baseline(trained: Path, data: Path) -> Non
     train(tiny(trained.parents[1], data, "phase=control"))
     assert changed(weights(trained / "baseline"), weights(trained / "control"))
     assert read_handover(trained / "control" / "handover.ckpt").steps == STEPS
-
-
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_training_and_evaluation_agree_on_the_validation_split(
-    precision: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen, score = [], SplitScorer.__call__
-
-    def watch(self, detections, image_ids):
-        seen.append((image_ids, detections))
-        return score(self, detections, image_ids)
-
-    monkeypatch.setattr(SplitScorer, "__call__", watch)
-    logged, _ = train(tiny(tmp_path, data, "phase=baseline", f"trainer.precision={precision}"))
-    place = f"run={tmp_path / 'demo/seed0/baseline'}"
-    results = evaluate(config("evaluate", place, "split=val", "trainer.accelerator=cpu"), saved_runs(place[4:]))
-    (ids, before), (again, after) = seen
-    assert ids == again and len(before) == len(after) > 0
-    for one, other in zip(before, after, strict=True):
-        assert one["category_id"] == other["category_id"]
-        assert [*one["bbox"], one["score"]] == pytest.approx([*other["bbox"], other["score"]], abs=1e-4)
-    for name, value in results[0].metrics.items():
-        assert logged.get(f"val/{name}") == (None if value is None else pytest.approx(value, abs=1e-6)), name
-
-
-@pytest.mark.parametrize("variant", ["own", "oracle", "fpn_2x"])
-def test_evaluation_writes_its_report(trained: Path, variant: str) -> None:
-    cfg = config(
-        "evaluate", f"run={trained / 'baseline'}", f"variant={variant}", "trainer.accelerator=cpu", "pictures=2"
-    )
-    evaluate(cfg, saved_runs(cfg.run))
-    out = trained / "baseline" / "eval" / ("test" if variant == "own" else f"test-{variant}")
-    assert {p.name for p in out.iterdir()} >= {"metrics.json", "table.md", "detections.json", "pictures.png"}
-    losses = json.loads((out / "losses.json").read_text())
-    assert losses["by_band"]["all"]["rpn_recall"]["100"] is not None  # proposals were recorded
-    assert (out.parents[1].parent / f"report-{out.name}" / "report.html").is_file()
-    record = json.loads((out / "metrics.json").read_text())
-    assert record["metrics"].keys() >= {"AP", "AP50", "AP75", "AP_S", "AR_S", "F1_S"}
-
-
-def test_the_oracle_stands_beside_the_baseline_that_it_bounds(trained: Path) -> None:
-    place = [f"run={trained / 'baseline'}", "trainer.accelerator=cpu", "pictures=0", "figures=false"]
-    for variant in ("own", "oracle"):
-        cfg = config("evaluate", *place, "split=val", f"variant={variant}")
-        results = evaluate(cfg, saved_runs(cfg.run))
-    assert [result.name for result in results] == ["demo/baseline", "demo/baseline oracle"]
-    assert "demo/baseline oracle" in (trained / "comparison-val-oracle.md").read_text()
-
-
-def test_runs_of_a_sweep_compare_in_one_call(trained: Path, tmp_path: Path) -> None:
-    for value in ("0.5", "1.5"):
-        shutil.copytree(trained / "distill", tmp_path / f"demo/loss.lambda_pos-{value}/seed0/distill")
-    shutil.copytree(trained / "baseline", tmp_path / "demo/seed0/baseline")
-    where = f"run=[{tmp_path}/demo/seed0, '{tmp_path}/demo/loss*/seed0']"
-    cfg = config(
-        "evaluate",
-        where,
-        "split=val",
-        "trainer.accelerator=cpu",
-        "pictures=0",
-        "figures=false",
-        "figures=false",
-        f"out={tmp_path / 'out'}",
-    )
-    names = [result.name for result in evaluate(cfg, saved_runs(cfg.run))]
-    swept = [f"demo/loss.lambda_pos-{value}/distill" for value in ("0.5", "1.5")]
-    assert names == ["demo/baseline", *swept]
-    assert (tmp_path / "out/demo/loss.lambda_pos-0.5/seed0/distill/metrics.json").is_file()
-    assert (tmp_path / "out/comparison-val.md").read_text().endswith("|\n")
-
-
-def test_no_threshold_is_chosen_on_the_pictures_that_are_scored(
-    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    shutil.copytree(trained / "baseline", tmp_path / "demo/seed0/baseline")
-    saved = tmp_path / "demo/seed0/baseline/config.yaml"
-    saved.write_text(saved.read_text().replace("    test: test", "    test: val"))
-    cfg = config("evaluate", f"run={saved.parent}", "trainer.accelerator=cpu", "pictures=0", "figures=false")
-    evaluate(cfg, saved_runs(cfg.run))
-    assert "val and test share 5 pictures: no threshold of best F1" in caplog.text
-    record = json.loads((saved.parent / "eval/test/metrics.json").read_text())
-    assert record["thresholds"]["best_f1"] is None and record["metrics_at_best_f1"] is None
-
-
-def test_a_test_split_that_is_not_there_names_the_way_out(trained: Path, tmp_path: Path) -> None:
-    shutil.copytree(trained / "baseline", tmp_path / "demo/seed0/baseline")
-    saved = tmp_path / "demo/seed0/baseline/config.yaml"
-    saved.write_text(saved.read_text().replace("    test: test", "    test: elsewhere"))
-    cfg = config("evaluate", f"run={saved.parent}", "trainer.accelerator=cpu")
-    with pytest.raises(UserError, match=r"(?s)split=val scores the validation pictures; data_root=FOLDER.*'elsewhere'"):
-        evaluate(cfg, saved_runs(cfg.run))
-
-
-def test_a_quick_validation_in_training_does_not_shorten_the_evaluation(trained: Path, tmp_path: Path) -> None:
-    shutil.copytree(trained / "baseline", tmp_path / "demo/seed0/baseline")
-    saved = tmp_path / "demo/seed0/baseline/config.yaml"
-    saved.write_text(saved.read_text().replace("limit_val: null", "limit_val: 2"))
-    for limit, pictures in ((None, 5), (3, 3)):
-        cfg = config(
-            "evaluate", f"run={saved.parent}", "split=val", "trainer.accelerator=cpu", "pictures=0", "figures=false",
-            f"limit={'null' if limit is None else limit}",
-        )  # fmt: skip
-        evaluate(cfg, saved_runs(cfg.run))
-        out = saved.parent / "eval" / ("val" if limit is None else "val-limit3")
-        assert json.loads((out / "metrics.json").read_text())["pictures"] == pictures
-
-
-def test_a_pattern_without_a_finished_run_says_so(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"run=.*nothing\*: matches no finished run"):
-        saved_runs(f"{tmp_path}/nothing*")
 
 
 def test_an_interrupted_run_ends_as_an_unbroken_one(trained: Path, data: Path, tmp_path: Path) -> None:
@@ -359,12 +246,6 @@ def test_a_learning_rate_follows_the_batch_where_the_phase_names_its_reference(d
     assert objects["trainer"].optimizers[0].param_groups[0]["initial_lr"] == pytest.approx(rate * 2 / 16)
 
 
-def test_variants_that_replace_the_extension_take_the_phases_without_one(trained: Path) -> None:
-    cfg = config("evaluate", f"run={trained / 'finetune'}", "variant=oracle")
-    with pytest.raises(UserError, match="variant=oracle: needs a phase without an extension"):
-        evaluate(cfg, saved_runs(cfg.run))
-
-
 def test_a_run_in_mixed_precision(data: Path, tmp_path: Path) -> None:
     metrics, _ = train(tiny(tmp_path, data, "trainer.precision=bf16-mixed"))
     assert "val/AP" in metrics
@@ -409,84 +290,3 @@ def test_a_mistyped_choice_is_not_taken_for_another(option: str, data: Path, tmp
     with pytest.raises(InstantiationException) as caught:
         train(tiny(tmp_path, data, "phase=baseline", f"data.{option}=errror"))
     assert f"data.{option}=errror: unknown; use one of" in str(user_error_behind(caught.value))
-
-
-def test_the_extended_level_is_drawn_beside_its_target(trained: Path) -> None:
-    cfg = config(
-        "evaluate",
-        f"run={trained}",
-        "trainer.accelerator=cpu",
-        "split=val",
-        "pictures=0",
-        "figures=false",
-        "features=2",
-    )
-    evaluate(cfg, saved_runs(cfg.run))
-    numbers = json.loads((trained / "report-val" / "features.json").read_text())
-    assert len(numbers) == 2
-    for errors in numbers.values():
-        assert errors.keys() == {"P2, upsampled", "P2' demo/distill", "P2' demo/finetune"}
-        assert errors["P2' demo/distill"] > 0
-
-
-def test_features_need_a_phase_that_has_them(trained: Path) -> None:
-    cfg = config("evaluate", f"run={trained / 'baseline'}", "trainer.accelerator=cpu", "features=1", "figures=false")
-    with pytest.raises(UserError, match="needs a phase with an extension"):
-        evaluate(cfg, saved_runs(cfg.run))
-
-
-def test_two_seeds_are_two_rows_in_table_and_figures(trained: Path, tmp_path: Path) -> None:
-    for seed in (0, 1):
-        shutil.copytree(trained / "finetune", tmp_path / f"demo/seed{seed}/finetune")
-    cfg = config("evaluate", f"run='{tmp_path}/demo/seed*'", "split=val", "trainer.accelerator=cpu", "pictures=0")
-    names = [result.name for result in evaluate(cfg, saved_runs(cfg.run))]
-    assert names == ["demo/seed0/finetune", "demo/seed1/finetune"]
-    page = (tmp_path / "demo/report-val/report.html").read_text()
-    assert all(page.count(f"<h3>{name}</h3>") == 1 for name in names) and page.count("<summary>config</summary>") == 2
-    assert json.loads((tmp_path / "demo/report-val/losses.json").read_text()).keys() == set(names)
-
-
-def test_a_run_that_is_named_twice_is_one_row(trained: Path) -> None:
-    assert len(saved_runs([str(trained / "finetune"), str(trained / "finetune" / "handover.ckpt")])) == 1
-
-
-def test_all_that_an_evaluation_writes_goes_where_it_is_told(trained: Path, tmp_path: Path) -> None:
-    before = sorted(trained.rglob("*"))
-    where = [f"run={trained}", f"out={tmp_path / 'mine'}", "split=val", "trainer.accelerator=cpu", "pictures=0"]
-    cfg = config("evaluate", *where)
-    evaluate(cfg, saved_runs(cfg.run))
-    assert (tmp_path / "mine/comparison-val.md").is_file() and (tmp_path / "mine/report-val/report.html").is_file()
-    assert sorted(trained.rglob("*")) == before
-
-
-def test_a_phase_in_a_folder_of_another_name_is_refused(trained: Path, tmp_path: Path) -> None:
-    shutil.copytree(trained / "finetune", tmp_path / "best")
-    with pytest.raises(UserError, match=r"best: the folder's name says which phase of demo it is, and 'best' is none"):
-        saved_runs(str(tmp_path / "best"))
-
-
-def test_features_of_two_baselines_are_not_mixed(trained: Path, data: Path, tmp_path: Path) -> None:
-    train(tiny(tmp_path, data, "seed=1", "sequence=[baseline,distill]"))
-    where = f"run=[{trained / 'distill'},{tmp_path / 'demo/seed1/distill'}]"
-    cfg = config("evaluate", where, "split=val", "trainer.accelerator=cpu", "figures=false", "features=1", "pictures=0")
-    with pytest.raises(
-        UserError, match="demo/seed1/distill comes from another baseline than demo/distill; draw them apart"
-    ):
-        evaluate(cfg, saved_runs(cfg.run))
-
-
-@pytest.mark.parametrize("option", ["score_threshold=50", "limit=-1", "short_side=big", "pictures=-1"])
-def test_numbers_that_mean_nothing_are_refused_before_anything_is_read(trained: Path, option: str) -> None:
-    cfg = config("evaluate", f"run={trained}", "trainer.accelerator=cpu", option)
-    with pytest.raises(UserError, match=f"{option}: must be a"):
-        evaluate(cfg, saved_runs(cfg.run))
-
-
-def test_a_result_file_on_the_data_of_a_run_scores_as_the_run_does(trained: Path, tmp_path: Path) -> None:
-    common = [f"run={trained / 'baseline'}", "trainer.accelerator=cpu", "pictures=0", "figures=false"]
-    own = evaluate(config("evaluate", *common), saved_runs(str(trained / "baseline")))[-1]
-    shutil.copy(trained / "baseline/eval/test/detections.json", tmp_path / "copy.json")
-    cfg = config("evaluate", *common, f"detections={tmp_path / 'copy.json'}")
-    rows = evaluate_file(cfg, saved_runs(cfg.run))
-    assert [row.name for row in rows] == ["demo/baseline", "copy"]
-    assert rows[1].metrics == pytest.approx(own.metrics)

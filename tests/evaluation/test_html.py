@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from efpn.evaluation.gallery import Scored, draw_run, draw_together
+from efpn.evaluation.gallery import draw_run, draw_together
 from efpn.evaluation.html import write_html
 from efpn.evaluation.report import write_report
+from efpn.evaluation.scored import Scored
 from efpn.evaluation.worst import worst
 from efpn.figures.crops import Crop, crop_sheet
 from efpn.metrics.funnel import loss_funnel

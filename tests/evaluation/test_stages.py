@@ -9,7 +9,7 @@ from torchvision.ops import nms
 
 from efpn.errors import UserError
 from efpn.evaluation.stages import StageRecorder, pooled_from
-from efpn.evaluation.variants import VARIANTS
+from efpn.evaluation.variants import find_variants
 from efpn.models import EFPNDetector, ResNetTrunk, RoISettings, RPNSettings, SmallRoIs, build_detector
 
 CAP, KEPT = 30, 20
@@ -38,7 +38,7 @@ def batch():
 def watched(detector, batch):
     """What was found with the recorder, and its record."""
     with torch.no_grad(), StageRecorder(detector, [10, 20, 30], depth=60) as recorder:
-        found = recorder.watch(VARIANTS["own"]).predict(detector, batch)
+        found = recorder.watch(find_variants("own", [1.0])[0]).predict(detector, batch)
     return found, recorder.record()
 
 
@@ -78,7 +78,7 @@ def test_each_detection_is_traced_to_its_roi(detector, batch):
         torch.nn.init.zeros_(head.bbox_pred.weight)
         torch.nn.init.zeros_(head.bbox_pred.bias)
     with torch.no_grad(), StageRecorder(detector, [10, 20, 30]) as recorder:
-        found = recorder.watch(VARIANTS["own"]).predict(detector, batch)
+        found = recorder.watch(find_variants("own", [1.0])[0]).predict(detector, batch)
     for image_id, one in zip((7, 3), found, strict=True):
         expected = pooled_from(detector.roi_heads.box_roi_pool, one["boxes"])
         assert recorder.record().sources[image_id].tolist() == expected.tolist()
@@ -95,7 +95,7 @@ def test_level_rule(detector):
 
 def test_a_repeated_picture_is_kept_once(detector, batch):
     with torch.no_grad(), StageRecorder(detector, [10, 20, 30]) as recorder:
-        watching = recorder.watch(VARIANTS["own"])
+        watching = recorder.watch(find_variants("own", [1.0])[0])
         watching.predict(detector, batch)
         before = len(recorder.record().cut)
         watching.predict(detector, batch)
@@ -107,7 +107,7 @@ def test_twice_the_input_is_brought_back_to_native_pixels(detector, batch):
     images, targets = batch
     images_2x = [torch.nn.functional.interpolate(image[None], scale_factor=2)[0] for image in images]
     with torch.no_grad(), StageRecorder(detector, [10, 20, 30]) as recorder:
-        recorder.watch(VARIANTS["fpn_2x"]).predict(detector, (images, images_2x, targets))
+        recorder.watch(find_variants("fpn_2x", [1.0])[0]).predict(detector, (images, images_2x, targets))
     furthest = recorder.record().pictures[3].boxes.max(axis=0)
     assert furthest[2] <= 128 and furthest[3] <= 256 and (furthest[2:] > (100, 200)).all()
 
@@ -120,7 +120,7 @@ def test_several_processes_are_refused(detector, batch, monkeypatch):
         StageRecorder(detector, [10]) as recorder,
         pytest.raises(UserError, match="on one process, not on 2; use trainer.devices=1"),
     ):
-        recorder.watch(VARIANTS["own"]).predict(detector, batch)
+        recorder.watch(find_variants("own", [1.0])[0]).predict(detector, batch)
 
 
 def test_a_training_detector_is_not_disturbed(detector):

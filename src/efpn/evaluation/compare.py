@@ -15,7 +15,7 @@ from rich.text import Text
 
 from efpn.errors import UserError
 from efpn.evaluation.table import markdown_table, number
-from efpn.runs.files import read_json, write_text
+from efpn.runs.files import read_json, write_json, write_text
 
 log = logging.getLogger(__name__)
 
@@ -96,11 +96,16 @@ def comparison_table(results: Sequence[Result], columns: Sequence[str] = COLUMNS
     return table
 
 
-def show(results: Sequence[Result], path: Path) -> None:
-    """Print the comparison and, if there are several rows, write it to ``path``."""
-    Console().print(comparison_table(results))
+def show(results: Sequence[Result], path: Path, columns: Sequence[str] = COLUMNS) -> None:
+    """Print the comparison and, if there are several rows, write it as ``path`` ``.md`` and, as data, ``.json``."""
+    Console().print(comparison_table(results, columns))
     if len(results) > 1:
-        log.info("comparison: %s", write_text(path, comparison_markdown(results)))
+        rows = [{"name": one.name, "metrics": one.metrics, "source": one.source} for one in results]
+        write_json(
+            path.with_name(f"{path.name}.json"), {"columns": list(columns), "terms": results[0].terms, "rows": rows}
+        )
+        written = write_text(path.with_name(f"{path.name}.md"), comparison_markdown(results, columns))
+        log.info("comparison: %s", written)
 
 
 def _cells(result: Result, first: Result, columns: Sequence[str]) -> list[tuple[str, float | None]]:

@@ -14,17 +14,17 @@ from efpn.data.datamodule import DetectionDataModule
 from efpn.errors import UserError
 from efpn.evaluation.compare import Result, load_results, show
 from efpn.evaluation.report import METRICS
+from efpn.evaluation.rows import row_folder
 from efpn.evaluation.scoring import (
-    check_numbers,
-    check_split,
+    check_choices,
     choose_threshold,
     draw,
     eval_data,
     facts_of,
-    out_folders,
     scored_index,
     write_scores,
 )
+from efpn.evaluation.variants import OWN
 from efpn.metrics.results import read_results
 from efpn.runs.files import read_json
 from efpn.runs.saved import SavedRun
@@ -41,8 +41,7 @@ def evaluate_file(cfg: DictConfig, runs: list[SavedRun]) -> list[Result]:
     Raises:
         UserError: the file or the data cannot be used.
     """
-    check_split(cfg)
-    check_numbers(cfg)
+    check_choices(cfg)
     if cfg.limit is not None or (cfg.data_root and cfg.get("data")):
         raise UserError("detections=FILE is scored whole, on data.root=FOLDER: drop limit and data_root")
     start = time.perf_counter()
@@ -58,9 +57,9 @@ def evaluate_file(cfg: DictConfig, runs: list[SavedRun]) -> list[Result]:
     scored = write_scores(out, data, cfg, found, image_ids, facts)
     if cfg.figures:
         draw(out, [scored], {})
-    own = [] if cfg.out else out_folders(cfg, runs, "own")
+    own = [] if cfg.out else [row_folder(cfg, run, OWN) for run in runs]
     results = load_results([*(folder for folder in own if (folder / METRICS).is_file()), out])
-    show(results, out / "comparison.md")
+    show(results, out / "comparison", cfg.columns)
     return results
 
 

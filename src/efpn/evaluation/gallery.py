@@ -3,55 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from matplotlib.figure import Figure
 
 from efpn.evaluation.pairs import difference_sheet
-from efpn.evaluation.pictures import Boxes, LoadPicture
 from efpn.evaluation.plots import plot_accuracy_recall, plot_losses, plot_scales
+from efpn.evaluation.scored import Scored
 from efpn.evaluation.worst import Kind, worst_sheet
 from efpn.figures.curves import STYLES
 from efpn.figures.sheet import save
-from efpn.metrics.funnel import Funnel
 
 log = logging.getLogger(__name__)
 MOST_RUNS: Final = len(STYLES)  # that a figure can tell apart
-
-
-@dataclass(frozen=True)
-class Scored:
-    """One row of an evaluation with all that its figures need.
-
-    Attributes:
-        name: of the row.
-        folder: of its report.
-        record: the contents of its ``metrics.json``.
-        truth: COCO ground truth of the pictures that were scored, native pixels.
-        category_ids: the evaluated categories.
-        detections: COCO results.
-        funnel: where objects got lost.
-        load_picture: image id to ``(H, W, 3)`` uint8, native pixels.
-        levels: pyramid level to the detections that came from it; empty where it was not recorded.
-    """
-
-    name: str
-    folder: Path
-    record: Mapping[str, Any]
-    truth: Mapping[str, Any]
-    category_ids: Sequence[int]
-    detections: Boxes
-    funnel: Funnel
-    load_picture: LoadPicture
-    levels: Mapping[str, Boxes]
-
-    @property
-    def threshold(self) -> float:
-        """The fixed score threshold."""
-        return float(self.record["thresholds"]["fixed"])
 
 
 def draw_run(one: Scored) -> None:

@@ -12,10 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from omegaconf import OmegaConf
 from PIL import Image
 
-from efpn.evaluation.gallery import Scored
+from efpn.evaluation.scored import CLASS_METRICS, ClassScores, Scored, class_scores
 from efpn.evaluation.table import MISSING, RULES, band_name, number
 from efpn.metrics.bands import suffix
-from efpn.metrics.coco import class_metrics
 from efpn.metrics.funnel import Funnel
 from efpn.runs.files import write_text
 from efpn.runs.names import CONFIG_FILE
@@ -43,7 +42,7 @@ def write_html(folder: Path, rows: Sequence[Scored], configs: Mapping[str, Path]
         columns=COLUMNS,
         rows=[_metrics_row(one, rows[0]) for one in rows],
         sizes=_size_rows(rows),
-        classes=_class_rows(rows),
+        classes=_class_rows(class_scores(rows)),
         funnels=[(one.name, _funnel_rows(one.funnel)) for one in rows],
         together={
             stem: _embedded(folder / f"{stem}.png")
@@ -71,11 +70,7 @@ def _size_rows(rows: Sequence[Scored]) -> list[Row]:
     """Accuracy, recall and F1 by size, at the fixed threshold and at that of best F1."""
     lines = []
     for one in rows:
-        thresholds = one.record["thresholds"]
-        tables = [(f"{thresholds['fixed']:.2f}, fixed", one.record["metrics"])]
-        if (best := one.record["metrics_at_best_f1"]) is not None:
-            tables.append((f"{thresholds['best_f1']:.2f}, best F1 on {thresholds['best_f1_chosen_on']}", best))
-        for at, metrics in tables:
+        for at, metrics in one.at_thresholds():
             bins = [[number(metrics.get(f"{m}{suffix(b)}")) for m in ("acc", "rec", "F1")] for b in _bins(one)]
             lines.append({"name": one.name, "at": at, "bins": bins})
     return lines
@@ -85,23 +80,15 @@ def _bins(one: Scored) -> Mapping[str, Any]:
     return one.record["rules"]["f1_bins"]
 
 
-def _class_rows(rows: Sequence[Scored]) -> list[Row]:
-    """AP and AP of small objects of each class in every row, commonest class first."""
-    first = rows[0]
-    names = {category["id"]: category["name"] for category in first.truth["categories"]}
-    scores = [class_metrics(one.truth, one.detections, category_ids=one.category_ids) for one in rows]
-    objects = dict.fromkeys(first.category_ids, 0)
-    for box in first.truth["annotations"]:
-        if box["category_id"] in objects and not box.get("iscrowd", 0):
-            objects[box["category_id"]] += 1
+def _class_rows(classes: Sequence[ClassScores]) -> list[Row]:
+    """AP and AP of small objects of each class in every row, with the gain over the first."""
     return [
         {
-            "name": names[key],
-            "objects": objects[key],
-            "cells": [_cell(table[key], scores[0][key], metric) for metric in ("AP", "AP_S") for table in scores],
+            "name": one.name,
+            "objects": one.objects,
+            "cells": [_cell(mine, one.by_row[0], metric) for metric in CLASS_METRICS for mine in one.by_row],
         }
-        for key in sorted(objects, key=lambda key: -objects[key])
-        if objects[key]
+        for one in classes
     ]
 
 

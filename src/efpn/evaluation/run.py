@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -16,78 +14,69 @@ from efpn.data.records import Index
 from efpn.errors import UserError
 from efpn.evaluation.compare import Result, load_results, show
 from efpn.evaluation.features import draw_features, with_extension
-from efpn.evaluation.gallery import Scored
-from efpn.evaluation.report import METRICS
+from efpn.evaluation.rows import Row, own_rows, plan_rows, together
+from efpn.evaluation.scored import Scored
 from efpn.evaluation.scoring import (
-    check_numbers,
-    check_split,
+    check_choices,
     choose_threshold,
     draw,
     eval_data,
     facts_of,
-    label,
-    out_folders,
     scored_index,
     write_scores,
 )
 from efpn.evaluation.stages import StageRecorder
 from efpn.evaluation.task import EvaluationTask
-from efpn.evaluation.variants import Variant, find_variant
+from efpn.evaluation.tracking import start_tracking
+from efpn.evaluation.variants import Variant, find_variants
 from efpn.metrics.accumulate import Collected
 from efpn.metrics.stages import StageRecord
 from efpn.models import EFPNDetector
 from efpn.runs.checkpoints import Handover, read_handover
 from efpn.runs.devices import one_device
 from efpn.runs.rebuild import quiet_trainer, rebuild_detector
-from efpn.runs.saved import SavedRun, broken_lineage, row_names
+from efpn.runs.saved import SavedRun, broken_lineage
 
 log = logging.getLogger(__name__)
 
 
 def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Result]:
-    """Evaluate each run, write its report, and print (and write, if there are several) how they compare.
+    """Evaluate each run in each way asked for, write the reports, and print (and write) how they compare.
 
     Returns:
-        A row for each run; none on the other processes of a multi-device evaluation.
+        A row for each; none on the other processes of a multi-device evaluation.
 
     Raises:
         UserError: anything that does not fit together, before any picture is read.
     """
-    check_split(cfg)
-    check_numbers(cfg)
-    variant = find_variant(cfg.variant)
-    given, runs = runs, [run for run in runs if variant.fits(run.config.phases[run.phase].model)]
-    if not runs:
-        raise UserError(f"variant={cfg.variant}: needs a phase without an extension (baseline or control)")
-    if left_out := ", ".join(run.name for run in given if run not in runs):
-        log.info("variant=%s has no place for an extension: %s left out", cfg.variant, left_out)
+    check_choices(cfg)
+    rows = plan_rows(cfg, runs, find_variants(cfg.variant, cfg.scales))
+    runs = list(dict.fromkeys(row.run for row in rows))
     for warning in broken_lineage(runs):
         log.warning(warning)
     if cfg.features:
         with_extension(runs)
-    names = [name if cfg.variant == "own" else f"{name} {cfg.variant}" for name in row_names(runs)]
-    folders = out_folders(cfg, runs, cfg.variant)
-    jobs = zip(runs, names, folders, strict=True)
-    scored = [evaluate_run(cfg, run, name, variant, folder) for run, name, folder in jobs]
+    place, called = together(cfg, rows)
+    tracking = start_tracking(cfg, called) if first_process() else None
+    scored = [one for row in rows if (one := evaluate_row(cfg, row)) is not None]
     if not first_process():
         return []  # the first process has written and prints for all
-    own = [] if cfg.variant == "own" or cfg.out else out_folders(cfg, runs, "own")
-    results = load_results([*(folder for folder in own if (folder / METRICS).is_file()), *folders])
-    place = Path(cfg.out or os.path.commonpath([run.folder.parent for run in runs]))
-    called = label(cfg, cfg.variant)
-    show(results, place / f"comparison-{called}.md")
+    results = load_results([*own_rows(cfg, rows), *(row.folder for row in rows)])
+    show(results, place / f"comparison-{called}", cfg.columns)
+    report = place / f"report-{called}"
     if cfg.features:
-        draw_features(cfg, runs, place / f"report-{called}")
+        draw_features(cfg, runs, report)
     if cfg.figures:
-        configs = {name: run.folder for name, run in zip(names, runs, strict=True)}
-        rows = [row for row in scored if row is not None]
-        draw(place / f"report-{called}", rows, configs, with_features=cfg.features > 0)
+        draw(report, scored, {row.name: row.run.folder for row in rows}, with_features=cfg.features > 0)
+    if tracking is not None:
+        tracking.log(results, cfg.columns, scored, report if cfg.figures else None)
     return results
 
 
-def evaluate_run(cfg: DictConfig, run: SavedRun, name: str, variant: Variant, out: Path) -> Scored | None:
-    """Evaluate one finished phase, the row ``name``, and write its report to ``out``; None on all other processes."""
+def evaluate_row(cfg: DictConfig, row: Row) -> Scored | None:
+    """Evaluate a finished phase in one way and write its report; None on all processes but the first."""
     start = time.perf_counter()
+    run, variant = row.run, row.variant
     handover = read_handover(run.checkpoint)
     data = eval_data(cfg, run, variant.pairs)
     detector = rebuild(cfg, run, handover, variant, data)
@@ -97,8 +86,8 @@ def evaluate_run(cfg: DictConfig, run: SavedRun, name: str, variant: Variant, ou
     check_complete(index, seen, data.on_unreadable)
     if not first_process():
         return None
-    facts = facts_of(cfg, data, name, best, start, more_facts(cfg, run, handover), run.config.seed)
-    return write_scores(out, data, cfg, seen.detections, seen.image_ids, facts, stages)
+    facts = facts_of(cfg, data, row.name, best, start, more_facts(cfg, row, handover), run.config.seed)
+    return write_scores(row.folder, data, cfg, seen.detections, seen.image_ids, facts, stages)
 
 
 def rebuild(
@@ -114,14 +103,17 @@ def rebuild(
             f"{run.checkpoint}: trained on {len(handover.classes)} classes ({', '.join(handover.classes[:3])} ...); "
             f"the data in {data.root} have {len(data.categories.names)} or others; use the data set of its training"
         )
-    return rebuild_detector(run, handover, small_roi_below=cfg.small_roi_below, oracle=variant.oracle)
+    if variant.rule is None:
+        return rebuild_detector(run, handover, small_roi_below=cfg.small_roi_below)
+    small = variant.rule.node(cfg.small_roi_below or run.config.small_roi_below)
+    return rebuild_detector(run, handover, small=small, extension=variant.rule.extension)
 
 
 def collect_stages(
     cfg: DictConfig, run: SavedRun, detector: EFPNDetector, variant: Variant, data: DetectionDataModule
 ) -> tuple[Collected, StageRecord | None]:
-    """Detect in the split to score; on one process with a record of what came before the detections."""
-    if not one_device(cfg):
+    """Detect in the split to score; on one process, in one pass, with a record of what came before the detections."""
+    if not (one_device(cfg) and variant.recorded):
         return collect(cfg, run, detector, variant, data, cfg.split), None
     with StageRecorder(detector, list(data.categories.ids)) as recorder:
         seen = collect(cfg, run, detector, recorder.watch(variant), data, cfg.split)
@@ -155,13 +147,14 @@ def check_complete(index: Index, seen: Collected, on_unreadable: str) -> None:
     log.warning(message)
 
 
-def more_facts(cfg: DictConfig, run: SavedRun, handover: Handover) -> dict[str, Any]:
+def more_facts(cfg: DictConfig, row: Row, handover: Handover) -> dict[str, Any]:
     """What else a reader of the numbers wants to know."""
+    run = row.run
     return {
         "phase": run.phase,
         "steps": handover.steps,
         "input": f"{cfg.short_side or run.config.data.eval_transform.short_side} px (1x)",
-        "variant": cfg.variant,
+        "variant": row.variant.name,
         "small RoIs": f"below {cfg.small_roi_below or run.config.small_roi_below} px",
         "trained with": f"efpn {handover.version}, config {handover.config_hash}",
     }

@@ -18,13 +18,14 @@ from efpn.data.records import Index
 from efpn.data.tt100k import TT100K
 from efpn.errors import UserError, require_count, require_share
 from efpn.evaluation.funnel_table import funnel_markdown
-from efpn.evaluation.gallery import Scored, draw_run, draw_together
+from efpn.evaluation.gallery import draw_run, draw_together
 from efpn.evaluation.html import write_html
 from efpn.evaluation.pictures import Boxes, LoadPicture
 from efpn.evaluation.plots import split_by_level
 from efpn.evaluation.provenance import command_line, git_commit, hardware
 from efpn.evaluation.report import METRICS, Facts, write_report
-from efpn.metrics import best_f1_threshold, rates, restrict
+from efpn.evaluation.scored import Scored
+from efpn.metrics import best_f1_threshold, metric_names, rates, restrict
 from efpn.metrics.funnel import loss_funnel
 from efpn.metrics.split import SplitScorer
 from efpn.metrics.stages import StageRecord
@@ -36,46 +37,18 @@ log = logging.getLogger(__name__)
 ROLES: Final[tuple[Role, ...]] = ("val", "test")
 
 
-def check_split(cfg: DictConfig) -> None:
-    """Raise `UserError` for a split that is none."""
+def check_choices(cfg: DictConfig) -> None:
+    """Raise `UserError` for a split that is none, numbers that mean nothing, and columns that do not exist."""
     if cfg.split not in ROLES:
         raise UserError(f"split={cfg.split}: unknown; use one of {', '.join(ROLES)}")
-
-
-def check_numbers(cfg: DictConfig) -> None:
-    """Raise `UserError` for numbers that mean nothing."""
     require_share("score_threshold", cfg.score_threshold)
     for name, least in (("pictures", 0), ("features", 0)):
         require_count(name, cfg[name], least)
     for name in ("short_side", "batch_size", "limit"):
         if cfg[name] is not None:
             require_count(name, cfg[name], least=1)
-
-
-def label(cfg: DictConfig, variant: str) -> str:
-    """What an evaluation is called by: the split, and all that differs from a run's own setting."""
-    marks = [
-        cfg.split,
-        "" if variant == "own" else variant,
-        f"{cfg.short_side}px" if cfg.short_side else "",
-        f"below{cfg.small_roi_below}" if cfg.small_roi_below else "",
-        f"limit{cfg.limit}" if cfg.limit else "",
-    ]
-    return "-".join(mark for mark in marks if mark)
-
-
-def out_folders(cfg: DictConfig, runs: list[SavedRun], variant: str) -> list[Path]:
-    """Where the reports of ``runs`` go.
-
-    Raises:
-        UserError: two would go to one place.
-    """
-    if not cfg.out:
-        return [run.folder / "eval" / label(cfg, variant) for run in runs]
-    folders = [Path(cfg.out) / run.place for run in runs] if len(runs) > 1 else [Path(cfg.out)]
-    if len(set(folders)) < len(folders):
-        raise UserError(f"out={cfg.out}: two of the runs have the same name, seed and phase; evaluate them one by one")
-    return folders
+    if unknown := [str(column) for column in cfg.columns if column not in metric_names()]:
+        raise UserError(f"columns: no metric {', '.join(unknown)}; choose from {', '.join(metric_names())}")
 
 
 def eval_data(cfg: DictConfig, run: SavedRun, pairs: bool = False) -> DetectionDataModule:

@@ -1,17 +1,67 @@
-"""The models of Table III that share one set of weights: what they need, and how they predict."""
+"""Ways to detect with a trained detector: as it is, as the other models of Table III, and as Tables V and VI do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+from omegaconf import ListConfig
 from torch import Tensor
 
 from efpn.errors import UserError
-from efpn.models import EFPNDetector, Oracle
+from efpn.models import EFPNDetector, MultiScale, OnP3x, Oracle
 
 Found = list[dict[str, Tensor]]
+OWN: Final = "own"
+P3X_FROM_P3: Final = {"p3x": "p3"}
+
+
+@dataclass(frozen=True)
+class SmallRule:
+    """Where RoIs are read, if otherwise than the detector was trained.
+
+    Attributes:
+        level: that they are pooled from.
+        all: not the small ones alone, every RoI.
+        extension: whether the detector keeps its extension.
+    """
+
+    level: str
+    all: bool = False
+    extension: bool = False
+
+    def node(self, below: float) -> dict[str, Any]:
+        """The config of `efpn.models.SmallRoIs`; ``below`` in 1x pixels."""
+        return {
+            "_target_": "efpn.models.SmallRoIs",
+            "below": math.inf if self.all else below,
+            "level": self.level,
+            "own_head": False,
+        }
+
+
+@dataclass(frozen=True)
+class Needs:
+    """The kind of phase that a variant can be run on.
+
+    Attributes:
+        kind: in words.
+        fits: says of a phase's ``model`` node whether it is of this kind.
+    """
+
+    kind: str
+    fits: Callable[[Mapping[str, Any]], bool]
+
+
+ANY: Final = Needs("any phase", lambda model: True)
+PLAIN: Final = Needs("a phase without an extension (baseline or control)", lambda model: model["extension"] is None)
+DISTILLED: Final = Needs(
+    "a phase with an extension and the old head alone (distill)",
+    lambda model: model["extension"] is not None and not model["small"]["own_head"],
+)
 
 
 @dataclass(frozen=True)
@@ -19,45 +69,67 @@ class Variant:
     """A way to detect with a trained detector.
 
     Attributes:
-        pairs: whether it sees the 2x pictures.
-        oracle: whether small RoIs are pooled from ``p2x`` without an extension that makes it.
+        name: in folders and rows.
         predict: ``(detector, batch) -> detections`` in 1x pixels.
+        pairs: whether it sees the 2x pictures.
+        rule: where RoIs are read, if otherwise than trained.
+        needs: the phases that it can be run on.
+        recorded: whether what comes before the detections can be recorded: one pass over a picture.
     """
 
-    pairs: bool
-    oracle: bool
+    name: str
     predict: Callable[[EFPNDetector, Any], Found]
-
-    def fits(self, model: Mapping[str, Any]) -> bool:
-        """Whether a phase's ``model`` node can be run so: what replaces the extension needs a model without one."""
-        return not self.pairs or model["extension"] is None
-
-
-def _own(detector: EFPNDetector, batch: Any) -> Found:
-    return detector(batch[0])
+    pairs: bool = False
+    rule: SmallRule | None = None
+    needs: Needs = ANY
+    recorded: bool = True
 
 
-def _oracle(detector: EFPNDetector, batch: Any) -> Found:
-    return Oracle(detector)(batch[1])
+def find_variants(names: str | Sequence[str], scales: Sequence[float]) -> list[Variant]:
+    """Look variants up, each once, in the order given.
+
+    Args:
+        names: one or several.
+        scales: of the multi-scale test, relative to the 1x picture.
+
+    Raises:
+        UserError: an unknown name, or scales that are none.
+    """
+    known = {variant.name.split("-")[0]: variant for variant in all_variants(scales)}
+    wanted = list(dict.fromkeys(names if isinstance(names, list | tuple | ListConfig) else [names]))
+    for name in wanted:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise UserError(f"variant={name}: unknown{hint}; use one or a list of {', '.join(known)}")
+    if not wanted:
+        raise UserError(f"variant=[]: name at least one of {', '.join(known)}")
+    return [known[name] for name in wanted]
+
+
+def all_variants(scales: Sequence[float]) -> list[Variant]:
+    """Every variant; ``scales`` are the multi-scale test's.
+
+    Raises:
+        UserError: no scale, or one that is not above 0 and at most 2.
+    """
+    if not scales or not all(isinstance(scale, int | float) and 0 < scale <= 2 for scale in scales):
+        raise UserError(
+            f"scales={list(scales)}: give sizes above 0 and up to 2, times the 1x picture (2 is the 2x one)"
+        )
+    marks = "-".join(f"{scale:g}" for scale in scales)
+    return [
+        Variant(OWN, lambda d, batch: d(batch[0])),
+        Variant("oracle", lambda d, batch: Oracle(d)(batch[1]), True, SmallRule("p2x"), PLAIN),
+        Variant("fpn_2x", _fpn_2x, True, needs=PLAIN),
+        Variant("on_p3", lambda d, batch: d(batch[0]), False, SmallRule("p3", all=True), PLAIN),
+        Variant("on_p3_2x", lambda d, batch: Oracle(d, P3X_FROM_P3)(batch[1]), True, SmallRule("p3x", all=True), PLAIN),
+        Variant(
+            "on_p3x", lambda d, batch: OnP3x(d)(batch[0]), False, SmallRule("p3x", all=True, extension=True), DISTILLED
+        ),
+        Variant(f"multi_scale-{marks}", lambda d, batch: MultiScale(d, scales)(batch[1]), True, recorded=False),
+    ]
 
 
 def _fpn_2x(detector: EFPNDetector, batch: Any) -> Found:
     return [{**found, "boxes": found["boxes"] / 2} for found in detector(batch[1])]
-
-
-VARIANTS = {
-    "own": Variant(pairs=False, oracle=False, predict=_own),
-    "oracle": Variant(pairs=True, oracle=True, predict=_oracle),
-    "fpn_2x": Variant(pairs=True, oracle=False, predict=_fpn_2x),
-}
-
-
-def find_variant(name: str) -> Variant:
-    """Look a variant up.
-
-    Raises:
-        UserError: unknown name.
-    """
-    if name not in VARIANTS:
-        raise UserError(f"variant={name}: unknown; use one of {', '.join(VARIANTS)}")
-    return VARIANTS[name]

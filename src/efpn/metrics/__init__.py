@@ -2,7 +2,7 @@
 
 from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, Bands
 from efpn.metrics.coco import coco_metrics, restrict
-from efpn.metrics.score import Threshold, best_f1_threshold, rates, score
+from efpn.metrics.score import Threshold, best_f1_threshold, metric_names, rates, score
 
 __all__ = [
     "COCO_BANDS",
@@ -11,6 +11,7 @@ __all__ = [
     "Threshold",
     "best_f1_threshold",
     "coco_metrics",
+    "metric_names",
     "rates",
     "restrict",
     "score",

@@ -51,6 +51,13 @@ def score(
     return table | rates(ground_truth, detections, score_threshold, categories, bins, size_rule)
 
 
+def metric_names(bands: Bands = COCO_BANDS, bins: Bands = TT100K_BINS) -> list[str]:
+    """Names of all that `score` returns."""
+    by_band = [f"{metric}{suffix(band)}" for band in bands for metric in ("AP", "AR")]
+    by_bin = [f"{rate}{suffix(bin)}" for bin in bins for rate in ("acc", "rec", "F1")]
+    return [*by_band, "AP50", "AP75", *by_bin]
+
+
 def rates(
     ground_truth: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],

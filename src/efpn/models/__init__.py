@@ -4,7 +4,7 @@ from efpn.models.backbone import EFPNBackbone
 from efpn.models.detector import EFPNDetector, Resize, build_detector, fasterrcnn_resnet50_efpn, make_extension
 from efpn.models.extension import Extension
 from efpn.models.fpn import FPN, Pyramid
-from efpn.models.oracle import Oracle
+from efpn.models.probes import MultiScale, OnP3x, Oracle
 from efpn.models.roi_heads import OHEM, PyramidRoIHeads, RoISettings, SmallRoIs
 from efpn.models.rpn import PyramidRPN, RPNSettings
 from efpn.models.trunk import ResNetTrunk
@@ -18,7 +18,9 @@ __all__ = [
     "EFPNBackbone",
     "EFPNDetector",
     "Extension",
+    "MultiScale",
     "Nearest",
+    "OnP3x",
     "Oracle",
     "Pyramid",
     "PyramidRPN",

@@ -22,7 +22,7 @@ from efpn.models.fpn import STRIDES as FPN_STRIDES
 
 POOLED_SIDE = 7
 LEVELS = ("p2", "p3", "p4", "p5")
-STRIDES = {"p2x": 2, **FPN_STRIDES}
+STRIDES = {"p2x": 2, "p3x": 4, **FPN_STRIDES}
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class SmallRoIs:
 
     Attributes:
         below: RoIs with ``sqrt(w * h)`` under this many 1x pixels are small (TT100K: 56, COCO: 112).
-        level: the map that they are pooled from: ``p2x``, or ``p2`` for a control without the extension.
+        level: the map that they are pooled from: ``p2x``, or another to compare with.
         own_head: a box head of their own, started from the other; False sends them through the one head.
     """
 

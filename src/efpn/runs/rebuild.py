@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,7 +17,12 @@ from efpn.runs.trainer import make_trainer
 
 
 def rebuild_detector(
-    run: SavedRun, handover: Handover, *, small_roi_below: float | None = None, oracle: bool = False
+    run: SavedRun,
+    handover: Handover,
+    *,
+    small_roi_below: float | None = None,
+    small: Mapping[str, Any] | None = None,
+    extension: bool = True,
 ) -> EFPNDetector:
     """The detector of the run's own config, with its weights.
 
@@ -24,7 +30,8 @@ def rebuild_detector(
         run: the finished phase.
         handover: its weights and classes.
         small_roi_below: 1x pixels, if another than the run's own.
-        oracle: without the extension, and with small RoIs read from a ``p2x`` that is given.
+        small: node of `efpn.models.SmallRoIs`, if RoIs are read otherwise than in training.
+        extension: False leaves the extension out, whose levels are given then.
 
     Raises:
         UserError: weights and config do not fit together.
@@ -33,9 +40,8 @@ def rebuild_detector(
     if small_roi_below:
         config.small_roi_below = small_roi_below
     node = model_config(config, run.phase)
-    if oracle:
-        small = {"_target_": "efpn.models.SmallRoIs", "below": config.small_roi_below}
-        node.update({"extension": None, "small": small})
+    if small:
+        node.update({"small": small} if extension else {"small": small, "extension": None})
     elif small_roi_below and node.small:
         node.small.below = small_roi_below
     detector: EFPNDetector = instantiate(

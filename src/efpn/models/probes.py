@@ -1,0 +1,115 @@
+"""Ways to detect with a trained detector that it was not trained for: the bound of Table III, Tables V and VI."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import batched_nms
+
+from efpn.models.detector import EFPNDetector
+from efpn.types import Detections
+
+P2X_FROM_P2: Mapping[str, str] = {"p2x": "p2"}
+
+
+class Oracle(nn.Module):
+    """A detector some of whose levels are replaced by what they imitate, levels of the 2x picture.
+
+    With P2' from P2 it is FPN-1x + P2-2x of Table III, the upper bound of the extended level; with P3' from P3 it is
+    the target row of Table V.
+
+    Args:
+        detector: its ``small`` rule must send RoIs to the replaced levels; an extension is not needed.
+        levels: replaced level to the level of the 2x picture that takes its place.
+    """
+
+    def __init__(self, detector: EFPNDetector, levels: Mapping[str, str] = P2X_FROM_P2) -> None:
+        super().__init__()
+        self.detector = detector
+        self.levels = dict(levels)
+
+    @torch.no_grad()
+    def forward(self, images_2x: list[Tensor]) -> list[Detections]:
+        """Detect in 1x pixels, given the 2x pictures ``(3, 2h, 2w)``."""
+        images_1x = [F.avg_pool2d(image, 2) for image in images_2x]
+        batch, batch_2x = self.detector.batch_pair(images_1x, images_2x)
+        features = dict(self.detector.backbone.pyramid(batch.tensors).output)
+        targets = self.detector.backbone.pyramid(batch_2x).output
+        features |= {level: targets[source] for level, source in self.levels.items()}
+        return self.detector.detect(features, batch, sizes_of(images_1x))
+
+
+class OnP3x(nn.Module):
+    """Detection on P3' itself (Table V), as what it imitates: the level-3 map of the 2x picture.
+
+    Args:
+        detector: with an extension and a ``small`` rule that sends every RoI to ``p3x``.
+    """
+
+    def __init__(self, detector: EFPNDetector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    @torch.no_grad()
+    def forward(self, images_1x: list[Tensor]) -> list[Detections]:
+        """Detect in the ``(3, h, w)`` pictures."""
+        batch, _ = self.detector.transform(images_1x)
+        pyramid = self.detector.backbone.pyramid(batch.tensors, extended=True)
+        p3x, _ = self.detector.backbone.extension.extend(pyramid)
+        if self.detector.backbone.extension.source == "inner":  # heads read output maps
+            p3x = self.detector.backbone.fpn.layer_blocks[1](p3x)
+        return self.detector.detect({**pyramid.output, "p3x": p3x}, batch, sizes_of(images_1x))
+
+
+class MultiScale(nn.Module):
+    """Multi-scale test (Table VI): the detections at several sizes of a picture, united by NMS per class.
+
+    Args:
+        detector: any.
+        scales: sizes relative to the 1x picture, above 0 and up to 2, beyond which no detail comes.
+    """
+
+    def __init__(self, detector: EFPNDetector, scales: Sequence[float]) -> None:
+        super().__init__()
+        self.detector = detector
+        self.scales = tuple(scales)
+
+    @torch.no_grad()
+    def forward(self, images_2x: list[Tensor]) -> list[Detections]:
+        """Detect in 1x pixels, given the 2x pictures ``(3, 2h, 2w)``, from which all sizes are made."""
+        found = [self._at(scale, images_2x) for scale in self.scales]
+        return [self._united(one) for one in zip(*found, strict=True)]
+
+    def _at(self, scale: float, images_2x: list[Tensor]) -> list[Detections]:
+        images = [resized(image, scale / 2) for image in images_2x]
+        back = [
+            torch.tensor([big.shape[-1], big.shape[-2]], device=big.device)
+            / (2 * torch.tensor([small.shape[-1], small.shape[-2]], device=big.device))
+            for big, small in zip(images_2x, images, strict=True)
+        ]
+        found = self.detector(images)
+        for one, ratio in zip(found, back, strict=True):
+            one["boxes"] = one["boxes"] * ratio.repeat(2)
+        return found
+
+    def _united(self, found: Sequence[Detections]) -> Detections:
+        boxes, scores, labels = (torch.cat([one[key] for one in found]) for key in ("boxes", "scores", "labels"))
+        heads = self.detector.roi_heads
+        kept = batched_nms(boxes, scores, labels, heads.nms_thresh)[: heads.detections_per_img]
+        return {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}
+
+
+def sizes_of(images: Sequence[Tensor]) -> list[tuple[int, int]]:
+    """``(height, width)`` of each picture."""
+    return [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
+
+
+def resized(image: Tensor, factor: float) -> Tensor:
+    """A ``(3, h, w)`` picture made smaller by ``factor``; the half is the 2x2 mean, as everywhere else."""
+    if factor == 0.5:
+        return F.avg_pool2d(image, 2)
+    size = [round(side * factor) for side in image.shape[-2:]]
+    return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]

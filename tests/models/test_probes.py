@@ -1,0 +1,110 @@
+"""Detection otherwise than trained: on levels of the 2x picture, on P3', at several sizes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from efpn.models import (
+    EFPNDetector,
+    Extension,
+    MultiScale,
+    Nearest,
+    OnP3x,
+    Oracle,
+    ResNetTrunk,
+    RoISettings,
+    SmallRoIs,
+    build_detector,
+)
+from efpn.models.probes import resized
+
+
+def detector(level: str, extended: bool = False, source: str = "inner") -> EFPNDetector:
+    """With every RoI read from ``level``."""
+    torch.manual_seed(0)
+    trunk = ResNetTrunk("resnet18", weights=None, norm="batch", trainable_stages=5)
+    roi = RoISettings(head_width=16, score_thresh=0.0, detections_per_image=30)
+
+    def extension(c2_channels: int, channels: int) -> Extension:
+        return Extension(Nearest(), c2_channels, channels, source=source)  # type: ignore[arg-type]
+
+    small = SmallRoIs(math.inf, level=level)
+    built = build_detector(trunk, 4, channels=8, roi=roi, small=small, extension=extension if extended else None)
+    return built.eval()
+
+
+def test_an_infinite_threshold_reads_every_roi_from_the_level() -> None:
+    pool = detector("p3").roi_heads.box_roi_pool
+    features = {f"p{i}": torch.full((1, 8, 256 // 2**i, 256 // 2**i), float(i)) for i in (2, 3, 4, 5)}
+    boxes = torch.tensor([[0.0, 0, 8, 8], [10, 10, 250, 250]])
+    assert (pool(features, [boxes], [(256, 256)]) == 3).all()
+
+
+def test_the_target_of_p3x_is_level_3_of_the_2x_picture() -> None:
+    model = detector("p3x")
+    image = torch.rand(3, 128, 192)
+    seen = []
+    model.roi_heads.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    Oracle(model, {"p3x": "p3"})([image])
+    expected = model.backbone.pyramid(model.batch_pair([F.avg_pool2d(image, 2)], [image])[1]).output["p3"]
+    torch.testing.assert_close(seen[0]["p3x"], expected)
+    assert seen[0]["p3x"].shape == (1, 8, 16, 24)  # stride 4 of the 1x picture
+
+
+@pytest.mark.parametrize("source", ["inner", "output"])
+def test_p3x_is_read_as_the_kind_of_map_that_it_imitates(source: str) -> None:
+    model = detector("p3x", extended=True, source=source)
+    image = torch.rand(3, 64, 96)
+    seen = []
+    model.roi_heads.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    OnP3x(model)([image])
+    pyramid = model.backbone.pyramid(model.transform([image])[0].tensors)
+    upsampled = F.interpolate(pyramid.inner["p3"] if source == "inner" else pyramid.output["p3"], scale_factor=2)
+    expected = model.backbone.fpn.layer_blocks[1](upsampled) if source == "inner" else upsampled
+    torch.testing.assert_close(seen[0]["p3x"], expected)
+
+
+class Fixed(torch.nn.Module):
+    """Finds one box over the left upper quarter of any picture, surer in larger ones, and one that only it sees."""
+
+    class roi_heads:
+        nms_thresh = 0.5
+        detections_per_img = 3
+
+    def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        found = []
+        for image in images:
+            height, width = image.shape[-2:]
+            boxes = torch.tensor([[0, 0, width / 2, height / 2], [width - 4.0, 0, width, 4]])
+            scores = torch.tensor([min(width / 100, 1.0), 0.3])
+            found.append({"boxes": boxes, "scores": scores, "labels": torch.tensor([1, 2])})
+        return found
+
+
+def test_scales_are_united_in_1x_pixels_with_the_surest_first() -> None:
+    found = MultiScale(Fixed(), [0.5, 1.0, 2.0])([torch.zeros(3, 80, 160)])[0]  # type: ignore[arg-type]
+    # 1x is 40 x 80: the quarter is found at all three scales and kept once, at the score of the 2x picture
+    assert found["scores"].tolist() == pytest.approx([1.0, 0.3, 0.3]) and found["labels"].tolist() == [1, 2, 2]
+    assert found["boxes"][0].tolist() == [0, 0, 40, 20]
+    # 4 px boxes of the sizes 0.5, 1 and 2 are 8, 4 and 2 px wide in the 1x picture: no two overlap by half
+    assert {box[2] - box[0] for box in found["boxes"][1:].tolist()} <= {8.0, 4.0, 2.0}
+    assert len(found["boxes"]) == Fixed.roi_heads.detections_per_img
+
+
+def test_one_scale_alone_is_the_detector_itself() -> None:
+    model = detector("p3")
+    image = torch.rand(3, 128, 192)
+    mine, own = MultiScale(model, [1.0])([image])[0], model([F.avg_pool2d(image, 2)])[0]
+    torch.testing.assert_close(mine["boxes"], own["boxes"])
+    torch.testing.assert_close(mine["scores"], own["scores"])
+
+
+def test_the_2x_picture_stays_as_it_is_and_half_of_it_is_the_2x2_mean() -> None:
+    image = torch.rand(3, 32, 48)
+    torch.testing.assert_close(resized(image, 1.0), image)
+    assert torch.equal(resized(image, 0.5), F.avg_pool2d(image, 2))
+    assert resized(image, 0.7).shape == (3, 22, 34)

@@ -1,0 +1,292 @@
+"""Evaluating finished phases, end to end, at tiny scale."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers import config, tiny
+
+from efpn.errors import UserError
+from efpn.evaluation.foreign import evaluate_file
+from efpn.evaluation.run import evaluate
+from efpn.metrics.split import SplitScorer
+from efpn.runs.saved import saved_runs
+from efpn.training.run import train
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_training_and_evaluation_agree_on_the_validation_split(
+    precision: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, score = [], SplitScorer.__call__
+
+    def watch(self, detections, image_ids):
+        seen.append((image_ids, detections))
+        return score(self, detections, image_ids)
+
+    monkeypatch.setattr(SplitScorer, "__call__", watch)
+    logged, _ = train(tiny(tmp_path, data, "phase=baseline", f"trainer.precision={precision}"))
+    place = f"run={tmp_path / 'demo/seed0/baseline'}"
+    results = evaluate(config("evaluate", place, "split=val", "trainer.accelerator=cpu"), saved_runs(place[4:]))
+    (ids, before), (again, after) = seen
+    assert ids == again and len(before) == len(after) > 0
+    for one, other in zip(before, after, strict=True):
+        assert one["category_id"] == other["category_id"]
+        assert [*one["bbox"], one["score"]] == pytest.approx([*other["bbox"], other["score"]], abs=1e-4)
+    for name, value in results[0].metrics.items():
+        assert logged.get(f"val/{name}") == (None if value is None else pytest.approx(value, abs=1e-6)), name
+
+
+@pytest.mark.parametrize("variant", ["own", "oracle", "fpn_2x"])
+def test_evaluation_writes_its_report(trained: Path, variant: str) -> None:
+    cfg = config(
+        "evaluate", f"run={trained / 'baseline'}", f"variant={variant}", "trainer.accelerator=cpu", "pictures=2"
+    )
+    evaluate(cfg, saved_runs(cfg.run))
+    out = trained / "baseline" / "eval" / ("test" if variant == "own" else f"test-{variant}")
+    assert {p.name for p in out.iterdir()} >= {"metrics.json", "table.md", "detections.json", "pictures.png"}
+    losses = json.loads((out / "losses.json").read_text())
+    assert losses["by_band"]["all"]["rpn_recall"]["100"] is not None  # proposals were recorded
+    assert (out.parents[1].parent / f"report-{out.name}" / "report.html").is_file()
+    record = json.loads((out / "metrics.json").read_text())
+    assert record["metrics"].keys() >= {"AP", "AP50", "AP75", "AP_S", "AR_S", "F1_S"}
+
+
+def test_the_oracle_stands_beside_the_baseline_that_it_bounds(trained: Path) -> None:
+    place = [f"run={trained / 'baseline'}", "trainer.accelerator=cpu", "pictures=0", "figures=false"]
+    for variant in ("own", "oracle"):
+        cfg = config("evaluate", *place, "split=val", f"variant={variant}")
+        results = evaluate(cfg, saved_runs(cfg.run))
+    assert [result.name for result in results] == ["demo/baseline", "demo/baseline oracle"]
+    assert "demo/baseline oracle" in (trained / "comparison-val-oracle.md").read_text()
+
+
+def test_runs_of_a_sweep_compare_in_one_call(trained: Path, tmp_path: Path) -> None:
+    for value in ("0.5", "1.5"):
+        shutil.copytree(trained / "distill", tmp_path / f"demo/loss.lambda_pos-{value}/seed0/distill")
+    shutil.copytree(trained / "baseline", tmp_path / "demo/seed0/baseline")
+    where = f"run=[{tmp_path}/demo/seed0, '{tmp_path}/demo/loss*/seed0']"
+    cfg = config(
+        "evaluate",
+        where,
+        "split=val",
+        "trainer.accelerator=cpu",
+        "pictures=0",
+        "figures=false",
+        "figures=false",
+        f"out={tmp_path / 'out'}",
+    )
+    names = [result.name for result in evaluate(cfg, saved_runs(cfg.run))]
+    swept = [f"demo/loss.lambda_pos-{value}/distill" for value in ("0.5", "1.5")]
+    assert names == ["demo/baseline", *swept]
+    assert (tmp_path / "out/demo/loss.lambda_pos-0.5/seed0/distill/metrics.json").is_file()
+    assert (tmp_path / "out/comparison-val.md").read_text().endswith("|\n")
+
+
+def test_no_threshold_is_chosen_on_the_pictures_that_are_scored(
+    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(trained / "baseline", tmp_path / "demo/seed0/baseline")
+    saved = tmp_path / "demo/seed0/baseline/config.yaml"
+    saved.write_text(saved.read_text().replace("    test: test", "    test: val"))
+    cfg = config("evaluate", f"run={saved.parent}", "trainer.accelerator=cpu", "pictures=0", "figures=false")
+    evaluate(cfg, saved_runs(cfg.run))
+    assert "val and test share 5 pictures: no threshold of best F1" in caplog.text
+    record = json.loads((saved.parent / "eval/test/metrics.json").read_text())
+    assert record["thresholds"]["best_f1"] is None and record["metrics_at_best_f1"] is None
+
+
+def test_a_test_split_that_is_not_there_names_the_way_out(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "baseline", tmp_path / "demo/seed0/baseline")
+    saved = tmp_path / "demo/seed0/baseline/config.yaml"
+    saved.write_text(saved.read_text().replace("    test: test", "    test: elsewhere"))
+    cfg = config("evaluate", f"run={saved.parent}", "trainer.accelerator=cpu")
+    with pytest.raises(UserError, match=r"(?s)split=val scores the validation pictures; data_root=FOLDER.*'elsewhere'"):
+        evaluate(cfg, saved_runs(cfg.run))
+
+
+def test_a_quick_validation_in_training_does_not_shorten_the_evaluation(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "baseline", tmp_path / "demo/seed0/baseline")
+    saved = tmp_path / "demo/seed0/baseline/config.yaml"
+    saved.write_text(saved.read_text().replace("limit_val: null", "limit_val: 2"))
+    for limit, pictures in ((None, 5), (3, 3)):
+        cfg = config(
+            "evaluate", f"run={saved.parent}", "split=val", "trainer.accelerator=cpu", "pictures=0", "figures=false",
+            f"limit={'null' if limit is None else limit}",
+        )  # fmt: skip
+        evaluate(cfg, saved_runs(cfg.run))
+        out = saved.parent / "eval" / ("val" if limit is None else "val-limit3")
+        assert json.loads((out / "metrics.json").read_text())["pictures"] == pictures
+
+
+def test_a_pattern_without_a_finished_run_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"run=.*nothing\*: matches no finished run"):
+        saved_runs(f"{tmp_path}/nothing*")
+
+
+def test_variants_that_replace_the_extension_take_the_phases_without_one(trained: Path) -> None:
+    cfg = config("evaluate", f"run={trained / 'finetune'}", "variant=oracle")
+    with pytest.raises(UserError, match="variant=oracle: needs a phase without an extension"):
+        evaluate(cfg, saved_runs(cfg.run))
+
+
+def test_the_extended_level_is_drawn_beside_its_target(trained: Path) -> None:
+    cfg = config(
+        "evaluate",
+        f"run={trained}",
+        "trainer.accelerator=cpu",
+        "split=val",
+        "pictures=0",
+        "figures=false",
+        "features=2",
+    )
+    evaluate(cfg, saved_runs(cfg.run))
+    numbers = json.loads((trained / "report-val" / "features.json").read_text())
+    assert len(numbers) == 2
+    for errors in numbers.values():
+        assert errors.keys() == {"P2, upsampled", "P2' demo/distill", "P2' demo/finetune"}
+        assert errors["P2' demo/distill"] > 0
+
+
+def test_features_need_a_phase_that_has_them(trained: Path) -> None:
+    cfg = config("evaluate", f"run={trained / 'baseline'}", "trainer.accelerator=cpu", "features=1", "figures=false")
+    with pytest.raises(UserError, match="needs a phase with an extension"):
+        evaluate(cfg, saved_runs(cfg.run))
+
+
+def test_two_seeds_are_two_rows_in_table_and_figures(trained: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        shutil.copytree(trained / "finetune", tmp_path / f"demo/seed{seed}/finetune")
+    cfg = config("evaluate", f"run='{tmp_path}/demo/seed*'", "split=val", "trainer.accelerator=cpu", "pictures=0")
+    names = [result.name for result in evaluate(cfg, saved_runs(cfg.run))]
+    assert names == ["demo/seed0/finetune", "demo/seed1/finetune"]
+    page = (tmp_path / "demo/report-val/report.html").read_text()
+    assert all(page.count(f"<h3>{name}</h3>") == 1 for name in names) and page.count("<summary>config</summary>") == 2
+    assert json.loads((tmp_path / "demo/report-val/losses.json").read_text()).keys() == set(names)
+
+
+def test_a_run_that_is_named_twice_is_one_row(trained: Path) -> None:
+    assert len(saved_runs([str(trained / "finetune"), str(trained / "finetune" / "handover.ckpt")])) == 1
+
+
+def test_all_that_an_evaluation_writes_goes_where_it_is_told(trained: Path, tmp_path: Path) -> None:
+    before = sorted(trained.rglob("*"))
+    where = [f"run={trained}", f"out={tmp_path / 'mine'}", "split=val", "trainer.accelerator=cpu", "pictures=0"]
+    cfg = config("evaluate", *where)
+    evaluate(cfg, saved_runs(cfg.run))
+    assert (tmp_path / "mine/comparison-val.md").is_file() and (tmp_path / "mine/report-val/report.html").is_file()
+    assert sorted(trained.rglob("*")) == before
+
+
+def test_a_phase_in_a_folder_of_another_name_is_refused(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "finetune", tmp_path / "best")
+    with pytest.raises(UserError, match=r"best: the folder's name says which phase of demo it is, and 'best' is none"):
+        saved_runs(str(tmp_path / "best"))
+
+
+def test_features_of_two_baselines_are_not_mixed(trained: Path, data: Path, tmp_path: Path) -> None:
+    train(tiny(tmp_path, data, "seed=1", "sequence=[baseline,distill]"))
+    where = f"run=[{trained / 'distill'},{tmp_path / 'demo/seed1/distill'}]"
+    cfg = config("evaluate", where, "split=val", "trainer.accelerator=cpu", "figures=false", "features=1", "pictures=0")
+    with pytest.raises(
+        UserError, match="demo/seed1/distill comes from another baseline than demo/distill; draw them apart"
+    ):
+        evaluate(cfg, saved_runs(cfg.run))
+
+
+@pytest.mark.parametrize("option", ["score_threshold=50", "limit=-1", "short_side=big", "pictures=-1"])
+def test_numbers_that_mean_nothing_are_refused_before_anything_is_read(trained: Path, option: str) -> None:
+    cfg = config("evaluate", f"run={trained}", "trainer.accelerator=cpu", option)
+    with pytest.raises(UserError, match=f"{option}: must be a"):
+        evaluate(cfg, saved_runs(cfg.run))
+
+
+def test_a_result_file_on_the_data_of_a_run_scores_as_the_run_does(trained: Path, tmp_path: Path) -> None:
+    common = [f"run={trained / 'baseline'}", "trainer.accelerator=cpu", "pictures=0", "figures=false"]
+    own = evaluate(config("evaluate", *common), saved_runs(str(trained / "baseline")))[-1]
+    shutil.copy(trained / "baseline/eval/test/detections.json", tmp_path / "copy.json")
+    cfg = config("evaluate", *common, f"detections={tmp_path / 'copy.json'}")
+    rows = evaluate_file(cfg, saved_runs(cfg.run))
+    assert [row.name for row in rows] == ["demo/baseline", "copy"]
+    assert rows[1].metrics == pytest.approx(own.metrics)
+
+
+QUICK = ["trainer.accelerator=cpu", "pictures=0", "figures=false", "split=val", "choose_threshold=false"]
+
+
+@pytest.mark.parametrize(
+    "table, rows",
+    [
+        ("3", ["baseline", "baseline fpn_2x", "baseline oracle", "distill", "finetune"]),
+        ("5", ["baseline on_p3", "baseline on_p3_2x", "distill on_p3x"]),
+        ("8", ["baseline", "distill", "finetune"]),
+    ],
+)
+def test_a_table_of_the_paper_is_one_call(trained: Path, tmp_path: Path, table: str, rows: list[str]) -> None:
+    cfg = config("evaluate", f"run={trained}", f"table={table}", f"out={tmp_path}", *QUICK)
+    assert [result.name for result in evaluate(cfg, saved_runs(cfg.run))] == [f"demo/{name}" for name in rows]
+    written = json.loads((tmp_path / f"comparison-val-table{table}.json").read_text())
+    assert written["columns"] == list(cfg.columns) and [row["name"] for row in written["rows"]] == [
+        f"demo/{name}" for name in rows
+    ]
+    head = (tmp_path / f"comparison-val-table{table}.md").read_text().splitlines()[0]
+    assert head == f"|  | {' | '.join(cfg.columns)} |"
+
+
+def test_the_multi_scale_test_stands_beside_the_single_scale_one(trained: Path) -> None:
+    cfg = config("evaluate", f"run={trained / 'finetune'}", "table=6", "scales=[1,1.5]", *QUICK)
+    results = evaluate(cfg, saved_runs(cfg.run))
+    assert [result.name for result in results] == ["demo/finetune", "demo/finetune multi_scale-1-1.5"]
+    assert (trained / "finetune/eval/val-multi_scale-1-1.5/metrics.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ("scales=[]", "scales=[]: give sizes above 0 and up to 2"),
+        ("scales=[1,3]", "scales=[1, 3]: give sizes above 0 and up to 2"),
+        ("variant=orakle", "variant=orakle: unknown (did you mean oracle?)"),
+        ("variant=[own,on_p4]", "variant=on_p4: unknown (did you mean on_p3?)"),
+        ("variant=[]", "variant=[]: name at least one of own, oracle"),
+        ("columns=[AP,AP_XS]", "columns: no metric AP_XS; choose from AP, AR, AP_S"),
+        ("logger=csv", "an evaluation writes its files anyway"),
+    ],
+)
+def test_a_mistaken_choice_is_named_before_anything_is_read(trained: Path, option: str, message: str) -> None:
+    cfg = config("evaluate", f"run={trained / 'baseline'}", option, *QUICK)
+    with pytest.raises(UserError, match=re.escape(message)):
+        evaluate(cfg, saved_runs(cfg.run))
+
+
+def test_detection_on_p3x_needs_the_old_head(trained: Path) -> None:
+    cfg = config("evaluate", f"run={trained / 'finetune'}", "variant=on_p3x", *QUICK)
+    with pytest.raises(UserError, match=r"variant=on_p3x: needs a phase with an extension and the old head alone"):
+        evaluate(cfg, saved_runs(cfg.run))
+
+
+def test_an_evaluation_goes_to_wandb_with_its_tables_and_pictures(trained: Path, tmp_path: Path) -> None:
+    cfg = config(
+        "evaluate",
+        f"run=[{trained / 'baseline'},{trained / 'finetune'}]",
+        f"out={tmp_path / 'out'}",
+        f"paths.outputs={tmp_path}",
+        "logger=wandb",
+        "logger.offline=true",
+        "split=val",
+        "pictures=1",
+        "trainer.accelerator=cpu",
+    )
+    evaluate(cfg, saved_runs(cfg.run))
+    media = next((tmp_path / "wandb").glob("offline-run-*")) / "files/media"
+    stems = {path.name.split("_")[0] for path in (media / "table").glob("*.json")}
+    assert stems == {"comparison", "sizes", "classes"}
+    compared = json.loads(next((media / "table").glob("comparison*.json")).read_text())
+    assert compared["columns"] == ["model", *cfg.columns]
+    assert [row[0] for row in compared["data"]] == ["demo/baseline", "demo/finetune"]
+    shown = {path.name.rsplit("_", 2)[0] for path in (media / "images").rglob("*.png")}
+    assert {"accuracy_recall", "scales", "losses"} <= shown and (media / "images/demo").is_dir()
+    assert list((media / "html").glob("report_*.html"))
