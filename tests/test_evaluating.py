@@ -227,7 +227,7 @@ QUICK = ["trainer.accelerator=cpu", "pictures=0", "figures=false", "split=val", 
     ],
 )
 def test_a_table_of_the_paper_is_one_call(trained: Path, tmp_path: Path, table: str, rows: list[str]) -> None:
-    cfg = config("evaluate", f"run={trained}", f"table={table}", f"out={tmp_path}", *QUICK)
+    cfg = config("evaluate", f"run={trained}", f"table=table{table}", f"out={tmp_path}", *QUICK)
     assert [result.name for result in evaluate(cfg, saved_runs(cfg.run))] == [f"demo/{name}" for name in rows]
     written = json.loads((tmp_path / f"comparison-val-table{table}.json").read_text())
     assert written["columns"] == list(cfg.columns) and [row["name"] for row in written["rows"]] == [
@@ -238,7 +238,7 @@ def test_a_table_of_the_paper_is_one_call(trained: Path, tmp_path: Path, table: 
 
 
 def test_the_multi_scale_test_stands_beside_the_single_scale_one(trained: Path) -> None:
-    cfg = config("evaluate", f"run={trained / 'finetune'}", "table=6", "scales=[1,1.5]", *QUICK)
+    cfg = config("evaluate", f"run={trained / 'finetune'}", "table=table6", "scales=[1,1.5]", *QUICK)
     results = evaluate(cfg, saved_runs(cfg.run))
     assert [result.name for result in results] == ["demo/finetune", "demo/finetune multi_scale-1-1.5"]
     assert (trained / "finetune/eval/val-multi_scale-1-1.5/metrics.json").is_file()

@@ -1,12 +1,12 @@
-"""COCO average precision and recall by size bands of our own, on top of pycocotools.
+"""COCO average precision and recall by size bands of our own, on top of faster-coco-eval's COCOeval.
+
+Its numbers are pycocotools', to which the tests hold it; on many pictures and classes it is several times as fast.
 
 Units: native pixels throughout. A picture's ground truth and detections are in COCO's structures, boxes ``xywh``.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import math
 from collections import Counter
@@ -14,32 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from faster_coco_eval import COCO, COCOeval_faster
 
 from efpn.errors import UserError
 from efpn.metrics.bands import COCO_BANDS, Bands, Edges, check_bands, suffix
 
 log = logging.getLogger(__name__)
-
-
-class _SparseEval(COCOeval):
-    """COCOeval with a short way for the many (picture, category) cells that hold detections but no ground truth."""
-
-    def evaluateImg(self, imgId: int, catId: int, aRng: Sequence[float], maxDet: int) -> dict[str, Any] | None:
-        """What COCOeval returns for one cell; same result, without its loops where nothing can match."""
-        found = self._dts.get((imgId, catId))
-        if self._gts.get((imgId, catId)) or not found:
-            return super().evaluateImg(imgId, catId, aRng, maxDet)
-        found = sorted(found, key=lambda d: -d["score"])[:maxDet]
-        outside = np.array([d["area"] < aRng[0] or d["area"] > aRng[1] for d in found])
-        thresholds = len(self.params.iouThrs)
-        return {
-            "dtMatches": np.zeros((thresholds, len(found))),
-            "dtScores": [d["score"] for d in found],
-            "gtIgnore": np.array([]),
-            "dtIgnore": np.repeat(outside[None], thresholds, axis=0),
-        }
 
 
 def coco_metrics(
@@ -97,20 +77,19 @@ def _judged(
     max_dets: int,
     category_ids: Iterable[int] | None,
     edges: Edges,
-) -> COCOeval:
+) -> COCOeval_faster:
     """COCOeval after its work; arguments as `coco_metrics`."""
     check_bands(bands)
     annotations, results = _as_annotations(ground_truth), _as_results(ground_truth, detections)
     _warn_if_capped(results, max_dets)
-    with contextlib.redirect_stdout(io.StringIO()):
-        judge = _SparseEval(_table(ground_truth, annotations), _table(ground_truth, results), "bbox")
-        judge.params.maxDets = [max_dets]
-        judge.params.areaRng = area_ranges(bands, edges)
-        judge.params.areaRngLbl = list(bands)
-        if category_ids is not None:
-            judge.params.catIds = sorted(category_ids)
-        judge.evaluate()
-        judge.accumulate()
+    judge = COCOeval_faster(_table(ground_truth, annotations), _table(ground_truth, results), "bbox")
+    judge.params.maxDets = [max_dets]
+    judge.params.areaRng = area_ranges(bands, edges)
+    judge.params.areaRngLbl = list(bands)
+    if category_ids is not None:
+        judge.params.catIds = sorted(category_ids)
+    judge.evaluate()
+    judge.accumulate()
     return judge
 
 
@@ -163,7 +142,7 @@ def _as_results(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[st
 
 
 def _table(ground_truth: Mapping[str, Any], annotations: list[dict[str, Any]]) -> COCO:
-    """A pycocotools index over the ground truth's pictures and categories, without a file."""
+    """A COCO index over the ground truth's pictures and categories, without a file."""
     table = COCO()
     table.dataset = {
         "images": list(ground_truth["images"]),
