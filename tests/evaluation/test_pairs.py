@@ -73,7 +73,13 @@ def test_a_crop_shows_the_cluster_and_stays_inside():
 def test_a_sheet_says_which_way_each_pair_goes(ground_truth, load_picture):
     ground_truth["annotations"].append({**ground_truth["annotations"][0], "id": 9, "image_id": 3})
     runs = {"FPN": [found(1, SMALL)], "EFPN": [found(3, SMALL)]}
-    sheet = difference_sheet(ground_truth, runs, load_picture, score_threshold=0.5, category_ids=[4, 9])
+    sheet, data = difference_sheet(ground_truth, runs, load_picture, score_threshold=0.5, category_ids=[4, 9])
+    assert data["runs"] == ("FPN", "EFPN") and data["shown"] == [3, 1]
+    left_upper = [10.0, 10.0, 30.0, 30.0]
+    assert data["pictures"] == [
+        {"image_id": 1, "gained": [], "lost": [left_upper]},
+        {"image_id": 3, "gained": [left_upper], "lost": []},
+    ]
     head, *pages = sheet.subfigs
     assert "only EFPN finds: 1, only FPN: 1; 1 pictures better, 1 worse, 1 as good" in head.texts[0].get_text()
     assert [page.texts[0].get_text().split(" (")[0] for page in pages] == [

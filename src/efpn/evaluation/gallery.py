@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from matplotlib.figure import Figure
 
 from efpn.evaluation.pairs import difference_sheet
-from efpn.evaluation.plots import plot_accuracy_recall, plot_losses, plot_scales
+from efpn.evaluation.plots import clear_plot, plot_accuracy_recall, plot_losses, plot_scales, write_plot
 from efpn.evaluation.scored import Scored
 from efpn.evaluation.worst import Kind, worst_sheet
 from efpn.figures.curves import STYLES
@@ -55,10 +55,13 @@ def draw_together(folder: Path, rows: Sequence[Scored]) -> None:
     plot_accuracy_recall(folder / "accuracy_recall", first.truth, runs, category_ids=ids, title=curves)
     plot_scales(folder / "scales", first.truth, runs, category_ids=ids, title=f"AP and AR by size on {split}")
     plot_losses(folder / "losses", {one.name: one.funnel for one in rows}, title=f"Why objects are missed on {split}")
-    _keep(_pairs(first, last) if len(rows) > 1 else None, folder / "pairs.png")
+    if sheet := _pairs(first, last) if len(rows) > 1 else None:
+        write_plot(folder / "pairs", *sheet)
+    else:
+        clear_plot(folder / "pairs")
 
 
-def _pairs(first: Scored, last: Scored) -> Figure | None:
+def _pairs(first: Scored, last: Scored) -> tuple[Figure, dict[str, Any]] | None:
     runs = {first.name: first.detections, last.name: last.detections}
     return difference_sheet(
         first.truth, runs, first.load_picture, score_threshold=first.threshold, category_ids=first.category_ids

@@ -38,6 +38,10 @@ class Difference:
         """Small hits of the second run more than the first's."""
         return len(self.gained) - len(self.lost)
 
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; boxes xyxy in native pixels."""
+        return {"image_id": self.image_id, "gained": self.gained.tolist(), "lost": self.lost.tolist()}
+
 
 def differences(
     ground_truth: Mapping[str, Any],
@@ -96,7 +100,7 @@ def difference_sheet(
     pairs: int = 8,
     columns: int = 2,
     width: float = 11.0,
-) -> Figure | None:
+) -> tuple[Figure, dict[str, Any]] | None:
     """Two runs side by side where they differ most on small objects; the title counts all pictures.
 
     Args:
@@ -112,7 +116,8 @@ def difference_sheet(
         width: inches.
 
     Returns:
-        The figure, or None where the runs do not differ.
+        The figure and its data (which pictures it shows, and every picture in which the runs differ); None where there
+        is none.
     """
     wanted = {c["id"] for c in ground_truth["categories"]} if category_ids is None else set(category_ids)
     truth = {**ground_truth, "annotations": _of(ground_truth["annotations"], wanted)}
@@ -124,7 +129,11 @@ def difference_sheet(
     first, second = runs
     names = (first, second)
     drawn = [_pair(one, truth, (left, right), load_picture(one.image_id), names) for one in chosen]
-    return pair_sheet(drawn, names, title=_summary(found, names, score_threshold), columns=columns, width=width)
+    figure = pair_sheet(drawn, names, title=_summary(found, names, score_threshold), columns=columns, width=width)
+    rules = {"score_threshold": score_threshold, "small": small, "size_rule": size_rule}
+    differing = [one.as_dict() for one in found if len(one.gained) + len(one.lost)]
+    shown = [one.image_id for one in chosen]
+    return figure, {"runs": names, "rules": rules, "shown": shown, "pictures": differing}
 
 
 def crop_window(difference: Difference, shape: tuple[int, ...]) -> Window:

@@ -28,6 +28,12 @@ def write_plot(stem: Path, figure: Figure, data: Any) -> list[Path]:
     return [save(figure, stem.with_name(f"{stem.name}.png")), write_json(stem.with_name(f"{stem.name}.json"), data)]
 
 
+def clear_plot(stem: Path) -> None:
+    """Remove what `write_plot` wrote in an earlier evaluation, where there is nothing to show now."""
+    for ending in (".png", ".json"):
+        stem.with_name(f"{stem.name}{ending}").unlink(missing_ok=True)
+
+
 def plot_accuracy_recall(
     stem: Path,
     ground_truth: Truth,

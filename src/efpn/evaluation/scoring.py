@@ -21,7 +21,7 @@ from efpn.evaluation.funnel_table import funnel_markdown
 from efpn.evaluation.gallery import draw_run, draw_together
 from efpn.evaluation.html import write_html
 from efpn.evaluation.pictures import Boxes, LoadPicture
-from efpn.evaluation.plots import split_by_level
+from efpn.evaluation.plots import clear_plot, split_by_level
 from efpn.evaluation.provenance import command_line, git_commit, hardware
 from efpn.evaluation.report import METRICS, Facts, write_report
 from efpn.evaluation.scored import Scored
@@ -184,7 +184,7 @@ def draw(folder: Path, rows: list[Scored], configs: Mapping[str, Path], with_fea
         with_features: the features of the extended level were drawn too; one of an earlier evaluation goes otherwise.
     """
     if not with_features:
-        (folder / "features.png").unlink(missing_ok=True)
+        clear_plot(folder / "features")
     for row in rows:
         draw_run(row)
     draw_together(folder, rows)
