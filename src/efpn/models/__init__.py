@@ -9,6 +9,7 @@ from efpn.models.roi_heads import OHEM, PyramidRoIHeads, RoISettings, SmallRoIs
 from efpn.models.rpn import PyramidRPN, RPNSettings
 from efpn.models.trunk import ResNetTrunk
 from efpn.models.upsamplers import ESPCN, FTT, Nearest
+from efpn.models.windows import Windows
 
 __all__ = [
     "ESPCN",
@@ -30,6 +31,7 @@ __all__ = [
     "Resize",
     "RoISettings",
     "SmallRoIs",
+    "Windows",
     "build_detector",
     "fasterrcnn_resnet50_efpn",
     "make_extension",

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from efpn.models.extension import Extension
 from efpn.models.fpn import FPN, Pyramid
 from efpn.models.trunk import ResNetTrunk
+from efpn.models.windows import WindowedLevel, Windows
 from efpn.types import LevelSpec
+
+Level = Tensor | WindowedLevel
 
 
 class EFPNBackbone(nn.Module):
@@ -20,30 +23,39 @@ class EFPNBackbone(nn.Module):
         trunk: gives ``c2 .. c5`` and C2'.
         channels: depth of every level.
         extension: called with ``c2_channels`` and ``channels``; builds P3' and P2'. None gives a plain FPN.
+        windows: in eval mode, compute P2' under small RoIs alone; None computes the whole map.
 
     Attributes:
         levels: a `LevelSpec` for every map that `forward` returns, checked against a real pass at construction.
     """
 
-    def __init__(self, trunk: ResNetTrunk, channels: int, extension: Extension | None = None) -> None:
+    def __init__(
+        self, trunk: ResNetTrunk, channels: int, extension: Extension | None = None, windows: Windows | None = None
+    ) -> None:
         super().__init__()
         self.body = trunk
         self.fpn = FPN(trunk.channels, channels)
         self.extension = extension
         self.out_channels = channels
         self.levels = self.fpn.levels + (extension.levels if extension else ())
+        self.windows: Windows | None = None
         check_levels(self, self.levels)
+        self.windows = windows
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor) -> dict[str, Level]:
         """Compute ``p2 .. p6`` and, with an extension, ``p3x`` and ``p2x`` from normalised pictures ``(N, 3, H, W)``.
 
-        H and W must be multiples of 32.
+        H and W must be multiples of 32. With windows and in eval mode there is no ``p3x``, and ``p2x`` waits for the
+        boxes under which it is wanted.
         """
-        pyramid = self.pyramid(images, extended=self.extension is not None)
-        maps = dict(pyramid.output)
-        if self.extension is not None:
-            maps["p3x"], maps["p2x"] = self.extension.extend(pyramid)
-        return maps
+        if self.extension is None:
+            return dict(self.pyramid(images).output)
+        if self.windows and not self.training:
+            pyramid = self.fpn(self.body(images, stem=True))
+            return {**pyramid.output, "p2x": WindowedLevel(self.extension, self.body.layer1, pyramid, self.windows)}
+        pyramid = self.pyramid(images, extended=True)
+        p3x, p2x = self.extension.extend(pyramid)
+        return {**pyramid.output, "p3x": p3x, "p2x": p2x}
 
     def pyramid(self, images: Tensor, extended: bool = False) -> Pyramid:
         """Run trunk and FPN alone; ``extended`` adds C2'."""

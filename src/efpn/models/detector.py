@@ -18,6 +18,7 @@ from efpn.models.roi_heads import OHEM, PyramidRoIHeads, RoISettings, SmallRoIs
 from efpn.models.rpn import PyramidRPN, RPNSettings
 from efpn.models.trunk import ResNetTrunk
 from efpn.models.upsamplers import FTT
+from efpn.models.windows import Windows
 from efpn.types import Detections
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -135,6 +136,7 @@ def build_detector(
     small: SmallRoIs | None = None,
     ohem: OHEM | None = None,
     resize: Resize | None = None,
+    windows: Windows | None = None,
 ) -> EFPNDetector:
     """Put a detector together.
 
@@ -148,9 +150,10 @@ def build_detector(
         small: see `SmallRoIs`.
         ohem: see `OHEM`.
         resize: see `Resize`.
+        windows: see `Windows`; None computes P2' whole.
     """
     built = extension(c2_channels=trunk.channels["c2"], channels=channels) if extension else None
-    backbone = EFPNBackbone(trunk, channels, built)
+    backbone = EFPNBackbone(trunk, channels, built, windows)
     detector = EFPNDetector(backbone, num_classes, rpn, roi, small, ohem, resize)
     # convolutions run faster in this layout, under bf16 above all; shapes and results stay as they are
     return detector.to(memory_format=torch.channels_last)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from efpn.errors import UserError
 from efpn.models.fpn import FPN, Pyramid
-from efpn.models.upsamplers import upsample2x
+from efpn.models.upsamplers import Upsampler, upsample2x
 from efpn.types import LevelSpec
 
 
@@ -28,7 +28,7 @@ class Extension(nn.Module):
 
     def __init__(
         self,
-        upsampler: nn.Module,
+        upsampler: Upsampler,
         c2_channels: int,
         channels: int,
         source: Literal["inner", "output"] = "inner",
@@ -55,7 +55,11 @@ class Extension(nn.Module):
             P3' ``(N, C, H/4, W/4)`` and P2' ``(N, C, H/2, W/2)``.
         """
         p3x = self.upsampler(p3, p2)
-        return p3x, self.post(upsample2x(p3x) + self.lateral(c2x))  # eq. 1
+        return p3x, self.merge(upsample2x(p3x), c2x)
+
+    def merge(self, upsampled: Tensor, c2x: Tensor) -> Tensor:
+        """P2' from P3' upsampled, ``(N, C, H/2, W/2)``, and C2' (eq. 1)."""
+        return self.post(upsampled + self.lateral(c2x))
 
     def extend(self, pyramid: Pyramid) -> tuple[Tensor, Tensor]:
         """Read this extension's inputs from a pyramid and build P3' and P2'."""

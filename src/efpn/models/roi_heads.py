@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from torchvision.ops.poolers import initLevelMapper
 
 from efpn.errors import UserError
 from efpn.models.fpn import STRIDES as FPN_STRIDES
+from efpn.models.windows import WindowedLevel
 
 POOLED_SIDE = 7
 LEVELS = ("p2", "p3", "p4", "p5")
@@ -103,8 +105,19 @@ class PyramidRoIAlign(nn.Module):
             return self.regular(features, proposals, image_shapes)
         small = [self.is_small(boxes) for boxes in proposals]
         others = self.regular(features, [b[~s] for b, s in zip(proposals, small, strict=True)], image_shapes)
-        smalls = self.extended(features, [b[s] for b, s in zip(proposals, small, strict=True)], image_shapes)
+        wanted = [b[s] for b, s in zip(proposals, small, strict=True)]
+        smalls = self._extended(features, wanted, image_shapes)
         return interleave(others, smalls, torch.cat(small))
+
+    def _extended(self, features: dict[str, Any], wanted: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        """Pool the small RoIs; a level that is computed on demand is asked for what lies under them."""
+        assert self.small is not None and self.extended is not None
+        level = features[self.small.level]
+        if isinstance(level, WindowedLevel):
+            if not any(map(len, wanted)):
+                return level.p3.new_zeros(0, level.p3.shape[1], POOLED_SIDE, POOLED_SIDE)
+            level = level.under(wanted)
+        return self.extended({self.small.level: level}, wanted, image_shapes)
 
     def is_small(self, boxes: Tensor) -> Tensor:
         """Say which ``boxes (n, 4)`` are small: ``sqrt(w * h) < below``, in 1x pixels."""

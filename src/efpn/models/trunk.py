@@ -62,23 +62,27 @@ class ResNetTrunk(nn.Module):
             self.load_weights(weights, arch)
         self._freeze(trainable_stages)
 
-    def forward(self, images: Tensor, extended: bool = False) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, extended: bool = False, stem: bool = False) -> dict[str, Tensor]:
         """Run the stages; one stem pass serves both C2 and C2'.
 
         Args:
             images: ``(N, 3, H, W)`` normalised pictures.
             extended: also return C2'.
+            stem: also return what C2' is made of.
 
         Returns:
-            ``c2 .. c5`` at strides 4 to 32 and, if asked for, ``c2x`` ``(N, C2, H/2, W/2)`` with the channels of c2.
+            ``c2 .. c5`` at strides 4 to 32 and, if asked for, ``c2x`` ``(N, C2, H/2, W/2)`` with the channels of c2,
+            and ``c1`` ``(N, 64, H/2, W/2)``, of which ``layer1`` makes it.
         """
-        stem = self.relu(self.bn1(self.conv1(images)))
-        maps = {"c2": self.layer1(self.maxpool(stem))}
+        c1 = self.relu(self.bn1(self.conv1(images)))
+        maps = {"c2": self.layer1(self.maxpool(c1))}
         maps["c3"] = self.layer2(maps["c2"])
         maps["c4"] = self.layer3(maps["c3"])
         maps["c5"] = self.layer4(maps["c4"])
         if extended:
-            maps["c2x"] = self.layer1(stem)
+            maps["c2x"] = self.layer1(c1)
+        if stem:
+            maps["c1"] = c1
         return maps
 
     def load_weights(self, weights: str, arch: str) -> None:

@@ -1,10 +1,13 @@
 """What turns P3 into P3' at twice the resolution: FTT (Sec. III-B), and the two it is compared with in Sec. IV-B.
 
-All are called as ``upsampler(p3, p2) -> p3x`` with p3 ``(N, C, H/8, W/8)``, p2 and p3x ``(N, C, H/4, W/4)``.
+All are called as ``upsampler(p3, p2) -> p3x`` with p3 ``(N, C, H/8, W/8)``, p2 and p3x ``(N, C, H/4, W/4)``. They
+work in two stages, the first on P3 at its own resolution, the second at that of P3'; ``reach`` tells how many cells
+each sees to each side, of P3 and of P3'.
 """
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 
 import torch
@@ -36,7 +39,29 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(F.relu(self.conv1(x)))
 
 
-class FTT(nn.Module):
+class Upsampler(nn.Module, abc.ABC):
+    """What turns P3 into P3', in two stages (see the top of this file).
+
+    Attributes:
+        reach: cells that the stages see to each side, of P3 and of P3'.
+    """
+
+    reach: tuple[int, int]
+
+    @abc.abstractmethod
+    def content_of(self, p3: Tensor) -> Tensor:
+        """First stage: ``(N, C, H/8, W/8)`` to ``(N, any, H/4, W/4)``."""
+
+    @abc.abstractmethod
+    def texture_of(self, p3: Tensor, p2: Tensor, content: Tensor) -> Tensor:
+        """Second stage: P3' ``(N, C, H/4, W/4)``."""
+
+    def forward(self, p3: Tensor, p2: Tensor) -> Tensor:
+        """Super-resolve P3 with P2 as reference (shapes at the top of this file)."""
+        return self.texture_of(p3, p2, self.content_of(p3))
+
+
+class FTT(Upsampler):
     """Feature texture transfer, eq. 3: P3' = Et(P2 || Ec(P3)^) + Ec(P3)^, where ^ is sub-pixel convolution (eq. 4).
 
     The head and the output convolution map between the pyramid's depth and the module's own width (the paper gives
@@ -61,18 +86,22 @@ class FTT(nn.Module):
         self.texture = nn.Sequential(conv3x3(channels + width, width), nn.LeakyReLU(SLOPE), *_blocks(blocks, width))
         self.tail = nn.Sequential(conv3x3(width, width), nn.LeakyReLU(SLOPE)) if tail else nn.Identity()
         self.output = conv3x3(width, channels)
+        self.reach = (1 + 2 * blocks + 1, 1 + 2 * blocks + tail + 1)  # 3x3 convolutions of both stages
         if outer_skip:
             nn.init.zeros_(self.output.weight)
 
-    def forward(self, p3: Tensor, p2: Tensor) -> Tensor:
-        """Super-resolve P3 with P2 as texture reference (shapes at the top of this file)."""
-        content = self.subpixel(self.content(p3))
+    def content_of(self, p3: Tensor) -> Tensor:
+        """First stage: Ec(P3) at twice the resolution, ``(N, width, H/4, W/4)``."""
+        return self.subpixel(self.content(p3))
+
+    def texture_of(self, p3: Tensor, p2: Tensor, content: Tensor) -> Tensor:
+        """Second stage: P3' from the first one's result, P2, and P3 for the outer skip."""
         texture = self.texture(torch.cat([p2, content], dim=1))
         p3x = self.output(self.tail(texture + content))  # eq. 3
         return p3x + upsample2x(p3) if self.outer_skip else p3x
 
 
-class ESPCN(nn.Module):
+class ESPCN(Upsampler):
     """Three-layer ESPCN (Shi et al., 2016), the single-image super-resolution of Tables II and III; ignores P2.
 
     Args:
@@ -89,24 +118,33 @@ class ESPCN(nn.Module):
             nn.Conv2d(channels, first, 5, padding=2), nn.Tanh(), conv3x3(first, second), nn.Tanh()
         )
         self.output = conv3x3(second, 4 * channels)
+        self.reach = (2 + 1 + 1, 0)
         if outer_skip:
             nn.init.zeros_(self.output.weight)
 
-    def forward(self, p3: Tensor, p2: Tensor) -> Tensor:
-        """Super-resolve P3 from itself alone."""
-        p3x = F.pixel_shuffle(self.output(self.layers(p3)), 2)
-        return p3x + upsample2x(p3) if self.outer_skip else p3x
+    def content_of(self, p3: Tensor) -> Tensor:
+        """First stage, and all of the work: P3' without its outer skip."""
+        return F.pixel_shuffle(self.output(self.layers(p3)), 2)
+
+    def texture_of(self, p3: Tensor, p2: Tensor, content: Tensor) -> Tensor:
+        """Second stage: the outer skip; P2 is not looked at."""
+        return content + upsample2x(p3) if self.outer_skip else content
 
 
-class Nearest(nn.Module):
+class Nearest(Upsampler):
     """Nearest-neighbour upsampling: EFPN "w/o FTT" of Table III. No parameters."""
 
     def __init__(self, channels: int = 256) -> None:
         super().__init__()
+        self.reach = (0, 0)
 
-    def forward(self, p3: Tensor, p2: Tensor) -> Tensor:
-        """Repeat every cell of P3 2x2 times."""
+    def content_of(self, p3: Tensor) -> Tensor:
+        """First stage, and all of the work: every cell of P3 2x2 times."""
         return upsample2x(p3)
+
+    def texture_of(self, p3: Tensor, p2: Tensor, content: Tensor) -> Tensor:
+        """Nothing is left to do."""
+        return content
 
 
 def upsample2x(x: Tensor) -> Tensor:
