@@ -290,3 +290,19 @@ def test_an_evaluation_goes_to_wandb_with_its_tables_and_pictures(trained: Path,
     shown = {path.name.rsplit("_", 2)[0] for path in (media / "images").rglob("*.png")}
     assert {"accuracy_recall", "scales", "losses"} <= shown and (media / "images/demo").is_dir()
     assert list((media / "html").glob("report_*.html"))
+
+
+def test_the_model_can_be_changed_in_evaluation_and_the_label_says_so(trained: Path, tmp_path: Path) -> None:
+    where = [f"run={trained / 'finetune'}", *QUICK]
+    for change in ("+model.rpn.score_thresh=0.9999", "+model.windows=null"):
+        cfg = config("evaluate", *where, change)
+        evaluate(cfg, saved_runs(cfg.run))
+    few = json.loads((trained / "finetune/eval/val-rpn.score_thresh-0.9999/detections.json").read_text())
+    whole = json.loads((trained / "finetune/eval/val-windows-None/detections.json").read_text())
+    assert not few and whole
+
+
+def test_a_change_of_what_the_model_has_not_is_named(trained: Path) -> None:
+    cfg = config("evaluate", f"run={trained / 'finetune'}", "+model.rpn.score_tresh=0.1", *QUICK)
+    with pytest.raises(UserError, match=r"model: .*score_tresh.*the config of .*finetune shows what there is"):
+        evaluate(cfg, saved_runs(cfg.run))

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
+from efpn.errors import UserError
 from efpn.models import (
     FTT,
     EFPNDetector,
@@ -168,3 +170,15 @@ def test_golden_losses() -> None:
     torch.manual_seed(2)
     losses = model(*batch())
     assert {name: value.item() for name, value in losses.items()} == pytest.approx(GOLDEN, rel=1e-2)
+
+
+def test_proposals_of_low_objectness_are_dropped_in_testing_alone() -> None:
+    model = detector()
+    features = model.backbone(torch.rand(1, 3, 128, 128))
+    images = ImageList(torch.zeros(1, 3, 128, 128), [(128, 128)])
+    model.rpn.test_score_thresh = 0.9999
+    assert not len(model.rpn.eval()(images, features)[0][0])
+    targets = [{"boxes": torch.tensor([[10.0, 10.0, 40.0, 40.0]])}]
+    assert len(model.rpn.train()(images, features, targets)[0][0])
+    with pytest.raises(UserError, match=r"model.rpn.score_thresh=7: must be a number from 0 to 1"):
+        RPNSettings(score_thresh=7)

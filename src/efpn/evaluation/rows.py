@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -66,8 +67,18 @@ def label(cfg: DictConfig, called: str) -> str:
         f"{cfg.short_side}px" if cfg.short_side else "",
         f"below{cfg.small_roi_below}" if cfg.small_roi_below else "",
         f"limit{cfg.limit}" if cfg.limit else "",
+        *changed(cfg.model),
     ]
     return "-".join(mark for mark in marks if mark)
+
+
+def changed(model: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    """``rpn.score_thresh-0.05`` for each value that is changed in the model."""
+    for key, value in model.items():
+        if isinstance(value, Mapping | DictConfig):
+            yield from changed(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}-{value}"
 
 
 def row_folder(cfg: DictConfig, run: SavedRun, variant: str, alone: bool = True) -> Path:

@@ -104,9 +104,9 @@ def rebuild(
             f"the data in {data.root} have {len(data.categories.names)} or others; use the data set of its training"
         )
     if variant.rule is None:
-        return rebuild_detector(run, handover, small_roi_below=cfg.small_roi_below)
+        return rebuild_detector(run, handover, small_roi_below=cfg.small_roi_below, changes=cfg.model)
     small = variant.rule.node(cfg.small_roi_below or run.config.small_roi_below)
-    return rebuild_detector(run, handover, small=small, extension=variant.rule.extension)
+    return rebuild_detector(run, handover, small=small, extension=variant.rule.extension, changes=cfg.model)
 
 
 def collect_stages(

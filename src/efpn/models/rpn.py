@@ -11,7 +11,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
-from efpn.errors import UserError
+from efpn.errors import UserError, require_share
 
 LEVELS = ("p2", "p3", "p4", "p5", "p6")
 
@@ -28,6 +28,8 @@ class RPNSettings:
         nms_thresh: IoU above which the lower-scored proposal goes.
         batch_size: anchors sampled per picture for the loss, ``positive_fraction`` of them at most positive.
         fg_iou: an anchor from this IoU on is positive; one below ``bg_iou`` is negative.
+        score_thresh: in testing, proposals of a lower objectness (0 to 1) are dropped; the fewer small proposals, the
+            less of P2' is computed (`Windows`).
     """
 
     anchor_sizes: Sequence[int] = (32, 64, 128, 256, 512)
@@ -39,6 +41,7 @@ class RPNSettings:
     positive_fraction: float = 0.5
     fg_iou: float = 0.7
     bg_iou: float = 0.3
+    score_thresh: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse sizes that the levels cannot share out."""
@@ -47,6 +50,7 @@ class RPNSettings:
                 f"model.rpn.anchor_sizes={list(self.anchor_sizes)}: give {len(LEVELS)} sizes, one for each of "
                 f"{', '.join(LEVELS)} (pixels of the 1x input)"
             )
+        require_share("model.rpn.score_thresh", self.score_thresh)
 
 
 class Float32Anchors(AnchorGenerator):
@@ -95,9 +99,11 @@ class PyramidRPN(RegionProposalNetwork):
             post_nms_top_n=dict(zip(("training", "testing"), settings.post_nms_top_n, strict=True)),
             nms_thresh=settings.nms_thresh,
         )
+        self.test_score_thresh = settings.score_thresh
 
     def forward(
         self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]] | None = None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Propose boxes (1x pixels) per picture and, in training, return the RPN's losses."""
+        self.score_thresh = 0.0 if self.training else self.test_score_thresh
         return super().forward(images, {level: features[level] for level in LEVELS}, targets)

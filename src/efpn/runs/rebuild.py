@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from efpn.errors import UserError
 from efpn.models import EFPNDetector
 from efpn.runs.checkpoints import Handover, load_handover
 from efpn.runs.phases import model_config
@@ -23,6 +25,7 @@ def rebuild_detector(
     small_roi_below: float | None = None,
     small: Mapping[str, Any] | None = None,
     extension: bool = True,
+    changes: DictConfig | None = None,
 ) -> EFPNDetector:
     """The detector of the run's own config, with its weights.
 
@@ -32,9 +35,10 @@ def rebuild_detector(
         small_roi_below: 1x pixels, if another than the run's own.
         small: node of `efpn.models.SmallRoIs`, if RoIs are read otherwise than in training.
         extension: False leaves the extension out, whose levels are given then.
+        changes: what else differs from the run's own ``model`` node.
 
     Raises:
-        UserError: weights and config do not fit together.
+        UserError: weights and config do not fit together, or there is nothing of that name to change.
     """
     config = run.config.copy()
     if small_roi_below:
@@ -44,9 +48,15 @@ def rebuild_detector(
         node.update({"small": small} if extension else {"small": small, "extension": None})
     elif small_roi_below and node.small:
         node.small.below = small_roi_below
-    detector: EFPNDetector = instantiate(
-        node, num_classes=len(handover.classes) + 1, trunk={"weights": None}, ohem=None, _convert_="all"
-    )
+    if changes:
+        node.merge_with(changes)
+    given = {"num_classes": len(handover.classes) + 1, "trunk": {"weights": None}, "ohem": None}
+    try:
+        detector: EFPNDetector = instantiate(node, **given, _convert_="all")
+    except InstantiationException as error:
+        if not changes or not isinstance(error.__cause__, TypeError):
+            raise
+        raise UserError(f"model: {error.__cause__}; the config of {run.folder} shows what there is") from None
     load_handover(detector, handover, [], run.checkpoint)
     return detector
 
