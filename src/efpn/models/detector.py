@@ -192,6 +192,7 @@ def fasterrcnn_resnet50_efpn(
         return Extension(FTT(channels, ftt_width), c2_channels, channels)
 
     small = SmallRoIs(small_roi_below, own_head=True)
-    detector = build_detector(trunk, num_classes, extension=extension, small=small, resize=resize or Resize())
+    size = resize or Resize()
+    detector = build_detector(trunk, num_classes, extension=extension, small=small, resize=size, windows=Windows())
     detector.backbone.start_extension()
     return detector
