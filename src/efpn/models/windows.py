@@ -37,7 +37,7 @@ class Windows:
         dense_from: share of the whole map's work from which the map is computed whole.
     """
 
-    tile: int = 4
+    tile: int = 2
     margin: int | None = None
     dense_from: float = 0.9
 
