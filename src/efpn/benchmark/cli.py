@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn
 
 import torch
 
-from efpn.benchmark import inference
+from efpn.benchmark import inference, loader, small_proposals, training
 from efpn.benchmark.memory import peak_bytes
 from efpn.benchmark.options import Options
 from efpn.benchmark.timing import Workload
@@ -50,6 +50,18 @@ COMMANDS: Final = {
         inference.add_parser,
         inference.run,
         inference.peak_work,
+    ),
+    "training": Command(
+        "the same for training steps, ours beside torchvision's and beside their bare passes",
+        training.add_parser,
+        training.run,
+        training.peak_work,
+    ),
+    "loader": Command(
+        "pictures a second of the training loader, of decoding and of a step", loader.add_parser, loader.run
+    ),
+    "small-proposals": Command(
+        "time against the number of small objects", small_proposals.add_parser, small_proposals.run
     ),
 }
 

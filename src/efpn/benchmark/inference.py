@@ -16,15 +16,15 @@ import torch
 from torch import nn
 
 from efpn.benchmark.detectors import Detectors, RandomDetectors, compile_parts
+from efpn.benchmark.inputs import Batch, fixed_boxes, random_batch
 from efpn.benchmark.machine import machine_facts
 from efpn.benchmark.measure import measure
-from efpn.benchmark.options import Options, add_options, choose, read_options
-from efpn.benchmark.proposals import FixedProposals, make_proposals
+from efpn.benchmark.options import Options, add_memory_options, add_options, choose, read_options
+from efpn.benchmark.proposals import FixedProposals
 from efpn.benchmark.ratios import Ratio, evaluate, peak
 from efpn.benchmark.report import comparison_text, write_report
 from efpn.benchmark.stages import Stages
 from efpn.benchmark.timing import Workload
-from efpn.benchmark.trained import Batch, TrainedDetectors, picture_batches
 from efpn.errors import UserError
 from efpn.models import Oracle
 
@@ -77,6 +77,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", metavar="FOLDER", help="weights and proposals of this trained run; with --pictures")
     parser.add_argument("--pictures", metavar="WHAT", help="folder or glob of pictures to detect in; with --run")
     add_options(parser, repeats=10, warmup=2)
+    add_memory_options(parser)
 
 
 def run(given: argparse.Namespace, arguments: Sequence[str]) -> str:
@@ -121,12 +122,10 @@ def check(given: argparse.Namespace) -> tuple[Options, list[str]]:
 def prepare(name: str, options: Options) -> Workload:
     """Build a model and what it detects in."""
     kind = MODELS[name]
-    make: Detectors = TrainedDetectors(options) if options.run else RandomDetectors(options)
+    make, batches = trained(options) if options.run else (RandomDetectors(options), [random_batch(options)])
     model = kind.build(make).eval().to(options.device)
-    batches = picture_batches(options) if options.run else [random_batch(options)]
-    if not options.run:
-        boxes = fixed_boxes(options, kind.proposals)
-        FixedProposals(getattr(model, "detector", model), boxes)
+    boxes = [] if options.run else fixed_boxes(options, kind.proposals)
+    proposals = FixedProposals(getattr(model, "detector", model), boxes) if boxes else None
     if options.compile:
         compile_parts(model)
 
@@ -135,21 +134,11 @@ def prepare(name: str, options: Options) -> Workload:
         with torch.inference_mode(), options.autocast():
             return model(images)
 
-    return Workload(model, detect, Stages(model))
+    return Workload(model, detect, Stages(model), proposals)
 
 
-def random_batch(options: Options) -> Batch:
-    """One batch of noise, 1x and 2x; nothing that is measured depends on what is in the pictures."""
-    random = torch.Generator().manual_seed(options.seed)
+def trained(options: Options) -> tuple[Detectors, list[Batch]]:
+    """The detectors of a run, and batches of real pictures."""
+    from efpn.benchmark.trained import TrainedDetectors, picture_batches  # with Lightning and Hydra: seconds
 
-    def batch(scale: int) -> list[torch.Tensor]:
-        shape = (3, scale * options.height, scale * options.width)
-        return [torch.rand(shape, generator=random).to(options.device) for _ in range(options.batch)]
-
-    return batch(1), batch(2)
-
-
-def fixed_boxes(options: Options, scale: int) -> list[torch.Tensor]:
-    """Proposals of each picture, in pixels of a picture of ``scale`` times the 1x size."""
-    how, seeds = options.proposals, range(options.seed, options.seed + options.batch)
-    return [scale * make_proposals(how, options.height, options.width, s).to(options.device) for s in seeds]
+    return TrainedDetectors(options), picture_batches(options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from efpn.benchmark.memory import peak_bytes, peak_of_a_fresh_process
 from efpn.benchmark.operations import multiply_adds, parameters
@@ -14,6 +14,7 @@ from efpn.benchmark.timing import Spread, Workload, interleave, stage_medians, s
 
 log = logging.getLogger(__name__)
 Record = dict[str, Any]
+GAP: Final = 0.05  # of the time of a run
 
 
 def measure(
@@ -41,12 +42,14 @@ def measure(
     counted = {name: multiply_adds(work) for name, work in works.items()}
     watched = {name: stop_watched(work, options.device) for name, work in works.items()}
     readings = interleave(watched, options.repeats, options.warmup)
+    shares = {name: stage_share(readings[name]) for name in titles}
+    warn_of_gaps(shares)
     return {
         name: {
             "title": title,
             "seconds": Spread.of([reading.seconds for reading in readings[name]]).as_record(),
             "stages": stage_medians(readings[name], stages),
-            "stage_share": stage_share(readings[name]),
+            "stage_share": shares[name],
             "multiply_adds": counted[name],
             "parameters": parameters(works[name].model),
             "weight_bytes": sum(tensor.nbytes for tensor in works[name].model.state_dict().values()),
@@ -54,6 +57,13 @@ def measure(
         }
         for name, title in titles.items()
     }
+
+
+def warn_of_gaps(shares: Mapping[str, float]) -> None:
+    """Say where the stages together are not the wall-clock time: what they say is then not to be trusted."""
+    for name, share in shares.items():
+        if abs(share - 1) > GAP:
+            log.warning("%s: its stages add up to %.0f %% of the wall-clock time of a run", name, 100 * share)
 
 
 def _peak(name: str, build: Callable[[str], Workload], options: Options, arguments: Sequence[str]) -> int | None:

@@ -21,5 +21,3 @@ def multiply_adds(work: Workload) -> dict[str, int]:
 def parameters(model: nn.Module) -> int:
     """How many numbers are learned, or were before they were frozen; frozen batch-norm counts as buffers, not here."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-

@@ -35,11 +35,11 @@ class Options:
         classes: with the background.
         channels_last: memory layout of our models; torchvision's stays as it comes.
         compile: torch.compile on trunk, FPN and extension.
-        memory: measure peak memory too.
         proposals: see `Composition`.
         repeats, warmup: turns that count, and turns before them.
         seed: of weights, pictures, proposals.
         out: folder of the results.
+        memory: measure peak memory too.
         run: folder of a trained run, or None for random weights.
         pictures: a folder or glob of pictures; with ``run``.
         size_given: whether ``height`` was asked for; a trained run has a size of its own.
@@ -57,12 +57,12 @@ class Options:
     classes: int
     channels_last: bool
     compile: bool
-    memory: bool
     proposals: Composition
     repeats: int
     warmup: int
     seed: int
     out: Path
+    memory: bool = False
     run: str | None = None
     pictures: str | None = None
     size_given: bool = True
@@ -136,12 +136,16 @@ def add_options(parser: argparse.ArgumentParser, *, repeats: int, warmup: int) -
     add("--small-below", type=float, default=56.0, metavar="PX", help="what counts as small, sqrt(w h) (default 56)")
     add("--channels-last", action=flag, default=True, help="memory layout of our models (default: yes)")
     add("--compile", action="store_true", help="torch.compile on trunk, FPN and extension")
-    add("--no-memory", dest="memory", action="store_false", help="leave peak memory out")
     add("--repeats", type=int, default=repeats, metavar="N", help=f"turns that count (default {repeats})")
     add("--warmup", type=int, default=warmup, metavar="N", help=f"turns before them (default {warmup})")
     add("--seed", type=int, default=0, metavar="N", help="of weights, pictures and proposals (default 0)")
     add("--out", default="benchmarks", metavar="DIR", help="where results go (default benchmarks/)")
-    add("--peak-of", help=argparse.SUPPRESS)  # a child process: print what this one needs, and end
+
+
+def add_memory_options(parser: argparse.ArgumentParser) -> None:
+    """The options of those that measure peak memory too."""
+    parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave peak memory out")
+    parser.add_argument("--peak-of", help=argparse.SUPPRESS)  # a child process: print what this one needs, and end
 
 
 def read_options(given: argparse.Namespace) -> Options:

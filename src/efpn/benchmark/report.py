@@ -83,7 +83,9 @@ def model_table(models: Mapping[str, Mapping[str, Any]]) -> str:
 def fact_list(facts: Mapping[str, Any]) -> str:
     """A list of facts; the command as code."""
     shown = {key: f"`{value}`" if key == "command" else value for key, value in facts.items()}
-    return "\n".join(f"- {key.replace('_', ' ')}: {MISSING if value is None else value}" for key, value in shown.items())
+    return "\n".join(
+        f"- {key.replace('_', ' ')}: {MISSING if value is None else value}" for key, value in shown.items()
+    )
 
 
 def _stage_table(models: Mapping[str, Mapping[str, Any]], shown: Sequence[str]) -> str:

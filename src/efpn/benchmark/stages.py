@@ -18,8 +18,8 @@ from torch import nn
 STAGES: Final = ("trunk", "fpn", "extension", "rpn", "heads", "post")  # in the order of a forward pass
 REST: Final = "rest"  # what no stage claims: normalising, padding, the glue between the parts
 
-# Methods by stage, looked up on the detector; what a model does not have is passed over. Parts of parts are listed where
-# a model may call them by themselves (the trunk's second stage, the layers of the extension).
+# Methods by stage, looked up on the detector; what a model does not have is passed over. Parts of parts are listed
+# where a model may call them by themselves (the trunk's second stage, the layers of the extension).
 METHODS: Final = (
     ("backbone.body.forward", "trunk"),
     ("backbone.body.layer1.forward", "trunk"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median, quantiles
 from typing import Any, TypeVar
@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from efpn.benchmark.proposals import FixedProposals
 from efpn.benchmark.stages import REST, StageClock, Stages, stopwatch
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 
@@ -24,11 +26,13 @@ class Workload:
         model: whose parameters and stages are meant.
         run: does the work once; its argument counts the turns from 0.
         stages: of ``model``.
+        proposals: that stand in for those of its RPN, if any do.
     """
 
     model: nn.Module
     run: Callable[[int], Any]
     stages: Stages
+    proposals: FixedProposals | None = None
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,7 @@ class Spread:
         return asdict(self)
 
 
-def interleave(
-    things: Mapping[str, Callable[[int], T]], repeats: int, warmup: int
-) -> dict[str, list[T]]:
+def interleave(things: Mapping[K, Callable[[int], T]], repeats: int, warmup: int) -> dict[K, list[T]]:
     """Run each thing once a turn, in an order that rotates; returns what they gave after the warm-up.
 
     Args:
@@ -71,7 +73,7 @@ def interleave(
         warmup: turns before them that do not.
     """
     names = list(things)
-    given: dict[str, list[T]] = {name: [] for name in names}
+    given: dict[K, list[T]] = {name: [] for name in names}
     for turn in range(-warmup, repeats):
         first = turn % len(names)
         for name in names[first:] + names[:first]:

@@ -9,6 +9,7 @@ import numpy as np
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
+from efpn.benchmark.inputs import Batch
 from efpn.benchmark.options import Options
 from efpn.data.dataset import halve, to_tensor
 from efpn.data.pictures import read_picture
@@ -21,7 +22,6 @@ from efpn.runs.rebuild import rebuild_detector, resize_to
 from efpn.runs.saved import SavedRun, saved_runs
 
 NO_BOXES = np.zeros((0, 4))
-Batch = tuple[list[Tensor], list[Tensor]]
 
 
 class TrainedDetectors:
