@@ -85,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _answer(words: Sequence[str]) -> str:
-    given = _parser().parse_args(words)
+    given = build_parser().parse_args(words)
     command = COMMANDS[given.what]
     if getattr(given, "threads", 0) > 0:
         torch.set_num_threads(given.threads)
@@ -95,7 +95,8 @@ def _answer(words: Sequence[str]) -> str:
     return command.run(given, words)
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """All commands and their options."""
     about = sys.modules["efpn.benchmark"].__doc__
     style: Any = argparse.RawDescriptionHelpFormatter
     parser = Parser(prog="python -m efpn.benchmark", description=about, formatter_class=style, allow_abbrev=False)

@@ -1,8 +1,8 @@
 """Whether the loader keeps up with training: pictures per second of both, and what decoding alone takes.
 
 Pictures are JPEG files that the measurement writes itself into a temporary folder; the loader is the real one, with
-the transforms of ``conf/data/tt100k.yaml``. On a CPU loader and training step share the cores, so that each rate is what
-one of them reaches alone.
+the transforms of ``conf/data/tt100k.yaml``. On a CPU loader and training step share the cores, so that each rate is
+what one of them reaches alone.
 """
 
 from __future__ import annotations
@@ -107,12 +107,12 @@ def training_data(
     source: WrittenPictures, options: Options, workers: int, pairs: bool, pictures: int
 ) -> DetectionDataModule:
     """The data module that a training would use, for ``pictures`` and one batch to begin with."""
-    sides = sorted((options.height, options.width))
+    short, long = sorted((options.height, options.width))
     return DetectionDataModule(
         source,
         {"train": "train"},
-        TrainTransform(*sides, scale_jitter=JITTER, color_jitter=COLOUR, min_visibility=VISIBLE),
-        EvalTransform(*sides),
+        TrainTransform(short, long, scale_jitter=JITTER, color_jitter=COLOUR, min_visibility=VISIBLE),
+        EvalTransform(short, long),
         batch_size=options.batch,
         num_workers=workers,
         pairs=pairs,

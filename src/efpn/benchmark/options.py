@@ -99,9 +99,14 @@ class Options:
     def as_record(self) -> dict[str, Any]:
         """For JSON and Markdown; no path of the machine."""
         names = ("batch", "precision", "backbone", "channels", "ftt_width", "classes", "channels_last", "compile")
-        own = {"size": self.size_name, **{name: getattr(self, name) for name in names}}
+        own: dict[str, Any] = {"size": self.size_name, **{name: getattr(self, name) for name in names}}
         how = self.proposals
-        proposed = {"proposals": how.total, "small": how.small, "objects": how.objects, "small_below": how.below}
+        proposed: dict[str, Any] = {
+            "proposals": how.total,
+            "small": how.small,
+            "objects": how.objects,
+            "small_below": how.below,
+        }
         if self.run:
             own = {name: own[name] for name in ("batch", "precision", "channels_last", "compile")}
             proposed = {"run": Path(self.run).name}

@@ -103,10 +103,11 @@ class FixedProposals:
 
     def __init__(self, detector: nn.Module, boxes: Sequence[Tensor]) -> None:
         self.boxes = list(boxes)
-        propose: Any = detector.rpn.forward
+        rpn: Any = detector.rpn
+        propose = rpn.forward
 
         def forward(*args: Any, **options: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
             _, losses = propose(*args, **options)
             return list(self.boxes), losses
 
-        detector.rpn.forward = forward  # type: ignore[assignment]
+        rpn.forward = forward

@@ -34,7 +34,6 @@ from efpn.benchmark.timing import Workload
 from efpn.losses import DualLoss
 from efpn.models import OHEM, EFPNDetector
 from efpn.tasks import DetectionTask, DistillationTask
-from efpn.tasks.base import DetectorTask
 
 RATE: Final = 1e-6  # learning rate: too small for untrained weights to run away
 CLIP: Final = 10.0
@@ -134,7 +133,9 @@ RATIOS: Final = (
 )
 
 
-def task_step(task: DetectorTask, batch: Any, options: Options, boxes: Sequence[Tensor] = ()) -> Workload:
+def task_step(
+    task: DetectionTask | DistillationTask, batch: Any, options: Options, boxes: Sequence[Tensor] = ()
+) -> Workload:
     """A step of one of our tasks on one batch, over and over.
 
     Args:
@@ -143,7 +144,7 @@ def task_step(task: DetectorTask, batch: Any, options: Options, boxes: Sequence[
         options: the setting.
         boxes: proposals in place of the RPN's; none where no RPN runs.
     """
-    task.log_dict = lambda *args, **more: None  # type: ignore[assignment]  # there is no Trainer to log to
+    task.log_dict = lambda *args, **more: None  # type: ignore[method-assign]  # there is no Trainer to log to
     task.train()
     detector: EFPNDetector = task.detector
     proposals = FixedProposals(detector, boxes) if boxes else None
