@@ -102,9 +102,12 @@ def test_each_models_heads_see_the_same_boxes_in_its_own_pixels(name, scale):
     work = inference.prepare(name, options)
     detector, seen = getattr(work.model, "detector", work.model), []
     run = detector.roi_heads.forward
-    detector.roi_heads.forward = lambda f, proposals, *rest: (
-        seen.append((proposals, rest[0])) or run(f, proposals, *rest)
-    )
+
+    def watched(features, proposals, shapes, *rest):
+        seen.append((proposals, shapes))
+        return run(features, proposals, shapes, *rest)
+
+    detector.roi_heads.forward = watched
     found = work.run(0)
     proposals, shapes = seen[0]
     assert len(found) == 2 and shapes == [(64 * scale, 64 * scale)] * 2
