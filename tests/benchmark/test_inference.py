@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from helpers import SMALL_BENCHMARK, benchmark_options
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
 from efpn.benchmark import inference, memory
-from efpn.benchmark.cli import main
+from efpn.benchmark.cli import build_parser, main
 from efpn.benchmark.detectors import RandomDetectors
 from efpn.benchmark.inputs import fixed_boxes
 from efpn.benchmark.machine import command
@@ -134,9 +136,6 @@ def test_memory_is_that_of_the_work():
         "work = Workload(model, lambda turn: torch.ones(16 << 20).sum(), Stages(model))\n"
         "print(peak_bytes(work, torch.device('cpu')))"
     )
-    import subprocess
-    import sys
-
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 60e6 < int(done.stdout) < 85e6
 
@@ -153,6 +152,16 @@ def test_memory_is_measured_by_a_child_of_the_same_words(tmp_path, monkeypatch):
     command, threshold = asked[0]
     assert command[1:] == ["-m", "efpn.benchmark", "inference", "--size", "64", "--peak-of", "efpn"]
     assert int(threshold) == 1 << 20
+
+
+def test_peak_memory_through_the_command_line(tmp_path):
+    words = ["--size", "256", "--small-below", "56", "--models", "fpn-1x,fpn-2x", "--repeats", "1"]
+    assert main([*SMALL_BENCHMARK, *words, "--out", str(tmp_path)]) == 0
+    record = json.loads(next(tmp_path.glob("*.json")).read_text())
+    peaks = {name: model["peak_bytes"] for name, model in record["models"].items()}
+    # the stem's output alone: 64 channels at half of the picture's size, in float32
+    assert all(peaks[name] > 64 * side**2 * 4 for name, side in (("fpn-1x", 128), ("fpn-2x", 256)))
+    assert peaks["fpn-1x"] < peaks["fpn-2x"]
 
 
 def test_what_the_child_answers(capsys):
@@ -184,6 +193,4 @@ def test_a_trained_run_on_real_pictures(trained, data, tmp_path):
 
 
 def _given(*words):
-    from efpn.benchmark.cli import build_parser
-
     return build_parser().parse_args(["inference", *(word for part in words for word in part)])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from efpn.benchmark.stages import StageClock, Stages
+from efpn.benchmark.stages import StageClock, Stages, stopwatch
 
 
 class Hand:
@@ -128,8 +128,6 @@ def test_a_detector_inside_a_model_is_found():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_events_measure_what_the_device_does():
-    from efpn.benchmark.stages import stopwatch
-
     clock = stopwatch(torch.device("cuda"))
     matrix = torch.rand(4096, 4096, device="cuda")
     with clock.stage("rest"), clock.stage("trunk"):
