@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format install clean
+.PHONY: help demo benchmark test check format install clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -21,6 +21,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## train and compare FPN and EFPN on drawn signs (minutes on two CPU cores; goes on where it stopped)
 	$(BIN)/python train.py experiment=demo resume=true
 	$(BIN)/python evaluate.py run=outputs/demo/seed0
+
+benchmark: $(READY)  ## time, memory and multiply-adds of every model on this machine (BENCHMARK='WHAT --option ...' to choose)
+	$(BIN)/python -m efpn.benchmark $(BENCHMARK)
 
 test: $(READY) check  ## lint, types and all tests
 	$(BIN)/python -m pytest

@@ -10,6 +10,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 import efpn.entry  # noqa: F401  (registers the configs' resolver)
+from efpn.benchmark.cli import build_parser
+from efpn.benchmark.options import Options, read_options
 
 ROOT = Path(__file__).parents[1]
 STEPS = 4
@@ -52,3 +54,15 @@ def run(script: str, *arguments: str, timeout: float = 300) -> subprocess.Comple
     """Call one of the command-line entries as a user would."""
     command = [sys.executable, str(ROOT / script), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=ROOT, check=False)
+
+
+SMALL_BENCHMARK = [
+    *("--size", "64", "--backbone", "resnet18", "--channels", "16", "--ftt-width", "8", "--classes", "3"),
+    *("--proposals", "40", "--small", "12", "--objects", "3", "--small-below", "16"),
+    *("--repeats", "2", "--warmup", "0", "--threads", "1"),
+]
+
+
+def benchmark_options(*words: str) -> Options:
+    """What the words stand for on the command line of the benchmarks, on top of a tiny setting."""
+    return read_options(build_parser().parse_args(["inference", *SMALL_BENCHMARK, *words]))

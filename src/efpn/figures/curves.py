@@ -96,6 +96,7 @@ def scale_curves(
     title: str = "",
     width: float = 9.5,
     xlabel: str = "square root of the area, native pixels",
+    bars: str = "objects",
 ) -> Figure:
     """Metrics against object size, with the number of objects below (Fig. 1b).
 
@@ -107,6 +108,7 @@ def scale_curves(
         title: above all.
         width: inches; the metrics stand side by side where there is room, else below each other.
         xlabel: what the bins measure.
+        bars: what ``objects`` counts.
 
     Raises:
         ValueError: no runs, or more than there are styles.
@@ -124,7 +126,7 @@ def scale_curves(
         _style(axes, metric, "", "")
         axes.set(xlim=(-0.6, len(bins) - 0.4), xticks=range(len(bins)), xticklabels=[], ylim=(0, None))
     for column in range(columns):
-        _count_bars(figure.add_subplot(grid[rows, column]), bins, objects, xlabel)
+        _count_bars(figure.add_subplot(grid[rows, column]), bins, objects, xlabel, bars)
     _run_legend(figure, styles, title)
     return figure
 
@@ -221,12 +223,12 @@ def _style(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
         spine.set_color(EMPTY)
 
 
-def _count_bars(axes: Axes, bins: Sequence[str], objects: Sequence[int], xlabel: str) -> None:
-    """Numbers of objects, each written above its bar."""
+def _count_bars(axes: Axes, bins: Sequence[str], objects: Sequence[int], xlabel: str, bars: str) -> None:
+    """Numbers of objects (or of what ``bars`` says), each written above its bar."""
     axes.bar(range(len(bins)), objects, color=BARS, width=0.8)
     for place, count in enumerate(objects):
         axes.text(place, count, f"{count}", ha="center", va="bottom", fontsize=SIZES["tick"] - 1.5, color=TEXT)
-    _style(axes, "", xlabel, "objects")
+    _style(axes, "", xlabel, bars)
     axes.grid(False)
     axes.set(xlim=(-0.6, len(bins) - 0.4), ylim=(0, 1.3 * max([*objects, 1])), yticks=[])
     axes.set_xticks(range(len(bins)), bins, rotation=45, ha="right", rotation_mode="anchor")

@@ -1,0 +1,230 @@
+"""What a benchmark may be told, checked before anything is built."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from efpn.benchmark.proposals import Composition
+from efpn.errors import UserError, require_count
+
+PRECISIONS: Final = {"32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+COUNTED: Final = ("batch", "channels", "ftt_width", "classes", "repeats", "objects")  # options from 1 up
+COUNTED_FROM_0: Final = ("warmup", "seed", "small", "threads")
+
+
+@dataclass(frozen=True)
+class Options:
+    """One setting; all measured models share it.
+
+    Attributes:
+        height, width: pixels of the 1x picture.
+        batch: pictures at a time.
+        precision: ``32``, ``bf16`` or ``fp16`` (autocast).
+        device: where it runs.
+        threads: of torch on a CPU.
+        backbone: a ResNet of torchvision.
+        channels: depth of the pyramid.
+        ftt_width: width of the FTT module.
+        classes: with the background.
+        channels_last: memory layout of our models; torchvision's stays as it comes.
+        compile: torch.compile on trunk, FPN and extension.
+        proposals: see `Composition`.
+        repeats, warmup: turns that count, and turns before them.
+        seed: of weights, pictures, proposals.
+        out: folder of the results.
+        memory: measure peak memory too.
+        run: folder of a trained run, or None for random weights.
+        pictures: a folder or glob of pictures; with ``run``.
+        size_given: whether ``height`` was asked for; a trained run has a size of its own.
+    """
+
+    height: int
+    width: int
+    batch: int
+    precision: str
+    device: torch.device
+    threads: int
+    backbone: str
+    channels: int
+    ftt_width: int
+    classes: int
+    channels_last: bool
+    compile: bool
+    proposals: Composition
+    repeats: int
+    warmup: int
+    seed: int
+    out: Path
+    memory: bool = False
+    run: str | None = None
+    pictures: str | None = None
+    size_given: bool = True
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision as a context; full precision is one that does nothing."""
+        dtype = PRECISIONS[self.precision]
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def with_small(self, objects: int, small: int) -> Options:
+        """The same with another number of small proposals around another number of spots."""
+        return replace(self, proposals=replace(self.proposals, objects=objects, small=small))
+
+    @property
+    def size_name(self) -> str:
+        """``700``, or ``700x1000`` (height x width)."""
+        return str(self.height) if self.height == self.width else f"{self.height}x{self.width}"
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Layout of our models."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def name(self, what: str) -> str:
+        """File name that says what was measured: ``inference-cpu-700-32``, and what differs from the defaults."""
+        source = f"{Path(self.run).resolve().parent.name}-{Path(self.run).name}" if self.run else self.size_name
+        parts = [what, self.device.type, source, self.precision]
+        parts += [self.backbone] * (not self.run and self.backbone != DEFAULTS["backbone"])
+        parts += [f"{self.channels}ch"] * (not self.run and self.channels != DEFAULTS["channels"])
+        parts += [f"ftt{self.ftt_width}"] * (not self.run and self.ftt_width != DEFAULTS["ftt_width"])
+        parts += [f"b{self.batch}"] * (self.batch != 1) + ["compiled"] * self.compile
+        return "-".join(parts)
+
+    def as_record(self) -> dict[str, Any]:
+        """For JSON and Markdown; no path of the machine."""
+        names = ("batch", "precision", "backbone", "channels", "ftt_width", "classes", "channels_last", "compile")
+        own: dict[str, Any] = {"size": self.size_name, **{name: getattr(self, name) for name in names}}
+        how = self.proposals
+        proposed: dict[str, Any] = {
+            "proposals": how.total,
+            "small": how.small,
+            "objects": how.objects,
+            "small_below": how.below,
+        }
+        if self.run:
+            own = {name: own[name] for name in ("batch", "precision", "channels_last", "compile")}
+            proposed = {"run": Path(self.run).name}
+        return {**own, **proposed, "repeats": self.repeats, "warmup": self.warmup, "seed": self.seed}
+
+
+DEFAULTS: Final[dict[str, Any]] = {"size": "700", "backbone": "resnet50", "channels": 256, "ftt_width": 256}
+
+
+def add_options(parser: argparse.ArgumentParser, *, repeats: int, warmup: int) -> None:
+    """The options that all measurements of models share.
+
+    Args:
+        parser: they go into.
+        repeats: turns by default.
+        warmup: likewise.
+    """
+    flag = argparse.BooleanOptionalAction
+    add = parser.add_argument
+    add("--size", metavar="PX", help="1x picture: PX, or HEIGHTxWIDTH (default 700)")
+    add("--batch", type=int, default=1, metavar="N", help="pictures at a time (default 1)")
+    add("--precision", choices=PRECISIONS, default="32", help="32, or autocast to bf16 or fp16 (default 32)")
+    add("--device", default="cpu", help="cpu (default), cuda, cuda:1")
+    add("--threads", type=int, default=0, metavar="N", help="torch's threads on a CPU (default: torch's own choice)")
+    add("--backbone", default=DEFAULTS["backbone"], metavar="NAME", help="a ResNet of torchvision (default resnet50)")
+    add("--channels", type=int, default=DEFAULTS["channels"], metavar="N", help="depth of the pyramid (default 256)")
+    add("--ftt-width", type=int, default=DEFAULTS["ftt_width"], metavar="N", help="width of FTT (default 256)")
+    add("--classes", type=int, default=46, metavar="N", help="classes with the background (default 46, TT100K's)")
+    add("--proposals", type=int, default=1000, metavar="N", help="proposals in each picture (default 1000)")
+    add("--small", type=int, default=300, metavar="N", help="how many of them are small (default 300)")
+    add("--objects", type=int, default=20, metavar="K", help="spots that the small ones lie around (default 20)")
+    add("--small-below", type=float, default=56.0, metavar="PX", help="what counts as small, sqrt(w h) (default 56)")
+    add("--channels-last", action=flag, default=True, help="memory layout of our models (default: yes)")
+    add("--compile", action="store_true", help="torch.compile on trunk, FPN and extension")
+    add("--repeats", type=int, default=repeats, metavar="N", help=f"turns that count (default {repeats})")
+    add("--warmup", type=int, default=warmup, metavar="N", help=f"turns before them (default {warmup})")
+    add("--seed", type=int, default=0, metavar="N", help="of weights, pictures and proposals (default 0)")
+    add("--out", default="benchmarks", metavar="DIR", help="where results go (default benchmarks/)")
+
+
+def add_memory_options(parser: argparse.ArgumentParser) -> None:
+    """The options of those that measure peak memory too."""
+    parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave peak memory out")
+    parser.add_argument("--peak-of", help=argparse.SUPPRESS)  # a child process: print what this one needs, and end
+
+
+def read_options(given: argparse.Namespace) -> Options:
+    """Check what was given.
+
+    Raises:
+        UserError: naming the option and what it may be.
+    """
+    for name in COUNTED:
+        require_count(f"--{name.replace('_', '-')}", getattr(given, name), least=1)
+    for name in COUNTED_FROM_0:
+        require_count(f"--{name}", getattr(given, name), least=0)
+    require_count("--proposals", given.proposals, least=max(given.small, 1))
+    height, width = read_size(given.size or DEFAULTS["size"])
+    if not 8 <= given.small_below <= 0.8 * min(height, width):
+        raise UserError(
+            f"--small-below={given.small_below:g}: must be from 8 to 0.8 of the picture's shorter side "
+            f"({0.8 * min(height, width):g} here), so that small and other proposals fit in; give another, or --size"
+        )
+    own = {name: getattr(given, name) for name in Options.__dataclass_fields__ if hasattr(given, name)}
+    proposals = Composition(given.proposals, given.small, given.objects, given.small_below)
+    device = read_device(given.device)
+    more = {"device": device, "proposals": proposals, "out": Path(given.out), "size_given": given.size is not None}
+    return Options(**{**own, **more, "height": height, "width": width})
+
+
+def read_size(text: str) -> tuple[int, int]:
+    """``700`` or ``700x1000`` as height and width.
+
+    Raises:
+        UserError: it is neither, or under 32 px.
+    """
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdigit() for part in parts) or min(map(int, parts)) < 32:
+        raise UserError(f"--size={text}: must be pixels, at least 32, or HEIGHTxWIDTH such as 700x1000")
+    return int(parts[0]), int(parts[-1])
+
+
+def read_device(text: str) -> torch.device:
+    """A device that is there.
+
+    Raises:
+        UserError: no such device.
+    """
+    try:
+        device = torch.device(text)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):  # what torch raises depends on how it was built
+        raise UserError(f"--device={text}: not to be had here; use cpu, or cuda where there is a GPU") from None
+    return device
+
+
+def choose(option: str, text: str | None, known: Sequence[str]) -> list[str]:
+    """The names of a list with commas, in the order of ``known``; all of them without a text.
+
+    Raises:
+        UserError: a name that is not known, or none at all.
+    """
+    if text is None:
+        return list(known)
+    asked = [name.strip() for name in text.split(",") if name.strip()]
+    strange = [name for name in asked if name not in known]
+    if strange or not asked:
+        raise UserError(f"{option}={text}: unknown {', '.join(strange) or 'list'}; choose from {', '.join(known)}")
+    return [name for name in known if name in asked]
+
+
+def whole_numbers(option: str, text: str) -> list[int]:
+    """The numbers of a list with commas, each from 0 up, in order and without repetition.
+
+    Raises:
+        UserError: something else.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in parts):
+        raise UserError(f"{option}={text}: must be whole numbers with commas, such as 0,1,2")
+    return sorted({int(part) for part in parts})

@@ -1,0 +1,113 @@
+"""Proposals of a composition that is chosen, so that the cost of RoI pooling does not hang on random weights.
+
+The RPN runs, and its time counts, but what it proposes is replaced: a few hundred small boxes around some spots, as a
+trained RPN proposes around small objects, and larger ones anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+SMALLEST: Final = 0.15  # of the threshold: the side of the smallest small proposal
+LARGEST: Final = 8.0  # of the threshold, or half of the picture: the side of the largest proposal
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What the proposals of one picture are.
+
+    Attributes:
+        total: proposals.
+        small: how many of them are small.
+        objects: spots that the small ones lie around.
+        below: pixels of the 1x picture that ``sqrt(w * h)`` of a small one stays under.
+    """
+
+    total: int
+    small: int
+    objects: int
+    below: float
+
+
+def make_proposals(how: Composition, height: int, width: int, seed: int) -> Tensor:
+    """Boxes ``(total, 4)`` xyxy inside a picture of ``height`` x ``width`` pixels, in mixed order.
+
+    Args:
+        how: their composition.
+        height: pixels of the 1x picture.
+        width: likewise.
+        seed: of everything that is drawn.
+    """
+    random = torch.Generator().manual_seed(seed)
+    room = torch.tensor([width, height], dtype=torch.float32)
+    boxes = torch.cat([_small_boxes(how, room, random), _large_boxes(how, room, random)])
+    return boxes[torch.randperm(len(boxes), generator=random)]
+
+
+def object_boxes(how: Composition, height: int, width: int, seed: int) -> Tensor:
+    """The small objects themselves, ``(objects, 4)`` xyxy in 1x pixels, each inside the picture."""
+    random = torch.Generator().manual_seed(seed)
+    return _objects(how, torch.tensor([width, height], dtype=torch.float32), random)
+
+
+def _objects(how: Composition, room: Tensor, random: torch.Generator) -> Tensor:
+    """Squares of 0.2 to 0.7 of the threshold, anywhere."""
+    side = how.below * (0.2 + 0.5 * torch.rand(how.objects, 1, generator=random))
+    start = torch.rand(how.objects, 2, generator=random) * (room - side)
+    return torch.cat([start, start + side], dim=1)
+
+
+def _small_boxes(how: Composition, room: Tensor, random: torch.Generator) -> Tensor:
+    """The objects in turn, moved by up to half of their side and up to a third larger or smaller on each side."""
+    if not how.small:
+        return torch.zeros(0, 4)
+    objects = _objects(how, room, random)[torch.arange(how.small) % how.objects]
+    side = objects[:, 2:] - objects[:, :2]
+    sides = side * (0.75 + 0.5 * torch.rand(how.small, 2, generator=random))
+    sides = sides.clamp(SMALLEST * how.below, 0.95 * how.below)
+    middle = (objects[:, :2] + objects[:, 2:]) / 2 + side * (torch.rand(how.small, 2, generator=random) - 0.5)
+    return _inside(middle, sides, room)
+
+
+def _large_boxes(how: Composition, room: Tensor, random: torch.Generator) -> Tensor:
+    """Log-uniform in size, from the threshold up, as the RPN's levels share them; anywhere."""
+    number = how.total - how.small
+    low, high = 1.05 * how.below, max(1.1 * how.below, min(LARGEST * how.below, float(room.min()) / 2))
+    side = low * (high / low) ** torch.rand(number, 1, generator=random)
+    stretch = 0.98 + 0.04 * torch.rand(number, 1, generator=random)
+    sides = torch.cat([side * stretch, side / stretch], dim=1)
+    return _inside(torch.rand(number, 2, generator=random) * room, sides, room)
+
+
+def _inside(middle: Tensor, sides: Tensor, room: Tensor) -> Tensor:
+    """Boxes of these sides, pushed into the picture."""
+    start = torch.minimum((middle - sides / 2).clamp(min=0), room - sides)
+    return torch.cat([start, start + sides], dim=1)
+
+
+class FixedProposals:
+    """Stands between a detector's RPN and its heads: the RPN runs as ever, what it proposes is replaced.
+
+    Args:
+        detector: whose ``rpn`` is meant; changed in place.
+        boxes: per picture of the batch, in pixels of the picture that the RPN sees.
+
+    Attributes:
+        boxes: may be set anew between two runs.
+    """
+
+    def __init__(self, detector: nn.Module, boxes: Sequence[Tensor]) -> None:
+        self.boxes = list(boxes)
+        rpn: Any = detector.rpn
+        propose = rpn.forward
+
+        def forward(*args: Any, **options: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
+            _, losses = propose(*args, **options)
+            return list(self.boxes), losses
+
+        rpn.forward = forward

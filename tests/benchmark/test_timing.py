@@ -1,0 +1,70 @@
+"""Interleaving, medians and ratios."""
+
+from __future__ import annotations
+
+import pytest
+
+from efpn.benchmark.measure import warn_of_gaps
+from efpn.benchmark.ratios import Ratio, evaluate, peak
+from efpn.benchmark.timing import Reading, Spread, interleave, stage_medians, stage_share
+
+
+def test_each_turn_runs_each_thing_once_in_rotating_order():
+    ran = []
+    things = {name: (lambda turn, name=name: ran.append((turn, name)) or (name, turn)) for name in "abc"}
+    given = interleave(things, repeats=3, warmup=1)
+    turns = [ran[start : start + 3] for start in range(0, 12, 3)]
+    assert ["".join(name for _, name in turn) for turn in turns] == ["cab", "abc", "bca", "cab"]
+    assert [turn for turn, _ in ran[3:]] == [0] * 3 + [1] * 3 + [2] * 3
+    assert given == {name: [(name, 0), (name, 1), (name, 2)] for name in "abc"}
+
+
+def test_the_warm_up_does_not_count():
+    runs = iter(range(100))
+    assert interleave({"a": lambda turn: next(runs)}, repeats=2, warmup=3) == {"a": [3, 4]}
+
+
+def test_spread_is_median_minimum_and_quartiles():
+    assert Spread.of([5.0, 1.0, 2.0, 4.0, 3.0]) == Spread(3.0, 1.0, 2.0, 4.0, 5)
+    assert Spread.of([7.0]) == Spread(7.0, 7.0, 7.0, 7.0, 1)
+
+
+READINGS = [Reading(10.0, {"trunk": 6.0, "rest": 3.0}), Reading(20.0, {"trunk": 10.0, "rest": 10.0, "post": 2.0})]
+
+
+def test_stages_are_medians_over_the_runs_in_order():
+    assert list(stage_medians(READINGS, ("post", "trunk", "fpn")).items()) == [("post", 1), ("trunk", 8), ("rest", 6.5)]
+
+
+def test_the_worst_share_is_told():
+    assert stage_share(READINGS) == pytest.approx(1.1)
+    assert stage_share(READINGS[:1]) == pytest.approx(0.9)
+
+
+def test_a_gap_between_stages_and_wall_clock_is_warned_of(caplog):
+    warn_of_gaps({"good": 0.99, "bad": 0.8})
+    assert [record.getMessage() for record in caplog.records] == [
+        "bad: its stages add up to 80 % of the wall-clock time of a run"
+    ]
+
+
+def measured(seconds, peak_bytes):
+    return {"seconds": {"median": seconds}, "peak_bytes": peak_bytes}
+
+
+def test_a_ratio_is_held_against_its_target():
+    ratios = [
+        Ratio("time", "a", "b", target=0.5),
+        Ratio("memory", "a", "b", peak, target=0.5),
+        Ratio("free", "b", "a"),
+        Ratio("absent", "a", "c"),
+    ]
+    assert evaluate(ratios, {"a": measured(1.0, 6), "b": measured(2.0, 10)}) == [
+        {"name": "time", "value": 0.5, "target": 0.5, "met": True},
+        {"name": "memory", "value": 0.6, "target": 0.5, "met": False},
+        {"name": "free", "value": 2.0, "target": None, "met": None},
+    ]
+
+
+def test_without_memory_there_is_no_ratio_of_it():
+    assert evaluate([Ratio("memory", "a", "b", peak)], {"a": measured(1.0, None), "b": measured(2.0, 3)}) == []

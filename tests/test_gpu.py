@@ -1,0 +1,95 @@
+"""What only a GPU can show: memory of a training step, half precision, memory layout, agreement with the CPU."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from helpers import benchmark_options
+from torch import Tensor
+
+from efpn.benchmark.detectors import RandomDetectors
+from efpn.benchmark.inputs import random_batch
+from efpn.benchmark.memory import peak_bytes
+from efpn.benchmark.options import Options
+from efpn.benchmark.training import STEPS
+from efpn.models import EFPNDetector
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def options(*words: str) -> Options:
+    """ResNet-50 at 256 px on the GPU."""
+    setting = ("--size", "256", "--backbone", "resnet50", "--channels", "256", "--ftt-width", "128")
+    return benchmark_options(*setting, "--small-below", "56", "--device", "cuda", *words)
+
+
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No TF32, whose 10 bits of mantissa would hide what is compared."""
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+def box_outputs(detector: EFPNDetector, images: list[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and deltas of given boxes: as the detections come from, but without the jumps of NMS and top-k."""
+    with torch.inference_mode():
+        packed, _ = detector.transform(images)
+        features = detector.backbone(packed.tensors)
+        logits, deltas = detector.roi_heads.box_outputs(features, [boxes], packed.image_sizes)
+    return logits.cpu(), deltas.cpu()
+
+
+BOXES = torch.tensor([[10.0, 12, 30, 36], [100, 100, 140, 130], [20, 30, 220, 200], [0, 0, 256, 256]])
+
+
+def test_a_distillation_step_needs_less_than_training_fpn_on_the_2x_picture() -> None:
+    peaks = {}
+    for name in ("distill", "fpn-2x"):
+        peaks[name] = peak_bytes(STEPS[name].build(options()), torch.device("cuda"))
+    assert 0 < peaks["distill"] < peaks["fpn-2x"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_detections_are_finite_in_half_precision(precision: str) -> None:
+    setting = options("--precision", precision)
+    detector = RandomDetectors(setting).efpn().to(setting.device).eval()
+    detector.roi_heads.score_thresh = 0.0
+    with torch.inference_mode(), setting.autocast():
+        found = detector(random_batch(setting)[0])[0]
+    assert len(found["boxes"]) > 0 and found["boxes"].dtype == torch.float32
+    assert found["boxes"].isfinite().all() and found["scores"].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["baseline", "distill", "finetune"])
+def test_a_step_in_half_precision_leaves_finite_weights(name: str) -> None:
+    work = STEPS[name].build(options("--precision", "bf16"))
+    work.run(0)
+    assert all(value.isfinite().all() for value in work.model.state_dict().values())
+
+
+def test_channels_last_changes_the_layout_alone(exact: None) -> None:
+    setting = options("--no-channels-last")
+    detector = RandomDetectors(setting).efpn().to(setting.device).eval()
+    images, boxes = random_batch(setting)[0], BOXES.to(setting.device)
+    plain = box_outputs(detector, images, boxes)
+    moved = copy.deepcopy(detector).to(memory_format=torch.channels_last)
+    assert moved.backbone.extension.post.weight.is_contiguous(memory_format=torch.channels_last)
+    for one, other in zip(plain, box_outputs(moved, images, boxes), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_cpu_and_cuda_agree(exact: None) -> None:
+    setting = options()
+    detector, images = RandomDetectors(setting).efpn().eval(), [one.cpu() for one in random_batch(setting)[0]]
+    detector.roi_heads.score_thresh = 0.0
+    on_cpu = box_outputs(detector, images, BOXES)
+    with torch.inference_mode():
+        expected = detector(images)[0]
+        detector.cuda()
+        found = {key: value.cpu() for key, value in detector([one.cuda() for one in images])[0].items()}
+    for one, other in zip(on_cpu, box_outputs(detector, [i.cuda() for i in images], BOXES.cuda()), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+    assert len(found["boxes"]) == len(expected["boxes"]) > 0
+    torch.testing.assert_close(found["scores"], expected["scores"], rtol=1e-3, atol=1e-4)
