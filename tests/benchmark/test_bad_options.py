@@ -35,8 +35,8 @@ from efpn.errors import UserError
         (["small-proposals", "--no-memory"], "unrecognized arguments: --no-memory"),
     ],
 )
-def test_one_line_and_status_1(words, message, capsys):
-    assert main(words) == 1
+def test_one_line_and_status_2(words, message, capsys):
+    assert main(words) == 2
     said = capsys.readouterr()
     assert said.err.startswith("error: ") and message in said.err and said.err.count("\n") == 1
     assert not said.out
@@ -44,14 +44,14 @@ def test_one_line_and_status_1(words, message, capsys):
 
 @pytest.mark.parametrize("words", [["--run", "nowhere", "--pictures", "nowhere", "--no-memory"]])
 def test_a_missing_run_is_named(words, capsys):
-    assert main(words) == 1
+    assert main(words) == 2
     assert "run=nowhere: no such file or folder" in capsys.readouterr().err
 
 
 def test_a_gpu_that_is_not_there_is_named(capsys):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    assert main(["--device", "cuda"]) == 1
+    assert main(["--device", "cuda"]) == 2
     assert "--device=cuda: not to be had here" in capsys.readouterr().err
 
 

@@ -45,11 +45,12 @@ def test_the_ratios_are_those_of_the_medians(record):
 
 def test_every_model_is_there_with_its_stages(record):
     models = record["models"]
-    assert list(models) == ["fpn-1x", "fpn-2x", "oracle", "efpn-nearest", "efpn", "torchvision"]
+    assert list(models) == ["fpn-1x", "fpn-2x", "oracle", "efpn-nearest", "efpn", "efpn-whole", "torchvision"]
     usual = {"trunk", "fpn", "rpn", "heads", "post", "rest"}
     assert {name: set(m["stages"]) - usual for name, m in models.items() if set(m["stages"]) != usual} == {
         "efpn-nearest": {"extension"},
         "efpn": {"extension"},
+        "efpn-whole": {"extension"},
     }
     assert all(m["stages"][stage] > 0 for m in models.values() for stage in m["stages"])
     assert all(m["stage_share"] == pytest.approx(1, abs=0.05) for m in models.values())
@@ -63,11 +64,11 @@ def test_multiply_adds_by_hand(record):
     assert counted["fpn-1x"]["fpn"] == counted["torchvision"]["fpn"] == counted["efpn"]["fpn"] == fpn
     assert counted["fpn-2x"]["fpn"] == 4 * fpn and counted["oracle"]["fpn"] == 5 * fpn
     nearest = (64 * c + 9 * c * c) * 32 * 32
-    assert counted["efpn-nearest"]["extension"] == nearest
+    assert 0 < counted["efpn-nearest"]["extension"] < nearest  # on windows
     content = 9 * (c * w + 4 * w * w + w * 4 * w) * 8 * 8
     texture = 9 * ((c + w) * w + 4 * w * w + w * w + w * c) * 16 * 16
-    assert counted["efpn"]["extension"] == nearest + content + texture
-    assert counted["efpn"]["trunk"] - counted["fpn-1x"]["trunk"] == 4 * 9 * 64 * 64 * 32 * 32  # C2'
+    assert counted["efpn-whole"]["extension"] == nearest + content + texture >= counted["efpn"]["extension"] > 0
+    assert counted["efpn-whole"]["trunk"] - counted["fpn-1x"]["trunk"] == 4 * 9 * 64 * 64 * 32 * 32  # C2'
     head = 40 * (c * 49 * 1024 + 1024 * 1024 + 1024 * (3 + 12))
     assert all(model["heads"] == head for model in counted.values())
 

@@ -67,7 +67,7 @@ COMMANDS: Final = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one of `COMMANDS`; a mistake in the options is one line on stderr and status 1.
+    """Run one of `COMMANDS`; a mistake in the options is one line on stderr and status 2.
 
     Args:
         arguments: the words after ``python -m efpn.benchmark``; without a command the first one is meant.
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str]) -> int:
         print(_answer(words))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     return 0
 
 

@@ -30,8 +30,8 @@ class Detectors(Protocol):
     def oracle(self) -> EFPNDetector:
         """A plain FPN whose small RoIs read a ``p2x`` that is given."""
 
-    def efpn(self) -> EFPNDetector:
-        """FPN with the extension and a head for small RoIs."""
+    def efpn(self, whole: bool = False) -> EFPNDetector:
+        """FPN with the extension and a head for small RoIs; P2' on windows, or whole."""
 
     def nearest(self) -> EFPNDetector:
         """The same without FTT."""
@@ -60,9 +60,9 @@ class RandomDetectors:
         """A plain FPN whose small RoIs read a ``p2x`` that is given."""
         return self._built(small=SmallRoIs(self.options.proposals.below))
 
-    def efpn(self) -> EFPNDetector:
-        """FPN, FTT of the chosen width, and a head for small RoIs."""
-        return self._extended(partial(FTT, width=self.options.ftt_width))
+    def efpn(self, whole: bool = False) -> EFPNDetector:
+        """FPN, FTT of the chosen width, and a head for small RoIs; P2' on windows, or whole."""
+        return self._extended(partial(FTT, width=self.options.ftt_width), whole)
 
     def nearest(self) -> EFPNDetector:
         """FPN, nearest upsampling in FTT's place, and a head for small RoIs."""
@@ -88,9 +88,10 @@ class RandomDetectors:
         tame(model)
         return model
 
-    def _extended(self, upsampler: Callable[..., nn.Module]) -> EFPNDetector:
+    def _extended(self, upsampler: Callable[..., nn.Module], whole: bool = False) -> EFPNDetector:
         small = SmallRoIs(self.options.proposals.below, own_head=True)
-        return self._built(extension=partial(make_extension, upsampler), small=small, ohem=self.ohem)
+        windows = None if whole else self.options.windows
+        return self._built(extension=partial(make_extension, upsampler), small=small, ohem=self.ohem, windows=windows)
 
     def _built(self, **parts: Any) -> EFPNDetector:
         options = self.options

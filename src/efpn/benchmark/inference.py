@@ -30,6 +30,8 @@ from efpn.models import Oracle
 
 NOTES: Final = (
     "Every turn runs each model once, in rotating order; medians of the turns that count, ratios of medians.",
+    "EFPN computes P2' on windows under small proposals, as it does by default, and so does EFPN without FTT; --margin "
+    "limits what FTT sees around a window (without it: all that it can see, which is exact).",
     "Trunk includes C2'; heads are RoI pooling and box heads; rest is normalising and padding. A stage that runs "
     "inside another one stops the other's clock.",
     "Peak memory is what a run needs above weights and input: on a CPU the growth of a fresh process, on CUDA that of "
@@ -61,12 +63,14 @@ MODELS: Final = {
     "oracle": Model("FPN-1x + P2-2x", lambda make: Oracle(make.oracle()), scale=2),
     "efpn-nearest": Model("EFPN without FTT", lambda make: make.nearest()),
     "efpn": Model("EFPN", lambda make: make.efpn()),
+    "efpn-whole": Model("EFPN, P2' whole", lambda make: make.efpn(whole=True)),
     "torchvision": Model("torchvision, 1x", lambda make: make.reference()),
 }
 RATIOS: Final = (
     Ratio("time, EFPN-1x / FPN-2x", "efpn", "fpn-2x", target=0.45),
     Ratio("time, EFPN-1x / FPN-1x", "efpn", "fpn-1x", target=1.7),
     Ratio("peak memory, EFPN-1x / FPN-2x", "efpn", "fpn-2x", peak, target=0.5),
+    Ratio("time, EFPN-1x with P2' whole / FPN-2x", "efpn-whole", "fpn-2x"),
     Ratio("time, FPN-1x / torchvision", "fpn-1x", "torchvision"),
 )
 

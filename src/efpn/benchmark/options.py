@@ -13,6 +13,7 @@ import torch
 
 from efpn.benchmark.proposals import Composition
 from efpn.errors import UserError, require_count
+from efpn.models import Windows
 
 PRECISIONS: Final = {"32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 COUNTED: Final = ("batch", "channels", "ftt_width", "classes", "repeats", "objects")  # options from 1 up
@@ -37,6 +38,7 @@ class Options:
         compile: torch.compile on trunk, FPN and extension.
         proposals: see `Composition`.
         repeats, warmup: turns that count, and turns before them.
+        margin: cells of P3 that FTT sees around a window at the most; None is all that it can see.
         seed: of weights, pictures, proposals.
         out: folder of the results.
         memory: measure peak memory too.
@@ -60,6 +62,7 @@ class Options:
     proposals: Composition
     repeats: int
     warmup: int
+    margin: int | None
     seed: int
     out: Path
     memory: bool = False
@@ -75,6 +78,11 @@ class Options:
     def with_small(self, objects: int, small: int) -> Options:
         """The same with another number of small proposals around another number of spots."""
         return replace(self, proposals=replace(self.proposals, objects=objects, small=small))
+
+    @property
+    def windows(self) -> Windows:
+        """How P2' is cut."""
+        return Windows(margin=self.margin)
 
     @property
     def size_name(self) -> str:
@@ -93,12 +101,23 @@ class Options:
         parts += [self.backbone] * (not self.run and self.backbone != DEFAULTS["backbone"])
         parts += [f"{self.channels}ch"] * (not self.run and self.channels != DEFAULTS["channels"])
         parts += [f"ftt{self.ftt_width}"] * (not self.run and self.ftt_width != DEFAULTS["ftt_width"])
+        parts += [f"margin{self.margin}"] * (self.margin is not None)
         parts += [f"b{self.batch}"] * (self.batch != 1) + ["compiled"] * self.compile
         return "-".join(parts)
 
     def as_record(self) -> dict[str, Any]:
         """For JSON and Markdown; no path of the machine."""
-        names = ("batch", "precision", "backbone", "channels", "ftt_width", "classes", "channels_last", "compile")
+        names = (
+            "batch",
+            "precision",
+            "backbone",
+            "channels",
+            "ftt_width",
+            "margin",
+            "classes",
+            "channels_last",
+            "compile",
+        )
         own: dict[str, Any] = {"size": self.size_name, **{name: getattr(self, name) for name in names}}
         how = self.proposals
         proposed: dict[str, Any] = {
@@ -108,7 +127,7 @@ class Options:
             "small_below": how.below,
         }
         if self.run:
-            own = {name: own[name] for name in ("batch", "precision", "channels_last", "compile")}
+            own = {name: own[name] for name in ("batch", "precision", "margin", "channels_last", "compile")}
             proposed = {"run": Path(self.run).name}
         return {**own, **proposed, "repeats": self.repeats, "warmup": self.warmup, "seed": self.seed}
 
@@ -139,6 +158,7 @@ def add_options(parser: argparse.ArgumentParser, *, repeats: int, warmup: int) -
     add("--small", type=int, default=300, metavar="N", help="how many of them are small (default 300)")
     add("--objects", type=int, default=20, metavar="K", help="spots that the small ones lie around (default 20)")
     add("--small-below", type=float, default=56.0, metavar="PX", help="what counts as small, sqrt(w h) (default 56)")
+    add("--margin", type=int, metavar="N", help="cells of P3 that FTT sees around a window (default: all, exact)")
     add("--channels-last", action=flag, default=True, help="memory layout of our models (default: yes)")
     add("--compile", action="store_true", help="torch.compile on trunk, FPN and extension")
     add("--repeats", type=int, default=repeats, metavar="N", help=f"turns that count (default {repeats})")
@@ -163,6 +183,8 @@ def read_options(given: argparse.Namespace) -> Options:
         require_count(f"--{name.replace('_', '-')}", getattr(given, name), least=1)
     for name in COUNTED_FROM_0:
         require_count(f"--{name}", getattr(given, name), least=0)
+    if given.margin is not None:
+        require_count("--margin", given.margin, least=0)
     require_count("--proposals", given.proposals, least=max(given.small, 1))
     height, width = read_size(given.size or DEFAULTS["size"])
     if not 8 <= given.small_below <= 0.8 * min(height, width):

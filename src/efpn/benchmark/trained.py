@@ -15,7 +15,8 @@ from efpn.data.dataset import halve, to_tensor
 from efpn.data.pictures import read_picture
 from efpn.data.transforms import Transform
 from efpn.errors import UserError
-from efpn.models import EFPNDetector, Nearest
+from efpn.models import EFPNDetector, Nearest, SmallRoIs
+from efpn.models.roi_heads import PyramidRoIAlign
 from efpn.prediction.pictures import find_pictures
 from efpn.runs.checkpoints import read_handover
 from efpn.runs.rebuild import rebuild_detector, resize_to
@@ -45,11 +46,16 @@ class TrainedDetectors:
 
     def oracle(self) -> EFPNDetector:
         """The baseline with small RoIs on a ``p2x`` that is given."""
-        return self._rebuilt(self._plain, "baseline", oracle=True)
+        detector = self.fpn()
+        assert self._plain is not None, "self.fpn() would have said so"
+        detector.roi_heads.box_roi_pool = PyramidRoIAlign(SmallRoIs(self._plain.config.small_roi_below))
+        return detector
 
-    def efpn(self) -> EFPNDetector:
-        """The finetuned detector, or the distilled one."""
-        return self._rebuilt(self._extended, "distill")
+    def efpn(self, whole: bool = False) -> EFPNDetector:
+        """The finetuned detector, or the distilled one; P2' on windows, or whole."""
+        detector = self._rebuilt(self._extended, "distill")
+        detector.backbone.windows = None if whole else self.options.windows
+        return detector
 
     def nearest(self) -> EFPNDetector:
         """The same with nearest upsampling in FTT's place; its time is right, its detections mean nothing."""
@@ -65,10 +71,10 @@ class TrainedDetectors:
         """
         raise UserError("--models=torchvision: has no weights of a --run; leave it out")
 
-    def _rebuilt(self, run: SavedRun | None, phase: str, oracle: bool = False) -> EFPNDetector:
+    def _rebuilt(self, run: SavedRun | None, phase: str) -> EFPNDetector:
         if run is None:
             raise UserError(f"--run={self.options.run}: phase {phase} is not finished there; finish it with train.py")
-        detector = rebuild_detector(run, read_handover(run.checkpoint), oracle=oracle)
+        detector = rebuild_detector(run, read_handover(run.checkpoint))
         return detector.to(memory_format=self.options.memory_format)
 
 
