@@ -197,5 +197,6 @@ def test_runs_are_rectangles_that_cover_the_tiles_once() -> None:
 
 def test_rectangles_are_joined_where_that_saves_work() -> None:
     near, far = [Rect(0, 0, 2, 2), Rect(0, 3, 2, 5)], Rect(50, 50, 52, 52)
-    assert set(joined([*near, far], lambda rect: rect.grown(4, 100, 100).area)) == {Rect(0, 0, 2, 5), far}
-    assert set(joined(near, lambda rect: rect.area)) == set(near)
+    assert set(joined([*near, far], 4, (100, 100))) == {Rect(0, 0, 2, 5), far}
+    assert set(joined(near, 0, (100, 100))) == set(near)
+    assert joined([], 4, (100, 100)) == []

@@ -11,10 +11,11 @@ Lengths are in cells of P3 (8 px of the 1x picture) unless they say otherwise; P
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -68,15 +69,6 @@ class Rect(NamedTuple):
             min(self.right + margin, width),
         )
 
-    def joined(self, other: Rect) -> Rect:
-        """The smallest rectangle around both."""
-        return Rect(
-            min(self.top, other.top),
-            min(self.left, other.left),
-            max(self.bottom, other.bottom),
-            max(self.right, other.right),
-        )
-
     def of(self, maps: Tensor) -> Tensor:
         """This part of ``(..., h, w)``."""
         return maps[..., self.top : self.bottom, self.left : self.right]
@@ -114,9 +106,9 @@ class WindowedLevel:
         """
         size = (self.p3.shape[-2], self.p3.shape[-1])
         parts = [self._parts(tiles_under(one, size, self.settings.tile), size) for one in boxes]
-        if sum(self._work(part, size) for of_one in parts for part in of_one) >= (
-            self.settings.dense_from * len(boxes) * size[0] * size[1]
-        ):
+        near = self._margins()[0]
+        work = sum(part.grown(near, *size).area for of_one in parts for part in of_one)
+        if work >= self.settings.dense_from * len(boxes) * size[0] * size[1]:
             return self.extension(self.p3, self.p2, self.stage2(self.c1))[1]
         # float32 in one piece is what RoIAlign works on, and pages of zeros that nobody touches cost no memory
         count, (height, width) = len(self.p3), size
@@ -131,11 +123,7 @@ class WindowedLevel:
         """Windows that cover the tiles: those are joined that cost less together than apart."""
         side = self.settings.tile
         rects = [rect.times(side).grown(0, *size) for rect in runs(tiles)]
-        return joined(rects, lambda rect: self._work(rect, size))
-
-    def _work(self, part: Rect, size: tuple[int, int]) -> int:
-        """What a window costs, in cells: most of the work is the upsampler's finer stage, with its margin."""
-        return part.grown(self._margins()[0], *size).area
+        return joined(rects, self._margins()[0], size)  # most of the work is the upsampler's finer stage
 
     def _margins(self) -> tuple[int, int]:
         """Margins of the upsampler's two stages: that at P3''s resolution around a window, that at P3's around both."""
@@ -209,16 +197,24 @@ def _runs_of(row: Sequence[bool]) -> set[tuple[int, int]]:
     return set(zip(edges[::2], edges[1::2], strict=True))
 
 
-def joined(rects: list[Rect], work: Callable[[Rect], int]) -> list[Rect]:
-    """Join pairs of rectangles as long as one costs less ``work`` than the two."""
-    done: list[Rect] = []
-    waiting = list(rects)
-    while waiting:
-        one = waiting.pop()
-        gains = [(work(one) + work(other) - work(one.joined(other)), place) for place, other in enumerate(done)]
-        gain, place = max(gains, default=(0, -1))
-        if gain > 0:
-            waiting.append(one.joined(done.pop(place)))  # it may be worth to join it with others now
+def joined(rects: Sequence[Rect], margin: int, size: tuple[int, int]) -> list[Rect]:
+    """Join pairs of rectangles as long as one is less work than the two; see `grown_area`."""
+    waiting = np.array(rects, dtype=np.int64).reshape(-1, 4)
+    done = waiting[:0]
+    while len(waiting):
+        one, waiting = waiting[-1:], waiting[:-1]
+        both = np.hstack([np.minimum(done[:, :2], one[:, :2]), np.maximum(done[:, 2:], one[:, 2:])])
+        gains = grown_area(done, margin, size) + grown_area(one, margin, size) - grown_area(both, margin, size)
+        if len(done) and gains.max() > 0:
+            best = int(gains.argmax())
+            waiting = np.vstack([waiting, both[best]])  # it may be worth to join it with others now
+            done = np.delete(done, best, axis=0)
         else:
-            done.append(one)
-    return done
+            done = np.vstack([done, one])
+    return [Rect(*map(int, row)) for row in done]
+
+
+def grown_area(rects: np.ndarray, margin: int, size: tuple[int, int]) -> np.ndarray:
+    """Cells ``(n,)`` of rectangles ``(n, 4)`` with ``margin`` around, inside of a map of ``size``."""
+    first = np.maximum(rects[:, :2] - margin, 0)
+    return (np.minimum(rects[:, 2:] + margin, size) - first).prod(axis=1)
