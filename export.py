@@ -8,13 +8,12 @@ from omegaconf import DictConfig
 
 from efpn.deploy.formats import check_packages
 from efpn.deploy.options import check_numbers, given_pictures, out_folder
-from efpn.entry import call, check_sweep, start
+from efpn.entry import call, start
 from efpn.runs.saved import latest_run
 
 
 def run(cfg: DictConfig) -> None:
     """Find format, run and pictures without torch, then export."""
-    check_sweep(cfg)
     check_numbers(cfg)
     chosen = instantiate(cfg.format)
     check_packages(chosen)

@@ -79,7 +79,7 @@ def split(detector, tmp_path_factory):
     """`BoxOutputs`, its maps of a picture of 128 px, and the same in ONNX Runtime."""
     maps = detector.backbone(noise(128, 128)[None])
     module = BoxOutputs(detector).eval()
-    shapes = {"maps": {name: None for name in maps}, "rois": {0: torch.export.Dim("n")}}
+    shapes = {"maps": dict.fromkeys(maps), "rois": {0: torch.export.Dim("n")}}
     program = torch.export.export(
         module, (maps, boxes(4, 4)), dynamic_shapes=shapes, prefer_deferred_runtime_asserts_over_guards=True
     )

@@ -57,7 +57,8 @@ class DetectorGraph(nn.Module):
 
     def _padded(self, picture: Tensor) -> Tensor:
         step = self.detector.transform.size_divisible
-        below, right = (-(-side // step) * step - side for side in picture.shape[-2:])
+        # only numbers above 0 are divided: the ONNX exporter's // rounds towards 0
+        below, right = ((side + step - 1) // step * step - side for side in picture.shape[-2:])
         return F.pad(picture, (0, right, 0, below))[None]
 
     def _proposals(self, maps: dict[str, Tensor], images: Tensor, size: Size) -> Tensor:
