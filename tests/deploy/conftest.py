@@ -8,6 +8,7 @@ import torch
 from efpn.deploy.formats import Onnx, Torch
 from efpn.deploy.graph import trace
 from efpn.models import FTT, EFPNDetector, Extension, ResNetTrunk, RoISettings, RPNSettings, SmallRoIs, build_detector
+from efpn.models.detector import IMAGENET_MEAN
 
 FORMATS = {"onnx": Onnx(), "torch": Torch()}
 
@@ -31,10 +32,19 @@ def random_detector(extended: bool = True, own_head: bool = True, below: float =
     )
     with torch.no_grad():
         for name, weight in detector.roi_heads.named_parameters():
-            weight.copy_(torch.randn_like(weight) * (0.3 if name.endswith("bias") else weight.std() * 1.5))
+            weight.copy_(
+                torch.zeros_like(weight) if name.endswith("bias") else torch.randn_like(weight) * weight.std() * 2
+            )
+            if weight.shape == (5,):
+                weight[0] = 2  # of zero features, as of a picture in the mean colour, nothing is detected
         for weight in detector.rpn.parameters():
             weight.mul_(5)
     return detector.eval().requires_grad_(False)
+
+
+def blank(height: int, width: int) -> torch.Tensor:
+    """A picture that is zero after normalisation, and so are all maps."""
+    return torch.tensor(IMAGENET_MEAN)[:, None, None].expand(3, height, width).contiguous()
 
 
 def noise(height: int, width: int, seed: int = 0) -> torch.Tensor:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from deploy.conftest import noise, random_detector
+from deploy.conftest import blank, noise, random_detector
 from efpn.deploy.agreement import Tolerance, differences
-from efpn.deploy.graph import DetectorGraph
+from efpn.deploy.graph import DetectorGraph, pick, survivors
 from efpn.models import Resize, fasterrcnn_resnet50_efpn
 
 SIZES = [(96, 128), (90, 130), (130, 90), (65, 97), (200, 65), (257, 301)]  # whole multiples of 32, and not
@@ -57,10 +57,26 @@ def test_a_file_gives_what_the_detector_gives_at_any_size(detector, exported, si
 
 
 def test_a_picture_without_detections_gives_empty_outputs(detector, exported):
-    blank = torch.zeros(3, 96, 96)
-    assert len(detector([blank])[0]["scores"]) == 0, "the fixture's weights find something on black"
-    got = exported(blank)
+    assert len(detector([blank(96, 96)])[0]["scores"]) == 0
+    got = exported(blank(96, 96))
     assert [tuple(got[key].shape) for key in ("boxes", "labels", "scores")] == [(0, 4), (0,), (0,)]
+
+
+class Survivors(nn.Module):
+    """NMS over the boxes of some score, whose number the trace does not know."""
+
+    def forward(self, boxes, scores):
+        boxes, scores = pick((boxes, scores), scores > 0.5)
+        return boxes[survivors(boxes, scores, 0.5)]
+
+
+def test_nms_may_leave_nothing_or_one_in_a_traced_graph():
+    """torchvision declares that it leaves two or more."""
+    sides = torch.tensor([[10.0, 10, 30, 30], [11, 10, 30, 30], [60, 60, 80, 80], [10, 60, 30, 80]])
+    rows = {0: torch.export.Dim("n")}
+    program = torch.export.export(Survivors(), (sides, torch.rand(4)), dynamic_shapes={"boxes": rows, "scores": rows})
+    for scores, left in [([0, 0, 0, 0], []), ([0.6, 0.9, 0, 0], [1]), ([0.9, 0.6, 0, 0.7], [0, 3])]:
+        assert torch.equal(program.module()(sides, torch.tensor(scores, dtype=torch.float32)), sides[left])
 
 
 class BoxOutputs(nn.Module):
@@ -68,10 +84,10 @@ class BoxOutputs(nn.Module):
 
     def __init__(self, detector):
         super().__init__()
-        self.graph = DetectorGraph(detector)
+        self.whole = DetectorGraph(detector)
 
     def forward(self, maps, rois):
-        return self.graph.box_outputs(maps, rois)
+        return self.whole.box_outputs(maps, rois)
 
 
 @pytest.fixture(scope="module")

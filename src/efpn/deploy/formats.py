@@ -89,11 +89,16 @@ class Torch(Format):
         """See `Format`."""
         import torch
 
-        torch.export.save(program, path)
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message="No complete tensor"
+            )  # of weights in channels_last, on the CPU too
+            torch.export.save(program, path)
 
     def load(self, path: Path) -> Runner:
         """The graph as a module."""
         import torch
+        import torchvision  # noqa: F401  (registers nms and roi_align)
 
         module = torch.export.load(path).module()
 

@@ -7,6 +7,8 @@ branches, on the detector's own modules and numbers; every export is compared wi
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from efpn.models.rpn import LEVELS
 SMALLEST_SIDE = 65  # from here on P6 has two cells or more; a map of one cell is traced as a constant
 EXAMPLE_SIZE = (200, 328)  # any size with two different sides that are no multiples of the padding
 DETECTION_MIN_SIZE = 1e-2  # 1x pixels; fixed in torchvision's post-processing
+OUTSIDE = ((-2.0, -2.0, -1.0, -1.0), (-4.0, -2.0, -3.0, -1.0))  # two boxes that meet neither each other nor a picture
 Size = tuple[int, int]
 
 
@@ -84,7 +87,7 @@ class DetectorGraph(nn.Module):
         boxes = clip_boxes_to_image(rpn.box_coder.decode_single(moves[top], anchors[top]), size)
         scores = objectness[top].sigmoid()
         boxes, scores = pick((boxes, scores), (shorter(boxes) >= rpn.min_size) & (scores >= rpn.score_thresh))
-        kept = nms(boxes, scores, rpn.nms_thresh)
+        kept = survivors(boxes, scores, rpn.nms_thresh)
         return boxes[kept], scores[kept]
 
     def box_outputs(self, maps: dict[str, Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,14 +110,15 @@ class DetectorGraph(nn.Module):
         scores = scores.reshape(-1)
         wanted = (scores > heads.score_thresh) & (shorter(boxes) >= DETECTION_MIN_SIZE)
         boxes, labels, scores = pick((boxes, labels, scores), wanted)
-        kept = nms(apart(boxes, labels), scores, heads.nms_thresh)[: heads.detections_per_img]
+        kept = survivors(apart(boxes, labels), scores, heads.nms_thresh)[: heads.detections_per_img]
         return boxes[kept], labels[kept], scores[kept]
 
 
 def trace(detector: EFPNDetector) -> ExportedProgram:
     """The detector's graph with free height and width, from `SMALLEST_SIDE` up."""
     sides = {1: Dim("height", min=SMALLEST_SIDE), 2: Dim("width", min=SMALLEST_SIDE)}
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*create_unbacked_symint")  # inside torchvision's nms
         return torch.export.export(
             DetectorGraph(detector),
             (torch.zeros(3, *EXAMPLE_SIZE),),
@@ -151,6 +155,17 @@ def pooled(align: MultiScaleRoIAlign, maps: dict[str, Tensor], rois: Tensor) -> 
 def highest(scores: Tensor, count: int) -> Tensor:
     """Rows of the ``count`` highest scores, or of all where there are fewer, in falling order."""
     return scores.topk(torch.sym_min(count, scores.shape[0])).indices
+
+
+def survivors(boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
+    """Rows that are left by NMS, highest score first; boxes ``(n, 4)`` inside the picture, scores from 0 up, n from 0.
+
+    torchvision declares to `torch.export` that NMS leaves two boxes or more, and the graph would stop where there are
+    fewer. Two that always stay, last by their score, make that true.
+    """
+    boxes = torch.cat([boxes, boxes.new_tensor(OUTSIDE)])
+    scores = torch.cat([scores, scores.new_full((len(OUTSIDE),), -1.0)])
+    return nms(boxes, scores, iou)[: -len(OUTSIDE)]
 
 
 def pick(columns: tuple[Tensor, ...], wanted: Tensor) -> tuple[Tensor, ...]:
