@@ -10,7 +10,7 @@ import pytest
 from helpers import ROOT, run
 
 
-@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "predict.py"])
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "predict.py", "export.py"])
 def test_help_shows_how_to_call(script: str) -> None:
     done = run(script, "--help")
     assert done.returncode == 0 and f"python {script} " in done.stdout and "powered by Hydra" not in done.stdout

@@ -38,9 +38,8 @@ class EFPNBackbone(nn.Module):
         self.extension = extension
         self.out_channels = channels
         self.levels = self.fpn.levels + (extension.levels if extension else ())
-        self.windows: Windows | None = None
-        check_levels(self, self.levels)
         self.windows = windows
+        check_levels(self, self.levels)
 
     def forward(self, images: Tensor) -> dict[str, Level]:
         """Compute ``p2 .. p6`` and, with an extension, ``p3x`` and ``p2x`` from normalised pictures ``(N, 3, H, W)``.
@@ -48,11 +47,15 @@ class EFPNBackbone(nn.Module):
         H and W must be multiples of 32. With windows and in eval mode there is no ``p3x``, and ``p2x`` waits for the
         boxes under which it is wanted.
         """
+        if self.extension is None or self.windows is None or self.training:
+            return dict(self.whole(images))
+        pyramid = self.fpn(self.body(images, stem=True))
+        return {**pyramid.output, "p2x": WindowedLevel(self.extension, self.body.layer1, pyramid, self.windows)}
+
+    def whole(self, images: Tensor) -> dict[str, Tensor]:
+        """All levels as maps, with or without windows."""
         if self.extension is None:
             return dict(self.pyramid(images).output)
-        if self.windows and not self.training:
-            pyramid = self.fpn(self.body(images, stem=True))
-            return {**pyramid.output, "p2x": WindowedLevel(self.extension, self.body.layer1, pyramid, self.windows)}
         pyramid = self.pyramid(images, extended=True)
         p3x, p2x = self.extension.extend(pyramid)
         return {**pyramid.output, "p3x": p3x, "p2x": p2x}
@@ -68,14 +71,14 @@ class EFPNBackbone(nn.Module):
 
 
 @torch.no_grad()
-def check_levels(backbone: nn.Module, levels: Iterable[LevelSpec], size: int = 64) -> None:
+def check_levels(backbone: EFPNBackbone, levels: Iterable[LevelSpec], size: int = 64) -> None:
     """Run one blank picture of ``size`` pixels and compare every map with its `LevelSpec`.
 
     Raises:
         ValueError: a level is missing, or its stride or depth is not what it says.
     """
     training = backbone.training
-    maps = backbone.eval()(torch.zeros(1, 3, size, size))
+    maps = backbone.eval().whole(torch.zeros(1, 3, size, size))
     backbone.train(training)
     for level in levels:
         expected = (1, level.channels, size // level.stride, size // level.stride)

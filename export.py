@@ -1,0 +1,34 @@
+"""Export: ``python export.py run=outputs/NAME/seed0 [format=onnx|torch] [key=value ...]``; see conf/export.yaml."""
+
+from __future__ import annotations
+
+import hydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from efpn.deploy.formats import check_packages
+from efpn.deploy.options import check_numbers, given_pictures, out_folder
+from efpn.entry import call, start
+from efpn.runs.saved import latest_run
+
+
+def run(cfg: DictConfig) -> None:
+    """Find format, run and pictures without torch, then export."""
+    check_numbers(cfg)
+    chosen = instantiate(cfg.format)
+    check_packages(chosen)
+    saved = latest_run(cfg.run)
+    pictures = given_pictures(cfg, out_folder(cfg, saved))
+    from efpn.deploy.run import export  # imports torch, which a mistake in a path need not wait for
+
+    export(cfg, saved, chosen, pictures)
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="export")
+def main(cfg: DictConfig) -> None:
+    """Compose the config and run."""
+    call(run, cfg)
+
+
+if __name__ == "__main__":
+    start(main, "export")

@@ -1,0 +1,104 @@
+"""Whether an exported detector says what the detector itself says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from efpn.errors import UserError, raise_listed
+from efpn.models import EFPNDetector
+from efpn.types import Detections
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far apart two runs of one detection may lie.
+
+    Attributes:
+        boxes: 1x pixels, on each side of the box.
+        scores: difference of the scores.
+    """
+
+    boxes: float
+    scores: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What was compared, and the largest differences that were found.
+
+    Attributes:
+        pictures: how many.
+        detections: on all of them.
+        boxes: 1x pixels.
+        scores: difference of the scores.
+    """
+
+    pictures: int
+    detections: int
+    boxes: float
+    scores: float
+
+
+@torch.no_grad()
+def compare(
+    detector: EFPNDetector,
+    exported: Callable[[Tensor], Detections],
+    views: Iterable[tuple[str, Tensor]],
+    tolerance: Tolerance,
+) -> Agreement:
+    """Run both on every ``(name, picture (3, H, W))``.
+
+    Raises:
+        UserError: they differ, with each picture on which they do; or nothing is detected in any.
+    """
+    faults: list[str] = []
+    largest, counts = torch.zeros(2), []
+    for name, picture in views:
+        expected = detector.eval()([picture])[0]
+        found = differences(expected, exported(picture), tolerance)
+        counts.append(len(expected["scores"]))
+        if isinstance(found, str):
+            faults.append(f"{name}: {found}")
+        else:
+            largest = torch.maximum(largest, found)
+    raise_listed("the exported model does not say what the detector says", faults)
+    if not sum(counts):
+        raise UserError(f"nothing to compare: no detection on {len(counts)} views; give others with pictures=")
+    return Agreement(len(counts), sum(counts), *largest.tolist())
+
+
+def differences(expected: Detections, got: Detections, tolerance: Tolerance) -> Tensor | str:
+    """The largest difference of boxes and of scores ``(2,)``, or in words what does not agree.
+
+    Each detection is compared with the nearest one of its class: two of nearly the same score may change places.
+    """
+    count, other = len(expected["scores"]), len(got["scores"])
+    if count != other:
+        return f"{other} detections instead of {count}"
+    if not count:
+        return torch.zeros(2)
+    boxes = (expected["boxes"][:, None] - got["boxes"]).abs().amax(dim=2)
+    scores = (expected["scores"][:, None] - got["scores"]).abs()
+    apart = (boxes / tolerance.boxes).maximum(scores / tolerance.scores)
+    apart[expected["labels"][:, None] != got["labels"]] = torch.inf
+    nearest = apart.argmin(dim=1)
+    rows = torch.arange(count)
+    if not (apart[rows, nearest] <= 1).all():
+        return worst(expected, boxes[rows, nearest], scores[rows, nearest], apart[rows, nearest])
+    if len(nearest.unique()) < count:
+        return "two detections have one counterpart"
+    return torch.stack([boxes[rows, nearest].max(), scores[rows, nearest].max()])
+
+
+def worst(expected: Detections, boxes: Tensor, scores: Tensor, apart: Tensor) -> str:
+    """Say which detection is furthest from its counterpart."""
+    row = int(apart.argmax())
+    box = ", ".join(f"{side:.1f}" for side in expected["boxes"][row].tolist())
+    what = f"the detection of class {int(expected['labels'][row])} at ({box}), score {expected['scores'][row]:.3f},"
+    if apart[row].isinf():
+        return f"{what} has no counterpart of its class"
+    return f"{what} is {boxes[row]:.3g} px and {scores[row]:.3g} of score away from the nearest"

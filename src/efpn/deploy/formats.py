@@ -1,0 +1,120 @@
+"""The files that a traced detector can be written to, and how each is run again.
+
+torch and the packages of a format are imported where they are used, so that a missing one is told at once.
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from efpn.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.export import ExportedProgram
+
+    from efpn.types import Detections
+
+OPSET = 18  # the exporter's own
+INPUT, OUTPUTS = "picture", ("boxes", "labels", "scores")
+Runner = Callable[["Tensor"], "Detections"]
+
+
+class Format(ABC):
+    """A kind of file.
+
+    Attributes:
+        file: its name.
+        needs: packages beyond the project's own.
+        facts: what a reader of the file must know.
+    """
+
+    file: ClassVar[str]
+    needs: ClassVar[Sequence[str]] = ()
+    facts: ClassVar[Mapping[str, Any]] = {}
+
+    @abstractmethod
+    def write(self, program: ExportedProgram, path: Path) -> None:
+        """Write the traced detector to one file, with the weights in it."""
+
+    @abstractmethod
+    def load(self, path: Path) -> Runner:
+        """Read it back: a function from a picture ``(3, H, W)`` to its detections."""
+
+
+class Onnx(Format):
+    """ONNX, run by ONNX Runtime on the CPU."""
+
+    file = "model.onnx"
+    needs = ("onnx", "onnxscript", "onnxruntime")
+    facts: ClassVar[Mapping[str, Any]] = {"opset": OPSET}
+
+    def write(self, program: ExportedProgram, path: Path) -> None:
+        """See `Format`."""
+        import torch
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter's use of names that torch is about to drop
+            converted = torch.onnx.export(
+                program, input_names=[INPUT], output_names=OUTPUTS, opset_version=OPSET, dynamo=True, verbose=False
+            )
+        assert converted is not None
+        converted.save(path, external_data=False)
+
+    def load(self, path: Path) -> Runner:
+        """A session of ONNX Runtime."""
+        import onnxruntime
+        import torch
+
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+        def run(picture: Tensor) -> Detections:
+            boxes, labels, scores = map(torch.from_numpy, session.run(list(OUTPUTS), {INPUT: picture.numpy()}))
+            return {"boxes": boxes, "labels": labels, "scores": scores}
+
+        return run
+
+
+class Torch(Format):
+    """``torch.export``'s own archive, run by torch and torchvision alone."""
+
+    file = "model.pt2"
+
+    def write(self, program: ExportedProgram, path: Path) -> None:
+        """See `Format`."""
+        import torch
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message="No complete tensor"
+            )  # of weights in channels_last, on the CPU too
+            torch.export.save(program, path)
+
+    def load(self, path: Path) -> Runner:
+        """The graph as a module."""
+        import torch
+        import torchvision  # noqa: F401  (registers nms and roi_align)
+
+        module = torch.export.load(path).module()
+
+        def run(picture: Tensor) -> Detections:
+            boxes, labels, scores = module(picture)
+            return {"boxes": boxes, "labels": labels, "scores": scores}
+
+        return run
+
+
+def check_packages(chosen: Format) -> None:
+    """Refuse a format whose packages are not installed.
+
+    Raises:
+        UserError: with the command that installs them.
+    """
+    missing = [name for name in chosen.needs if find_spec(name) is None]
+    if missing:
+        raise UserError(f"{chosen.file}: needs {', '.join(missing)}, not installed here; pip install 'efpn[export]'")

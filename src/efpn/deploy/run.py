@@ -1,0 +1,138 @@
+"""An export, from a finished run to a file that was checked."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor
+
+from efpn import __version__
+from efpn.data.datamodule import DetectionDataModule, thin_out
+from efpn.data.dataset import picture_1x
+from efpn.data.pictures import read_picture
+from efpn.data.transforms import Transform
+from efpn.deploy.agreement import Agreement, Tolerance, compare
+from efpn.deploy.formats import INPUT, OUTPUTS, Format
+from efpn.deploy.graph import SMALLEST_SIDE, trace
+from efpn.deploy.options import out_folder
+from efpn.errors import UserError
+from efpn.models import EFPNDetector
+from efpn.runs.checkpoints import Handover, read_handover
+from efpn.runs.files import write_json
+from efpn.runs.rebuild import rebuild_detector
+from efpn.runs.saved import SavedRun
+
+log = logging.getLogger(__name__)
+
+NO_BOXES = np.zeros((0, 4))
+
+
+def export(cfg: DictConfig, run: SavedRun, chosen: Format, pictures: list[Path]) -> Path:
+    """Write the run's detector, compare it with itself on pictures, and only then give the file its name.
+
+    Args:
+        cfg: the command line's.
+        run: the finished phase.
+        chosen: the kind of file.
+        pictures: to compare on; the run's own validation pictures where there are none.
+
+    Returns:
+        The file; beside it lies ``<file>.json``, which says what goes in and what comes out.
+
+    Raises:
+        UserError: the run cannot be rebuilt, a picture cannot be read, or the file says something else.
+    """
+    handover = read_handover(run.checkpoint)
+    detector = rebuild_detector(run, handover).eval()
+    transform = instantiate(run.config.data.eval_transform, _convert_="all")
+    pictures = pictures or own_pictures(run, cfg.check.pictures)
+    tolerance = Tolerance(cfg.check.boxes, cfg.check.scores)
+    target = out_folder(cfg, run) / chosen.file
+    partial = start_file(target)
+    try:
+        chosen.write(trace(detector), partial)
+        log.info("written; comparing on %d pictures", len(pictures))
+        agreement = compare(detector, chosen.load(partial), views(pictures, transform), tolerance)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    facts = {**facts_of(run, handover, detector), **chosen.facts, "check": checked(agreement, tolerance)}
+    write_json(facts_file(target), facts, indent=1)
+    log.info("%s: agrees on %d detections (%.2g px, %.2g of score)", target, *list(asdict(agreement).values())[1:])
+    return target
+
+
+def own_pictures(run: SavedRun, count: int) -> list[Path]:
+    """Pictures of the run's validation split, evenly spaced over it."""
+    data: DetectionDataModule = instantiate(run.config.data, check_pictures="none", _convert_="all")
+    return [record.path for record in thin_out(data.index("val"), count).records]
+
+
+def start_file(target: Path) -> Path:
+    """A place to write to under another name; what an earlier export left under the right one is removed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    facts_file(target).unlink(missing_ok=True)
+    return target.with_name(f"unchecked.{target.name}")
+
+
+def facts_file(target: Path) -> Path:
+    """The description beside a file, ``model.onnx.json``."""
+    return target.with_name(f"{target.name}.json")
+
+
+def views(pictures: list[Path], transform: Transform) -> Iterator[tuple[str, Tensor]]:
+    """Each picture at its 1x size, and its upper left two thirds, so that more than one size is compared.
+
+    Raises:
+        UserError: a picture that cannot be read, or too small for an exported detector.
+    """
+    for path in pictures:
+        pixels, _ = picture_1x(transform, read_picture(path), NO_BOXES, seed=0)
+        height, width = pixels.shape[-2:]
+        if min(height, width) < SMALLEST_SIDE:
+            raise UserError(
+                f"{path}: {width} x {height} px at 1x; an exported detector takes sides from {SMALLEST_SIDE}"
+            )
+        yield str(path), pixels
+        part = [max(SMALLEST_SIDE, 2 * side // 3) for side in (height, width)]
+        yield f"{path} (upper left {part[1]} x {part[0]} px)", pixels[:, : part[0], : part[1]].contiguous()
+
+
+def checked(agreement: Agreement, tolerance: Tolerance) -> dict[str, Any]:
+    """What the comparison found, for the description."""
+    return {**asdict(agreement), "tolerance": asdict(tolerance)}
+
+
+def facts_of(run: SavedRun, handover: Handover, detector: EFPNDetector) -> dict[str, Any]:
+    """What whoever runs the file must know."""
+    transform = run.config.data.eval_transform
+    heads = detector.roi_heads
+    small = heads.box_roi_pool.small
+    return {
+        "run": run.name,
+        "config_hash": handover.config_hash,
+        "efpn": __version__,
+        "torch": torch.__version__,
+        "classes": handover.classes,  # of label 1, 2, ...
+        "input": {
+            "name": INPUT,
+            "shape": [3, "height", "width"],
+            "values": "float32 RGB in [0, 1], at the 1x size",
+            "short_side": transform.short_side,
+            "max_size": transform.max_size,
+            "smallest_side": SMALLEST_SIDE,
+            "factor": 1 if transform.get("direct") else 2,  # 2: resized to twice the 1x size, then the 2 x 2 mean
+        },
+        "outputs": dict(zip(OUTPUTS, ("(n, 4) xyxy, 1x pixels", "(n,) from 1", "(n,) falling"), strict=True)),
+        "score_thresh": heads.score_thresh,
+        "small_roi_below": small.below if small else None,
+    }

@@ -1,0 +1,216 @@
+"""The command line from end to end on a tiny run, the example on its file, and what a user can get wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import ROOT, config, run
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from efpn.data.dataset import picture_1x
+from efpn.data.transforms import EvalTransform
+from efpn.deploy.formats import Onnx, Torch, check_packages
+from efpn.deploy.options import check_numbers, given_pictures
+from efpn.deploy.run import NO_BOXES, export
+from efpn.errors import UserError
+from efpn.prediction.pictures import find_pictures
+from efpn.prediction.run import predict
+from efpn.runs.saved import SavedRun, latest_run
+
+
+@pytest.fixture(scope="session")
+def larger(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained run, told to see its pictures at 96 px: 64 are too few for an export."""
+    folder = tmp_path_factory.mktemp("larger") / "demo" / "seed0"
+    shutil.copytree(trained / "finetune", folder / "finetune")
+    path = folder / "finetune" / "config.yaml"
+    cfg = OmegaConf.load(path)
+    cfg.data.eval_transform.update({"short_side": 96, "max_size": 160})
+    OmegaConf.save(cfg, path)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def signs(data: Path, trained: Path) -> list[Path]:
+    """Drawn pictures, 128 px."""
+    return sorted((next(data.glob("signs-*")) / "test").glob("*.jpg"))
+
+
+@pytest.fixture(scope="session")
+def model(larger: Path) -> Path:
+    """The ONNX file, by the command line."""
+    done = run("export.py", f"run={larger}", "check.pictures=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "agrees on" in done.stdout and "Traceback" not in done.stderr
+    return larger / "finetune" / "export" / "model.onnx"
+
+
+def test_the_command_leaves_a_file_and_its_description(model, larger):
+    assert sorted(path.name for path in model.parent.iterdir()) == ["model.onnx", "model.onnx.json"]
+    facts = json.loads(model.with_name("model.onnx.json").read_text())
+    assert facts["run"] == "demo/finetune" and facts["opset"] == 18 and len(facts["classes"]) > 1
+    assert facts["input"]["short_side"] == 96 and facts["input"]["factor"] == 2
+    assert facts["small_roi_below"] == latest_run(str(larger)).config.small_roi_below
+    assert facts["check"]["pictures"] == 4 and facts["check"]["detections"] > 4
+    assert facts["check"]["boxes"] <= 0.01 and facts["check"]["scores"] <= 1e-4
+
+
+def test_the_example_prints_what_predict_finds(model, larger, signs, tmp_path):
+    picture = signs[0]
+    script = [sys.executable, str(ROOT / "examples" / "onnx_runtime.py"), str(model), str(picture), "0.0"]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=120, check=True)
+    lines = [line.split() for line in done.stdout.splitlines()]
+
+    options = [f"run={larger}", f"pictures={picture}", f"out={tmp_path}", "draw=false", "trainer.accelerator=cpu"]
+    cfg = config("predict", *options)
+    predict(cfg, latest_run(cfg.run), find_pictures([cfg.pictures], tmp_path))
+    names = {one["id"]: one["name"] for one in json.loads((tmp_path / "pictures.json").read_text())["categories"]}
+    expected = json.loads((tmp_path / "detections.json").read_text())
+    assert len(lines) == len(expected) > 3
+    # grey values of the two ways to resize differ by one at most, which moves a box by a fraction of a pixel
+    strongest = sorted(expected, key=lambda one: -one["score"])[0]
+    name, score, *box = lines[0]
+    x, y, width, height = strongest["bbox"]
+    assert name == names[strongest["category_id"]] and float(score) == pytest.approx(strongest["score"], abs=0.01)
+    assert [float(side) for side in box] == pytest.approx([x, y, x + width, y + height], abs=0.5)
+
+
+def test_the_example_needs_neither_torch_nor_this_project():
+    code = (
+        "import sys; sys.path.insert(0, 'examples'); import onnx_runtime; print({'torch', 'efpn'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("size, short_side", [((120, 170), 96), ((300, 200), 70), ((90, 64), 80), ((128, 128), 64)])
+def test_the_example_resizes_as_the_project_does(size, short_side, direct):
+    spec = importlib.util.spec_from_file_location("onnx_runtime", ROOT / "examples" / "onnx_runtime.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    expected, _ = picture_1x(EvalTransform(short_side, 130, direct), image, NO_BOXES, seed=0)
+    rule = {"short_side": short_side, "max_size": 130, "factor": 1 if direct else 2}
+    got = example.at_1x(image, rule)
+    assert got.shape == tuple(expected.shape) and got.dtype == np.float32
+    assert np.abs(got - expected.numpy()).max() <= 1.01 / 255
+    assert np.abs(got - expected.numpy()).mean() <= 0.1 / 255
+
+
+class Shifted(Torch):
+    """Writes nothing of use and, read back, says what it is told to."""
+
+    def __init__(self, detector, shift):
+        self.detector, self.shift = detector, shift
+
+    def write(self, program, path):
+        path.write_bytes(b"model")
+
+    def load(self, path):
+        assert path.read_bytes() == b"model"
+
+        def run(picture):
+            found = self.detector([picture])[0]
+            return {**found, "boxes": found["boxes"] + self.shift}
+
+        return run
+
+
+@pytest.fixture
+def shifted(larger, signs, tmp_path, monkeypatch):
+    """An export whose file is off by some pixels, without the time that a trace takes."""
+    monkeypatch.setattr("efpn.deploy.run.trace", lambda detector: None)
+    cfg = config("export", f"run={larger}", f"out={tmp_path}")
+    saved: SavedRun = latest_run(cfg.run)
+
+    def start(shift):
+        from efpn.runs.checkpoints import read_handover
+        from efpn.runs.rebuild import rebuild_detector
+
+        detector = rebuild_detector(saved, read_handover(saved.checkpoint)).eval().requires_grad_(False)
+        return export(cfg, saved, Shifted(detector, shift), signs[:1])
+
+    return start
+
+
+def test_a_file_that_says_something_else_is_not_left(shifted, tmp_path):
+    assert shifted(0.0) == tmp_path / "model.pt2"
+    assert {path.name for path in tmp_path.iterdir()} == {"model.pt2", "model.pt2.json"}
+    with pytest.raises(UserError, match=r"(?s)does not say what the detector says: 2 problems.*is 0\.02 px and 0 of"):
+        shifted(0.02)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_that_is_too_small_is_named(trained, signs, tmp_path, monkeypatch):
+    monkeypatch.setattr("efpn.deploy.run.trace", lambda detector: None)
+    cfg = config("export", f"run={trained}", f"out={tmp_path}")
+    with pytest.raises(UserError, match=r"\.jpg: 64 x 64 px at 1x; an exported detector takes sides from 65"):
+        export(cfg, latest_run(cfg.run), Shifted(None, 0.0), signs[:1])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", Onnx.needs)
+def test_a_missing_package_is_named_with_the_command(name, monkeypatch):
+    check_packages(Onnx())
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(
+        UserError, match=rf"model\.onnx: needs {name}, not installed here; pip install 'efpn\[export\]'"
+    ):
+        check_packages(Onnx())
+    check_packages(Torch())
+
+
+@pytest.mark.parametrize("option", ["check.boxes=0", "check.scores=tight", "check.pictures=0"])
+def test_numbers_that_mean_nothing_are_refused(option):
+    with pytest.raises(UserError, match=option):
+        check_numbers(config("export", "run=x", option))
+
+
+def test_no_more_pictures_than_asked_for(signs, tmp_path):
+    given = given_pictures(config("export", "run=x", f"pictures={signs[0].parent}", "check.pictures=3"), tmp_path)
+    assert given == signs[:3]
+    assert given_pictures(config("export", "run=x"), tmp_path) == []
+
+
+@pytest.mark.parametrize("name, kind", [("onnx", Onnx), ("torch", Torch)])
+def test_every_format_composes(name, kind):
+    chosen = instantiate(config("export", "run=x", f"format={name}").format)
+    assert isinstance(chosen, kind) and chosen.file.startswith("model.")
+    assert {path.stem for path in (ROOT / "conf" / "format").glob("*.yaml")} == {"onnx", "torch"}
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["format=onx", "run=outputs/nowhere"], "Could not find 'format/onx'"),
+        (["run=outputs/nowhere"], "run=outputs/nowhere: no such file or folder"),
+        (["run=conf"], "run=conf: no finished phase in it (no handover.ckpt)"),
+        ([], "run is not given; run=VALUE, see --help"),
+        (["check.box=1"], "check.box: the config has no such key (did you mean check.boxes?)"),
+    ],
+)
+def test_what_cannot_be_exported_is_named_at_once(arguments, message):
+    done = run("export.py", *arguments)
+    assert done.returncode == 2 and message in done.stderr
+    assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) < 8
+
+
+def test_mistakes_are_answered_before_torch_is_imported():
+    code = (
+        "import sys, runpy\n"
+        "sys.argv = ['export.py', 'run=nowhere']\n"
+        "try: runpy.run_path('export.py', run_name='__main__')\n"
+        "except SystemExit as e: print('status', e.code)\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.stdout.split() == ["status", "2", "False"]
