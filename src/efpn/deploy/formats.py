@@ -117,4 +117,4 @@ def check_packages(chosen: Format) -> None:
     """
     missing = [name for name in chosen.needs if find_spec(name) is None]
     if missing:
-        raise UserError(f"{chosen.file}: needs {', '.join(missing)}, not installed here; pip install 'efpn[export]'")
+        raise UserError(f"{chosen.file}: needs {', '.join(missing)}, not installed here; pip install -e '.[export]'")
