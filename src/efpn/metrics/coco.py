@@ -20,6 +20,7 @@ from efpn.errors import UserError
 from efpn.metrics.bands import COCO_BANDS, Bands, Edges, check_bands, suffix
 
 log = logging.getLogger(__name__)
+logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # six lines at INFO for every table of numbers
 
 
 def coco_metrics(
