@@ -5,13 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 import efpn.entry  # noqa: F401  (registers the configs' resolver)
-from efpn.benchmark.cli import build_parser
-from efpn.benchmark.options import Options, read_options
 
 ROOT = Path(__file__).parents[1]
 STEPS = 4
@@ -63,6 +62,9 @@ SMALL_BENCHMARK = [
 ]
 
 
-def benchmark_options(*words: str) -> Options:
+def benchmark_options(*words: str) -> Any:
     """What the words stand for on the command line of the benchmarks, on top of a tiny setting."""
+    from efpn.benchmark.cli import build_parser  # the other users of this file need neither
+    from efpn.benchmark.options import read_options
+
     return read_options(build_parser().parse_args(["inference", *SMALL_BENCHMARK, *words]))

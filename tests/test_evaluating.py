@@ -252,6 +252,7 @@ def test_the_multi_scale_test_stands_beside_the_single_scale_one(trained: Path) 
         ("variant=orakle", "variant=orakle: unknown (did you mean oracle?)"),
         ("variant=[own,on_p4]", "variant=on_p4: unknown (did you mean on_p3?)"),
         ("variant=[]", "variant=[]: name at least one of own, oracle"),
+        ("columns=[]", "columns=[]: name at least one of AP"),
         ("columns=[AP,AP_XS]", "columns: no metric AP_XS; choose from AP, AR, AP_S"),
         ("logger=csv", "an evaluation writes its files anyway"),
     ],
@@ -292,6 +293,17 @@ def test_an_evaluation_goes_to_wandb_with_its_tables_and_pictures(trained: Path,
     assert list((media / "html").glob("report_*.html"))
 
 
+def test_wandb_gets_no_picture_that_was_not_drawn_this_time(trained: Path, tmp_path: Path) -> None:
+    where = [f"run={trained / 'baseline'}", f"out={tmp_path / 'out'}", f"paths.outputs={tmp_path}"]
+    options = ["split=val", "trainer.accelerator=cpu", "pictures=0"]
+    evaluate(config("evaluate", *where, *options), saved_runs(str(trained / "baseline")))
+    assert (tmp_path / "out/report-val/accuracy_recall.png").is_file()
+    wandb_too = ["figures=false", "logger=wandb", "logger.offline=true"]
+    evaluate(config("evaluate", *where, *options, *wandb_too), saved_runs(str(trained / "baseline")))
+    media = next((tmp_path / "wandb").glob("offline-run-*")) / "files/media"
+    assert (media / "table").is_dir() and not (media / "images").exists() and not (media / "html").exists()
+
+
 def test_the_model_can_be_changed_in_evaluation_and_the_label_says_so(trained: Path, tmp_path: Path) -> None:
     where = [f"run={trained / 'finetune'}", *QUICK]
     for change in ("+model.rpn.score_thresh=0.9999", "+model.windows=null"):
@@ -300,6 +312,27 @@ def test_the_model_can_be_changed_in_evaluation_and_the_label_says_so(trained: P
     few = json.loads((trained / "finetune/eval/val-rpn.score_thresh-0.9999/detections.json").read_text())
     whole = json.loads((trained / "finetune/eval/val-windows-None/detections.json").read_text())
     assert not few and whole
+
+
+def test_a_part_that_the_model_has_not_cannot_be_changed(trained: Path) -> None:
+    cfg = config("evaluate", f"run={trained / 'baseline'}", "+model.small.below=40", *QUICK)
+    with pytest.raises(UserError, match=r"model\.small: the baseline phase in .* has none to change"):
+        evaluate(cfg, saved_runs(cfg.run))
+
+
+def test_a_table_of_the_paper_has_its_own_rows_alone_and_the_facts_say_what_was_read(trained: Path) -> None:
+    where = [f"run={trained / 'baseline'}", *QUICK]
+    evaluate(config("evaluate", *where), saved_runs(str(trained / "baseline")))
+    cfg = config("evaluate", *where, "variant=on_p3", "called=mine")
+    assert [result.name for result in evaluate(cfg, saved_runs(cfg.run))] == ["demo/baseline on_p3"]
+    facts = json.loads((trained / "baseline/eval/val-on_p3/metrics.json").read_text())["more"]
+    assert facts["small RoIs"] == "all, read from p3" and facts["changed in the model"] == "nothing"
+
+
+def test_a_result_file_has_no_variants(trained: Path, tmp_path: Path) -> None:
+    cfg = config("evaluate", f"run={trained / 'baseline'}", f"detections={tmp_path / 'x.json'}", "table=table5", *QUICK)
+    with pytest.raises(UserError, match="detections=FILE is scored as it is"):
+        evaluate_file(cfg, saved_runs(cfg.run))
 
 
 def test_a_change_of_what_the_model_has_not_is_named(trained: Path) -> None:

@@ -180,5 +180,6 @@ def test_proposals_of_low_objectness_are_dropped_in_testing_alone() -> None:
     assert not len(model.rpn.eval()(images, features)[0][0])
     targets = [{"boxes": torch.tensor([[10.0, 10.0, 40.0, 40.0]])}]
     assert len(model.rpn.train()(images, features, targets)[0][0])
+    assert len(model.rpn.eval()(images, features, targets)[0][0])  # finetuning, where the RPN is frozen
     with pytest.raises(UserError, match=r"model.rpn.score_thresh=7: must be a number from 0 to 1"):
         RPNSettings(score_thresh=7)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from efpn.errors import UserError
 from efpn.models import (
     ESPCN,
     FTT,
@@ -21,7 +23,7 @@ from efpn.models import (
     Windows,
     build_detector,
 )
-from efpn.models.windows import Rect, WindowedLevel, joined, reach, runs, tiles_under
+from efpn.models.windows import WindowedLevel, cells_under, grown_area, joined, reach, window_of
 
 UPSAMPLERS = {
     "ftt": lambda c: FTT(c, 12),
@@ -71,30 +73,34 @@ BOXES = {
 }
 
 
+def differs(model: EFPNDetector, boxes: list[list[list[float]]], images: Tensor) -> float:
+    """The largest difference of pooled features between the waiting level and the dense one, in their spread."""
+    dense, level = levels(model, images)
+    align = model.roi_heads.box_roi_pool.extended
+    wanted = [torch.tensor(one).reshape(-1, 4) for one in boxes]
+    with torch.no_grad():
+        expected = align({"p2x": dense}, wanted, [(256, 384)] * len(images))
+        whole, model.backbone.extension.forward = model.backbone.extension.forward, None  # type: ignore[method-assign]
+        got = level.pool(wanted, align)  # would fail if it computed the map whole
+        model.backbone.extension.forward = whole  # type: ignore[method-assign]
+    assert got.shape == expected.shape
+    return float((got - expected).abs().max() / expected.std())
+
+
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
 @pytest.mark.parametrize("upsampler", list(UPSAMPLERS))
 def test_pooled_features_are_those_of_the_dense_map(upsampler: str, arch: str) -> None:
     model = detector(upsampler, arch, Windows(dense_from=100))
-    dense, level = levels(model, torch.rand(1, 3, 256, 384))
-    pool = model.roi_heads.box_roi_pool.extended
+    image = torch.rand(1, 3, 256, 384)
     for name, boxes in BOXES.items():
-        wanted = [torch.tensor(boxes)]
-        with torch.no_grad():
-            part = level.under(wanted)
-        assert (part == 0).any(), name  # the map was not computed whole
-        expected, got = (pool({"p2x": one}, wanted, [(256, 384)]) for one in (dense, part))
-        torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3 * float(expected.std()), msg=name)
+        assert differs(model, [boxes], image) < 1e-3, name
 
 
 @pytest.mark.parametrize("source, post_conv", [("inner", False), ("output", True)])
 def test_every_form_of_the_extension_can_be_cut(source: str, post_conv: bool) -> None:
-    model = detector(source=source, post_conv=post_conv)
-    dense, level = levels(model, torch.rand(2, 3, 256, 384))
-    with torch.no_grad():
-        part = level.under([torch.tensor(BOXES["edge"]), torch.tensor(BOXES["corners"])])
-    there = (part != 0).any(dim=1, keepdim=True).expand_as(part)
-    assert 0 < there.float().mean() < 0.5
-    torch.testing.assert_close(part[there], dense[there], rtol=1e-3, atol=1e-3 * float(dense.std()))
+    model = detector(source=source, post_conv=post_conv, windows=Windows(dense_from=100))
+    every = [box for boxes in BOXES.values() for box in boxes]
+    assert differs(model, [every, [], BOXES["corners"]], torch.rand(3, 3, 256, 384)) < 1e-3
 
 
 @pytest.mark.parametrize("threshold", [1e-6, 24.0, 1e6])  # no small RoI, some, all
@@ -122,33 +128,52 @@ def test_nothing_of_the_extension_runs_without_small_rois() -> None:
         assert len(model([torch.rand(3, 96, 128)])[0]["boxes"])
 
 
-def test_training_computes_the_whole_map() -> None:
+def test_training_computes_the_whole_map_even_where_the_backbone_is_frozen() -> None:
     model = detector(windows=Windows())
-    assert isinstance(model.backbone(torch.rand(1, 3, 64, 64))["p2x"], WindowedLevel)
+    with torch.no_grad():
+        assert isinstance(model.backbone(torch.rand(1, 3, 64, 64))["p2x"], WindowedLevel)
+    assert not model.backbone.training and isinstance(model.backbone(torch.rand(1, 3, 64, 64))["p2x"], Tensor)
     p2x = model.train().backbone(torch.rand(2, 3, 64, 64))["p2x"]
     assert isinstance(p2x, Tensor) and p2x.requires_grad
 
 
-def test_a_picture_full_of_small_rois_is_computed_whole() -> None:
-    model = detector(windows=Windows())
+@pytest.mark.parametrize("upsampler", list(UPSAMPLERS))
+def test_a_picture_full_of_small_rois_is_computed_whole(upsampler: str) -> None:
+    model = detector(upsampler, windows=Windows())
     dense, level = levels(model, torch.rand(1, 3, 128, 128))
     grid = torch.cartesian_prod(torch.arange(0, 128, 8.0), torch.arange(0, 128, 8.0))
+    level._computed = None  # type: ignore[assignment,method-assign]  # no window
+    align = model.roi_heads.box_roi_pool.extended
+    boxes = [torch.cat([grid, grid + 8], dim=1)]
     with torch.no_grad():
-        assert torch.equal(level.under([torch.cat([grid, grid + 8], dim=1)]), dense)
+        torch.testing.assert_close(level.pool(boxes, align), align({"p2x": dense}, boxes, [(128, 128)]))
+
+
+def test_a_window_is_priced_with_all_its_margins() -> None:
+    """ESPCN works on P3 alone: 2 x 2 cells, 1 for the last convolution, 4 that it sees."""
+    model = detector("espcn")
+    _, level = levels(model, torch.rand(1, 3, 256, 384))
+    coarse = 8 * 8 * 25 + 8 * 6 * 9 + 6 * 32 * 9
+    stage2, lateral, post = 4 * 9 * 64 * 64, 64 * 8, 9 * 8 * 8
+    expected = coarse * 12 * 12 + 16 * (stage2 + lateral + post) * 4 * 4
+    assert level._price(np.array([[10, 10, 12, 12]])) == pytest.approx(expected)
 
 
 def test_a_smaller_margin_costs_less_and_is_near() -> None:
-    boxes = [torch.tensor(BOXES["middle"])]
-    exact, near = (detector(windows=Windows(margin=margin)) for margin in (None, 2))
-    dense, level = levels(exact, torch.rand(1, 3, 256, 384, generator=torch.Generator().manual_seed(3)))
-    _, cheaper = levels(near, torch.rand(1, 3, 256, 384, generator=torch.Generator().manual_seed(3)))
+    exact, near = (detector(windows=Windows(margin=margin, dense_from=100)) for margin in (None, 2))
+    image = torch.rand(1, 3, 256, 384)
+    _, level = levels(exact, image)
+    _, cheaper = levels(near, image)
     assert cheaper._margins() == (2, 2) and level._margins() == (4, 6)
-    pool = exact.roi_heads.box_roi_pool.extended
-    with torch.no_grad():
-        expected = pool({"p2x": dense}, boxes, [(256, 384)])
-        got = pool({"p2x": cheaper.under(boxes)}, boxes, [(256, 384)])
-    off = (got - expected).abs().mean() / expected.std()
-    assert 1e-5 < off < 0.2
+    window = np.array([[10, 10, 12, 12]])
+    assert cheaper._price(window) < level._price(window)
+    assert 1e-4 < differs(near, [BOXES["middle"]], image) < 1
+
+
+@pytest.mark.parametrize("numbers", [{"tile": 0}, {"margin": -1}])
+def test_numbers_that_cut_nothing_are_refused(numbers: dict[str, int]) -> None:
+    with pytest.raises(UserError, match=r"model\.windows\.(tile|margin)=.*must be a whole number"):
+        Windows(**numbers)
 
 
 @pytest.mark.parametrize("upsampler", list(UPSAMPLERS))
@@ -176,27 +201,24 @@ def test_reach_of_stage_2() -> None:
         assert reach(ResNetTrunk(arch, weights=None, norm="batch", trainable_stages=5).layer1) == cells
 
 
-def test_tiles_under_boxes_by_hand() -> None:
+def test_cells_under_boxes_by_hand() -> None:
     """Tiles of 16 px on a map of 4 x 6 cells of 8 px: a box is one P2' cell wide at least, and reads one more."""
     boxes = torch.tensor([[0.0, 0.0, 5.0, 5.0], [30.0, 20.0, 33.0, 30.5], [47.0, 31.0, 48.0, 32.0]])
-    assert tiles_under(boxes, (4, 6), 2).tolist() == [[True, False, False], [False, True, True]]
-    assert not tiles_under(boxes[:0], (4, 6), 2).any()
-    assert tiles_under(torch.tensor([[0.0, 0.0, 13.9, 2.0]]), (4, 6), 2).tolist()[0] == [True, False, False]
-    assert tiles_under(torch.tensor([[0.0, 0.0, 14.0, 2.0]]), (4, 6), 2).tolist()[0] == [True, True, False]
+    assert cells_under(boxes, (4, 6), 2).tolist() == [[0, 0, 2, 2], [2, 2, 4, 6], [2, 4, 4, 6]]
+    assert cells_under(boxes[:0], (4, 6), 2).shape == (0, 4)
+    assert cells_under(torch.tensor([[0.0, 0.0, 13.9, 2.0]]), (4, 6), 2).tolist() == [[0, 0, 2, 2]]
+    assert cells_under(torch.tensor([[0.0, 0.0, 14.0, 2.0]]), (4, 6), 2).tolist() == [[0, 0, 2, 4]]
+    assert cells_under(torch.tensor([[38.0, 28.0, 40.0, 30.0]]), (5, 5), 2).tolist() == [[2, 4, 5, 5]]  # map's end
 
 
-def test_runs_are_rectangles_that_cover_the_tiles_once() -> None:
-    tiles = torch.tensor([[1, 1, 0, 1], [1, 1, 0, 0], [0, 1, 0, 1]]).bool()
-    assert set(runs(tiles)) == {Rect(0, 0, 2, 2), Rect(0, 3, 1, 4), Rect(2, 1, 3, 2), Rect(2, 3, 3, 4)}
-    random = torch.rand(20, 30, generator=torch.Generator().manual_seed(0)) < 0.4
-    covered = torch.zeros(20, 30, dtype=torch.int)
-    for rect in runs(random):
-        rect.of(covered).add_(1)
-    assert torch.equal(covered, random.int())
+def test_every_box_has_a_window() -> None:
+    windows = np.array([[0, 0, 4, 4], [2, 2, 8, 8]])
+    assert window_of(np.array([[0, 0, 2, 2], [2, 2, 4, 4], [4, 4, 6, 6]]), windows).tolist() == [0, 0, 1]
 
 
 def test_rectangles_are_joined_where_that_saves_work() -> None:
-    near, far = [Rect(0, 0, 2, 2), Rect(0, 3, 2, 5)], Rect(50, 50, 52, 52)
-    assert set(joined([*near, far], 4, (100, 100))) == {Rect(0, 0, 2, 5), far}
-    assert set(joined(near, 0, (100, 100))) == set(near)
-    assert joined([], 4, (100, 100)) == []
+    near, far = [[0, 0, 2, 2], [0, 3, 2, 5]], [50, 50, 52, 52]
+    found = joined(np.array([*near, far]), lambda rects: grown_area(rects, 4, (100, 100)))
+    assert sorted(found.tolist()) == [[0, 0, 2, 5], far]
+    assert sorted(joined(np.array(near), lambda rects: grown_area(rects, 0, (100, 100))).tolist()) == near
+    assert joined(np.empty((0, 4), np.int64), lambda rects: rects.sum(axis=1)).shape == (0, 4)

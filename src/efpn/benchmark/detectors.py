@@ -111,7 +111,7 @@ def tame(model: nn.Module) -> None:
 
 
 def compile_parts(model: nn.Module) -> None:
-    """Let torch.compile have trunk, FPN and extension; what follows has a shape of its own in every picture."""
+    """Let torch.compile have trunk, FPN and whole extension; windows and RoIs have other shapes in every picture."""
     backbone = getattr(model, "detector", model).backbone
     for name in ("body", "fpn", "extension"):
         part = getattr(backbone, name, None)

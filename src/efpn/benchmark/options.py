@@ -160,7 +160,11 @@ def add_options(parser: argparse.ArgumentParser, *, repeats: int, warmup: int) -
     add("--small-below", type=float, default=56.0, metavar="PX", help="what counts as small, sqrt(w h) (default 56)")
     add("--margin", type=int, metavar="N", help="cells of P3 that FTT sees around a window (default: all, exact)")
     add("--channels-last", action=flag, default=True, help="memory layout of our models (default: yes)")
-    add("--compile", action="store_true", help="torch.compile on trunk, FPN and extension")
+    add(
+        "--compile",
+        action="store_true",
+        help="torch.compile on trunk, FPN and, where P2' is computed whole, the extension",
+    )
     add("--repeats", type=int, default=repeats, metavar="N", help=f"turns that count (default {repeats})")
     add("--warmup", type=int, default=warmup, metavar="N", help=f"turns before them (default {warmup})")
     add("--seed", type=int, default=0, metavar="N", help="of weights, pictures and proposals (default 0)")

@@ -52,6 +52,7 @@ def export(cfg: DictConfig, run: SavedRun, chosen: Format, pictures: list[Path])
     """
     handover = read_handover(run.checkpoint)
     detector = rebuild_detector(run, handover).eval()
+    detector.backbone.windows = None  # what is exported is the whole map, and compared with it
     transform = instantiate(run.config.data.eval_transform, _convert_="all")
     pictures = pictures or own_pictures(run, cfg.check.pictures)
     tolerance = Tolerance(cfg.check.boxes, cfg.check.scores)

@@ -44,7 +44,7 @@ def draw_features(cfg: DictConfig, runs: Sequence[SavedRun], folder: Path) -> li
     samples = samples_with_small_objects(data, cfg.split, cfg.features)
     maps: list[dict[str, np.ndarray]] = [{} for _ in samples]
     for run, name in zip(extended, row_names(extended), strict=True):
-        detector = rebuild_detector(run, read_handover(run.checkpoint)).eval()
+        detector = rebuild_detector(run, read_handover(run.checkpoint), changes=cfg.model).eval()
         for found, sample in zip(maps, samples, strict=True):
             levels = extended_levels(detector, *sample[:2])
             if not np.allclose(found.setdefault(TARGET, levels["target"]), levels["target"], atol=1e-3):

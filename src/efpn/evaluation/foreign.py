@@ -14,7 +14,7 @@ from efpn.data.datamodule import DetectionDataModule
 from efpn.errors import UserError
 from efpn.evaluation.compare import Result, load_results, show
 from efpn.evaluation.report import METRICS
-from efpn.evaluation.rows import row_folder
+from efpn.evaluation.rows import label, row_folder
 from efpn.evaluation.scoring import (
     check_choices,
     choose_threshold,
@@ -24,6 +24,7 @@ from efpn.evaluation.scoring import (
     scored_index,
     write_scores,
 )
+from efpn.evaluation.tracking import drawn_names, start_tracking
 from efpn.evaluation.variants import OWN
 from efpn.metrics.results import read_results
 from efpn.runs.files import read_json
@@ -42,6 +43,8 @@ def evaluate_file(cfg: DictConfig, runs: list[SavedRun]) -> list[Result]:
         UserError: the file or the data cannot be used.
     """
     check_choices(cfg)
+    if cfg.variant != OWN or cfg.model or cfg.called:
+        raise UserError("detections=FILE is scored as it is: variant, table and model are for a run's own weights")
     if cfg.limit is not None or (cfg.data_root and cfg.get("data")):
         raise UserError("detections=FILE is scored whole, on data.root=FOLDER: drop limit and data_root")
     start = time.perf_counter()
@@ -54,12 +57,15 @@ def evaluate_file(cfg: DictConfig, runs: list[SavedRun]) -> list[Result]:
     facts = facts_of(cfg, data, name, best, start, {"detections": source})
     out = Path(cfg.out) if cfg.out else source.parent / f"{name}-{cfg.split}"
     image_ids = [record.image_id for record in data.index(cfg.split).records]
-    scored = write_scores(out, data, cfg, found, image_ids, facts)
-    if cfg.figures:
-        draw(out, [scored], {})
-    own = [] if cfg.out else [row_folder(cfg, run, OWN) for run in runs]
-    results = load_results([*(folder for folder in own if (folder / METRICS).is_file()), out])
-    show(results, out / "comparison", cfg.columns)
+    with start_tracking(cfg, label(cfg, name)) as tracking:
+        scored = write_scores(out, data, cfg, found, image_ids, facts)
+        if cfg.figures:
+            draw(out, [scored], {})
+        own = [] if cfg.out else [row_folder(cfg, run, OWN) for run in runs]
+        results = load_results([*(folder for folder in own if (folder / METRICS).is_file()), out])
+        show(results, out / "comparison", cfg.columns)
+        if tracking is not None:
+            tracking.log(results, cfg.columns, [scored], out, drawn_names(cfg))
     return results
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ def changed(model: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
         if isinstance(value, Mapping | DictConfig):
             yield from changed(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}-{value}"
+            yield re.sub(r"[^\w.+-]+", "-", f"{prefix}{key}-{value}")  # it becomes a part of a file's name
 
 
 def row_folder(cfg: DictConfig, run: SavedRun, variant: str, alone: bool = True) -> Path:
@@ -89,8 +90,8 @@ def row_folder(cfg: DictConfig, run: SavedRun, variant: str, alone: bool = True)
 
 
 def own_rows(cfg: DictConfig, rows: Sequence[Row]) -> list[Path]:
-    """Reports of the same runs as they are, from before, to stand beside rows that are all of other variants."""
-    if cfg.out or any(row.variant.name == OWN for row in rows):
+    """Reports of the runs as they are, from before, to stand beside other variants; none in a table of the paper."""
+    if cfg.out or cfg.called or any(row.variant.name == OWN for row in rows):
         return []
     folders = [row_folder(cfg, run, OWN) for run in dict.fromkeys(row.run for row in rows)]
     return [folder for folder in folders if (folder / METRICS).is_file()]
@@ -99,8 +100,9 @@ def own_rows(cfg: DictConfig, rows: Sequence[Row]) -> list[Path]:
 def together(cfg: DictConfig, rows: Sequence[Row]) -> tuple[Path, str]:
     """The folder of what shows all rows, and what it is called there."""
     place = Path(cfg.out or os.path.commonpath([row.run.folder.parent for row in rows]))
-    called = cfg.called or "+".join(dict.fromkeys(row.variant.name for row in rows))
-    return place, label(cfg, called)
+    names = dict.fromkeys(row.variant.name for row in rows)
+    marks = dict.fromkeys(row.variant.marks for row in rows if row.variant.marks)
+    return place, label(cfg, "-".join([cfg.called, *marks]) if cfg.called else "+".join(names))
 
 
 def _fits(variant: Variant, run: SavedRun) -> bool:

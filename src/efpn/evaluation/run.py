@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
+from contextlib import nullcontext
 from typing import Any
 
 from omegaconf import DictConfig
@@ -14,7 +16,7 @@ from efpn.data.records import Index
 from efpn.errors import UserError
 from efpn.evaluation.compare import Result, load_results, show
 from efpn.evaluation.features import draw_features, with_extension
-from efpn.evaluation.rows import Row, own_rows, plan_rows, together
+from efpn.evaluation.rows import Row, changed, own_rows, plan_rows, together
 from efpn.evaluation.scored import Scored
 from efpn.evaluation.scoring import (
     check_choices,
@@ -27,7 +29,7 @@ from efpn.evaluation.scoring import (
 )
 from efpn.evaluation.stages import StageRecorder
 from efpn.evaluation.task import EvaluationTask
-from efpn.evaluation.tracking import start_tracking
+from efpn.evaluation.tracking import drawn_names, start_tracking
 from efpn.evaluation.variants import Variant, find_variants
 from efpn.metrics.accumulate import Collected
 from efpn.metrics.stages import StageRecord
@@ -57,19 +59,19 @@ def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Result]:
     if cfg.features:
         with_extension(runs)
     place, called = together(cfg, rows)
-    tracking = start_tracking(cfg, called) if first_process() else None
-    scored = [one for row in rows if (one := evaluate_row(cfg, row)) is not None]
-    if not first_process():
-        return []  # the first process has written and prints for all
-    results = load_results([*own_rows(cfg, rows), *(row.folder for row in rows)])
-    show(results, place / f"comparison-{called}", cfg.columns)
-    report = place / f"report-{called}"
-    if cfg.features:
-        draw_features(cfg, runs, report)
-    if cfg.figures:
-        draw(report, scored, {row.name: row.run.folder for row in rows}, with_features=cfg.features > 0)
-    if tracking is not None:
-        tracking.log(results, cfg.columns, scored, report if cfg.figures else None)
+    with start_tracking(cfg, called) if first_process() else nullcontext() as tracking:
+        scored = [one for row in rows if (one := evaluate_row(cfg, row)) is not None]
+        if not first_process():
+            return []  # the first process has written and prints for all
+        results = load_results([*own_rows(cfg, rows), *(row.folder for row in rows)])
+        show(results, place / f"comparison-{called}", cfg.columns)
+        report = place / f"report-{called}"
+        if cfg.features:
+            draw_features(cfg, runs, report)
+        if cfg.figures:
+            draw(report, scored, {row.name: row.run.folder for row in rows}, with_features=cfg.features > 0)
+        if tracking is not None:
+            tracking.log(results, cfg.columns, scored, report, drawn_names(cfg))
     return results
 
 
@@ -86,7 +88,7 @@ def evaluate_row(cfg: DictConfig, row: Row) -> Scored | None:
     check_complete(index, seen, data.on_unreadable)
     if not first_process():
         return None
-    facts = facts_of(cfg, data, row.name, best, start, more_facts(cfg, row, handover), run.config.seed)
+    facts = facts_of(cfg, data, row.name, best, start, more_facts(cfg, row, handover, detector), run.config.seed)
     return write_scores(row.folder, data, cfg, seen.detections, seen.image_ids, facts, stages)
 
 
@@ -147,7 +149,7 @@ def check_complete(index: Index, seen: Collected, on_unreadable: str) -> None:
     log.warning(message)
 
 
-def more_facts(cfg: DictConfig, row: Row, handover: Handover) -> dict[str, Any]:
+def more_facts(cfg: DictConfig, row: Row, handover: Handover, detector: EFPNDetector) -> dict[str, Any]:
     """What else a reader of the numbers wants to know."""
     run = row.run
     return {
@@ -155,9 +157,18 @@ def more_facts(cfg: DictConfig, row: Row, handover: Handover) -> dict[str, Any]:
         "steps": handover.steps,
         "input": f"{cfg.short_side or run.config.data.eval_transform.short_side} px (1x)",
         "variant": row.variant.name,
-        "small RoIs": f"below {cfg.small_roi_below or run.config.small_roi_below} px",
+        "small RoIs": small_rule(detector),
+        "changed in the model": ", ".join(changed(cfg.model)) or "nothing",
         "trained with": f"efpn {handover.version}, config {handover.config_hash}",
     }
+
+
+def small_rule(detector: EFPNDetector) -> str:
+    """Which RoIs are read from a level of their own."""
+    small = detector.roi_heads.box_roi_pool.small
+    if small is None:
+        return "none"
+    return f"{'all' if math.isinf(small.below) else f'below {small.below:g} px'}, read from {small.level}"
 
 
 def first_process() -> bool:

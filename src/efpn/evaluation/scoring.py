@@ -47,6 +47,8 @@ def check_choices(cfg: DictConfig) -> None:
     for name in ("short_side", "batch_size", "limit"):
         if cfg[name] is not None:
             require_count(name, cfg[name], least=1)
+    if not cfg.columns:
+        raise UserError(f"columns={cfg.columns}: name at least one of {', '.join(metric_names())}")
     if unknown := [str(column) for column in cfg.columns if column not in metric_names()]:
         raise UserError(f"columns: no metric {', '.join(unknown)}; choose from {', '.join(metric_names())}")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import wandb
 from hydra.utils import get_class, instantiate
@@ -21,7 +22,7 @@ ADVICE: Final = "`wandb login` once, or logger.offline=true and `wandb sync` lat
 
 
 class Tracking:
-    """A W&B run of one evaluation.
+    """A W&B run of one evaluation; a context that ends it.
 
     Args:
         logger: started.
@@ -30,16 +31,30 @@ class Tracking:
     def __init__(self, logger: WandbLogger) -> None:
         self.run = logger.experiment
 
+    def __enter__(self) -> Self:
+        """Nothing is to be done: the run has started."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the run, as failed where an error ended the evaluation."""
+        self.run.finish(exit_code=0 if kind is None else 1)
+
     def log(
-        self, results: Sequence[Result], columns: Sequence[str], rows: Sequence[Scored], report: Path | None
+        self,
+        results: Sequence[Result],
+        columns: Sequence[str],
+        rows: Sequence[Scored],
+        report: Path,
+        stems: Sequence[str] | None,
     ) -> None:
-        """Send all that was written, and end the run.
+        """Send all that was written.
 
         Args:
             results: rows of the comparison.
             columns: its metrics.
             rows: what was scored.
-            report: folder of the figures of all rows and of the page; None where none were drawn.
+            report: folder of the figures of all rows and of the page.
+            stems: names of the pictures that were drawn this time; None: all, and the page.
         """
         for result in results:
             self.run.summary.update({f"{result.name}/{name}": value for name, value in result.metrics.items()})
@@ -47,20 +62,19 @@ class Tracking:
         tables = {"comparison": (["model", *columns], compared), "sizes": size_table(rows)}
         tables["classes"] = class_table(rows)
         self.run.log({name: wandb.Table(columns=list(head), data=lines) for name, (head, lines) in tables.items()})
-        self.run.log({name: wandb.Image(str(path)) for name, path in pictures(rows, report).items()})
-        if report is not None:
+        self.run.log({name: wandb.Image(str(path)) for name, path in pictures(rows, report, stems).items()})
+        if stems is None:
             self.run.log({"report": wandb.Html((report / REPORT).read_text("utf-8"), inject=False)})
-        self.run.finish()
 
 
-def start_tracking(cfg: DictConfig, called: str) -> Tracking | None:
-    """Start what ``logger`` asks for, before any picture is read; None where it asks for nothing.
+def start_tracking(cfg: DictConfig, called: str) -> AbstractContextManager[Tracking | None]:
+    """Start what ``logger`` asks for, before any picture is read: a context with None where it asks for nothing.
 
     Raises:
         UserError: another logger than W&B, or one that cannot start.
     """
     if not cfg.logger:
-        return None
+        return nullcontext()
     if not issubclass(get_class(cfg.logger._target_), WandbLogger):
         raise UserError("logger: an evaluation writes its files anyway; besides, it can go to logger=wandb alone")
     place = Path(cfg.paths.outputs)
@@ -71,6 +85,11 @@ def start_tracking(cfg: DictConfig, called: str) -> Tracking | None:
     except (wandb.errors.Error, wandb.errors.UsageError) as error:
         raise UserError(f"logger=wandb: {error}; {ADVICE}") from error
     return Tracking(logger)
+
+
+def drawn_names(cfg: DictConfig) -> list[str] | None:
+    """The pictures that an evaluation draws: all (None), or without figures those that are asked for by themselves."""
+    return None if cfg.figures else [name for name in ("pictures", "features") if cfg[name]]
 
 
 def settings(cfg: DictConfig) -> dict[str, Any]:
@@ -101,7 +120,8 @@ def class_table(rows: Sequence[Scored]) -> tuple[list[str], list[list[Any]]]:
     return ["class", "objects", *(f"{metric} {one.name}" for metric in CLASS_METRICS for one in rows)], lines
 
 
-def pictures(rows: Sequence[Scored], report: Path | None) -> Mapping[str, Path]:
-    """Every picture that was written, by the name it goes under."""
-    shared = {path.stem: path for path in sorted(report.glob("*.png"))} if report else {}
-    return shared | {f"{one.name}/{path.stem}": path for one in rows for path in sorted(one.folder.glob("*.png"))}
+def pictures(rows: Sequence[Scored], report: Path, stems: Sequence[str] | None) -> Mapping[str, Path]:
+    """The pictures of the report and of each row, by the name they go under; those called ``stems``, or all."""
+    places = [("", report), *((f"{one.name}/", one.folder) for one in rows)]
+    found = {f"{prefix}{path.stem}": path for prefix, place in places for path in sorted(place.glob("*.png"))}
+    return {name: path for name, path in found.items() if stems is None or path.stem in stems}

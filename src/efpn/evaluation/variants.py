@@ -69,20 +69,27 @@ class Variant:
     """A way to detect with a trained detector.
 
     Attributes:
-        name: in folders and rows.
+        key: what it is called by.
         predict: ``(detector, batch) -> detections`` in 1x pixels.
         pairs: whether it sees the 2x pictures.
         rule: where RoIs are read, if otherwise than trained.
         needs: the phases that it can be run on.
         recorded: whether what comes before the detections can be recorded: one pass over a picture.
+        marks: what tells it from others of the same key.
     """
 
-    name: str
+    key: str
     predict: Callable[[EFPNDetector, Any], Found]
     pairs: bool = False
     rule: SmallRule | None = None
     needs: Needs = ANY
     recorded: bool = True
+    marks: str = ""
+
+    @property
+    def name(self) -> str:
+        """In folders and rows."""
+        return f"{self.key}-{self.marks}" if self.marks else self.key
 
 
 def find_variants(names: str | Sequence[str], scales: Sequence[float]) -> list[Variant]:
@@ -95,7 +102,7 @@ def find_variants(names: str | Sequence[str], scales: Sequence[float]) -> list[V
     Raises:
         UserError: an unknown name, or scales that are none.
     """
-    known = {variant.name.split("-")[0]: variant for variant in all_variants(scales)}
+    known = {variant.key: variant for variant in all_variants(scales)}
     wanted = list(dict.fromkeys(names if isinstance(names, list | tuple | ListConfig) else [names]))
     for name in wanted:
         if name not in known:
@@ -127,7 +134,7 @@ def all_variants(scales: Sequence[float]) -> list[Variant]:
         Variant(
             "on_p3x", lambda d, batch: OnP3x(d)(batch[0]), False, SmallRule("p3x", all=True, extension=True), DISTILLED
         ),
-        Variant(f"multi_scale-{marks}", lambda d, batch: MultiScale(d, scales)(batch[1]), True, recorded=False),
+        Variant("multi_scale", lambda d, batch: MultiScale(d, scales)(batch[1]), True, recorded=False, marks=marks),
     ]
 
 

@@ -23,7 +23,7 @@ class EFPNBackbone(nn.Module):
         trunk: gives ``c2 .. c5`` and C2'.
         channels: depth of every level.
         extension: called with ``c2_channels`` and ``channels``; builds P3' and P2'. None gives a plain FPN.
-        windows: in eval mode, compute P2' under small RoIs alone; None computes the whole map.
+        windows: without gradient, compute P2' under small RoIs alone; None computes the whole map.
 
     Attributes:
         levels: a `LevelSpec` for every map that `forward` returns, checked against a real pass at construction.
@@ -44,10 +44,11 @@ class EFPNBackbone(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Level]:
         """Compute ``p2 .. p6`` and, with an extension, ``p3x`` and ``p2x`` from normalised pictures ``(N, 3, H, W)``.
 
-        H and W must be multiples of 32. With windows and in eval mode there is no ``p3x``, and ``p2x`` waits for the
-        boxes under which it is wanted.
+        H and W must be multiples of 32. With windows and without gradient there is no ``p3x``, and ``p2x`` waits
+        for the boxes under which it is wanted.
         """
-        if self.extension is None or self.windows is None or self.training:
+        # frozen parts are in eval mode in training too: the gradient tells whether this is training
+        if self.extension is None or self.windows is None or torch.is_grad_enabled():
             return dict(self.whole(images))
         pyramid = self.fpn(self.body(images, stem=True))
         return {**pyramid.output, "p2x": WindowedLevel(self.extension, self.body.layer1, pyramid, self.windows)}

@@ -110,14 +110,12 @@ class PyramidRoIAlign(nn.Module):
         return interleave(others, smalls, torch.cat(small))
 
     def _extended(self, features: dict[str, Any], wanted: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
-        """Pool the small RoIs; a level that is computed on demand is asked for what lies under them."""
+        """Pool the small RoIs; a level that waits is computed under them alone."""
         assert self.small is not None and self.extended is not None
         level = features[self.small.level]
         if isinstance(level, WindowedLevel):
-            if not any(map(len, wanted)):
-                return level.p3.new_zeros(0, level.p3.shape[1], POOLED_SIDE, POOLED_SIDE)
-            level = level.under(wanted)
-        return self.extended({self.small.level: level}, wanted, image_shapes)
+            return level.pool(wanted, self.extended)
+        return self.extended(features, wanted, image_shapes)
 
     def is_small(self, boxes: Tensor) -> Tensor:
         """Say which ``boxes (n, 4)`` are small: ``sqrt(w * h) < below``, in 1x pixels."""

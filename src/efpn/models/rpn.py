@@ -105,5 +105,6 @@ class PyramidRPN(RegionProposalNetwork):
         self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]] | None = None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Propose boxes (1x pixels) per picture and, in training, return the RPN's losses."""
-        self.score_thresh = 0.0 if self.training else self.test_score_thresh
+        # a frozen RPN is in eval mode in training too
+        self.score_thresh = self.test_score_thresh if targets is None else 0.0
         return super().forward(images, {level: features[level] for level in LEVELS}, targets)

@@ -44,9 +44,11 @@ class Upsampler(nn.Module, abc.ABC):
 
     Attributes:
         reach: cells that the stages see to each side, of P3 and of P3'.
+        work: multiply-adds of the stages for each cell of P3.
     """
 
     reach: tuple[int, int]
+    work: tuple[int, int]
 
     @abc.abstractmethod
     def content_of(self, p3: Tensor) -> Tensor:
@@ -87,6 +89,8 @@ class FTT(Upsampler):
         self.tail = nn.Sequential(conv3x3(width, width), nn.LeakyReLU(SLOPE)) if tail else nn.Identity()
         self.output = conv3x3(width, channels)
         self.reach = (1 + 2 * blocks + 1, 1 + 2 * blocks + tail + 1)  # 3x3 convolutions of both stages
+        fine = weights(self.texture) + weights(self.tail) + weights(self.output)
+        self.work = (weights(self.content) + weights(self.subpixel), 4 * fine)
         if outer_skip:
             nn.init.zeros_(self.output.weight)
 
@@ -119,6 +123,7 @@ class ESPCN(Upsampler):
         )
         self.output = conv3x3(second, 4 * channels)
         self.reach = (2 + 1 + 1, 0)
+        self.work = (weights(self.layers) + weights(self.output), 0)
         if outer_skip:
             nn.init.zeros_(self.output.weight)
 
@@ -136,7 +141,7 @@ class Nearest(Upsampler):
 
     def __init__(self, channels: int = 256) -> None:
         super().__init__()
-        self.reach = (0, 0)
+        self.reach = self.work = (0, 0)
 
     def content_of(self, p3: Tensor) -> Tensor:
         """First stage, and all of the work: every cell of P3 2x2 times."""
@@ -150,6 +155,11 @@ class Nearest(Upsampler):
 def upsample2x(x: Tensor) -> Tensor:
     """Nearest-neighbour upsampling by two, the arrow of eq. 1."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def weights(module: nn.Module) -> int:
+    """Weights of all convolutions in a module: their multiply-adds for each cell."""
+    return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Conv2d))
 
 
 def _blocks(count: int, width: int) -> list[nn.Module]:

@@ -11,17 +11,19 @@ Lengths are in cells of P3 (8 px of the 1x picture) unless they say otherwise; P
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torchvision.ops import MultiScaleRoIAlign, roi_align
 
+from efpn.errors import require_count
 from efpn.models.extension import Extension
 from efpn.models.fpn import Pyramid
-from efpn.models.upsamplers import upsample2x
+from efpn.models.upsamplers import upsample2x, weights
 
 P2X_PER_P3 = 4  # cells, along each axis
 P2X_STRIDE = 2  # pixels of the 1x picture
@@ -32,7 +34,7 @@ class Windows:
     """How P2' is cut.
 
     Attributes:
-        tile: side of the tiles that windows are made of.
+        tile: windows begin and end at multiples of this, so that they have few different sizes.
         margin: the most that an upsampler sees around a window in each of its two stages; None is what its receptive
             field asks for, which is exact.
         dense_from: share of the whole map's work from which the map is computed whole.
@@ -42,6 +44,12 @@ class Windows:
     margin: int | None = None
     dense_from: float = 0.9
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that cut nothing."""
+        require_count("model.windows.tile", self.tile, least=1)
+        if self.margin is not None:
+            require_count("model.windows.margin", self.margin, least=0)
+
 
 class Rect(NamedTuple):
     """A part of a map, in its cells; ends are exclusive."""
@@ -50,11 +58,6 @@ class Rect(NamedTuple):
     left: int
     bottom: int
     right: int
-
-    @property
-    def area(self) -> int:
-        """Cells inside."""
-        return (self.bottom - self.top) * (self.right - self.left)
 
     def times(self, factor: int) -> Rect:
         """The same part of a map of ``factor`` times the resolution."""
@@ -96,34 +99,51 @@ class WindowedLevel:
         self.c1 = pyramid.c1
         maps = extension.sources(pyramid)
         self.p3, self.p2 = maps["p3"], maps["p2"]
+        self.size = (self.p3.shape[-2], self.p3.shape[-1])
         self.post_reach, self.stage2_reach = reach(extension.post), reach(stage2)
 
-    def under(self, boxes: Sequence[Tensor]) -> Tensor:
-        """P2' ``(N, C, H/2, W/2)`` as RoIAlign needs it for ``boxes``; elsewhere it is zero.
+    def pool(self, boxes: Sequence[Tensor], align: MultiScaleRoIAlign) -> Tensor:
+        """RoIAlign on P2', ``(R, C, S, S)`` in the order of ``boxes``.
 
         Args:
             boxes: of each picture, ``(n, 4)`` xyxy in 1x pixels.
+            align: torchvision's pooler of this level.
         """
-        size = (self.p3.shape[-2], self.p3.shape[-1])
-        parts = [self._parts(tiles_under(one, size, self.settings.tile), size) for one in boxes]
-        near = self._margins()[0]
-        work = sum(part.grown(near, *size).area for of_one in parts for part in of_one)
-        if work >= self.settings.dense_from * len(boxes) * size[0] * size[1]:
-            return self.extension(self.p3, self.p2, self.stage2(self.c1))[1]
-        # float32 in one piece is what RoIAlign works on, and pages of zeros that nobody touches cost no memory
-        count, (height, width) = len(self.p3), size
-        depth = self.extension.levels[1].channels
-        level = self.p3.new_zeros(count, depth, P2X_PER_P3 * height, P2X_PER_P3 * width, dtype=torch.float32)
-        for index, of_one in enumerate(parts):
-            for part in of_one:
-                part.times(P2X_PER_P3).of(level[index]).copy_(self._computed(slice(index, index + 1), part, size)[0])
-        return level
+        wanted = [cells_under(one, self.size, self.settings.tile) for one in boxes]
+        windows = [joined(np.unique(one, axis=0), self._price) for one in wanted]
+        whole = self._price(np.array([[0, 0, *self.size]]))[0] * len(boxes)
+        if sum(self._price(one).sum() for one in windows) >= self.settings.dense_from * whole:
+            return self._pooled(self.extension(self.p3, self.p2, self.stage2(self.c1))[1], list(boxes), align)
+        parts, order = [], []
+        first = 0
+        for index, (own, cells, cut) in enumerate(zip(boxes, wanted, windows, strict=True)):
+            home = window_of(cells, cut)
+            for number, row in enumerate(cut):
+                rows = np.flatnonzero(home == number)
+                parts.append(self._pooled_in(index, Rect(*map(int, row)), own[torch.as_tensor(rows)], align))
+                order.append(torch.as_tensor(rows + first))
+            first += len(own)
+        if not parts:
+            return self.p3.new_zeros(0, self.extension.levels[1].channels, *align.output_size)
+        return torch.cat(parts)[torch.argsort(torch.cat(order)).to(self.p3.device)]
 
-    def _parts(self, tiles: Tensor, size: tuple[int, int]) -> list[Rect]:
-        """Windows that cover the tiles: those are joined that cost less together than apart."""
-        side = self.settings.tile
-        rects = [rect.times(side).grown(0, *size) for rect in runs(tiles)]
-        return joined(rects, self._margins()[0], size)  # most of the work is the upsampler's finer stage
+    def _pooled_in(self, index: int, part: Rect, boxes: Tensor, align: MultiScaleRoIAlign) -> Tensor:
+        """RoIs that lie in one window of picture ``index``."""
+        level = self._computed(slice(index, index + 1), part)
+        corner = boxes.new_tensor([part.left, part.top] * 2) * (P2X_PER_P3 * P2X_STRIDE)
+        return self._pooled(level, [boxes - corner], align)
+
+    @staticmethod
+    def _pooled(level: Tensor, boxes: list[Tensor], align: MultiScaleRoIAlign) -> Tensor:
+        return roi_align(level, boxes, align.output_size, 1 / P2X_STRIDE, align.sampling_ratio)
+
+    def _price(self, rects: np.ndarray) -> np.ndarray:
+        """Multiply-adds of windows ``(n, 4)``: each part of the work is done on the window and a margin of its own."""
+        near, far = self._margins()
+        coarse, fine = self.extension.upsampler.work
+        merge = P2X_PER_P3**2 * (weights(self.stage2) + weights(self.extension.lateral) + weights(self.extension.post))
+        work = ((coarse, near + far), (fine, near), (merge, 1))
+        return sum((share * grown_area(rects, margin, self.size) for share, margin in work), np.zeros(len(rects)))
 
     def _margins(self) -> tuple[int, int]:
         """Margins of the upsampler's two stages: that at P3''s resolution around a window, that at P3's around both."""
@@ -132,15 +152,15 @@ class WindowedLevel:
         most = self.settings.margin
         return margins if most is None else (min(margins[0], max(most, 1)), min(margins[1], most))
 
-    def _computed(self, one: slice, part: Rect, size: tuple[int, int]) -> Tensor:
+    def _computed(self, one: slice, part: Rect) -> Tensor:
         """P2' of one picture in ``part``, ``(1, C, 4 h, 4 w)`` for a part of ``(h, w)`` cells."""
         near, far = self._margins()
-        middle = part.grown(near, *size)
-        outer = middle.grown(far, *size)
+        middle = part.grown(near, *self.size)
+        outer = middle.grown(far, *self.size)
         upsampler = self.extension.upsampler
         content = middle.times(2).within(upsampler.content_of(outer.of(self.p3[one])), outer.times(2))
         p3x = upsampler.texture_of(middle.of(self.p3[one]), middle.times(2).of(self.p2[one]), content)
-        fine = (P2X_PER_P3 * size[0], P2X_PER_P3 * size[1])
+        fine = (P2X_PER_P3 * self.size[0], P2X_PER_P3 * self.size[1])
         wanted = part.times(P2X_PER_P3)
         around = wanted.grown(self.post_reach, *fine)
         beneath = around.grown(self.stage2_reach, *fine)
@@ -154,64 +174,43 @@ def reach(module: nn.Module) -> int:
     return sum((m.kernel_size[0] - 1) // 2 * m.dilation[0] for m in module.modules() if isinstance(m, nn.Conv2d))
 
 
-def tiles_under(boxes: Tensor, size: tuple[int, int], tile: int) -> Tensor:
-    """Which tiles RoIAlign reads for ``boxes``, bool ``(rows, columns)``.
+def cells_under(boxes: Tensor, size: tuple[int, int], tile: int) -> np.ndarray:
+    """What RoIAlign reads for each of ``boxes``, in cells of P3 rounded outwards to tiles: `Rect` rows ``(n, 4)``.
 
     Args:
         boxes: ``(n, 4)`` xyxy in 1x pixels.
         size: of P3.
         tile: side of a tile.
     """
-    rows, columns = (math.ceil(side / tile) for side in size)
+    xyxy = boxes.detach().double().cpu().numpy() / P2X_STRIDE
     # a RoI is at least one cell of P2' wide, and bilinear sampling reads the cell after the last
-    first = boxes[:, :2] / P2X_STRIDE
-    last = torch.maximum(boxes[:, 2:] / P2X_STRIDE, first + 1) + 1
-    corners = torch.cat([first, last], dim=1).floor().div(P2X_PER_P3 * tile, rounding_mode="floor").long()
-    limits = corners.new_tensor([columns - 1, rows - 1, columns - 1, rows - 1])
-    left, top, right, bottom = corners.clamp(min=0).minimum(limits).unbind(1)
-    # counts of boxes per tile, from their corners by two cumulative sums
-    steps = torch.zeros(rows + 1, columns + 1, dtype=torch.long, device=boxes.device)
-    for y, x, step in ((top, left, 1), (top, right + 1, -1), (bottom + 1, left, -1), (bottom + 1, right + 1, 1)):
-        steps.index_put_((y, x), steps.new_full((len(boxes),), step), accumulate=True)
-    return steps.cumsum(0).cumsum(1)[:rows, :columns] > 0
+    first, last = xyxy[:, :2], np.maximum(xyxy[:, 2:], xyxy[:, :2] + 1) + 1
+    limit = -(-np.array(size[::-1]) // tile) - 1
+    tiles = [np.clip(ends // (P2X_PER_P3 * tile), 0, limit).astype(np.int64) for ends in (first, last)]
+    ends = np.minimum((tiles[1] + 1) * tile, size[::-1])
+    return np.hstack([(tiles[0] * tile)[:, ::-1], ends[:, ::-1]])
 
 
-def runs(tiles: Tensor) -> list[Rect]:
-    """The true tiles as rectangles of tiles: runs in each row, those of the same columns in rows below joined."""
-    open_runs: dict[tuple[int, int], int] = {}
-    found = []
-    table = tiles.tolist()
-    for y, row in enumerate([*table, [False] * tiles.shape[1]]):
-        now = _runs_of(row)
-        for (left, right), top in list(open_runs.items()):
-            if (left, right) not in now:
-                found.append(Rect(top, left, y, right))
-                del open_runs[left, right]
-        for columns in now:
-            open_runs.setdefault(columns, y)
-    return found
+def window_of(cells: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """Number ``(n,)`` of the first window that holds each of ``cells (n, 4)``; every one is held by one."""
+    inside = (windows[None, :, :2] <= cells[:, None, :2]) & (windows[None, :, 2:] >= cells[:, None, 2:])
+    return inside.all(axis=2).argmax(axis=1) if len(windows) else np.zeros(len(cells), np.int64)
 
 
-def _runs_of(row: Sequence[bool]) -> set[tuple[int, int]]:
-    edges = [x for x, (a, b) in enumerate(zip([False, *row], [*row, False], strict=True)) if a != b]
-    return set(zip(edges[::2], edges[1::2], strict=True))
-
-
-def joined(rects: Sequence[Rect], margin: int, size: tuple[int, int]) -> list[Rect]:
-    """Join pairs of rectangles as long as one is less work than the two; see `grown_area`."""
-    waiting = np.array(rects, dtype=np.int64).reshape(-1, 4)
-    done = waiting[:0]
+def joined(rects: np.ndarray, price: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Join pairs of rectangles ``(n, 4)`` as long as one is no dearer than the two."""
+    waiting, done = rects, rects[:0]
     while len(waiting):
         one, waiting = waiting[-1:], waiting[:-1]
         both = np.hstack([np.minimum(done[:, :2], one[:, :2]), np.maximum(done[:, 2:], one[:, 2:])])
-        gains = grown_area(done, margin, size) + grown_area(one, margin, size) - grown_area(both, margin, size)
-        if len(done) and gains.max() > 0:
+        gains = price(done) + price(one) - price(both)
+        if len(done) and gains.max() >= 0:
             best = int(gains.argmax())
             waiting = np.vstack([waiting, both[best]])  # it may be worth to join it with others now
             done = np.delete(done, best, axis=0)
         else:
             done = np.vstack([done, one])
-    return [Rect(*map(int, row)) for row in done]
+    return done
 
 
 def grown_area(rects: np.ndarray, margin: int, size: tuple[int, int]) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from efpn.errors import UserError
 from efpn.models import EFPNDetector
@@ -49,6 +49,9 @@ def rebuild_detector(
     elif small_roi_below and node.small:
         node.small.below = small_roi_below
     if changes:
+        for key, change in changes.items():
+            if OmegaConf.is_dict(change) and not OmegaConf.is_dict(node.get(key)):
+                raise UserError(f"model.{key!s}: the {run.phase} phase in {run.folder} has none to change")
         node.merge_with(changes)
     given = {"num_classes": len(handover.classes) + 1, "trunk": {"weights": None}, "ohem": None}
     try:
