@@ -46,7 +46,7 @@ def at_1x(native: NDArray[np.uint8], rule: dict[str, Any]) -> Array:
     how = linear if factor * factor * rows * columns > height * width else area_mean
     down, right = how(height, factor * rows), how(width, factor * columns)
     # (rows, h) @ (h, w) @ (w, columns) for each colour
-    resized = np.rint(down @ native.transpose(2, 0, 1).astype(np.float32) @ right.T)
+    resized = np.floor(down @ native.transpose(2, 0, 1).astype(np.float32) @ right.T + 0.5)  # as OpenCV rounds
     return (resized.reshape(3, rows, factor, columns, factor).mean(axis=(2, 4)) / 255).astype(np.float32)
 
 

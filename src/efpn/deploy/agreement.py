@@ -31,13 +31,13 @@ class Agreement:
     """What was compared, and the largest differences that were found.
 
     Attributes:
-        pictures: how many.
+        views: pictures and parts of pictures.
         detections: on all of them.
         boxes: 1x pixels.
         scores: difference of the scores.
     """
 
-    pictures: int
+    views: int
     detections: int
     boxes: float
     scores: float

@@ -5,6 +5,7 @@ torch and the packages of a format are imported where they are used, so that a m
 
 from __future__ import annotations
 
+import logging
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -58,6 +59,8 @@ class Onnx(Format):
         """See `Format`."""
         import torch
 
+        for name in ("onnx_ir", "onnxscript"):  # a line for every constant that they merge
+            logging.getLogger(name).setLevel(logging.WARNING)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's use of names that torch is about to drop
             converted = torch.onnx.export(
