@@ -163,7 +163,7 @@ def test_a_missing_package_is_named_with_the_command(name, monkeypatch):
     check_packages(Onnx())
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(
-        UserError, match=rf"model\.onnx: needs {name}, not installed here; pip install 'efpn\[export\]'"
+        UserError, match=rf"model\.onnx: needs {name}, not installed here; pip install -e '\.\[export\]'"
     ):
         check_packages(Onnx())
     check_packages(Torch())
