@@ -215,6 +215,7 @@ def test_a_result_file_on_the_data_of_a_run_scores_as_the_run_does(trained: Path
     assert rows[1].metrics == pytest.approx(own.metrics)
 
 
+PHASES = ("baseline", "distill", "finetune")
 QUICK = ["trainer.accelerator=cpu", "pictures=0", "figures=false", "split=val", "choose_threshold=false"]
 
 
@@ -227,7 +228,8 @@ QUICK = ["trainer.accelerator=cpu", "pictures=0", "figures=false", "split=val", 
     ],
 )
 def test_a_table_of_the_paper_is_one_call(trained: Path, tmp_path: Path, table: str, rows: list[str]) -> None:
-    cfg = config("evaluate", f"run={trained}", f"table=table{table}", f"out={tmp_path}", *QUICK)
+    phases = ",".join(str(trained / phase) for phase in PHASES)
+    cfg = config("evaluate", f"run=[{phases}]", f"table=table{table}", f"out={tmp_path}", *QUICK)
     assert [result.name for result in evaluate(cfg, saved_runs(cfg.run))] == [f"demo/{name}" for name in rows]
     written = json.loads((tmp_path / f"comparison-val-table{table}.json").read_text())
     assert written["columns"] == list(cfg.columns) and [row["name"] for row in written["rows"]] == [

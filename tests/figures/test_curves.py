@@ -23,6 +23,19 @@ def test_accuracy_recall_draws_each_run_in_its_colour(count, width):
     assert figure.legends[0].get_title().get_text() == "t"
 
 
+def test_a_legend_of_several_rows_takes_nothing_from_the_panels():
+    def panel(names):
+        figure = accuracy_recall({name: dict.fromkeys("abcd", LINE) for name in names}, title="t", width=9.5)
+        figure.draw_without_rendering()
+        box = figure.axes[0].get_tightbbox()
+        return box.y0, figure.legends[0].get_window_extent().y0 - box.y1
+
+    below, above = panel(["one"])
+    for rows in (2, 3, 6):
+        long = panel([f"a_long_name_of_a_run/finetune {n}" for n in range(rows)])
+        assert long[0] >= below - 1 and long[1] >= above - 1  # pixels of 150 to the inch
+
+
 @pytest.mark.parametrize(("width", "panels"), [(9.5, 4), (4.5, 3)])
 def test_scale_curves_break_where_nothing_is(width, panels):
     runs = {"FPN": {"AP": [0.1, None, 0.3], "AR": [0.2, None, 0.4]}, "EFPN": {"AP": [None] * 3, "AR": [None] * 3}}

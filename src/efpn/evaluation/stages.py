@@ -149,7 +149,8 @@ class StageRecorder:
     ) -> Iterator[np.ndarray]:
         """Of each picture's detections ``(d,)`` the RoI that became them: the one with this box and this score."""
         counts = [len(boxes) for boxes in proposals]
-        decoded = self.heads.box_coder.decode(deltas, proposals).split(counts)
+        # torchvision leaves the boxes of no RoI at all in another shape
+        decoded = self.heads.box_coder.decode(deltas, proposals).reshape(-1, deltas.shape[1] // 4, 4).split(counts)
         probable = logits.softmax(-1).split(counts)
         for boxes, scores, size, box, score, label in zip(decoded, probable, sizes, *kept, strict=True):
             off = (clip_boxes_to_image(boxes[:, label], size) - box).abs().sum(-1) + (scores[:, label] - score).abs()

@@ -21,6 +21,7 @@ Series = Sequence[float | None]
 Curve = Mapping[str, Series]
 
 PANEL: Final = 2.3  # inches that a panel needs at least
+LEGEND_ROW: Final = 0.26  # inches of each further row of a legend
 TEXT, GRID, BARS, EMPTY = "#222222", "#d9d9d9", "#b8c4cf", "#777777"
 DASH: Final = (0.0, (4.0, 1.4))
 SIZES: Final = {"title": 11.0, "label": 9.5, "tick": 8.5}  # points
@@ -261,10 +262,13 @@ def _legend(figure: Figure, handles: Sequence[Any], title: str) -> None:
     """The title and one legend above the panels, in as many columns as there is room for."""
     longest = max((len(str(handle.get_label())) for handle in handles), default=1)
     room = figure.get_figwidth() / (0.075 * longest + 0.62)
+    columns = max(1, min(len(handles), int(room)))
+    # the heights of figures are made for a legend of one row
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * (-(-len(handles) // columns) - 1))
     drawn = figure.legend(
         handles=list(handles),
         loc="outside upper left",
-        ncols=max(1, min(len(handles), int(room))),
+        ncols=columns,
         title=title,
         title_fontproperties={"size": SIZES["title"], "weight": "bold"},
         alignment="left",
