@@ -7,10 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from efpn.errors import UserError
 from efpn.models import ESPCN, FTT, Nearest
+from efpn.models.upsamplers import weights
 
 UPSAMPLERS = {
     "ftt": lambda: FTT(channels=8, width=12),
+    "ftt, grouped": lambda: FTT(channels=8, width=12, groups=3, reduction=1),
+    "ftt, separable": lambda: FTT(channels=8, width=12, groups=12),
     "espcn": lambda: ESPCN(channels=8, widths=(6, 4)),
     "nearest": lambda: Nearest(channels=8),
 }
@@ -62,7 +66,30 @@ def test_blocks_is_the_number_of_residual_blocks_in_each_extractor() -> None:
     assert two - one == 2 * residual_block
 
 
-@pytest.mark.parametrize("name", ["ftt", "espcn"])
+def test_cheaper_forms_by_hand() -> None:
+    """Multiply-adds for a cell of P3: content and sub-pixel once, the rest on four cells of P3'."""
+    head, block, tail, output = 8 * 12 * 9, 2 * 12 * 12 * 9, 12 * 12 * 9, 12 * 8 * 9
+    subpixel, reduce = 12 * 48 * 9, (8 + 12) * 12 * 9
+    assert FTT(8, 12).work == (head + 2 * block + subpixel, 4 * (reduce + 2 * block + tail + output))
+    reduced = FTT(8, 12, reduction=1)
+    assert reduced.work[1] == FTT(8, 12).work[1] - 4 * 8 * (8 + 12) * 12
+    assert reduced.reach == (6, 6 + 1 - 1) and FTT(8, 12).reach == (6, 7)
+    split = FTT(8, 12, groups=3)
+    block, tail = 2 * (12 * 4 * 9 + 12 * 12), 12 * 4 * 9 + 12 * 12
+    assert split.work == (head + 2 * block + subpixel, 4 * (reduce + 2 * block + tail + output))
+    assert weights(FTT(8, 12, groups=12).tail) == 12 * 9 + 12 * 12
+    assert split.reach == FTT(8, 12).reach
+
+
+@pytest.mark.parametrize(
+    "options", [{"groups": 5}, {"groups": 0}, {"width": 0}, {"blocks": -1}, {"reduction": 2}, {"blocks": 1.5}]
+)
+def test_a_form_that_cannot_be_is_refused_by_name(options: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=rf"extension\.upsampler\.{next(iter(options))}={next(iter(options.values()))}"):
+        FTT(**{"channels": 8, "width": 12, **options})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["ftt", "ftt, grouped", "ftt, separable", "espcn"])
 def test_every_parameter_gets_a_gradient_and_moves(name: str) -> None:
     upsampler = UPSAMPLERS[name]()
     before = {key: value.clone() for key, value in upsampler.named_parameters()}

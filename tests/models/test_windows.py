@@ -23,11 +23,14 @@ from efpn.models import (
     Windows,
     build_detector,
 )
-from efpn.models.windows import WindowedLevel, cells_under, grown_area, joined, reach, window_of
+from efpn.models.upsamplers import reach
+from efpn.models.windows import WindowedLevel, cells_under, grown_area, joined, window_of
 
 UPSAMPLERS = {
     "ftt": lambda c: FTT(c, 12),
     "one block, no tail": lambda c: FTT(c, 12, blocks=1, outer_skip=False, tail=False),
+    "grouped, reduced": lambda c: FTT(c, 12, groups=3, reduction=1),
+    "separable": lambda c: FTT(c, 12, groups=12),
     "espcn": lambda c: ESPCN(c, (8, 6)),
     "nearest": lambda c: Nearest(c),
 }

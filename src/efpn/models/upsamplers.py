@@ -14,25 +14,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from efpn.errors import UserError, require_count
+
 SLOPE = 0.1
 
 
-def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
-    """A 3x3 convolution that keeps the size, He-initialised for (leaky) ReLUs, without bias at the start."""
-    conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+def convolution(inputs: int, outputs: int, kernel: int = 3, groups: int = 1) -> nn.Conv2d:
+    """A convolution that keeps the size, He-initialised for (leaky) ReLUs, without bias at the start."""
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups)
     nn.init.kaiming_normal_(conv.weight, a=SLOPE)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     return conv
 
 
-class ResidualBlock(nn.Module):
-    """conv - ReLU - conv + x, without normalisation, ``(N, width, h, w) -> (N, width, h, w)``."""
+def mixing(width: int, groups: int) -> nn.Module:
+    """A 3x3 convolution of ``width`` channels: in one piece, or in ``groups`` that a 1x1 convolution mixes after it.
 
-    def __init__(self, width: int) -> None:
+    As many groups as channels make it depthwise separable.
+    """
+    if groups == 1:
+        return convolution(width, width)
+    return nn.Sequential(convolution(width, width, groups=groups), convolution(width, width, kernel=1))
+
+
+class ResidualBlock(nn.Module):
+    """conv - ReLU - conv + x, without normalisation, ``(N, width, h, w) -> (N, width, h, w)``.
+
+    Args:
+        width: channels.
+        groups: of its convolutions, see `mixing`.
+    """
+
+    def __init__(self, width: int, groups: int = 1) -> None:
         super().__init__()
-        self.conv1, self.conv2 = conv3x3(width, width), conv3x3(width, width)
+        self.conv1, self.conv2 = mixing(width, groups), mixing(width, groups)
         # a residual branch that starts small keeps the scale of features over any number of blocks
-        nn.init.normal_(self.conv2.weight, std=0.1 * (2 / (9 * width)) ** 0.5)
+        last = [m for m in self.conv2.modules() if isinstance(m, nn.Conv2d)][-1]
+        nn.init.normal_(last.weight, std=0.1 * (2 / last.weight[0].numel()) ** 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the block's correction to x."""
@@ -76,21 +94,37 @@ class FTT(Upsampler):
         blocks: residual blocks in the content extractor Ec and in the texture extractor Et, each (the paper: 2).
         outer_skip: add P3, nearest-upsampled, to the result (the release does; eq. 3 does not).
         tail: one more 3x3 convolution before the output convolution, as in the release.
+        reduction: kernel of the convolution that brings P2 and the content to ``width`` before Et (the release: 3).
+        groups: of the convolutions of the residual blocks and the tail, see `mixing`.
+
+    Raises:
+        UserError: ``groups`` does not divide ``width``, ``reduction`` is neither 1 nor 3, or a number is too small.
     """
 
     def __init__(
-        self, channels: int = 256, width: int = 256, blocks: int = 2, outer_skip: bool = True, tail: bool = True
+        self,
+        channels: int = 256,
+        width: int = 256,
+        blocks: int = 2,
+        outer_skip: bool = True,
+        tail: bool = True,
+        reduction: int = 3,
+        groups: int = 1,
     ) -> None:
         super().__init__()
+        _require_ftt(width, blocks, reduction, groups)
         self.outer_skip = outer_skip
-        self.content = nn.Sequential(conv3x3(channels, width), nn.LeakyReLU(SLOPE), *_blocks(blocks, width))
-        self.subpixel = nn.Sequential(conv3x3(width, 4 * width), nn.PixelShuffle(2), nn.LeakyReLU(SLOPE))
-        self.texture = nn.Sequential(conv3x3(channels + width, width), nn.LeakyReLU(SLOPE), *_blocks(blocks, width))
-        self.tail = nn.Sequential(conv3x3(width, width), nn.LeakyReLU(SLOPE)) if tail else nn.Identity()
-        self.output = conv3x3(width, channels)
-        self.reach = (1 + 2 * blocks + 1, 1 + 2 * blocks + tail + 1)  # 3x3 convolutions of both stages
-        fine = weights(self.texture) + weights(self.tail) + weights(self.output)
-        self.work = (weights(self.content) + weights(self.subpixel), 4 * fine)
+        content = [ResidualBlock(width, groups) for _ in range(blocks)]
+        texture = [ResidualBlock(width, groups) for _ in range(blocks)]
+        reduce = convolution(channels + width, width, reduction)
+        self.content = nn.Sequential(convolution(channels, width), nn.LeakyReLU(SLOPE), *content)
+        self.subpixel = nn.Sequential(convolution(width, 4 * width), nn.PixelShuffle(2), nn.LeakyReLU(SLOPE))
+        self.texture = nn.Sequential(reduce, nn.LeakyReLU(SLOPE), *texture)
+        self.tail = nn.Sequential(mixing(width, groups), nn.LeakyReLU(SLOPE)) if tail else nn.Identity()
+        self.output = convolution(width, channels)
+        coarse, fine = (self.content, self.subpixel), (self.texture, self.tail, self.output)
+        self.reach = (sum(map(reach, coarse)), sum(map(reach, fine)))
+        self.work = (sum(map(weights, coarse)), 4 * sum(map(weights, fine)))
         if outer_skip:
             nn.init.zeros_(self.output.weight)
 
@@ -119,9 +153,9 @@ class ESPCN(Upsampler):
         self.outer_skip = outer_skip
         first, second = widths
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, first, 5, padding=2), nn.Tanh(), conv3x3(first, second), nn.Tanh()
+            nn.Conv2d(channels, first, 5, padding=2), nn.Tanh(), convolution(first, second), nn.Tanh()
         )
-        self.output = conv3x3(second, 4 * channels)
+        self.output = convolution(second, 4 * channels)
         self.reach = (2 + 1 + 1, 0)
         self.work = (weights(self.layers) + weights(self.output), 0)
         if outer_skip:
@@ -162,5 +196,15 @@ def weights(module: nn.Module) -> int:
     return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Conv2d))
 
 
-def _blocks(count: int, width: int) -> list[nn.Module]:
-    return [ResidualBlock(width) for _ in range(count)]
+def reach(module: nn.Module) -> int:
+    """How far, in cells, a chain of convolutions of stride 1 sees to each side; 1x1 shortcuts beside it see nothing."""
+    return sum((m.kernel_size[0] - 1) // 2 * m.dilation[0] for m in module.modules() if isinstance(m, nn.Conv2d))
+
+
+def _require_ftt(width: int, blocks: int, reduction: int, groups: int) -> None:
+    for name, value, least in (("width", width, 1), ("blocks", blocks, 0), ("groups", groups, 1)):
+        require_count(f"extension.upsampler.{name}", value, least=least)
+    if width % groups:
+        raise UserError(f"extension.upsampler.groups={groups}: must divide the width, {width}; use 1 or {width}")
+    if reduction not in (1, 3):
+        raise UserError(f"extension.upsampler.reduction={reduction}: must be 1 or 3, the kernel of a convolution")

@@ -23,7 +23,7 @@ from torchvision.ops import MultiScaleRoIAlign, roi_align
 from efpn.errors import require_count
 from efpn.models.extension import Extension
 from efpn.models.fpn import Pyramid
-from efpn.models.upsamplers import upsample2x, weights
+from efpn.models.upsamplers import reach, upsample2x, weights
 
 P2X_PER_P3 = 4  # cells, along each axis
 P2X_STRIDE = 2  # pixels of the 1x picture
@@ -167,11 +167,6 @@ class WindowedLevel:
         c2x = around.within(self.stage2(beneath.of(self.c1[one])), beneath)
         upsampled = around.within(upsample2x(p3x), middle.times(P2X_PER_P3))
         return wanted.within(self.extension.merge(upsampled, c2x), around)
-
-
-def reach(module: nn.Module) -> int:
-    """How far, in cells, a chain of convolutions of stride 1 sees to each side; 1x1 shortcuts beside it see nothing."""
-    return sum((m.kernel_size[0] - 1) // 2 * m.dilation[0] for m in module.modules() if isinstance(m, nn.Conv2d))
 
 
 def cells_under(boxes: Tensor, size: tuple[int, int], tile: int) -> np.ndarray:
