@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from efpn.data.dataset import DetectionDataset
+from efpn.data.transforms import EvalTransform
+from efpn.data.tt100k import TT100K
 from efpn.errors import UserError
 from efpn.models import (
     ESPCN,
@@ -37,11 +41,15 @@ UPSAMPLERS = {
 
 
 def detector(
-    upsampler: str = "ftt", arch: str = "resnet18", windows: Windows | None = None, **options: Any
+    upsampler: str = "ftt",
+    arch: str = "resnet18",
+    windows: Windows | None = None,
+    trunk: ResNetTrunk | None = None,
+    **options: Any,
 ) -> EFPNDetector:
     """With every layer of the extension random, none at zero."""
     torch.manual_seed(0)
-    trunk = ResNetTrunk(arch, weights=None, norm="batch", trainable_stages=5)
+    trunk = trunk or ResNetTrunk(arch, weights=None, norm="batch", trainable_stages=5)
     roi = RoISettings(head_width=16, score_thresh=0.0, detections_per_image=50)
     rpn = RPNSettings(anchor_sizes=(8, 16, 32, 64, 128), post_nms_top_n=(100, 60))
 
@@ -82,12 +90,12 @@ def differs(model: EFPNDetector, boxes: list[list[list[float]]], images: Tensor)
     align = model.roi_heads.box_roi_pool.extended
     wanted = [torch.tensor(one).reshape(-1, 4) for one in boxes]
     with torch.no_grad():
-        expected = align({"p2x": dense}, wanted, [(256, 384)] * len(images))
+        expected = align({"p2x": dense}, wanted, [images.shape[-2:]] * len(images))
         whole, model.backbone.extension.forward = model.backbone.extension.forward, None  # type: ignore[method-assign]
         got = level.pool(wanted, align)  # would fail if it computed the map whole
         model.backbone.extension.forward = whole  # type: ignore[method-assign]
     assert got.shape == expected.shape
-    return float((got - expected).abs().max() / expected.std())
+    return float((got - expected).abs().max() / expected.std()) if len(got) else 0.0
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
@@ -104,6 +112,38 @@ def test_every_form_of_the_extension_can_be_cut(source: str, post_conv: bool) ->
     model = detector(source=source, post_conv=post_conv, windows=Windows(dense_from=100))
     every = [box for boxes in BOXES.values() for box in boxes]
     assert differs(model, [every, [], BOXES["corners"]], torch.rand(3, 3, 256, 384)) < 1e-3
+
+
+@pytest.fixture(scope="module")
+def real_pictures(shared: Path) -> tuple[Tensor, list[Tensor]]:
+    """Four pictures with real signs at 352 px, and the boxes of the signs in 1x pixels."""
+    source = TT100K(shared / "data" / "tt100k_mosaic", evaluated="paper45", others="merged")
+    pictures = DetectionDataset(source.load("test"), EvalTransform(352, 352))
+    samples = [pictures[number] for number in range(0, 8, 2)]
+    return torch.stack([sample[0] for sample in samples]), [sample[-1]["boxes"] for sample in samples]
+
+
+def around(boxes: Tensor, each: int, limit: float) -> list[list[float]]:
+    """``each`` proposals on every box, its sides moved by up to half of its size."""
+    random = np.random.default_rng(0)
+    moved = boxes.numpy().repeat(each, axis=0)
+    size = (moved[:, 2:] - moved[:, :2]).mean(axis=1, keepdims=True)
+    return (moved + random.uniform(-0.5, 0.5, moved.shape) * size).clip(0, limit).tolist()
+
+
+@pytest.mark.parametrize("each", [1, 20])
+def test_pooled_features_are_those_of_the_dense_map_on_real_pictures(
+    each: int, shared: Path, real_pictures: tuple[Tensor, list[Tensor]]
+) -> None:
+    """ImageNet weights; few and many proposals on the signs, none on the last picture, one picture and four."""
+    images, boxes = real_pictures
+    trunk = ResNetTrunk("resnet50", str(shared / "weights" / "resnet50_imagenet_fp16.pth"))
+    model = detector(trunk=trunk, windows=Windows(dense_from=100))
+    wanted = [*(around(one, each, 352) for one in boxes[:3]), []]
+    assert sum(map(len, wanted)) >= 3 * each
+    assert differs(model, wanted, images) < 1e-3
+    assert differs(model, wanted[:1], images[:1]) < 1e-3
+    assert differs(model, [[]], images[:1]) == 0
 
 
 @pytest.mark.parametrize("threshold", [1e-6, 24.0, 1e6])  # no small RoI, some, all
