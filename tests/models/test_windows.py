@@ -28,7 +28,7 @@ from efpn.models import (
     build_detector,
 )
 from efpn.models.upsamplers import reach
-from efpn.models.windows import WindowedLevel, cells_under, grown_area, joined, window_of
+from efpn.models.windows import Price, WindowedLevel, cells_under, grown_areas, joined, united, window_of
 
 UPSAMPLERS = {
     "ftt": lambda c: FTT(c, 12),
@@ -207,7 +207,7 @@ def test_a_smaller_margin_costs_less_and_is_near() -> None:
     image = torch.rand(1, 3, 256, 384)
     _, level = levels(exact, image)
     _, cheaper = levels(near, image)
-    assert cheaper._margins() == (2, 2) and level._margins() == (4, 6)
+    assert cheaper.margins == (2, 2) and level.margins == (4, 6)
     window = np.array([[10, 10, 12, 12]])
     assert cheaper._price(window) < level._price(window)
     assert 1e-4 < differs(near, [BOXES["middle"]], image) < 1
@@ -261,7 +261,41 @@ def test_every_box_has_a_window() -> None:
 
 def test_rectangles_are_joined_where_that_saves_work() -> None:
     near, far = [[0, 0, 2, 2], [0, 3, 2, 5]], [50, 50, 52, 52]
-    found = joined(np.array([*near, far]), lambda rects: grown_area(rects, 4, (100, 100)))
+
+    def price(margin: int) -> Price:
+        return lambda rects: grown_areas(rects, np.array([margin]), (100, 100))[:, 0].astype(float)
+
+    found = joined(np.array([*near, far]), price(4))
     assert sorted(found.tolist()) == [[0, 0, 2, 5], far]
-    assert sorted(joined(np.array(near), lambda rects: grown_area(rects, 0, (100, 100))).tolist()) == near
-    assert joined(np.empty((0, 4), np.int64), lambda rects: rects.sum(axis=1)).shape == (0, 4)
+    assert sorted(joined(np.array(near), price(0)).tolist()) == near
+    assert joined(np.empty((0, 4), np.int64), price(0)).shape == (0, 4)
+
+
+def test_the_pair_that_saves_most_is_joined_first() -> None:
+    """The middle one lies beside the left (saves 4) and overlaps the right (saves 6); then all three are one."""
+    rects = np.array([[0, 0, 2, 2], [0, 2, 2, 6], [0, 4, 2, 8]])
+    seen = []
+
+    def price(asked: np.ndarray) -> np.ndarray:
+        seen.append(asked.tolist())
+        return grown_areas(asked, np.array([0]), (100, 100))[:, 0].astype(float) + 2
+
+    assert joined(rects, price).tolist() == [[0, 0, 2, 8]]
+    assert [0, 2, 2, 8] in seen[2]  # what was asked for after the first pair: unions with that pair
+
+
+def test_a_crowd_of_rectangles_is_joined_in_parts() -> None:
+    corners = np.random.default_rng(0).integers(0, 400, (700, 2))
+    rects = np.unique(np.hstack([corners, corners + 2]), axis=0)
+
+    def price(asked: np.ndarray) -> np.ndarray:
+        return grown_areas(asked, np.array([6]), (500, 500))[:, 0].astype(float)
+
+    found = joined(rects, price)
+    assert price(found).sum() < price(rects).sum()
+    for one in found:  # no pair is left that would be worth it
+        others = found[(found != one).any(axis=1)]
+        assert (price(united(one, others)) > price(one[None]) + price(others)).all()
+
+    inside = (found[None, :, :2] <= rects[:, None, :2]) & (found[None, :, 2:] >= rects[:, None, 2:])
+    assert inside.all(axis=2).any(axis=1).all()

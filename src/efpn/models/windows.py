@@ -27,6 +27,9 @@ from efpn.models.upsamplers import reach, upsample2x, weights
 
 P2X_PER_P3 = 4  # cells, along each axis
 P2X_STRIDE = 2  # pixels of the 1x picture
+MOST_AT_ONCE = 128  # rectangles that are compared pair by pair
+
+Price = Callable[[np.ndarray], np.ndarray]  # rectangles (n, 4) to what each costs (n,)
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,10 @@ class WindowedLevel:
         self.p3, self.p2 = maps["p3"], maps["p2"]
         self.size = (self.p3.shape[-2], self.p3.shape[-1])
         self.post_reach, self.stage2_reach = reach(extension.post), reach(stage2)
+        self.margins = self._margins()
+        merge = P2X_PER_P3**2 * (weights(stage2) + weights(extension.lateral) + weights(extension.post))
+        near, far = self.margins
+        self._work = np.array([*extension.upsampler.work, merge], float), np.array([near + far, near, 1])
 
     def pool(self, boxes: Sequence[Tensor], align: MultiScaleRoIAlign) -> Tensor:
         """RoIAlign on P2', ``(R, C, S, S)`` in the order of ``boxes``.
@@ -139,11 +146,8 @@ class WindowedLevel:
 
     def _price(self, rects: np.ndarray) -> np.ndarray:
         """Multiply-adds of windows ``(n, 4)``: each part of the work is done on the window and a margin of its own."""
-        near, far = self._margins()
-        coarse, fine = self.extension.upsampler.work
-        merge = P2X_PER_P3**2 * (weights(self.stage2) + weights(self.extension.lateral) + weights(self.extension.post))
-        work = ((coarse, near + far), (fine, near), (merge, 1))
-        return sum((share * grown_area(rects, margin, self.size) for share, margin in work), np.zeros(len(rects)))
+        work, margins = self._work
+        return np.asarray(grown_areas(rects, margins, self.size) @ work)
 
     def _margins(self) -> tuple[int, int]:
         """Margins of the upsampler's two stages: that at P3''s resolution around a window, that at P3's around both."""
@@ -154,7 +158,7 @@ class WindowedLevel:
 
     def _computed(self, one: slice, part: Rect) -> Tensor:
         """P2' of one picture in ``part``, ``(1, C, 4 h, 4 w)`` for a part of ``(h, w)`` cells."""
-        near, far = self._margins()
+        near, far = self.margins
         middle = part.grown(near, *self.size)
         outer = middle.grown(far, *self.size)
         upsampler = self.extension.upsampler
@@ -192,23 +196,33 @@ def window_of(cells: np.ndarray, windows: np.ndarray) -> np.ndarray:
     return inside.all(axis=2).argmax(axis=1) if len(windows) else np.zeros(len(cells), np.int64)
 
 
-def joined(rects: np.ndarray, price: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Join pairs of rectangles ``(n, 4)`` as long as one is no dearer than the two."""
-    waiting, done = rects, rects[:0]
-    while len(waiting):
-        one, waiting = waiting[-1:], waiting[:-1]
-        both = np.hstack([np.minimum(done[:, :2], one[:, :2]), np.maximum(done[:, 2:], one[:, 2:])])
-        gains = price(done) + price(one) - price(both)
-        if len(done) and gains.max() >= 0:
-            best = int(gains.argmax())
-            waiting = np.vstack([waiting, both[best]])  # it may be worth to join it with others now
-            done = np.delete(done, best, axis=0)
-        else:
-            done = np.vstack([done, one])
-    return done
+def joined(rects: np.ndarray, price: Price) -> np.ndarray:
+    """Join pairs of rectangles ``(n, 4)``, the pair that saves most first, as long as one is no dearer than the two."""
+    if len(rects) > MOST_AT_ONCE:  # neighbours are near each other in the order of np.unique
+        half = len(rects) // 2
+        rects = np.vstack([joined(rects[:half], price), joined(rects[half:], price)])
+    rects, prices, count = rects.copy(), price(rects), len(rects)
+    pairs = price(united(rects[:, None], rects[None]).reshape(-1, 4)).reshape(count, count)
+    gains = np.where(np.tri(count, k=-1, dtype=bool), prices[:, None] + prices - pairs, -np.inf)
+    alive = np.ones(count, bool)
+    while count and gains.max() >= 0:
+        kept, gone = np.unravel_index(gains.argmax(), gains.shape)
+        rects[kept] = united(rects[kept], rects[gone])
+        prices[kept] += prices[gone] - gains[kept, gone]
+        alive[gone] = False
+        gains[gone], gains[:, gone] = -np.inf, -np.inf
+        both = prices[kept] + prices - price(united(rects[kept], rects))
+        both[~alive] = -np.inf
+        gains[kept, :kept], gains[kept + 1 :, kept] = both[:kept], both[kept + 1 :]
+    return rects[alive]
 
 
-def grown_area(rects: np.ndarray, margin: int, size: tuple[int, int]) -> np.ndarray:
-    """Cells ``(n,)`` of rectangles ``(n, 4)`` with ``margin`` around, inside of a map of ``size``."""
-    first = np.maximum(rects[:, :2] - margin, 0)
-    return (np.minimum(rects[:, 2:] + margin, size) - first).prod(axis=1)
+def united(one: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The smallest rectangles around ``one (..., 4)`` and ``others (..., 4)``, broadcast."""
+    return np.concatenate([np.minimum(one, others)[..., :2], np.maximum(one, others)[..., 2:]], axis=-1)
+
+
+def grown_areas(rects: np.ndarray, margins: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Cells ``(n, m)`` of rectangles ``(n, 4)`` with each of ``margins (m,)`` around, inside of a map of ``size``."""
+    first = np.maximum(rects[:, None, :2] - margins[:, None], 0)
+    return (np.minimum(rects[:, None, 2:] + margins[:, None], size) - first).prod(axis=2)
