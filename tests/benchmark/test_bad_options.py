@@ -24,6 +24,8 @@ from efpn.errors import UserError
         (["--size", "64"], "--small-below=56: must be from 8 to 0.8 of the picture's shorter side (51.2 here)"),
         (["--device", "gpu"], "--device=gpu: not to be had here; use cpu"),
         (["--models", "efpn,fpn3x"], "--models=efpn,fpn3x: unknown fpn3x; choose from fpn-1x, fpn-2x, oracle"),
+        (["--objectness", "0.1"], "--objectness: untrained detectors have none that means anything; give --run"),
+        (["--run", "x", "--pictures", "y", "--objectness", "2"], "--objectness=2.0: must be a number from 0 to 1"),
         (["--run", "outputs/x"], "--run and --pictures: a trained run detects in real pictures; give both"),
         (["--backbone", "resnet19", "--no-memory"], "backbone.arch=resnet19: unknown; torchvision offers"),
         (["--siz", "64"], "unrecognized arguments: --siz"),

@@ -186,6 +186,11 @@ def test_a_trained_run_on_real_pictures(trained, data, tmp_path):
     record = json.loads(file.read_text())
     assert list(record["models"]) == words[-1].split(",") and record["setting"]["run"] == "seed0"
     assert str(trained) not in file.read_text()
+    proposals, small = (record["setting"][name] for name in ("proposals", "small"))
+    assert proposals >= small > 0
+    assert main([*words[:-1], "efpn", *few, "--objectness", "1"]) == 0
+    none_left = json.loads((tmp_path / "inference-cpu-demo-seed0-32-objectness1.0.json").read_text())["setting"]
+    assert (none_left["proposals"], none_left["small"], none_left["objectness"]) == (0, 0, 1.0)
     options = inference.check(_given(words, few))[0]
     work = inference.prepare("efpn", options)
     one, two = work.run(0), work.run(1)

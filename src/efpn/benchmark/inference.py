@@ -79,6 +79,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     """The options of this measurement."""
     parser.add_argument("--models", metavar="NAME,NAME", help=f"some of {', '.join(MODELS)} (default: all)")
     parser.add_argument("--run", metavar="FOLDER", help="weights and proposals of this trained run; with --pictures")
+    parser.add_argument("--objectness", type=float, metavar="P", help="drop the run's proposals below it, 0 to 1")
     parser.add_argument("--pictures", metavar="WHAT", help="folder or glob of pictures to detect in; with --run")
     add_options(parser, repeats=10, warmup=2)
     add_memory_options(parser)
@@ -96,7 +97,7 @@ def run(given: argparse.Namespace, arguments: Sequence[str]) -> str:
     record = {
         "ratios": evaluate(RATIOS, models),
         "models": models,
-        "setting": options.as_record(),
+        "setting": {**options.as_record(), **proposed(options)},
         "machine": machine_facts(options.device, arguments),
     }
     text = comparison_text(f"Inference at {options.size_name} px" if not options.run else "Inference", record, NOTES)
@@ -119,6 +120,8 @@ def check(given: argparse.Namespace) -> tuple[Options, list[str]]:
     options = read_options(given)
     if bool(options.run) != bool(options.pictures):
         raise UserError("--run and --pictures: a trained run detects in real pictures; give both or neither")
+    if options.objectness is not None and not options.run:
+        raise UserError("--objectness: untrained detectors have none that means anything; give --run too")
     known = [name for name in MODELS if not options.run or name != "torchvision"]
     return options, choose("--models", given.models, known)
 
@@ -139,6 +142,15 @@ def prepare(name: str, options: Options) -> Workload:
             return model(images)
 
     return Workload(model, detect, Stages(model), proposals)
+
+
+def proposed(options: Options) -> dict[str, float]:
+    """What a trained run proposes in its pictures; that of random detectors is among the options."""
+    if not options.run:
+        return {}
+    from efpn.benchmark.trained import proposal_counts
+
+    return proposal_counts(options)
 
 
 def trained(options: Options) -> tuple[Detectors, list[Batch]]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import torch
 
 from efpn.benchmark.proposals import Composition
-from efpn.errors import UserError, require_count
+from efpn.errors import UserError, require_count, require_share
 from efpn.models import Windows
 
 PRECISIONS: Final = {"32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -39,6 +39,7 @@ class Options:
         proposals: see `Composition`.
         repeats, warmup: turns that count, and turns before them.
         margin: cells of P3 that FTT sees around a window at the most; None is all that it can see.
+        objectness: proposals of a trained run below it are dropped; None is what each of its phases says.
         seed: of weights, pictures, proposals.
         out: folder of the results.
         memory: measure peak memory too.
@@ -68,6 +69,7 @@ class Options:
     memory: bool = False
     run: str | None = None
     pictures: str | None = None
+    objectness: float | None = None
     size_given: bool = True
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -102,6 +104,7 @@ class Options:
         parts += [f"{self.channels}ch"] * (not self.run and self.channels != DEFAULTS["channels"])
         parts += [f"ftt{self.ftt_width}"] * (not self.run and self.ftt_width != DEFAULTS["ftt_width"])
         parts += [f"margin{self.margin}"] * (self.margin is not None)
+        parts += [f"objectness{self.objectness}"] * (self.objectness is not None)
         parts += [f"b{self.batch}"] * (self.batch != 1) + ["compiled"] * self.compile
         return "-".join(parts)
 
@@ -128,7 +131,7 @@ class Options:
         }
         if self.run:
             own = {name: own[name] for name in ("batch", "precision", "margin", "channels_last", "compile")}
-            proposed = {"run": Path(self.run).name}
+            proposed = {"run": Path(self.run).name, "objectness": self.objectness}
         return {**own, **proposed, "repeats": self.repeats, "warmup": self.warmup, "seed": self.seed}
 
 
@@ -189,6 +192,8 @@ def read_options(given: argparse.Namespace) -> Options:
         require_count(f"--{name}", getattr(given, name), least=0)
     if given.margin is not None:
         require_count("--margin", given.margin, least=0)
+    if getattr(given, "objectness", None) is not None:
+        require_share("--objectness", given.objectness)
     require_count("--proposals", given.proposals, least=max(given.small, 1))
     height, width = read_size(given.size or DEFAULTS["size"])
     if not 8 <= given.small_below <= 0.8 * min(height, width):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
@@ -75,6 +77,8 @@ class TrainedDetectors:
         if run is None:
             raise UserError(f"--run={self.options.run}: phase {phase} is not finished there; finish it with train.py")
         detector = rebuild_detector(run, read_handover(run.checkpoint))
+        if self.options.objectness is not None:
+            detector.rpn.test_score_thresh = self.options.objectness
         return detector.to(memory_format=self.options.memory_format)
 
 
@@ -93,6 +97,25 @@ def picture_batches(options: Options) -> list[Batch]:
     pairs = [_pair(path, transform, options) for path in islice(cycle(paths), needed)]
     groups = [pairs[start : start + options.batch] for start in range(0, needed, options.batch)]
     return [([one for one, _ in group], [two for _, two in group]) for group in groups]
+
+
+def proposal_counts(options: Options) -> dict[str, float]:
+    """What EFPN's RPN proposes in the 1x pictures, mean per picture: all proposals, and those that read P2'."""
+    detector = TrainedDetectors(options).efpn().eval().to(options.device)
+    pool, propose = detector.roi_heads.box_roi_pool, detector.rpn.forward
+    proposed: list[Tensor] = []
+
+    def look(*args: Any, **more: Any) -> Any:
+        answer = propose(*args, **more)
+        proposed.extend(answer[0])
+        return answer
+
+    detector.rpn.forward = look
+    with torch.inference_mode(), options.autocast():
+        for images, _ in picture_batches(options):
+            detector(images)
+    small = sum(int(pool.is_small(boxes).sum()) for boxes in proposed)
+    return {"proposals": sum(map(len, proposed)) / len(proposed), "small": small / len(proposed)}
 
 
 def _pair(path: Path, transform: Transform, options: Options) -> tuple[Tensor, Tensor]:
