@@ -63,6 +63,15 @@ def test_every_extension_instantiates(experiment: str, upsampler: str) -> None:
     assert type(detector.backbone.extension.upsampler).__name__.lower() == upsampler
 
 
+@pytest.mark.parametrize("experiment", ["demo", "mosaic_efpn", "tt100k_efpn"])
+def test_ftt_is_half_as_wide_as_the_pyramid_and_the_papers_as_wide(experiment: str) -> None:
+    widths = {}
+    for extension in ("ftt", "ftt_paper"):
+        cfg = config("train", f"experiment={experiment}", f"extension={extension}")
+        widths[extension] = cfg.extension.upsampler.width
+    assert widths == {"ftt": cfg.model.channels // 2, "ftt_paper": cfg.model.channels}
+
+
 def keys(node: dict, prefix: str = "") -> set[str]:
     found: set[str] = set()
     for key, value in node.items():

@@ -9,6 +9,7 @@ import torch
 from helpers import benchmark_options
 from torch import Tensor
 
+from efpn.benchmark import inference
 from efpn.benchmark.detectors import RandomDetectors
 from efpn.benchmark.inputs import random_batch
 from efpn.benchmark.memory import peak_bytes
@@ -93,3 +94,13 @@ def test_cpu_and_cuda_agree(exact: None) -> None:
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
     assert len(found["boxes"]) == len(expected["boxes"]) > 0
     torch.testing.assert_close(found["scores"], expected["scores"], rtol=1e-3, atol=1e-4)
+
+
+def test_windows_need_less_memory_than_the_whole_map_and_than_fpn_on_the_2x_picture() -> None:
+    few = options("--small", "30", "--objects", "2", "--proposals", "100")
+    peaks = {
+        name: peak_bytes(inference.prepare(name, few), torch.device("cuda"))
+        for name in ("efpn", "efpn-whole", "fpn-2x")
+    }
+    assert 0 < peaks["efpn"] < peaks["efpn-whole"]
+    assert peaks["efpn"] < peaks["fpn-2x"]

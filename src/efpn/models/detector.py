@@ -171,7 +171,7 @@ def fasterrcnn_resnet50_efpn(
     weights_backbone: str | None = "imagenet",
     trainable_stages: int = 3,
     small_roi_below: float = 112.0,
-    ftt_width: int = 256,
+    ftt_width: int = 128,
     resize: Resize | None = None,
 ) -> EFPNDetector:
     """Faster R-CNN with an EFPN neck, to be used as torchvision's ``fasterrcnn_resnet50_fpn``.

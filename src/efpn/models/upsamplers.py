@@ -104,7 +104,7 @@ class FTT(Upsampler):
     def __init__(
         self,
         channels: int = 256,
-        width: int = 256,
+        width: int = 128,
         blocks: int = 2,
         outer_skip: bool = True,
         tail: bool = True,
