@@ -1,3 +1,4 @@
+import dataclasses
 import logging
 import pickle
 
@@ -8,7 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from efpn.data.dataset import DetectionDataset, halve, to_tensor
-from efpn.data.pictures import PictureError, probe_picture, read_picture
+from efpn.data.pictures import PictureError, probe_picture, read_picture, read_smaller
 from efpn.data.records import Problem
 from efpn.data.transforms import EvalTransform, TrainTransform
 from efpn.errors import UserError
@@ -145,3 +146,69 @@ def test_a_rotation_in_the_exif_data_is_not_applied(tmp_path):
     Image.new("RGB", (40, 30)).save(tmp_path / "turned.jpg", exif=exif)
     assert read_picture(tmp_path / "turned.jpg").shape == (30, 40, 3)
     assert probe_picture(tmp_path / "turned.jpg", decode=False) == (30, 40)
+
+
+def draw_photo(path, width, height):
+    """A smooth picture that its lower frequencies tell well."""
+    y, x = np.mgrid[:height, :width] / 40
+    planes = [128 + 90 * np.sin(x + phase) * np.cos(y - phase) for phase in (0, 1, 2)]
+    Image.fromarray(np.stack(planes, axis=2).astype(np.uint8)).save(path, quality=95)
+
+
+@pytest.mark.parametrize(
+    "factor, sides, by", [(2, 51, 2), (2, 50, 4), (2, 25, 8), (2, 101, 1), (1, 100, 4), (1, 101, 2), (2, 5, 8)]
+)
+def test_a_picture_may_be_read_as_small_as_it_is_needed(factor, sides, by):
+    assert TrainTransform(sides, 10_000).shrink(400, 600, factor=factor, seed=0) == by
+    assert EvalTransform(sides, 10_000).shrink(400, 600, factor=factor, seed=0) == 1
+
+
+@pytest.mark.parametrize("size, levels", [((640, 480), 1.5), ((643, 487), 4)])  # a part of a cell moves the last rows
+def test_a_jpeg_read_smaller_gives_the_same_sample(index, tmp_path, monkeypatch, size, levels):
+    path = tmp_path / "photo.jpg"
+    draw_photo(path, *size)
+    drawn = index([[40, 60, 200, 260]])
+    one = dataclasses.replace(drawn, records=(dataclasses.replace(drawn.records[0], path=path),))
+    transform = TrainTransform(60, 80, (0.3, 1.9))
+    shrunk = []
+
+    def watched(*args):
+        shrunk.append(read_smaller(*args)[1])
+        return read_smaller(*args)
+
+    monkeypatch.setattr("efpn.data.dataset.read_smaller", watched)
+    smaller = [DetectionDataset(one, transform, pairs=True)[0, seed] for seed in range(12)]
+    assert set(shrunk) == {2, 4, 8}
+    monkeypatch.setattr(TrainTransform, "shrink", lambda self, height, width, factor, seed: 1)
+    whole = [DetectionDataset(one, transform, pairs=True)[0, seed] for seed in range(12)]
+    for (_, mine, target), (_, theirs, expected) in zip(smaller, whole, strict=True):
+        assert mine.shape == theirs.shape
+        assert (mine - theirs).abs().mean() < levels / 255
+        torch.testing.assert_close(target["scale"], expected["scale"], rtol=0.02, atol=0)
+        torch.testing.assert_close(target["boxes"], expected["boxes"], rtol=0, atol=0.6)
+
+
+def test_crops_of_a_picture_read_smaller_hold_their_object(index, tmp_path):
+    draw_photo(tmp_path / "photo.jpg", 640, 480)
+    drawn = index([[400, 300, 440, 340]])
+    one = dataclasses.replace(drawn, records=(dataclasses.replace(drawn.records[0], path=tmp_path / "photo.jpg"),))
+    dataset = DetectionDataset(one, TrainTransform(60, 80, crop=24, object_crop_prob=1.0))
+    for seed in range(8):
+        picture, target = dataset[0, seed]
+        assert picture.shape == (3, 24, 24)
+        sides = target["boxes"][0, 2:] - target["boxes"][0, :2]
+        torch.testing.assert_close(sides, torch.tensor([5.0, 5.0]), rtol=0.05, atol=0)
+        torch.testing.assert_close(target["scale"], torch.tensor([0.125, 0.125]), rtol=0.05, atol=0)
+
+
+def test_a_png_is_read_whole(tmp_path):
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    pixels, by = read_smaller(tmp_path / "a.png", lambda height, width: 4)
+    assert pixels.shape == (30, 40, 3) and by == 1
+
+
+def test_a_truncated_jpeg_is_named_when_read_smaller_too(tmp_path):
+    draw_photo(tmp_path / "a.jpg", 640, 480)
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-4000])
+    with pytest.raises(PictureError, match="a.jpg"):
+        read_smaller(tmp_path / "a.jpg", lambda height, width: 4)

@@ -42,8 +42,8 @@ NOTES: Final = (
     "Loader: decoding, transforms and batching of the real data module; the rate from the first batch to the last.",
     "Step: the rate of the training step alone, from its median time (see python -m efpn.benchmark training).",
     "On a CPU both share the cores, so that each rate is what one of them reaches alone.",
-    "Decoding at half size (libjpeg's reduced decode) is not used by the loader: it serves where the 2x picture has "
-    "at most half of the file's pixels a side.",
+    "The loader decodes a JPEG at a half, a quarter or an eighth of its size (libjpeg's reduced decode) where what is "
+    "trained on has no more pixels; with the 2x picture of --size beyond half of --file-size it cannot.",
 )
 
 

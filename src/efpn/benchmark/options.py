@@ -155,7 +155,13 @@ def add_options(parser: argparse.ArgumentParser, *, repeats: int, warmup: int) -
     add("--threads", type=int, default=0, metavar="N", help="torch's threads on a CPU (default: torch's own choice)")
     add("--backbone", default=DEFAULTS["backbone"], metavar="NAME", help="a ResNet of torchvision (default resnet50)")
     add("--channels", type=int, default=DEFAULTS["channels"], metavar="N", help="depth of the pyramid (default 256)")
-    add("--ftt-width", type=int, default=DEFAULTS["ftt_width"], metavar="N", help="width of FTT (default 128; the paper: 256)")
+    add(
+        "--ftt-width",
+        type=int,
+        default=DEFAULTS["ftt_width"],
+        metavar="N",
+        help="width of FTT (default 128)",
+    )
     add("--classes", type=int, default=46, metavar="N", help="classes with the background (default 46, TT100K's)")
     add("--proposals", type=int, default=1000, metavar="N", help="proposals in each picture (default 1000)")
     add("--small", type=int, default=300, metavar="N", help="how many of them are small (default 300)")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from efpn.data.pictures import PictureError, read_picture
+from efpn.data.pictures import PictureError, read_smaller
 from efpn.data.records import Index, Record
 from efpn.data.transforms import Transform, View
 from efpn.errors import UserError
@@ -62,25 +62,30 @@ class DetectionDataset(Dataset[Sample | PairSample]):
 
     def __getitem__(self, key: Key) -> Sample | PairSample:
         number, seed = key if isinstance(key, tuple) else (key, key)
-        record, image = self._read(number)
-        boxes = record.boxes[record.trainable]
+        record, image, shrunk = self._read(number, seed)
+        boxes = record.boxes[record.trainable] / shrunk
         if not self.pairs:
             pixels, view = picture_1x(self.transform, image, boxes, seed)
-            return pixels, make_target(record, view)
+            return pixels, make_target(record, view, shrunk)
         view = self.transform(image, boxes, factor=2, seed=seed)
         pixels = to_tensor(view.image)
-        return halve(pixels), pixels, make_target(record, view)
+        return halve(pixels), pixels, make_target(record, view, shrunk)
 
     @property
     def unreadable(self) -> int:
         """How many unreadable pictures were skipped so far, in all workers."""
         return int(self._unreadable.value)
 
-    def _read(self, number: int) -> tuple[Record, NDArray[np.uint8]]:
+    def _read(self, number: int, seed: int) -> tuple[Record, NDArray[np.uint8], int]:
+        factor = 1 if self.transform.direct and not self.pairs else 2
+
+        def shrink(height: int, width: int) -> int:
+            return self.transform.shrink(height, width, factor=factor, seed=seed)
+
         for step in range(MAX_SKIPS):
             record = self.index.records[(number + step) % len(self.index)]
             try:
-                return record, read_picture(record.path)
+                return record, *read_smaller(record.path, shrink)
             except PictureError as error:
                 if self.on_unreadable == "error":
                     raise
@@ -99,14 +104,14 @@ def picture_1x(
     return (pixels if transform.direct else halve(pixels)), view
 
 
-def make_target(record: Record, view: View) -> Target:
-    """The ground truth of what `view` shows of the picture."""
+def make_target(record: Record, view: View, shrunk: int) -> Target:
+    """The ground truth of what `view` shows of the picture, which was read ``shrunk`` times smaller than it is."""
     labels = record.labels[record.trainable][view.kept]
     return {
         "boxes": torch.as_tensor(view.boxes, dtype=torch.float32).reshape(-1, 4),
         "labels": torch.as_tensor(labels, dtype=torch.int64),
         "image_id": torch.tensor(record.image_id),
-        "scale": torch.tensor(view.scale, dtype=torch.float32),
+        "scale": torch.tensor(view.scale, dtype=torch.float32) / shrunk,
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,9 +39,30 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     Raises:
         PictureError: missing, truncated or no picture; the message names the file.
     """
+    return read_smaller(path, lambda height, width: 1)[0]
+
+
+def read_smaller(path: Path, shrink: Callable[[int, int], int]) -> tuple[NDArray[np.uint8], int]:
+    """The picture at a fraction of its size, decoded from a JPEG's lower frequencies alone, which is faster.
+
+    Args:
+        path: of the file.
+        shrink: ``(height, width) -> 1, 2, 4 or 8``, by how much each side may be smaller.
+
+    Returns:
+        ``(h, w, 3)`` uint8 RGB as `read_picture`, and by how much it is smaller: 1 where the format cannot do it.
+
+    Raises:
+        PictureError: as `read_picture`.
+    """
     # Pillow, not OpenCV: the latter returns the readable part of a truncated JPEG without an error.
     with _opened(path) as picture:
-        return np.asarray(picture.convert("RGB"))
+        width, height = picture.size
+        factor = shrink(height, width)
+        if factor > 1:
+            picture.draft(None, (width // factor, height // factor))
+        done = 1 if picture.size == (width, height) else factor
+        return np.asarray(picture.convert("RGB")), done
 
 
 def probe_picture(path: Path, decode: bool) -> tuple[int, int]:

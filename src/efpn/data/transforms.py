@@ -48,6 +48,9 @@ class Transform(Protocol):
     def __call__(self, image: Pixels, boxes: Boxes, *, factor: int, seed: int) -> View:
         """Transform `image` ``(h, w, 3)`` and `boxes` (native pixels), a pure function of all arguments."""
 
+    def shrink(self, height: int, width: int, *, factor: int, seed: int) -> int:
+        """By how much (1, 2, 4, 8) a picture of this size may be read smaller before the call with these arguments."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -130,9 +133,15 @@ class EvalTransform:
         moved, kept = clip_boxes(window.move(boxes), window.out_width, window.out_height, 0)
         return View(window.resize(image, factor), moved, kept, window.scale)
 
+    def shrink(self, height: int, width: int, *, factor: int, seed: int) -> int:
+        """Never: evaluation, prediction and an exported detector are to see the same pixels."""
+        return 1
+
 
 class TrainTransform:
     """Scale jitter, crop, flip and colour jitter, all drawn from the seed of the sample.
+
+    A picture that ends up at half of its size or less may be read at that size, see `shrink`.
 
     Args:
         short_side: 1x pixels of the shorter side before jitter.
@@ -190,6 +199,16 @@ class TrainTransform:
             )
         return View(self._pad(pixels, factor), moved, kept, window.scale)
 
+    def shrink(self, height: int, width: int, *, factor: int, seed: int) -> int:
+        """As far as the resized picture still has no more pixels than the one that is read."""
+        scale = factor * self._scale(height, width, np.random.default_rng(seed))
+        return next(by for by in (8, 4, 2, 1) if by * scale <= 1 or by == 1)
+
+    def _scale(self, height: int, width: int, random: np.random.Generator) -> float:
+        """1x pixels per native pixel: the first number that a sample draws."""
+        low, high = np.log(self.scale_jitter)
+        return float(size_factor(height, width, self.short_side, self.max_size) * np.exp(random.uniform(low, high)))
+
     def _pixels(self, window: Window, image: Pixels, factor: int, random: np.random.Generator) -> Pixels:
         part = window.take(image)
         if self.color is None:
@@ -201,8 +220,7 @@ class TrainTransform:
 
     def _window(self, image: Pixels, boxes: Boxes, random: np.random.Generator) -> Window:
         height, width = image.shape[:2]
-        low, high = np.log(self.scale_jitter)
-        factor = size_factor(height, width, self.short_side, self.max_size) * np.exp(random.uniform(low, high))
+        factor = self._scale(height, width, random)
         if self.crop is None:
             return whole_window(height, width, factor)
         target = boxes[random.integers(len(boxes))] if len(boxes) and random.random() < self.object_crop_prob else None
