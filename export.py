@@ -7,7 +7,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from efpn.deploy.formats import check_packages
-from efpn.deploy.options import check_numbers, given_pictures, out_folder
+from efpn.deploy.options import check_numbers, given_pictures
 from efpn.entry import call, start
 from efpn.runs.saved import latest_run
 
@@ -18,7 +18,7 @@ def run(cfg: DictConfig) -> None:
     chosen = instantiate(cfg.format)
     check_packages(chosen)
     saved = latest_run(cfg.run)
-    pictures = given_pictures(cfg, out_folder(cfg, saved))
+    pictures = given_pictures(cfg, saved.out_folder(cfg.out, "export"))
     from efpn.deploy.run import export  # imports torch, which a mistake in a path need not wait for
 
     export(cfg, saved, chosen, pictures)

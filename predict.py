@@ -8,7 +8,7 @@ import hydra
 from omegaconf import DictConfig
 
 from efpn.entry import call, check_one_device, check_sweep, start
-from efpn.prediction.options import asked_for, check_numbers, out_folder, slices_of
+from efpn.prediction.options import asked_for, check_numbers, slices_of
 from efpn.prediction.pictures import DRAWN, check_out, find_pictures
 from efpn.runs.saved import latest_run
 
@@ -20,7 +20,7 @@ def run(cfg: DictConfig) -> int:
     check_numbers(cfg)
     slices_of(cfg)
     saved = latest_run(cfg.run)
-    out = out_folder(cfg, saved)
+    out = saved.out_folder(cfg.out, "predictions")
     pictures = find_pictures(asked_for(cfg), out)
     if cfg.draw:
         check_out(pictures, out / DRAWN)

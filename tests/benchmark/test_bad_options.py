@@ -1,4 +1,4 @@
-"""A mistake is one line that names the option, and status 1."""
+"""A mistake is one line that names the option, and status 2."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ from efpn.errors import UserError
         (["--batch", "0"], "--batch=0: must be a whole number, at least 1"),
         (["--batch", "two"], "--batch: invalid int value: 'two'"),
         (["--ftt-width", "-1"], "--ftt-width=-1: must be a whole number, at least 1"),
-        (["--proposals", "100"], "--proposals=100: must be a whole number, at least 300"),
+        (["--proposals", "100"], "--proposals=100: fewer than --small=300; raise it or lower --small"),
+        (["--proposals", "0", "--small", "0"], "--proposals=0: must be a whole number, at least 1"),
+        (["--run", "x", "--pictures", "y", "--channels", "64"], "--channels=64: a trained --run has its own"),
         (["--size", "64"], "--small-below=56: must be from 8 to 0.8 of the picture's shorter side (51.2 here)"),
         (["--device", "gpu"], "--device=gpu: not to be had here; use cpu"),
         (["--models", "efpn,fpn3x"], "--models=efpn,fpn3x: unknown fpn3x; choose from fpn-1x, fpn-2x, oracle"),
         (["--objectness", "0.1"], "--objectness: untrained detectors have none that means anything; give --run"),
         (["--run", "x", "--pictures", "y", "--objectness", "2"], "--objectness=2.0: must be a number from 0 to 1"),
         (["--run", "outputs/x"], "--run and --pictures: a trained run detects in real pictures; give both"),
-        (["--backbone", "resnet19", "--no-memory"], "backbone.arch=resnet19: unknown; torchvision offers"),
+        (["--backbone", "resnet19"], "backbone.arch=resnet19: unknown; torchvision offers"),
         (["--siz", "64"], "unrecognized arguments: --siz"),
         (["trainig"], "invalid choice: 'trainig'"),
         (["training", "--steps", "warm"], "--steps=warm: unknown warm; choose from baseline"),
@@ -44,9 +46,8 @@ def test_one_line_and_status_2(words, message, capsys):
     assert not said.out
 
 
-@pytest.mark.parametrize("words", [["--run", "nowhere", "--pictures", "nowhere", "--no-memory"]])
-def test_a_missing_run_is_named(words, capsys):
-    assert main(words) == 2
+def test_a_missing_run_is_named(capsys):
+    assert main(["--run", "nowhere", "--pictures", "nowhere"]) == 2
     assert "run=nowhere: no such file or folder" in capsys.readouterr().err
 
 

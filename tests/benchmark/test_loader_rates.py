@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from helpers import SMALL_BENCHMARK, benchmark_options, config
 
 from efpn.benchmark.cli import main
-from efpn.benchmark.loader import COLOUR, JITTER, VISIBLE, WrittenPictures, half_by_pillow, training_data
-from efpn.data.pictures import read_picture
+from efpn.benchmark.loader import COLOUR, JITTER, VISIBLE, WrittenPictures, training_data
+from efpn.data.pictures import read_picture, read_smaller
 
 
 def test_rates_of_loader_step_and_decoding(tmp_path):
@@ -47,6 +47,6 @@ def test_written_pictures_have_detail_and_halve_to_their_mean(tmp_path):
     source = WrittenPictures(tmp_path, files=2, side=128, options=benchmark_options())
     whole, other = (read_picture(path).astype(float) for path in source.paths)
     assert whole.shape == (128, 128, 3) and whole.std() > 20 and np.abs(whole - other).mean() > 10
-    half = half_by_pillow(source.paths[0]).astype(float)
+    half = read_smaller(source.paths[0], lambda height, width: 2)[0].astype(float)
     mean = whole.reshape(64, 2, 64, 2, 3).mean((1, 3))
     assert half.shape == mean.shape and np.abs(half - mean).mean() < 5

@@ -201,6 +201,12 @@ def test_crops_of_a_picture_read_smaller_hold_their_object(index, tmp_path):
         torch.testing.assert_close(target["scale"], torch.tensor([0.125, 0.125]), rtol=0.05, atol=0)
 
 
+def test_a_strip_thinner_than_what_it_is_shrunk_by_is_read(tmp_path):
+    draw_photo(tmp_path / "strip.jpg", 4000, 4)
+    pixels, by = read_smaller(tmp_path / "strip.jpg", lambda height, width: 8)
+    assert pixels.shape[1] * by == 4000
+
+
 def test_a_png_is_read_whole(tmp_path):
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     pixels, by = read_smaller(tmp_path / "a.png", lambda height, width: 4)

@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn
 import torch
 
 from efpn.benchmark import inference, loader, small_proposals, training
-from efpn.benchmark.memory import peak_bytes
+from efpn.benchmark.memory import MISTAKE, peak_bytes
 from efpn.benchmark.options import Options
 from efpn.benchmark.timing import Workload
 from efpn.errors import UserError
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         print(_answer(words))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{MISTAKE}{error}", file=sys.stderr)
         return 2
     return 0
 

@@ -93,11 +93,12 @@ def run(given: argparse.Namespace, arguments: Sequence[str]) -> str:
     """
     options, names = check(given)
     titles = {name: MODELS[name].title for name in names}
+    setting = {**options.as_record(), **proposed(options)}
     models = measure(titles, lambda name: prepare(name, options), options, arguments)
     record = {
         "ratios": evaluate(RATIOS, models),
         "models": models,
-        "setting": {**options.as_record(), **proposed(options)},
+        "setting": setting,
         "machine": machine_facts(options.device, arguments),
     }
     text = comparison_text(f"Inference at {options.size_name} px" if not options.run else "Inference", record, NOTES)

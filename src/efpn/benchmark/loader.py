@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -26,7 +27,7 @@ from efpn.benchmark.report import fact_list, ratio_table, write_report
 from efpn.benchmark.timing import interleave, stop_watched
 from efpn.benchmark.training import STEPS
 from efpn.data.datamodule import DetectionDataModule
-from efpn.data.pictures import read_picture
+from efpn.data.pictures import read_picture, read_smaller
 from efpn.data.reading import make_record
 from efpn.data.records import Categories, Index
 from efpn.data.transforms import EvalTransform, TrainTransform
@@ -43,7 +44,7 @@ NOTES: Final = (
     "Step: the rate of the training step alone, from its median time (see python -m efpn.benchmark training).",
     "On a CPU both share the cores, so that each rate is what one of them reaches alone.",
     "The loader decodes a JPEG at a half, a quarter or an eighth of its size (libjpeg's reduced decode) where what is "
-    "trained on has no more pixels; with the 2x picture of --size beyond half of --file-size it cannot.",
+    "trained on has no more pixels: 2 x --size x the scale jitter (0.8 to 1.25) within half of --file-size.",
 )
 
 
@@ -123,11 +124,10 @@ def training_data(
 
 
 def decode_rates(paths: Sequence[Path]) -> dict[str, float]:
-    """Pictures a second in one thread: as the loader decodes, and at half size in both libraries."""
+    """Pictures a second in one thread: as the loader decodes whole pictures, and at half size."""
     ways: dict[str, Callable[[Path], Any]] = {
         "decode": read_picture,
-        "decode at half size, Pillow": half_by_pillow,
-        "decode at half size, OpenCV": lambda path: cv2.imread(str(path), cv2.IMREAD_REDUCED_COLOR_2),
+        "decode at half size": partial(read_smaller, shrink=lambda height, width: 2),
     }
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for path in paths:
@@ -136,13 +136,6 @@ def decode_rates(paths: Sequence[Path]) -> dict[str, float]:
             decode(path)
             taken[name].append(time.perf_counter() - start)
     return {name: 1 / median(seconds) for name, seconds in taken.items()}
-
-
-def half_by_pillow(path: Path) -> np.ndarray:
-    """Half of the picture's size, from the JPEG's lower frequencies alone."""
-    with Image.open(path) as picture:
-        picture.draft("RGB", (picture.width // 2, picture.height // 2))
-        return np.asarray(picture)
 
 
 def step_rates(options: Options) -> dict[str, float]:

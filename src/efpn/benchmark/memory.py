@@ -26,7 +26,9 @@ from pathlib import Path
 import torch
 
 from efpn.benchmark.timing import Workload
+from efpn.errors import UserError
 
+MISTAKE = "error: "  # what the line of a `UserError` begins with
 STATUS = Path("/proc/self/status")
 RUNS = 2
 
@@ -51,6 +53,7 @@ def peak_of_a_fresh_process(arguments: Sequence[str], name: str) -> int:
         name: model or step.
 
     Raises:
+        UserError: what the child was told cannot be; in its words.
         RuntimeError: the child failed; with its last words.
     """
     command = [sys.executable, "-m", "efpn.benchmark", *arguments, "--peak-of", name]
@@ -58,6 +61,8 @@ def peak_of_a_fresh_process(arguments: Sequence[str], name: str) -> int:
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
     if done.returncode != 0:
         said = (done.stderr.strip() or f"status {done.returncode}").splitlines()[-1]
+        if said.startswith(MISTAKE):
+            raise UserError(said.removeprefix(MISTAKE))
         raise RuntimeError(f"measuring the memory of {name} failed: {said}")
     return int(json.loads(done.stdout.splitlines()[-1])["peak_bytes"])
 

@@ -16,7 +16,8 @@ from efpn.errors import UserError, require_count, require_share
 from efpn.models import Windows
 
 PRECISIONS: Final = {"32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-COUNTED: Final = ("batch", "channels", "ftt_width", "classes", "repeats", "objects")  # options from 1 up
+COUNTED: Final = ("batch", "channels", "ftt_width", "classes", "repeats", "objects", "proposals")  # options from 1 up
+OUT: Final = "outputs/benchmarks"
 COUNTED_FROM_0: Final = ("warmup", "seed", "small", "threads")
 
 
@@ -38,7 +39,7 @@ class Options:
         compile: torch.compile on trunk, FPN and extension.
         proposals: see `Composition`.
         repeats, warmup: turns that count, and turns before them.
-        margin: cells of P3 that FTT sees around a window at the most; None is all that it can see.
+        margin: cells of P3 that each of FTT's two stages sees around a window at the most; None is all that it can.
         objectness: proposals of a trained run below it are dropped; None is what each of its phases says.
         seed: of weights, pictures, proposals.
         out: folder of the results.
@@ -98,15 +99,25 @@ class Options:
 
     def name(self, what: str) -> str:
         """File name that says what was measured: ``inference-cpu-700-32``, and what differs from the defaults."""
-        source = f"{Path(self.run).resolve().parent.name}-{Path(self.run).name}" if self.run else self.size_name
-        parts = [what, self.device.type, source, self.precision]
-        parts += [self.backbone] * (not self.run and self.backbone != DEFAULTS["backbone"])
-        parts += [f"{self.channels}ch"] * (not self.run and self.channels != DEFAULTS["channels"])
-        parts += [f"ftt{self.ftt_width}"] * (not self.run and self.ftt_width != DEFAULTS["ftt_width"])
-        parts += [f"margin{self.margin}"] * (self.margin is not None)
-        parts += [f"objectness{self.objectness}"] * (self.objectness is not None)
-        parts += [f"b{self.batch}"] * (self.batch != 1) + ["compiled"] * self.compile
-        return "-".join(parts)
+        own = {field: getattr(self, field) for field in MARKS if hasattr(self, field)}
+        how = self.proposals
+        own |= {"proposals": how.total, "small": how.small, "objects": how.objects, "small_below": how.below}
+        if self.run:
+            own |= {field: DEFAULTS[field] for field in UNTRAINED}
+        where = (
+            f"{self.run_name.replace('/', '-')}" + f"-{self.size_name}" * self.size_given
+            if self.run
+            else self.size_name
+        )
+        differing = [
+            MARKS[field].format(own[field]) for field in MARKS if field in own and own[field] != DEFAULTS[field]
+        ]
+        return "-".join([what, self.device.type, where, self.precision, *differing])
+
+    @property
+    def run_name(self) -> str:
+        """``mosaic_efpn/seed0``: the last two folders of the run."""
+        return Path(*Path(str(self.run)).resolve().parts[-2:]).as_posix()
 
     def as_record(self) -> dict[str, Any]:
         """For JSON and Markdown; no path of the machine."""
@@ -131,11 +142,35 @@ class Options:
         }
         if self.run:
             own = {name: own[name] for name in ("batch", "precision", "margin", "channels_last", "compile")}
-            proposed = {"run": Path(self.run).name, "objectness": self.objectness}
+            size = self.size_name if self.size_given else "the run's own"
+            proposed = {"run": self.run_name, "size": size, "objectness": self.objectness}
         return {**own, **proposed, "repeats": self.repeats, "warmup": self.warmup, "seed": self.seed}
 
 
-DEFAULTS: Final[dict[str, Any]] = {"size": "700", "backbone": "resnet50", "channels": 256, "ftt_width": 128}
+DEFAULTS: Final[dict[str, Any]] = {
+    "size": "700",
+    "batch": 1,
+    "backbone": "resnet50",
+    "channels": 256,
+    "ftt_width": 128,
+    "classes": 46,
+    "proposals": 1000,
+    "small": 300,
+    "objects": 20,
+    "small_below": 56.0,
+    "margin": None,
+    "objectness": None,
+    "channels_last": True,
+    "compile": False,
+}
+UNTRAINED: Final = (  # options of detectors with random weights and proposals
+    "backbone", "channels", "ftt_width", "classes", "proposals", "small", "objects", "small_below"
+)  # fmt: skip
+MARKS: Final = {  # in a file name, where an option differs from its default
+    "backbone": "{}", "channels": "{}ch", "ftt_width": "ftt{}", "classes": "{}classes", "proposals": "{}proposals",
+    "small": "{}small", "objects": "{}objects", "small_below": "below{:g}", "margin": "margin{}",
+    "objectness": "objectness{:g}", "batch": "b{}", "channels_last": "contiguous", "compile": "compiled",
+}  # fmt: skip
 
 
 def add_options(parser: argparse.ArgumentParser, *, repeats: int, warmup: int) -> None:
@@ -149,7 +184,7 @@ def add_options(parser: argparse.ArgumentParser, *, repeats: int, warmup: int) -
     flag = argparse.BooleanOptionalAction
     add = parser.add_argument
     add("--size", metavar="PX", help="1x picture: PX, or HEIGHTxWIDTH (default 700)")
-    add("--batch", type=int, default=1, metavar="N", help="pictures at a time (default 1)")
+    add("--batch", type=int, default=DEFAULTS["batch"], metavar="N", help="pictures at a time (default 1)")
     add("--precision", choices=PRECISIONS, default="32", help="32, or autocast to bf16 or fp16 (default 32)")
     add("--device", default="cpu", help="cpu (default), cuda, cuda:1")
     add("--threads", type=int, default=0, metavar="N", help="torch's threads on a CPU (default: torch's own choice)")
@@ -162,12 +197,25 @@ def add_options(parser: argparse.ArgumentParser, *, repeats: int, warmup: int) -
         metavar="N",
         help="width of FTT (default 128)",
     )
-    add("--classes", type=int, default=46, metavar="N", help="classes with the background (default 46, TT100K's)")
-    add("--proposals", type=int, default=1000, metavar="N", help="proposals in each picture (default 1000)")
-    add("--small", type=int, default=300, metavar="N", help="how many of them are small (default 300)")
-    add("--objects", type=int, default=20, metavar="K", help="spots that the small ones lie around (default 20)")
-    add("--small-below", type=float, default=56.0, metavar="PX", help="what counts as small, sqrt(w h) (default 56)")
-    add("--margin", type=int, metavar="N", help="cells of P3 that FTT sees around a window (default: all, exact)")
+    add(
+        "--classes",
+        type=int,
+        default=DEFAULTS["classes"],
+        metavar="N",
+        help="with the background (default 46, TT100K's)",
+    )
+    add(
+        "--proposals",
+        type=int,
+        default=DEFAULTS["proposals"],
+        metavar="N",
+        help="in each picture (default 1000)",
+    )
+    add("--small", type=int, default=DEFAULTS["small"], metavar="N", help="how many are small (default 300)")
+    add("--objects", type=int, default=DEFAULTS["objects"], metavar="K", help="spots that they lie around (default 20)")
+    below = "what counts as small, sqrt(w h) (default 56)"
+    add("--small-below", type=float, default=DEFAULTS["small_below"], metavar="PX", help=below)
+    add("--margin", type=int, metavar="N", help="most cells that each stage of FTT sees around a window (default: all)")
     add("--channels-last", action=flag, default=True, help="memory layout of our models (default: yes)")
     add(
         "--compile",
@@ -177,7 +225,7 @@ def add_options(parser: argparse.ArgumentParser, *, repeats: int, warmup: int) -
     add("--repeats", type=int, default=repeats, metavar="N", help=f"turns that count (default {repeats})")
     add("--warmup", type=int, default=warmup, metavar="N", help=f"turns before them (default {warmup})")
     add("--seed", type=int, default=0, metavar="N", help="of weights, pictures and proposals (default 0)")
-    add("--out", default="benchmarks", metavar="DIR", help="where results go (default benchmarks/)")
+    add("--out", default=OUT, metavar="DIR", help=f"where results go (default {OUT}/)")
 
 
 def add_memory_options(parser: argparse.ArgumentParser) -> None:
@@ -200,18 +248,33 @@ def read_options(given: argparse.Namespace) -> Options:
         require_count("--margin", given.margin, least=0)
     if getattr(given, "objectness", None) is not None:
         require_share("--objectness", given.objectness)
-    require_count("--proposals", given.proposals, least=max(given.small, 1))
     height, width = read_size(given.size or DEFAULTS["size"])
-    if not 8 <= given.small_below <= 0.8 * min(height, width):
-        raise UserError(
-            f"--small-below={given.small_below:g}: must be from 8 to 0.8 of the picture's shorter side "
-            f"({0.8 * min(height, width):g} here), so that small and other proposals fit in; give another, or --size"
-        )
+    if getattr(given, "run", None):
+        _require_trained(given)
+    else:
+        _require_composition(given, height, width)
     own = {name: getattr(given, name) for name in Options.__dataclass_fields__ if hasattr(given, name)}
     proposals = Composition(given.proposals, given.small, given.objects, given.small_below)
     device = read_device(given.device)
     more = {"device": device, "proposals": proposals, "out": Path(given.out), "size_given": given.size is not None}
     return Options(**{**own, **more, "height": height, "width": width})
+
+
+def _require_trained(given: argparse.Namespace) -> None:
+    for name in UNTRAINED:
+        if getattr(given, name) != DEFAULTS[name]:
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"{option}={getattr(given, name)}: a trained --run has its own; leave it out")
+
+
+def _require_composition(given: argparse.Namespace, height: int, width: int) -> None:
+    if given.proposals < max(given.small, 1):
+        raise UserError(f"--proposals={given.proposals}: fewer than --small={given.small}; raise it or lower --small")
+    if not 8 <= given.small_below <= 0.8 * min(height, width):
+        raise UserError(
+            f"--small-below={given.small_below:g}: must be from 8 to 0.8 of the picture's shorter side "
+            f"({0.8 * min(height, width):g} here), so that small and other proposals fit in; give another, or --size"
+        )
 
 
 def read_size(text: str) -> tuple[int, int]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from hydra.utils import instantiate
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from efpn.benchmark.inputs import Batch
 from efpn.benchmark.options import Options
 from efpn.data.dataset import halve, to_tensor
 from efpn.data.pictures import read_picture
-from efpn.data.transforms import Transform
+from efpn.data.transforms import NO_BOXES, Transform
 from efpn.errors import UserError
 from efpn.models import EFPNDetector, Nearest, SmallRoIs
 from efpn.models.roi_heads import PyramidRoIAlign
@@ -23,8 +22,6 @@ from efpn.prediction.pictures import find_pictures
 from efpn.runs.checkpoints import read_handover
 from efpn.runs.rebuild import rebuild_detector, resize_to
 from efpn.runs.saved import SavedRun, saved_runs
-
-NO_BOXES = np.zeros((0, 4))
 
 
 class TrainedDetectors:
@@ -82,8 +79,9 @@ class TrainedDetectors:
         return detector.to(memory_format=self.options.memory_format)
 
 
+@cache
 def picture_batches(options: Options) -> list[Batch]:
-    """Batches of 1x and 2x pictures, resized as the run's own evaluation resizes them; as many as there are turns.
+    """Batches of 1x and 2x pictures, resized as the run's own evaluation resizes them; at most one for each turn.
 
     Raises:
         UserError: no picture is found, or one cannot be read.
@@ -100,21 +98,15 @@ def picture_batches(options: Options) -> list[Batch]:
 
 
 def proposal_counts(options: Options) -> dict[str, float]:
-    """What EFPN's RPN proposes in the 1x pictures, mean per picture: all proposals, and those that read P2'."""
-    detector = TrainedDetectors(options).efpn().eval().to(options.device)
-    pool, propose = detector.roi_heads.box_roi_pool, detector.rpn.forward
+    """What the run's RPN, the same in all phases, proposes in the 1x pictures: mean per picture, and how many small."""
+    detector = TrainedDetectors(options).oracle().eval().to(options.device)
     proposed: list[Tensor] = []
-
-    def look(*args: Any, **more: Any) -> Any:
-        answer = propose(*args, **more)
-        proposed.extend(answer[0])
-        return answer
-
-    detector.rpn.forward = look
+    detector.rpn.register_forward_hook(lambda module, given, answer: proposed.extend(answer[0]))
     with torch.inference_mode(), options.autocast():
         for images, _ in picture_batches(options):
-            detector(images)
-    small = sum(int(pool.is_small(boxes).sum()) for boxes in proposed)
+            batch, _ = detector.transform(images)
+            detector.rpn(batch, detector.backbone(batch.tensors))
+    small = sum(int(detector.roi_heads.box_roi_pool.is_small(boxes).sum()) for boxes in proposed)
     return {"proposals": sum(map(len, proposed)) / len(proposed), "small": small / len(proposed)}
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import cv2
@@ -62,26 +64,20 @@ class DetectionDataset(Dataset[Sample | PairSample]):
 
     def __getitem__(self, key: Key) -> Sample | PairSample:
         number, seed = key if isinstance(key, tuple) else (key, key)
-        record, image, shrunk = self._read(number, seed)
-        boxes = record.boxes[record.trainable] / shrunk
-        if not self.pairs:
-            pixels, view = picture_1x(self.transform, image, boxes, seed)
-            return pixels, make_target(record, view, shrunk)
-        view = self.transform(image, boxes, factor=2, seed=seed)
+        factor = 2 if self.pairs else factor_of(self.transform)
+        record, image, shrunk = self._read(number, partial(self.transform.shrink, factor=factor, seed=seed))
+        view = self.transform(image, record.boxes[record.trainable] / shrunk, factor=factor, seed=seed)
         pixels = to_tensor(view.image)
-        return halve(pixels), pixels, make_target(record, view, shrunk)
+        target = make_target(record, view, shrunk)
+        pixels_1x = pixels if factor == 1 else halve(pixels)
+        return (pixels_1x, pixels, target) if self.pairs else (pixels_1x, target)
 
     @property
     def unreadable(self) -> int:
         """How many unreadable pictures were skipped so far, in all workers."""
         return int(self._unreadable.value)
 
-    def _read(self, number: int, seed: int) -> tuple[Record, NDArray[np.uint8], int]:
-        factor = 1 if self.transform.direct and not self.pairs else 2
-
-        def shrink(height: int, width: int) -> int:
-            return self.transform.shrink(height, width, factor=factor, seed=seed)
-
+    def _read(self, number: int, shrink: Callable[[int, int], int]) -> tuple[Record, NDArray[np.uint8], int]:
         for step in range(MAX_SKIPS):
             record = self.index.records[(number + step) % len(self.index)]
             try:
@@ -99,9 +95,15 @@ def picture_1x(
     transform: Transform, image: NDArray[np.uint8], boxes: NDArray[np.float64], seed: int
 ) -> tuple[Tensor, View]:
     """What a network sees where no pair is asked for: the 1x picture, ``(3, H, W)`` float32 in 0 to 1, and its view."""
-    view = transform(image, boxes, factor=1 if transform.direct else 2, seed=seed)
+    factor = factor_of(transform)
+    view = transform(image, boxes, factor=factor, seed=seed)
     pixels = to_tensor(view.image)
-    return (pixels if transform.direct else halve(pixels)), view
+    return (pixels if factor == 1 else halve(pixels)), view
+
+
+def factor_of(transform: Transform) -> int:
+    """Times the 1x size that a picture is resized to where no pair is asked for."""
+    return 1 if transform.direct else 2
 
 
 def make_target(record: Record, view: View, shrunk: int) -> Target:

@@ -60,8 +60,8 @@ def read_smaller(path: Path, shrink: Callable[[int, int], int]) -> tuple[NDArray
         width, height = picture.size
         factor = shrink(height, width)
         if factor > 1:
-            picture.draft(None, (width // factor, height // factor))
-        done = 1 if picture.size == (width, height) else factor
+            picture.draft(None, (max(width // factor, 1), max(height // factor, 1)))
+        done = round(max(width, height) / max(picture.size))  # sides are rounded up
         return np.asarray(picture.convert("RGB")), done
 
 

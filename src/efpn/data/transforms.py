@@ -22,6 +22,8 @@ from efpn.errors import UserError
 Pixels = NDArray[np.uint8]
 Boxes = NDArray[np.float64]
 
+NO_BOXES: Boxes = np.zeros((0, 4))
+
 
 @dataclass(frozen=True, eq=False)
 class View:
@@ -141,7 +143,8 @@ class EvalTransform:
 class TrainTransform:
     """Scale jitter, crop, flip and colour jitter, all drawn from the seed of the sample.
 
-    A picture that ends up at half of its size or less may be read at that size, see `shrink`.
+    A JPEG that ends up at half of its size or less (files from four times the 1x size on, since 1x is made of the 2x
+    picture) may be read at that size, see `shrink`; its pixels are then libjpeg's means in place of OpenCV's.
 
     Args:
         short_side: 1x pixels of the shorter side before jitter.

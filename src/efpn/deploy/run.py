@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -18,11 +17,10 @@ from efpn import __version__
 from efpn.data.datamodule import DetectionDataModule, thin_out
 from efpn.data.dataset import picture_1x
 from efpn.data.pictures import read_picture
-from efpn.data.transforms import Transform
+from efpn.data.transforms import NO_BOXES, Transform
 from efpn.deploy.agreement import Agreement, Tolerance, compare
 from efpn.deploy.formats import INPUT, OUTPUTS, Format
 from efpn.deploy.graph import SMALLEST_SIDE, trace
-from efpn.deploy.options import out_folder
 from efpn.errors import UserError
 from efpn.models import EFPNDetector
 from efpn.runs.checkpoints import Handover, read_handover
@@ -31,8 +29,6 @@ from efpn.runs.rebuild import rebuild_detector
 from efpn.runs.saved import SavedRun
 
 log = logging.getLogger(__name__)
-
-NO_BOXES = np.zeros((0, 4))
 
 
 def export(cfg: DictConfig, run: SavedRun, chosen: Format, pictures: list[Path]) -> Path:
@@ -56,7 +52,7 @@ def export(cfg: DictConfig, run: SavedRun, chosen: Format, pictures: list[Path])
     transform = instantiate(run.config.data.eval_transform, _convert_="all")
     pictures = pictures or own_pictures(run, cfg.check.pictures)
     tolerance = Tolerance(cfg.check.boxes, cfg.check.scores)
-    target = out_folder(cfg, run) / chosen.file
+    target = run.out_folder(cfg.out, "export") / chosen.file
     partial = start_file(target)
     try:
         chosen.write(trace(detector), partial)
@@ -67,7 +63,8 @@ def export(cfg: DictConfig, run: SavedRun, chosen: Format, pictures: list[Path])
         partial.unlink(missing_ok=True)
     facts = {**facts_of(run, handover, detector), **chosen.facts, "check": checked(agreement, tolerance)}
     write_json(facts_file(target), facts, indent=1)
-    log.info("%s: agrees on %d detections (%.2g px, %.2g of score)", target, *list(asdict(agreement).values())[1:])
+    found = agreement.detections, agreement.boxes, agreement.scores
+    log.info("%s: agrees on %d detections (%.2g px, %.2g of score)", target, *found)
     return target
 
 

@@ -34,7 +34,9 @@ def mixing(width: int, groups: int) -> nn.Module:
     """
     if groups == 1:
         return convolution(width, width)
-    return nn.Sequential(convolution(width, width, groups=groups), convolution(width, width, kernel=1))
+    parts = convolution(width, width, groups=groups), convolution(width, width, kernel=1)
+    nn.init.kaiming_normal_(parts[0].weight, nonlinearity="linear")  # no ReLU stands between the two
+    return nn.Sequential(*parts)
 
 
 class ResidualBlock(nn.Module):
@@ -156,8 +158,7 @@ class ESPCN(Upsampler):
             nn.Conv2d(channels, first, 5, padding=2), nn.Tanh(), convolution(first, second), nn.Tanh()
         )
         self.output = convolution(second, 4 * channels)
-        self.reach = (2 + 1 + 1, 0)
-        self.work = (weights(self.layers) + weights(self.output), 0)
+        self.reach, self.work = (reach(self), 0), (weights(self), 0)
         if outer_skip:
             nn.init.zeros_(self.output.weight)
 

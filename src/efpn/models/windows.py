@@ -20,14 +20,14 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
-from efpn.errors import require_count
+from efpn.errors import UserError, require_count
 from efpn.models.extension import Extension
 from efpn.models.fpn import Pyramid
 from efpn.models.upsamplers import reach, upsample2x, weights
 
 P2X_PER_P3 = 4  # cells, along each axis
 P2X_STRIDE = 2  # pixels of the 1x picture
-MOST_AT_ONCE = 128  # rectangles that are compared pair by pair
+CROWD = 128  # rectangles; the halves of more are joined by themselves first
 
 Price = Callable[[np.ndarray], np.ndarray]  # rectangles (n, 4) to what each costs (n,)
 
@@ -38,8 +38,8 @@ class Windows:
 
     Attributes:
         tile: windows begin and end at multiples of this, so that they have few different sizes.
-        margin: the most that an upsampler sees around a window in each of its two stages; None is what its receptive
-            field asks for, which is exact.
+        margin: the most that an upsampler sees around a window in each of its two stages, one after the other; None is
+            what its receptive field asks for, which is exact. The stage at P3''s resolution takes 1 at least.
         dense_from: share of the whole map's work from which the map is computed whole.
     """
 
@@ -52,6 +52,11 @@ class Windows:
         require_count("model.windows.tile", self.tile, least=1)
         if self.margin is not None:
             require_count("model.windows.margin", self.margin, least=0)
+        share = self.dense_from
+        if isinstance(share, bool) or not isinstance(share, int | float) or not share > 0:
+            raise UserError(
+                f"model.windows.dense_from={share}: must be a number greater than 0; windows=null: always whole"
+            )
 
 
 class Rect(NamedTuple):
@@ -107,7 +112,8 @@ class WindowedLevel:
         self.margins = self._margins()
         merge = P2X_PER_P3**2 * (weights(stage2) + weights(extension.lateral) + weights(extension.post))
         near, far = self.margins
-        self._work = np.array([*extension.upsampler.work, merge], float), np.array([near + far, near, 1])
+        around = math.ceil((self.post_reach + self.stage2_reach) / P2X_PER_P3)
+        self._work = np.array([*extension.upsampler.work, merge], float), np.array([near + far, near, around])
 
     def pool(self, boxes: Sequence[Tensor], align: MultiScaleRoIAlign) -> Tensor:
         """RoIAlign on P2', ``(R, C, S, S)`` in the order of ``boxes``.
@@ -198,7 +204,7 @@ def window_of(cells: np.ndarray, windows: np.ndarray) -> np.ndarray:
 
 def joined(rects: np.ndarray, price: Price) -> np.ndarray:
     """Join pairs of rectangles ``(n, 4)``, the pair that saves most first, as long as one is no dearer than the two."""
-    if len(rects) > MOST_AT_ONCE:  # neighbours are near each other in the order of np.unique
+    if len(rects) > CROWD:  # neighbours are near each other in the order of np.unique
         half = len(rects) // 2
         rects = np.vstack([joined(rects[:half], price), joined(rects[half:], price)])
     rects, prices, count = rects.copy(), price(rects), len(rects)

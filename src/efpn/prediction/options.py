@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from omegaconf import DictConfig, ListConfig
 
 from efpn.errors import UserError, require_count, require_share
 from efpn.prediction.slices import Slices
-from efpn.runs.saved import SavedRun
 
 
 def asked_for(cfg: DictConfig) -> list[str]:
@@ -29,11 +26,6 @@ def slices_of(cfg: DictConfig) -> Slices | None:
         if cfg.slices is None or cfg.slices.size is None
         else Slices(**{str(key): value for key, value in cfg.slices.items()})
     )
-
-
-def out_folder(cfg: DictConfig, run: SavedRun) -> Path:
-    """Where the results go: ``cfg.out``, or ``predictions`` in the phase's folder."""
-    return Path(cfg.out).expanduser() if cfg.out else run.folder / "predictions"
 
 
 def check_numbers(cfg: DictConfig) -> None:

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from efpn.errors import UserError
-from efpn.prediction.options import out_folder, slices_of
+from efpn.prediction.options import slices_of
 from efpn.prediction.pictures import DRAWN, Picture
 from efpn.prediction.task import PredictionTask, picture_loader
 from efpn.prediction.writing import PictureBar, PictureWriter, write_results
@@ -31,7 +31,7 @@ def predict(cfg: DictConfig, run: SavedRun, pictures: list[Picture]) -> list[tup
         UserError: the run cannot be rebuilt, or not one picture can be read.
     """
     names = read_handover(run.checkpoint).classes
-    out = out_folder(cfg, run)
+    out = run.out_folder(cfg.out, "predictions")
     task = build_task(cfg, run)
     writer = PictureWriter(out / DRAWN if cfg.draw else None, names, cfg.score_threshold)
     callbacks = [writer, PictureBar(len(pictures))]

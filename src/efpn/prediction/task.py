@@ -13,15 +13,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from efpn.data.dataset import picture_1x
 from efpn.data.pictures import PictureError, read_picture
-from efpn.data.transforms import Transform
+from efpn.data.transforms import NO_BOXES, Transform
 from efpn.metrics.accumulate import DetectionAccumulator
 from efpn.models import EFPNDetector
 from efpn.prediction.merging import merge_windows
 from efpn.prediction.pictures import Picture
 from efpn.prediction.slices import Slices, Window
 from efpn.tasks.base import count_capped, native_detections
-
-NO_BOXES = np.zeros((0, 4))
 
 
 class Shot(NamedTuple):

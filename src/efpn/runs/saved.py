@@ -50,6 +50,10 @@ class SavedRun:
         """``mosaic_efpn[/loss.lambda_pos-0.5]/finetune``: the place without the seed."""
         return Path(*self.place.parts[:-2], self.phase).as_posix()
 
+    def out_folder(self, out: str | None, default: str) -> Path:
+        """Where what is made of it goes: ``out`` if that is given, else a folder of this name in the phase's own."""
+        return Path(out).expanduser() if out else self.folder / default
+
 
 def saved_runs(paths: str | Sequence[str]) -> list[SavedRun]:
     """The finished phases under one path or several: a run's folder, one phase's folder, a checkpoint, or a pattern.
