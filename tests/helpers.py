@@ -60,6 +60,7 @@ SMALL_BENCHMARK = [
     *("--proposals", "40", "--small", "12", "--objects", "3", "--small-below", "16"),
     *("--repeats", "2", "--warmup", "0", "--threads", "1"),
 ]
+SMALL_NAME = "resnet18-16ch-ftt8-3classes-40proposals-12small-3objects-below16"  # of its files
 
 
 def benchmark_options(*words: str) -> Any:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from helpers import SMALL_BENCHMARK, benchmark_options
+from helpers import SMALL_BENCHMARK, SMALL_NAME, benchmark_options
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
 from efpn.benchmark import inference, memory
@@ -31,7 +31,7 @@ def measured(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def record(measured):
-    return json.loads((measured / "inference-cpu-64-32-resnet18-16ch-ftt8.json").read_text())
+    return json.loads((measured / f"inference-cpu-64-32-{SMALL_NAME}.json").read_text())
 
 
 def test_the_ratios_are_those_of_the_medians(record):
@@ -80,7 +80,7 @@ def test_multiply_adds_of_one_convolution():
 
 
 def test_the_report_begins_with_ratios_and_targets(measured):
-    text = (measured / "inference-cpu-64-32-resnet18-16ch-ftt8.md").read_text()
+    text = (measured / f"inference-cpu-64-32-{SMALL_NAME}.md").read_text()
     assert text.index("| time, EFPN-1x / FPN-2x |") < text.index("| FPN-1x + P2-2x |") < text.index("Time by stage")
     assert "<= 0.45" in text and "n/a" in text
 
@@ -184,12 +184,12 @@ def test_a_trained_run_on_real_pictures(trained, data, tmp_path):
     assert main([*words, *few]) == 0
     file = tmp_path / "inference-cpu-demo-seed0-32.json"
     record = json.loads(file.read_text())
-    assert list(record["models"]) == words[-1].split(",") and record["setting"]["run"] == "seed0"
+    assert list(record["models"]) == words[-1].split(",") and record["setting"]["run"] == "demo/seed0"
     assert str(trained) not in file.read_text()
     proposals, small = (record["setting"][name] for name in ("proposals", "small"))
     assert proposals >= small > 0
     assert main([*words[:-1], "efpn", *few, "--objectness", "1"]) == 0
-    none_left = json.loads((tmp_path / "inference-cpu-demo-seed0-32-objectness1.0.json").read_text())["setting"]
+    none_left = json.loads((tmp_path / "inference-cpu-demo-seed0-32-objectness1.json").read_text())["setting"]
     assert (none_left["proposals"], none_left["small"], none_left["objectness"]) == (0, 0, 1.0)
     options = inference.check(_given(words, few))[0]
     work = inference.prepare("efpn", options)

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch.nn.functional as F
-from helpers import SMALL_BENCHMARK, benchmark_options, config
+from helpers import SMALL_BENCHMARK, SMALL_NAME, benchmark_options, config
 
 from efpn.benchmark.cli import main
 from efpn.benchmark.loader import COLOUR, JITTER, VISIBLE, WrittenPictures, training_data
@@ -17,13 +17,13 @@ from efpn.data.pictures import read_picture, read_smaller
 def test_rates_of_loader_step_and_decoding(tmp_path):
     few = ["--workers", "0", "--files", "2", "--file-size", "160", "--load", "3", "--out", str(tmp_path)]
     assert main(["loader", *SMALL_BENCHMARK, *few]) == 0
-    record = json.loads((tmp_path / "loader-cpu-64-32-resnet18-16ch-ftt8.json").read_text())
+    record = json.loads((tmp_path / f"loader-cpu-64-32-{SMALL_NAME}.json").read_text())
     assert {phase: list(rates) for phase, rates in record["loader"].items()} == {"baseline": ["0"], "distill": ["0"]}
     assert all(rate > 0 for rate in (*record["decoding"].values(), *record["step"].values()))
     for ratio, phase in zip(record["ratios"], ("baseline", "distill"), strict=True):
         value = record["step"][phase] / record["loader"][phase]["0"]
         assert ratio["value"] == pytest.approx(value) and ratio["met"] == (value <= 1)
-    text = (tmp_path / "loader-cpu-64-32-resnet18-16ch-ftt8.md").read_text()
+    text = (tmp_path / f"loader-cpu-64-32-{SMALL_NAME}.md").read_text()
     assert "| distill loader, workers: 0 |" in text and "| baseline step |" in text
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from helpers import SMALL_BENCHMARK, benchmark_options
+from helpers import SMALL_BENCHMARK, SMALL_NAME, benchmark_options
 
 from efpn.benchmark import small_proposals
 from efpn.benchmark.cli import main
@@ -14,7 +14,7 @@ from efpn.benchmark.cli import main
 def test_files_and_ratios(tmp_path):
     few = ["--counts", "0,2,9", "--per-object", "5", "--out", str(tmp_path)]
     assert main(["small-proposals", *SMALL_BENCHMARK, *few]) == 0
-    name = "small-proposals-cpu-64-32-resnet18-16ch-ftt8"
+    name = f"small-proposals-cpu-64-32-{SMALL_NAME}"
     record = json.loads((tmp_path / f"{name}.json").read_text())
     assert record["objects"] == [0, 2, 9] and record["small"] == [0, 10, 40]
     medians = {key: [one["median"] for one in model["seconds"]] for key, model in record["models"].items()}

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from helpers import SMALL_BENCHMARK, benchmark_options
+from helpers import SMALL_BENCHMARK, SMALL_NAME, benchmark_options
 
 from efpn.benchmark.cli import main
 from efpn.benchmark.training import STEPS
@@ -16,9 +16,9 @@ from efpn.benchmark.training import STEPS
 def record(tmp_path_factory):
     out = tmp_path_factory.mktemp("benchmarks")
     assert main(["training", *SMALL_BENCHMARK, "--no-memory", "--out", str(out)]) == 0
-    text = (out / "training-cpu-64-32-resnet18-16ch-ftt8.md").read_text()
+    text = (out / f"training-cpu-64-32-{SMALL_NAME}.md").read_text()
     assert "time, baseline / torchvision in a bare loop" in text and "<= 1.05" in text
-    return json.loads((out / "training-cpu-64-32-resnet18-16ch-ftt8.json").read_text())
+    return json.loads((out / f"training-cpu-64-32-{SMALL_NAME}.json").read_text())
 
 
 def test_the_ratios_are_those_of_the_medians(record):

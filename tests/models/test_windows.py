@@ -198,7 +198,7 @@ def test_a_window_is_priced_with_all_its_margins() -> None:
     _, level = levels(model, torch.rand(1, 3, 256, 384))
     coarse = 8 * 8 * 25 + 8 * 6 * 9 + 6 * 32 * 9
     stage2, lateral, post = 4 * 9 * 64 * 64, 64 * 8, 9 * 8 * 8
-    expected = coarse * 12 * 12 + 16 * (stage2 + lateral + post) * 6 * 6
+    expected = coarse * 12 * 12 + 16 * (stage2 + lateral + post) * 4.5 * 4.5
     assert level._price(np.array([[10, 10, 12, 12]])) == pytest.approx(expected)
 
 

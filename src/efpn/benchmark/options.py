@@ -104,15 +104,10 @@ class Options:
         own |= {"proposals": how.total, "small": how.small, "objects": how.objects, "small_below": how.below}
         if self.run:
             own |= {field: DEFAULTS[field] for field in UNTRAINED}
-        where = (
-            f"{self.run_name.replace('/', '-')}" + f"-{self.size_name}" * self.size_given
-            if self.run
-            else self.size_name
-        )
-        differing = [
-            MARKS[field].format(own[field]) for field in MARKS if field in own and own[field] != DEFAULTS[field]
-        ]
-        return "-".join([what, self.device.type, where, self.precision, *differing])
+        run = [self.run_name.replace("/", "-")] if self.run else []
+        size = [self.size_name] if self.size_given or not self.run else []
+        marks = [mark.format(own[field]) for field, mark in MARKS.items() if own.get(field) != DEFAULTS[field]]
+        return "-".join([what, self.device.type, *run, *size, self.precision, *marks])
 
     @property
     def run_name(self) -> str:

@@ -112,7 +112,7 @@ class WindowedLevel:
         self.margins = self._margins()
         merge = P2X_PER_P3**2 * (weights(stage2) + weights(extension.lateral) + weights(extension.post))
         near, far = self.margins
-        around = math.ceil((self.post_reach + self.stage2_reach) / P2X_PER_P3)
+        around = (self.post_reach + self.stage2_reach) / P2X_PER_P3
         self._work = np.array([*extension.upsampler.work, merge], float), np.array([near + far, near, around])
 
     def pool(self, boxes: Sequence[Tensor], align: MultiScaleRoIAlign) -> Tensor:
