@@ -8,6 +8,6 @@
     python -m efpn.benchmark loader --size 512 --workers 0,1,2
     python -m efpn.benchmark small-proposals --counts 0,1,5,20,50
 
-Each writes a JSON and a Markdown file into ``--out`` (``benchmarks/``), named after what was measured. Ratios come
-first there: they carry over to another machine, absolute times do not. ``WHAT --help`` lists the options of one.
+Each writes a JSON and a Markdown file into ``--out`` (``outputs/benchmarks/``), named after what was measured. Ratios
+come first there: they carry over to another machine, absolute times do not. ``WHAT --help`` lists the options of one.
 """

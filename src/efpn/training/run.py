@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
@@ -76,9 +77,8 @@ def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
         UserError: numbers that cannot work; the phase is finished or under way and neither ``resume`` nor
             ``overwrite`` says what to do with it; or it is of another config.
     """
-    if run.config.model.small:
-        instantiate(run.config.model.small)  # a bad threshold
-    instantiate(cfg.model.rpn)  # sizes that the levels cannot share out
+    with torch.device("meta"):  # the model's numbers, without its arithmetic
+        instantiate(model_config(cfg, run.name), num_classes=2, trunk={"weights": None}, _convert_="all")
     if "loss" in run.config.task:
         instantiate(run.config.task.loss)  # a bad weight
     for key in ("max_steps", "checkpoint_every", "val_every"):
