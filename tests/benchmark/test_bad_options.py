@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from efpn.benchmark.cli import main
-from efpn.benchmark.options import choose, read_size, whole_numbers
+from efpn.benchmark.words import choose, read_size, whole_numbers
 from efpn.errors import UserError
 
 

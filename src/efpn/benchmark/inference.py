@@ -19,12 +19,13 @@ from efpn.benchmark.detectors import Detectors, RandomDetectors, compile_parts
 from efpn.benchmark.inputs import Batch, fixed_boxes, random_batch
 from efpn.benchmark.machine import machine_facts
 from efpn.benchmark.measure import measure
-from efpn.benchmark.options import Options, add_memory_options, add_options, choose, read_options
+from efpn.benchmark.options import Options, add_memory_options, add_options, read_options
 from efpn.benchmark.proposals import FixedProposals
 from efpn.benchmark.ratios import Ratio, evaluate, peak
 from efpn.benchmark.report import comparison_text, write_report
 from efpn.benchmark.stages import Stages
 from efpn.benchmark.timing import Workload
+from efpn.benchmark.words import choose
 from efpn.errors import UserError
 from efpn.models import Oracle
 

@@ -21,11 +21,12 @@ import numpy as np
 from PIL import Image
 
 from efpn.benchmark.machine import machine_facts
-from efpn.benchmark.options import Options, add_options, read_options, whole_numbers
+from efpn.benchmark.options import Options, add_options, read_options
 from efpn.benchmark.proposals import object_boxes
 from efpn.benchmark.report import fact_list, ratio_table, write_report
 from efpn.benchmark.timing import interleave, stop_watched
 from efpn.benchmark.training import STEPS
+from efpn.benchmark.words import whole_numbers
 from efpn.data.datamodule import DetectionDataModule
 from efpn.data.pictures import read_picture, read_smaller
 from efpn.data.reading import make_record

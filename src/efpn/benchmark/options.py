@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Final
 import torch
 
 from efpn.benchmark.proposals import Composition
+from efpn.benchmark.words import read_device, read_size
 from efpn.errors import UserError, require_count, require_share
 from efpn.models import Windows
 
@@ -99,14 +99,10 @@ class Options:
 
     def name(self, what: str) -> str:
         """File name that says what was measured: ``inference-cpu-700-32``, and what differs from the defaults."""
-        own = {field: getattr(self, field) for field in MARKS if hasattr(self, field)}
-        how = self.proposals
-        own |= {"proposals": how.total, "small": how.small, "objects": how.objects, "small_below": how.below}
-        if self.run:
-            own |= {field: DEFAULTS[field] for field in UNTRAINED}
+        setting = self._setting()
         run = [self.run_name.replace("/", "-")] if self.run else []
         size = [self.size_name] if self.size_given or not self.run else []
-        marks = [mark.format(own[field]) for field, mark in MARKS.items() if own.get(field) != DEFAULTS[field]]
+        marks = [mark.format(setting[field]) for field, mark in MARKS.items() if _differs(setting, field)]
         return "-".join([what, self.device.type, *run, *size, self.precision, *marks])
 
     @property
@@ -116,30 +112,22 @@ class Options:
 
     def as_record(self) -> dict[str, Any]:
         """For JSON and Markdown; no path of the machine."""
-        names = (
-            "batch",
-            "precision",
-            "backbone",
-            "channels",
-            "ftt_width",
-            "margin",
-            "classes",
-            "channels_last",
-            "compile",
-        )
-        own: dict[str, Any] = {"size": self.size_name, **{name: getattr(self, name) for name in names}}
+        size = self.size_name if self.size_given or not self.run else "the run's own"
+        run = {"run": self.run_name} if self.run else {}
+        how = {name: getattr(self, name) for name in ("precision", "repeats", "warmup", "seed")}
+        return {**run, "size": size, **self._setting(), **how}
+
+    def _setting(self) -> dict[str, Any]:
+        """What an option can change, by the option's name; of a trained run what it does not have of its own."""
         how = self.proposals
-        proposed: dict[str, Any] = {
-            "proposals": how.total,
-            "small": how.small,
-            "objects": how.objects,
-            "small_below": how.below,
-        }
-        if self.run:
-            own = {name: own[name] for name in ("batch", "precision", "margin", "channels_last", "compile")}
-            size = self.size_name if self.size_given else "the run's own"
-            proposed = {"run": self.run_name, "size": size, "objectness": self.objectness}
-        return {**own, **proposed, "repeats": self.repeats, "warmup": self.warmup, "seed": self.seed}
+        named = {field: getattr(self, field) for field in MARKS if hasattr(self, field)}
+        named |= {"proposals": how.total, "small": how.small, "objects": how.objects, "small_below": how.below}
+        unused = UNTRAINED if self.run else ("objectness",)
+        return {field: value for field, value in named.items() if field not in unused}
+
+
+def _differs(setting: dict[str, Any], field: str) -> bool:
+    return field in setting and setting[field] != DEFAULTS[field]
 
 
 DEFAULTS: Final[dict[str, Any]] = {
@@ -270,56 +258,3 @@ def _require_composition(given: argparse.Namespace, height: int, width: int) -> 
             f"--small-below={given.small_below:g}: must be from 8 to 0.8 of the picture's shorter side "
             f"({0.8 * min(height, width):g} here), so that small and other proposals fit in; give another, or --size"
         )
-
-
-def read_size(text: str) -> tuple[int, int]:
-    """``700`` or ``700x1000`` as height and width.
-
-    Raises:
-        UserError: it is neither, or under 32 px.
-    """
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdigit() for part in parts) or min(map(int, parts)) < 32:
-        raise UserError(f"--size={text}: must be pixels, at least 32, or HEIGHTxWIDTH such as 700x1000")
-    return int(parts[0]), int(parts[-1])
-
-
-def read_device(text: str) -> torch.device:
-    """A device that is there.
-
-    Raises:
-        UserError: no such device.
-    """
-    try:
-        device = torch.device(text)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):  # what torch raises depends on how it was built
-        raise UserError(f"--device={text}: not to be had here; use cpu, or cuda where there is a GPU") from None
-    return device
-
-
-def choose(option: str, text: str | None, known: Sequence[str]) -> list[str]:
-    """The names of a list with commas, in the order of ``known``; all of them without a text.
-
-    Raises:
-        UserError: a name that is not known, or none at all.
-    """
-    if text is None:
-        return list(known)
-    asked = [name.strip() for name in text.split(",") if name.strip()]
-    strange = [name for name in asked if name not in known]
-    if strange or not asked:
-        raise UserError(f"{option}={text}: unknown {', '.join(strange) or 'list'}; choose from {', '.join(known)}")
-    return [name for name in known if name in asked]
-
-
-def whole_numbers(option: str, text: str) -> list[int]:
-    """The numbers of a list with commas, each from 0 up, in order and without repetition.
-
-    Raises:
-        UserError: something else.
-    """
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in parts):
-        raise UserError(f"{option}={text}: must be whole numbers with commas, such as 0,1,2")
-    return sorted({int(part) for part in parts})

@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from efpn.benchmark import inference
 from efpn.benchmark.inputs import fixed_boxes
 from efpn.benchmark.machine import machine_facts
-from efpn.benchmark.options import Options, add_options, choose, read_options, whole_numbers
+from efpn.benchmark.options import Options, add_options, read_options
 from efpn.benchmark.report import fact_list, write_report
 from efpn.benchmark.timing import Reading, Spread, Workload, interleave, stop_watched
+from efpn.benchmark.words import choose, whole_numbers
 from efpn.errors import require_count
 from efpn.evaluation.table import markdown_table, number
 from efpn.figures.curves import scale_curves

@@ -25,12 +25,13 @@ from efpn.benchmark.detectors import RandomDetectors
 from efpn.benchmark.inputs import fixed_boxes, random_batch, random_targets
 from efpn.benchmark.machine import machine_facts
 from efpn.benchmark.measure import measure
-from efpn.benchmark.options import Options, add_memory_options, add_options, choose, read_options
+from efpn.benchmark.options import Options, add_memory_options, add_options, read_options
 from efpn.benchmark.proposals import FixedProposals
 from efpn.benchmark.ratios import Ratio, evaluate, peak
 from efpn.benchmark.report import comparison_text, write_report
 from efpn.benchmark.stages import STAGES, Stages
 from efpn.benchmark.timing import Workload
+from efpn.benchmark.words import choose
 from efpn.losses import DualLoss
 from efpn.models import OHEM, EFPNDetector
 from efpn.tasks import DetectionTask, DistillationTask
