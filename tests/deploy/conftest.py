@@ -18,7 +18,7 @@ def random_detector(extended: bool = True, own_head: bool = True, below: float =
     torch.manual_seed(0)
     trunk = ResNetTrunk("resnet18", weights=None, norm="frozen", trainable_stages=3)
 
-    def extension(c2_channels: int, channels: int) -> Extension:
+    def extension(c2_channels: int, channels: int, **others: int) -> Extension:
         return Extension(FTT(channels, width=8), c2_channels, channels)
 
     detector = build_detector(

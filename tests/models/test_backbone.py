@@ -8,11 +8,25 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
 from efpn.errors import UserError
-from efpn.models import FPN, FTT, EFPNBackbone, Extension, Nearest, ResNetTrunk
+from efpn.models import (
+    FPN,
+    FTT,
+    Detail,
+    Doubled,
+    EFPNBackbone,
+    Extension,
+    Image2x,
+    Nearest,
+    Pyramid,
+    ResNetTrunk,
+    Stem,
+    WholePass,
+    Windows,
+)
 from efpn.models.backbone import check_levels
 from efpn.types import LevelSpec
 
@@ -21,6 +35,12 @@ def backbone(arch: str = "resnet18", channels: int = 8, upsampler: nn.Module | N
     trunk = ResNetTrunk(arch, weights=None)
     upsampler = upsampler or FTT(channels, width=8)
     return EFPNBackbone(trunk, channels, Extension(upsampler, trunk.channels["c2"], channels, **options)).eval()
+
+
+def extended(model: EFPNBackbone, images: Tensor, images_2x: Tensor | None = None) -> tuple[Pyramid, Tensor, Tensor]:
+    """The pyramid, P3' and P2'."""
+    pyramid, fine = model.prepare(images, images_2x)
+    return pyramid, *model.extension.extend(model, pyramid, fine)
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnext50_32x4d"])
@@ -36,18 +56,74 @@ def test_strides_and_depths_of_every_level(arch: str) -> None:
 
 
 def test_a_wrong_spec_is_refused_when_the_model_is_built() -> None:
-    with pytest.raises(ValueError, match=r"level p2: a 64 px picture gives \(1, 8, 16, 16\)"):
+    with pytest.raises(ValueError, match=r"level p2: a 64 px image gives \(1, 8, 16, 16\)"):
         check_levels(backbone(), [LevelSpec("p2", 8, 8)])
 
 
-def test_c2x_is_stage_2_without_the_max_pool_on_shared_weights() -> None:
-    trunk = ResNetTrunk("resnet18", weights=None).eval()
-    images = torch.rand(1, 3, 64, 64)
+def c2_of(model: EFPNBackbone, images: Tensor, images_2x: Tensor | None = None) -> Tensor:
+    """C2' as the extension is given it."""
+    seen: list[Tensor] = []
+    hook = model.extension.lateral.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    model.whole(images, images_2x)
+    hook.remove()
+    return seen[0]
+
+
+def test_c2_of_the_paper_is_stage_2_without_the_max_pool_on_shared_weights() -> None:
+    model = backbone()
+    images, trunk = torch.rand(1, 3, 64, 64), model.body
     stem = trunk.relu(trunk.bn1(trunk.conv1(images)))
-    torch.testing.assert_close(trunk(images, extended=True)["c2x"], trunk.layer1(stem))
-    assert "c2x" not in trunk(images)
-    names = [name for name, _ in trunk.named_parameters()]
-    assert len(names) == len(set(names)) and not any("c2x" in name for name in names)
+    torch.testing.assert_close(c2_of(model, images), trunk.layer1(stem))
+    names = [name for name, _ in model.named_parameters() if name.startswith("extension.")]
+    assert not any("layer1" in name for name in names)
+
+
+@pytest.mark.parametrize("detail", [Doubled(), Image2x()])
+def test_c2_and_c3_of_an_image_of_twice_the_size_are_the_backbones_own(detail: Detail) -> None:
+    trunk = ResNetTrunk("resnet18", weights=None)
+    extension = Extension(Nearest(8, blocks=1), 64, 8, c3_channels=128)
+    model = EFPNBackbone(trunk, 8, extension, detail).eval()
+    images, images_2x = torch.rand(1, 3, 64, 64), torch.rand(1, 3, 128, 128)
+    assert model.reads_2x == isinstance(detail, Image2x)
+    read = images_2x if model.reads_2x else F.interpolate(images, scale_factor=2, mode="bicubic")
+    stages = trunk(read)
+    torch.testing.assert_close(c2_of(model, images, images_2x), stages["c2"])
+    pyramid, p3x, p2x = extended(model, images, images_2x)
+    p3 = F.interpolate(extension.upsampler.refine(pyramid.inner["p3"]), scale_factor=2)
+    torch.testing.assert_close(p3x, extension.lateral3(stages["c3"]) + p3)
+    merged = extension.lateral(stages["c2"]) + F.interpolate(p3x, scale_factor=2)
+    torch.testing.assert_close(p2x, extension.post(merged))
+
+
+def test_detail_of_the_2x_images_without_them_says_so() -> None:
+    extension = Extension(Nearest(), 64, 8)
+    with pytest.raises(ValueError, match="call the detector with images_2x="):
+        EFPNBackbone(ResNetTrunk("resnet18", weights=None), 8, extension, Image2x())(torch.rand(1, 3, 64, 64))
+
+
+def test_a_whole_pass_gives_the_levels_of_the_2x_image() -> None:
+    model = EFPNBackbone(ResNetTrunk("resnet18", weights=None), 8, WholePass(8), Image2x(), Windows()).eval()
+    images_2x = torch.rand(1, 3, 128, 128)
+    maps = model(torch.rand(1, 3, 64, 64), images_2x)
+    second = model.pyramid(images_2x)
+    torch.testing.assert_close(maps["p2x"], second.output["p2"])
+    torch.testing.assert_close(maps["p3x"], second.inner["p3"])
+    assert not list(model.extension.parameters())
+    with pytest.raises(UserError, match="give detail=doubled or image_2x"):
+        EFPNBackbone(ResNetTrunk("resnet18", weights=None), 8, WholePass(8), Stem())
+
+
+def test_a_continued_pyramid_that_starts_from_the_fpn_is_the_fpn_but_for_p4() -> None:
+    """With true P4-2x in the place of what the upsampler gives, P3' and P2' are P3 and P2 of the 2x image."""
+    model = EFPNBackbone(ResNetTrunk("resnet18", weights=None), 8, Extension(Nearest(8), 64, 8, c3_channels=128)).eval()
+    model.start_extension()
+    images_2x = torch.rand(1, 3, 128, 128)
+    stages = model.body(images_2x)
+    pyramid = model.fpn(stages)
+    p3x = model.extension.with_c3(F.interpolate(pyramid.inner["p4"], scale_factor=2), stages["c3"])
+    torch.testing.assert_close(p3x, pyramid.inner["p3"])
+    p2x = model.extension.merge(F.interpolate(p3x, scale_factor=2), stages["c2"])
+    torch.testing.assert_close(p2x, pyramid.output["p2"])
 
 
 def test_trunk_gives_what_torchvision_gives(tmp_path: Path) -> None:
@@ -83,19 +159,19 @@ def test_equation_1_to_the_letter_without_the_post_convolution() -> None:
 def test_starts_as_the_fpn_continued_by_one_level() -> None:
     model = backbone()
     model.start_extension()
-    pyramid = model.pyramid(torch.rand(1, 3, 64, 64), extended=True)
-    p3x, p2x = model.extension.extend(pyramid)
+    pyramid, fine = model.prepare(torch.rand(1, 3, 64, 64))
+    p3x, p2x = model.extension.extend(model, pyramid, fine)
     torch.testing.assert_close(p3x, F.interpolate(pyramid.inner["p3"], scale_factor=2.0))
-    inner = model.fpn.inner_blocks[0](pyramid.c2x) + F.interpolate(p3x, scale_factor=2.0)
+    inner = model.fpn.inner_blocks[0](model.body.layer1(fine.map)) + F.interpolate(p3x, scale_factor=2.0)
     torch.testing.assert_close(p2x, model.fpn.layer_blocks[0](inner))
 
 
 @pytest.mark.parametrize("source", ["inner", "output"])
 def test_source_decides_what_the_upsampler_reads_and_is_taught(source: str) -> None:
     model = backbone(source=source)
-    pyramid = model.pyramid(torch.rand(1, 3, 64, 64), extended=True)
+    pyramid, p3x, _ = extended(model, torch.rand(1, 3, 64, 64))
     maps = getattr(pyramid, source)
-    torch.testing.assert_close(model.extension.extend(pyramid)[0], F.interpolate(maps["p3"], scale_factor=2.0))
+    torch.testing.assert_close(p3x, F.interpolate(maps["p3"], scale_factor=2.0))
     p3, p2 = model.extension.targets(pyramid)
     assert p3 is maps["p3"] and p2 is pyramid.output["p2"]
 

@@ -36,7 +36,7 @@ def detector(extended: bool = True, own_head: bool = True) -> EFPNDetector:
     torch.manual_seed(0)
     trunk = ResNetTrunk("resnet18", weights=None, norm="batch", trainable_stages=5)
 
-    def extension(c2_channels: int, channels: int) -> Extension:
+    def extension(c2_channels: int, channels: int, **others: int) -> Extension:
         return Extension(FTT(channels, width=8), c2_channels, channels)
 
     small = SmallRoIs(32, own_head=own_head) if extended else None

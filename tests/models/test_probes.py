@@ -29,7 +29,7 @@ def detector(level: str, extended: bool = False, source: str = "inner") -> EFPND
     trunk = ResNetTrunk("resnet18", weights=None, norm="batch", trainable_stages=5)
     roi = RoISettings(head_width=16, score_thresh=0.0, detections_per_image=30)
 
-    def extension(c2_channels: int, channels: int) -> Extension:
+    def extension(c2_channels: int, channels: int, **others: int) -> Extension:
         return Extension(Nearest(), c2_channels, channels, source=source)  # type: ignore[arg-type]
 
     small = SmallRoIs(math.inf, level=level)
@@ -61,7 +61,7 @@ def test_p3x_is_read_as_the_kind_of_map_that_it_imitates(source: str) -> None:
     image = torch.rand(3, 64, 96)
     seen = []
     model.roi_heads.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    OnP3x(model)([image])
+    OnP3x(model)([image], [F.interpolate(image[None], scale_factor=2)[0]])
     pyramid = model.backbone.pyramid(model.transform([image])[0].tensors)
     upsampled = F.interpolate(pyramid.inner["p3"] if source == "inner" else pyramid.output["p3"], scale_factor=2)
     expected = model.backbone.fpn.layer_blocks[1](upsampled) if source == "inner" else upsampled

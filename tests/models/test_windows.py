@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efpn.data.dataset import DetectionDataset
@@ -17,15 +19,21 @@ from efpn.errors import UserError
 from efpn.models import (
     ESPCN,
     FTT,
+    Detail,
+    Doubled,
     EFPNDetector,
-    Extension,
+    Image2x,
     Nearest,
     ResNetTrunk,
     RoISettings,
     RPNSettings,
     SmallRoIs,
+    Stem,
+    TwoStage,
+    Upsampler,
     Windows,
     build_detector,
+    make_extension,
 )
 from efpn.models.upsamplers import reach
 from efpn.models.windows import Price, WindowedLevel, cells_under, grown_areas, joined, united, window_of
@@ -37,6 +45,7 @@ UPSAMPLERS = {
     "separable": lambda c: FTT(c, 12, groups=12),
     "espcn": lambda c: ESPCN(c, (8, 6)),
     "nearest": lambda c: Nearest(c),
+    "refined": lambda c: Nearest(c, blocks=2),
 }
 
 
@@ -45,6 +54,8 @@ def detector(
     arch: str = "resnet18",
     windows: Windows | None = None,
     trunk: ResNetTrunk | None = None,
+    detail: Detail | None = None,
+    c3: bool = False,
     **options: Any,
 ) -> EFPNDetector:
     """With every layer of the extension random, none at zero."""
@@ -53,11 +64,9 @@ def detector(
     roi = RoISettings(head_width=16, score_thresh=0.0, detections_per_image=50)
     rpn = RPNSettings(anchor_sizes=(8, 16, 32, 64, 128), post_nms_top_n=(100, 60))
 
-    def extension(c2_channels: int, channels: int) -> Extension:
-        return Extension(UPSAMPLERS[upsampler](channels), c2_channels, channels, **options)
-
-    small = SmallRoIs(24, own_head=True)
-    model = build_detector(trunk, 4, channels=8, rpn=rpn, roi=roi, small=small, extension=extension, windows=windows)
+    extension = partial(make_extension, lambda channels: UPSAMPLERS[upsampler](channels), c3=c3, **options)
+    parts: dict[str, Any] = {"small": SmallRoIs(24, own_head=True), "extension": extension, "detail": detail}
+    model = build_detector(trunk, 4, channels=8, rpn=rpn, roi=roi, windows=windows, **parts)
     for module in model.backbone.extension.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
@@ -66,12 +75,13 @@ def detector(
 
 
 def levels(model: EFPNDetector, images: Tensor) -> tuple[Tensor, WindowedLevel]:
-    """P2' dense, and waiting."""
+    """P2' dense, and waiting; the 2x images show something else than the 1x ones, to be told apart."""
     backbone = model.backbone
+    images_2x = torch.rand(len(images), 3, *(2 * side for side in images.shape[-2:]))
     with torch.no_grad():
-        dense = backbone.extension.extend(backbone.pyramid(images, extended=True))[1]
-        pyramid = backbone.fpn(backbone.body(images, stem=True))
-    return dense, WindowedLevel(backbone.extension, backbone.body.layer1, pyramid, model.backbone.windows or Windows())
+        pyramid, fine = backbone.prepare(images, images_2x)
+        dense = backbone.extension.extend(backbone, pyramid, fine)[1]
+    return dense, WindowedLevel(backbone.extension, backbone.body, pyramid, fine, model.backbone.windows or Windows())
 
 
 BOXES = {
@@ -98,8 +108,7 @@ def differs(model: EFPNDetector, boxes: list[list[list[float]]], images: Tensor)
     return float((got - expected).abs().max() / expected.std()) if len(got) else 0.0
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
-@pytest.mark.parametrize("upsampler", list(UPSAMPLERS))
+@pytest.mark.parametrize("upsampler, arch", [*((name, "resnet18") for name in UPSAMPLERS), ("ftt", "resnet50")])
 def test_pooled_features_are_those_of_the_dense_map(upsampler: str, arch: str) -> None:
     model = detector(upsampler, arch, Windows(dense_from=100))
     image = torch.rand(1, 3, 256, 384)
@@ -107,9 +116,27 @@ def test_pooled_features_are_those_of_the_dense_map(upsampler: str, arch: str) -
         assert differs(model, [boxes], image) < 1e-3, name
 
 
+@pytest.mark.parametrize(
+    "detail, upsampler, c3, arch",
+    [
+        (Stem(), "refined", True, "resnet18"),
+        (Doubled(), "refined", True, "resnet18"),
+        (Doubled(), "refined", True, "resnet50"),
+        (Doubled(), "ftt", False, "resnet18"),
+        (Image2x(), "refined", True, "resnet18"),
+        (Image2x(), "ftt", True, "resnet18"),
+    ],
+)
+def test_every_source_of_detail_can_be_cut(detail: Detail, upsampler: str, c3: bool, arch: str) -> None:
+    model = detector(upsampler, arch, Windows(dense_from=100), detail=detail, c3=c3)
+    every = [box for boxes in BOXES.values() for box in boxes]
+    assert differs(model, [every], torch.rand(1, 3, 256, 384)) < 1e-3
+
+
 @pytest.mark.parametrize("source, post_conv", [("inner", False), ("output", True)])
-def test_every_form_of_the_extension_can_be_cut(source: str, post_conv: bool) -> None:
-    model = detector(source=source, post_conv=post_conv, windows=Windows(dense_from=100))
+@pytest.mark.parametrize("c3", [False, True])
+def test_every_form_of_the_extension_can_be_cut(source: str, post_conv: bool, c3: bool) -> None:
+    model = detector(source=source, post_conv=post_conv, c3=c3, windows=Windows(dense_from=100))
     every = [box for boxes in BOXES.values() for box in boxes]
     assert differs(model, [every, [], BOXES["corners"]], torch.rand(3, 3, 256, 384)) < 1e-3
 
@@ -202,6 +229,84 @@ def test_a_window_is_priced_with_all_its_margins() -> None:
     assert level._price(np.array([[10, 10, 12, 12]])) == pytest.approx(expected)
 
 
+def test_a_window_of_the_second_pass_is_priced_with_all_its_margins() -> None:
+    """By hand, for a window of 2 x 2 cells of P3: the last convolution sees 1/4 cell around, P3' is made with 1/2.
+
+    Stage 3 of a ResNet-18 sees 7 cells of C2' around that, 8 to stay even; stage 2 sees 4 more, stem and pool 2 more.
+    """
+    _, level = levels(detector("refined", detail=Doubled(), c3=True), torch.rand(1, 3, 256, 384))
+    stage2, lateral, post = 4 * 9 * 64 * 64, 64 * 8, 9 * 8 * 8
+    stage3 = 9 * 64 * 128 + 3 * 9 * 128 * 128 + 64 * 128
+    expected = (
+        4 * 9 * 8 * 8 * (2 + 2 * (1 + 4)) ** 2
+        + 16 * (lateral + post) * 2.5**2
+        + 4 * (stage3 + 128 * 8) * 3**2
+        + 16 * stage2 * (2 + 2 * (2 + 8 + 4) / 4) ** 2
+        + 64 * 3 * 64 * 49 * (2 + 2 * (2 + 8 + 4 + 2) / 4) ** 2
+    )
+    assert level._price(np.array([[12, 12, 14, 14]])) == pytest.approx(expected)
+
+
+class Attends(TwoStage):
+    """Says that it sees nothing around, and looks at the mean of the whole map."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(channels, channels, 1)
+        self.reach, self.work = (0, 0), (0, 0)
+
+    def content_of(self, p3: Tensor) -> Tensor:
+        return F.interpolate(p3 + self.mix(p3.mean((2, 3), keepdim=True)), scale_factor=2.0)
+
+    def texture_of(self, p3: Tensor, p2: Tensor, content: Tensor) -> Tensor:
+        return content
+
+
+class Plain(Upsampler):
+    """Says nothing of what it sees."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+
+    def forward(self, p3: Tensor, p2: Tensor) -> Tensor:
+        return F.interpolate(p3, scale_factor=2.0, mode="bilinear")
+
+
+class Normed(Plain, TwoStage):
+    """Group-norm: every cell hangs on all."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.norm = nn.GroupNorm(2, channels)
+        self.reach, self.work = (1, 0), (0, 0)
+
+    def content_of(self, p3: Tensor) -> Tensor:
+        return F.interpolate(self.norm(p3), scale_factor=2.0)
+
+    def texture_of(self, p3: Tensor, p2: Tensor, content: Tensor) -> Tensor:
+        return content
+
+
+@pytest.mark.parametrize("upsampler, told", [(Attends, True), (Normed, True), (Plain, False)])
+def test_what_sees_further_than_it_says_is_computed_whole(
+    upsampler: type[Upsampler], told: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(UPSAMPLERS, "own", upsampler)
+    model = detector("own", windows=Windows())
+    assert model.backbone.windows is None
+    assert ("P2' is computed whole: " + upsampler.__name__ in caplog.text) == told
+    with torch.no_grad():
+        assert isinstance(model.backbone(torch.rand(1, 3, 64, 64))["p2x"], Tensor)
+        model([torch.rand(3, 64, 96)])
+
+
+def test_trying_the_windows_out_leaves_weights_and_random_numbers_alone() -> None:
+    whole, cut = detector(), detector(windows=Windows())
+    assert cut.backbone.windows is not None
+    for (name, mine), theirs in zip(whole.state_dict().items(), cut.state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs), name
+
+
 def test_a_smaller_margin_costs_less_and_is_near() -> None:
     exact, near = (detector(windows=Windows(margin=margin, dense_from=100)) for margin in (None, 2))
     image = torch.rand(1, 3, 256, 384)
@@ -242,6 +347,12 @@ def test_reach_is_what_a_changed_cell_changes(upsampler: str) -> None:
 def test_reach_of_stage_2() -> None:
     for arch, cells in (("resnet18", 4), ("resnet50", 3)):
         assert reach(ResNetTrunk(arch, weights=None, norm="batch", trainable_stages=5).layer1) == cells
+
+
+def test_reach_of_stage_3_is_counted_where_it_reads() -> None:
+    """Its first 3x3 convolution halves the resolution: 1 cell, then 2 for each of the three that follow."""
+    for arch, cells in (("resnet18", 7), ("resnet50", 7)):
+        assert reach(ResNetTrunk(arch, weights=None, norm="batch", trainable_stages=5).layer2) == cells
 
 
 def test_cells_under_boxes_by_hand() -> None:

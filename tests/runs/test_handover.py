@@ -13,7 +13,7 @@ from efpn.runs.checkpoints import Handover, load_handover, read_checkpoint, read
 
 
 def detector(*, extended: bool = False, own_head: bool = False, channels: int = 8) -> EFPNDetector:
-    def extension(c2_channels: int, channels: int) -> Extension:
+    def extension(c2_channels: int, channels: int, **others: int) -> Extension:
         return Extension(FTT(channels, width=8), c2_channels, channels)
 
     small = SmallRoIs(32, own_head=own_head) if extended else None

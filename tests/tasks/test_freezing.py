@@ -14,7 +14,7 @@ from efpn.tasks import DetectionTask, DistillationTask
 def detector() -> EFPNDetector:
     trunk = ResNetTrunk("resnet18", weights=None, norm="batch", trainable_stages=5)
 
-    def extension(c2_channels: int, channels: int) -> Extension:
+    def extension(c2_channels: int, channels: int, **others: int) -> Extension:
         return Extension(FTT(channels, width=8), c2_channels, channels)
 
     return build_detector(trunk, 3, channels=8, extension=extension, small=SmallRoIs(32, own_head=True))

@@ -16,7 +16,17 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from efpn.benchmark.options import Options
-from efpn.models import FTT, OHEM, EFPNDetector, Nearest, ResNetTrunk, SmallRoIs, build_detector, make_extension
+from efpn.models import (
+    FTT,
+    OHEM,
+    EFPNDetector,
+    Nearest,
+    ResNetTrunk,
+    SmallRoIs,
+    Upsampler,
+    build_detector,
+    make_extension,
+)
 
 BRANCH_SCALE = 0.1  # of residual branches; untrained and unnormalised they would let the maps overflow
 
@@ -88,7 +98,7 @@ class RandomDetectors:
         tame(model)
         return model
 
-    def _extended(self, upsampler: Callable[..., nn.Module], whole: bool = False) -> EFPNDetector:
+    def _extended(self, upsampler: Callable[..., Upsampler], whole: bool = False) -> EFPNDetector:
         small = SmallRoIs(self.options.proposals.below, own_head=True)
         windows = None if whole else self.options.windows
         return self._built(extension=partial(make_extension, upsampler), small=small, ohem=self.ohem, windows=windows)

@@ -105,9 +105,9 @@ def bare_distill(options: Options, backward: bool) -> Workload:
     def passes(turn: int) -> None:
         with options.autocast():
             with torch.no_grad():
-                student = backbone.pyramid(batch_1x.tensors, extended=True)
+                student, fine = backbone.prepare(batch_1x.tensors, batch_2x)
                 backbone.pyramid(batch_2x)
-            maps = backbone.extension.extend(student)
+            maps = backbone.extension.extend(backbone, student, fine)
         if backward:
             backbone.extension.zero_grad()
             with stages.stage("backward"):

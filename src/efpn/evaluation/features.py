@@ -92,10 +92,10 @@ def extended_levels(detector: EFPNDetector, image_1x: Tensor, image_2x: Tensor) 
     """
     backbone = detector.backbone
     batch_1x, batch_2x = detector.batch_pair([image_1x], [image_2x])
-    pyramid = backbone.pyramid(batch_1x.tensors, extended=True)
+    pyramid, fine = backbone.prepare(batch_1x.tensors, batch_2x)
     maps = {
         "target": backbone.extension.targets(backbone.pyramid(batch_2x))[1],
-        "p2x": backbone.extension.extend(pyramid)[1],
+        "p2x": backbone.extension.extend(backbone, pyramid, fine)[1],
         "p2": upsample2x(pyramid.output["p2"]),
     }
     return {name: level[0].float().cpu().numpy() for name, level in maps.items()}

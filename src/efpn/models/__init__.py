@@ -1,14 +1,15 @@
 """Pure torch models: trunk -> FPN -> extension (FTT | ESPCN | nearest) -> RPN -> RoI heads -> detector."""
 
 from efpn.models.backbone import EFPNBackbone
-from efpn.models.detector import EFPNDetector, Resize, build_detector, fasterrcnn_resnet50_efpn, make_extension
-from efpn.models.extension import Extension
+from efpn.models.detail import Detail, Doubled, Image2x, Stem
+from efpn.models.detector import EFPNDetector, Resize, build_detector, fasterrcnn_resnet50_efpn
+from efpn.models.extension import Extension, WholePass, make_extension
 from efpn.models.fpn import FPN, Pyramid
 from efpn.models.probes import MultiScale, OnP3x, Oracle
 from efpn.models.roi_heads import OHEM, PyramidRoIHeads, RoISettings, SmallRoIs
 from efpn.models.rpn import PyramidRPN, RPNSettings
 from efpn.models.trunk import ResNetTrunk
-from efpn.models.upsamplers import ESPCN, FTT, Nearest
+from efpn.models.upsamplers import ESPCN, FTT, Nearest, TwoStage, Upsampler
 from efpn.models.windows import Windows
 
 __all__ = [
@@ -16,9 +17,12 @@ __all__ = [
     "FPN",
     "FTT",
     "OHEM",
+    "Detail",
+    "Doubled",
     "EFPNBackbone",
     "EFPNDetector",
     "Extension",
+    "Image2x",
     "MultiScale",
     "Nearest",
     "OnP3x",
@@ -31,6 +35,10 @@ __all__ = [
     "Resize",
     "RoISettings",
     "SmallRoIs",
+    "Stem",
+    "TwoStage",
+    "Upsampler",
+    "WholePass",
     "Windows",
     "build_detector",
     "fasterrcnn_resnet50_efpn",

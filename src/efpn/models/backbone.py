@@ -7,63 +7,86 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from efpn.models.extension import Extension
+from efpn.models.detail import Detail, Fine, Stem
+from efpn.models.extension import Extension, WholePass
 from efpn.models.fpn import FPN, Pyramid
 from efpn.models.trunk import ResNetTrunk
-from efpn.models.windows import WindowedLevel, Windows
+from efpn.models.windows import WindowedLevel, Windows, cuts_exactly
 from efpn.types import LevelSpec
 
 Level = Tensor | WindowedLevel
 
 
 class EFPNBackbone(nn.Module):
-    """What torchvision's detectors call a backbone: pictures in, named levels out.
+    """What torchvision's detectors call a backbone: images in, named levels out.
 
     Args:
-        trunk: gives ``c2 .. c5`` and C2'.
+        trunk: gives ``c2 .. c5``, and its first stages for C2' and C3'.
         channels: depth of every level.
-        extension: called with ``c2_channels`` and ``channels``; builds P3' and P2'. None gives a plain FPN.
-        windows: without gradient, compute P2' under small RoIs alone; None computes the whole map.
+        extension: builds P3' and P2'. None gives a plain FPN.
+        detail: where C2' comes from; None is the paper's `Stem`.
+        windows: without gradient, compute P2' under small RoIs alone; None computes the whole map, as an extension that
+            cannot be cut does anyway.
 
     Attributes:
         levels: a `LevelSpec` for every map that `forward` returns, checked against a real pass at construction.
     """
 
     def __init__(
-        self, trunk: ResNetTrunk, channels: int, extension: Extension | None = None, windows: Windows | None = None
+        self,
+        trunk: ResNetTrunk,
+        channels: int,
+        extension: Extension | WholePass | None = None,
+        detail: Detail | None = None,
+        windows: Windows | None = None,
     ) -> None:
         super().__init__()
         self.body = trunk
         self.fpn = FPN(trunk.channels, channels)
         self.extension = extension
+        self.detail = detail or Stem()
         self.out_channels = channels
         self.levels = self.fpn.levels + (extension.levels if extension else ())
-        self.windows = windows
         check_levels(self, self.levels)
+        self.windows = windows if extension and windows and cuts_exactly(extension, trunk, channels) else None
 
-    def forward(self, images: Tensor) -> dict[str, Level]:
-        """Compute ``p2 .. p6`` and, with an extension, ``p3x`` and ``p2x`` from normalised pictures ``(N, 3, H, W)``.
+    @property
+    def reads_2x(self) -> bool:
+        """Whether P2' is made of the 2x images, which `forward` then needs."""
+        return self.extension is not None and self.detail.reads_2x
 
-        H and W must be multiples of 32. With windows and without gradient there is no ``p3x``, and ``p2x`` waits
-        for the boxes under which it is wanted.
+    def forward(self, images: Tensor, images_2x: Tensor | None = None) -> dict[str, Level]:
+        """Compute ``p2 .. p6`` and, with an extension, ``p3x`` and ``p2x``.
+
+        With windows and without gradient there is no ``p3x``, and ``p2x`` waits for the boxes under which it is wanted.
+
+        Args:
+            images: normalised 1x images ``(N, 3, H, W)``; H and W are multiples of 32.
+            images_2x: the 2x images ``(N, 3, 2H, 2W)``, where ``reads_2x``.
         """
         # frozen parts are in eval mode in training too: the gradient tells whether this is training
-        if self.extension is None or self.windows is None or torch.is_grad_enabled():
-            return dict(self.whole(images))
-        pyramid = self.fpn(self.body(images, stem=True))
-        return {**pyramid.output, "p2x": WindowedLevel(self.extension, self.body.layer1, pyramid, self.windows)}
+        if self.windows is None or torch.is_grad_enabled():
+            return dict(self.whole(images, images_2x))
+        assert isinstance(self.extension, Extension), "nothing else is cut"
+        pyramid, fine = self.prepare(images, images_2x)
+        return {**pyramid.output, "p2x": WindowedLevel(self.extension, self.body, pyramid, fine, self.windows)}
 
-    def whole(self, images: Tensor) -> dict[str, Tensor]:
+    def whole(self, images: Tensor, images_2x: Tensor | None = None) -> dict[str, Tensor]:
         """All levels as maps, with or without windows."""
         if self.extension is None:
             return dict(self.pyramid(images).output)
-        pyramid = self.pyramid(images, extended=True)
-        p3x, p2x = self.extension.extend(pyramid)
+        pyramid, fine = self.prepare(images, images_2x)
+        p3x, p2x = self.extension.extend(self, pyramid, fine)
         return {**pyramid.output, "p3x": p3x, "p2x": p2x}
 
-    def pyramid(self, images: Tensor, extended: bool = False) -> Pyramid:
-        """Run trunk and FPN alone; ``extended`` adds C2'."""
-        return self.fpn(self.body(images, extended=extended))
+    def pyramid(self, images: Tensor) -> Pyramid:
+        """Run trunk and FPN alone."""
+        return self.fpn(self.body(images))
+
+    def prepare(self, images: Tensor, images_2x: Tensor | None = None) -> tuple[Pyramid, Fine]:
+        """Run trunk and FPN, and get ready what C2' is made of."""
+        stages = self.body(images, stem=self.detail.reads_stem)
+        return self.fpn(stages), self.detail.fine(self.body, images, stages.get("c1"), images_2x)
 
     def start_extension(self) -> None:
         """Start the extension's own layers from the FPN's (see `Extension.start_from`)."""
@@ -73,16 +96,16 @@ class EFPNBackbone(nn.Module):
 
 @torch.no_grad()
 def check_levels(backbone: EFPNBackbone, levels: Iterable[LevelSpec], size: int = 64) -> None:
-    """Run one blank picture of ``size`` pixels and compare every map with its `LevelSpec`.
+    """Run one blank image of ``size`` pixels and compare every map with its `LevelSpec`.
 
     Raises:
         ValueError: a level is missing, or its stride or depth is not what it says.
     """
     training = backbone.training
-    maps = backbone.eval().whole(torch.zeros(1, 3, size, size))
+    maps = backbone.eval().whole(torch.zeros(1, 3, size, size), torch.zeros(1, 3, 2 * size, 2 * size))
     backbone.train(training)
     for level in levels:
         expected = (1, level.channels, size // level.stride, size // level.stride)
         got = tuple(maps[level.name].shape) if level.name in maps else None
         if got != expected:
-            raise ValueError(f"level {level.name}: a {size} px picture gives {got}, its spec says {expected}")
+            raise ValueError(f"level {level.name}: a {size} px image gives {got}, its spec says {expected}")

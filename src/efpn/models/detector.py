@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from efpn.models.backbone import EFPNBackbone
-from efpn.models.extension import Extension
+from efpn.models.detail import Detail
+from efpn.models.extension import Extension, WholePass
 from efpn.models.roi_heads import OHEM, PyramidRoIHeads, RoISettings, SmallRoIs
 from efpn.models.rpn import PyramidRPN, RPNSettings
 from efpn.models.trunk import ResNetTrunk
@@ -87,6 +89,53 @@ class EFPNDetector(GeneralizedRCNN):
             "roi_heads.small_head.": self.roi_heads.start_small_head,
         }
 
+    def forward(
+        self,
+        images: list[Tensor],
+        targets: list[dict[str, Tensor]] | None = None,
+        images_2x: list[Tensor] | None = None,
+    ) -> Any:
+        """Losses in training, else detections (see the class).
+
+        Args:
+            images: ``(3, h, w)`` each, in [0, 1].
+            targets: in training, of each.
+            images_2x: ``(3, 2h, 2w)`` each, where the extended level reads them (`EFPNBackbone.reads_2x`); a detector
+                that resizes by itself makes them of ``images``.
+
+        Raises:
+            ValueError: no targets in training, a box without width or height, or 2x images are needed and not given.
+        """
+        if self.training and targets is None:
+            raise ValueError("in training the detector needs targets")
+        sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
+        batch, targets = self.transform(images, targets)
+        for number, target in enumerate(targets or []):
+            if (target["boxes"][:, 2:] <= target["boxes"][:, :2]).any():
+                raise ValueError(f"target {number} holds a box without width or height: {target['boxes'].tolist()}")
+        double = self._double(batch, images, images_2x) if self.backbone.reads_2x else None
+        features = self.backbone(batch.tensors, double)
+        proposals, losses = self.rpn(batch, features, targets)
+        detections, more = self.roi_heads(features, proposals, batch.image_sizes, targets)
+        if self.training:
+            return {**more, **losses}
+        return self.transform.postprocess(detections, batch.image_sizes, sizes)
+
+    def _double(self, batch: ImageList, images: list[Tensor], images_2x: list[Tensor] | None) -> Tensor:
+        """The 2x batch, exactly twice the size of the 1x one."""
+        if images_2x is None:
+            if isinstance(self.transform, NormalizeAndPad):
+                raise ValueError("the extended level reads the 2x images: call the detector with images_2x=")
+            images_2x = [
+                F.interpolate(image[None], (2 * h, 2 * w), mode="bilinear", antialias=True)[0]
+                for image, (h, w) in zip(images, batch.image_sizes, strict=True)
+            ]
+        height, width = batch.tensors.shape[-2:]
+        double = batch.tensors.new_zeros(len(images_2x), 3, 2 * height, 2 * width)
+        for slot, image in zip(double, images_2x, strict=True):
+            slot[:, : image.shape[-2], : image.shape[-1]] = self.transform.normalize(image)
+        return double
+
     def batch_pair(self, images_1x: list[Tensor], images_2x: list[Tensor]) -> tuple[ImageList, Tensor]:
         """Normalise and pad both scales so that the 2x batch is exactly twice the 1x batch.
 
@@ -103,11 +152,7 @@ class EFPNDetector(GeneralizedRCNN):
         if not isinstance(self.transform, NormalizeAndPad):
             raise ValueError("a pair comes at its size: build the detector with resize=None")
         batch_1x, _ = self.transform(images_1x)
-        height, width = batch_1x.tensors.shape[-2:]
-        batch_2x = batch_1x.tensors.new_zeros(len(images_2x), 3, 2 * height, 2 * width)
-        for slot, image in zip(batch_2x, images_2x, strict=True):
-            slot[:, : image.shape[-2], : image.shape[-1]] = self.transform.normalize(image)
-        return batch_1x, batch_2x
+        return batch_1x, self._double(batch_1x, images_1x, images_2x)
 
     @torch.no_grad()
     def detect(
@@ -130,7 +175,8 @@ def build_detector(
     num_classes: int,
     *,
     channels: int = 256,
-    extension: Callable[..., Extension] | None = None,
+    extension: Callable[..., Extension | WholePass] | None = None,
+    detail: Detail | None = None,
     rpn: RPNSettings | None = None,
     roi: RoISettings | None = None,
     small: SmallRoIs | None = None,
@@ -144,7 +190,8 @@ def build_detector(
         trunk: the ResNet.
         num_classes: classes with the background.
         channels: depth of the pyramid (256 in the paper).
-        extension: called with ``c2_channels`` and ``channels``; None gives a plain FPN.
+        extension: called with ``c2_channels``, ``c3_channels`` and ``channels``; None gives a plain FPN.
+        detail: where C2' comes from; None is the paper's `Stem`.
         rpn: see `RPNSettings`.
         roi: see `RoISettings`.
         small: see `SmallRoIs`.
@@ -152,16 +199,12 @@ def build_detector(
         resize: see `Resize`.
         windows: see `Windows`; None computes P2' whole.
     """
-    built = extension(c2_channels=trunk.channels["c2"], channels=channels) if extension else None
-    backbone = EFPNBackbone(trunk, channels, built, windows)
+    depths = {f"{stage}_channels": trunk.channels[stage] for stage in ("c2", "c3")}
+    built = extension(channels=channels, **depths) if extension else None
+    backbone = EFPNBackbone(trunk, channels, built, detail, windows)
     detector = EFPNDetector(backbone, num_classes, rpn, roi, small, ohem, resize)
     # convolutions run faster in this layout, under bf16 above all; shapes and results stay as they are
     return detector.to(memory_format=torch.channels_last)
-
-
-def make_extension(upsampler: Callable[..., Any], c2_channels: int, channels: int, **options: Any) -> Extension:
-    """Build an `Extension` around an upsampler class that takes the pyramid's ``channels``."""
-    return Extension(upsampler(channels=channels), c2_channels, channels, **options)
 
 
 def fasterrcnn_resnet50_efpn(
@@ -188,7 +231,7 @@ def fasterrcnn_resnet50_efpn(
     scratch = weights_backbone is None
     trunk = ResNetTrunk(arch, weights_backbone, "batch" if scratch else "frozen", 5 if scratch else trainable_stages)
 
-    def extension(c2_channels: int, channels: int) -> Extension:
+    def extension(c2_channels: int, channels: int, **others: int) -> Extension:
         return Extension(FTT(channels, ftt_width), c2_channels, channels)
 
     small = SmallRoIs(small_roi_below, own_head=True)

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
 from efpn.errors import UserError
+from efpn.models.detail import Fine
 from efpn.models.fpn import FPN, Pyramid
 from efpn.models.upsamplers import Upsampler, upsample2x
 from efpn.types import LevelSpec
 
+if TYPE_CHECKING:
+    from efpn.models.backbone import EFPNBackbone
+
+Source = Literal["inner", "output"]
+
 
 class Extension(nn.Module):
-    """P2' = post(P3' upsampled + lateral(C2')), with P3' from an upsampler (FTT, ESPCN or nearest); eq. 1.
+    """P2' = post(P3' upsampled + lateral(C2')), eq. 1, with P3' from P3 by an upsampler.
 
-    Purely convolutional: it runs on a whole map or on a window of it.
+    The paper's form takes P3' from the upsampler alone (FTT, ESPCN or nearest). With ``c3_channels`` the FPN is
+    continued as it is built, by a lateral on C3' too: P3' = lateral3(C3') + upsampler(P3, P2), where the upsampler
+    stands in for the upsampled P4 of the 2x image. Where the upsampler works on parts of a map (`TwoStage`), so does
+    the whole extension.
 
     Args:
         upsampler: ``(p3, p2) -> p3x``.
@@ -24,6 +34,10 @@ class Extension(nn.Module):
         source: which maps of the pyramid feed the upsampler: ``inner`` (before the FPN's output convolution; the
             release) or ``output``.
         post_conv: a 3x3 convolution on P2' as on every other FPN level; False is eq. 1 to the letter.
+        c3_channels: depth of C3' (512 in ResNet-50), to be read by a lateral; None for the paper's form.
+
+    Raises:
+        UserError: an unknown ``source``.
     """
 
     def __init__(
@@ -31,52 +45,120 @@ class Extension(nn.Module):
         upsampler: Upsampler,
         c2_channels: int,
         channels: int,
-        source: Literal["inner", "output"] = "inner",
+        source: Source = "inner",
         post_conv: bool = True,
+        c3_channels: int | None = None,
     ) -> None:
         super().__init__()
-        if source not in ("inner", "output"):
-            raise UserError(f"extension.source={source}: unknown; use inner or output")
-        self.source = source
+        self.source = checked(source)
         self.upsampler = upsampler
         self.lateral = nn.Conv2d(c2_channels, channels, 1)
+        self.lateral3 = nn.Conv2d(c3_channels, channels, 1) if c3_channels else None
         self.post = nn.Conv2d(channels, channels, 3, padding=1) if post_conv else nn.Identity()
         self.levels = (LevelSpec("p3x", 4, channels), LevelSpec("p2x", 2, channels))
 
-    def forward(self, p3: Tensor, p2: Tensor, c2x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, p3: Tensor, p2: Tensor, c2x: Tensor, c3x: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Build the extended levels.
 
         Args:
             p3: ``(N, C, H/8, W/8)``.
             p2: ``(N, C, H/4, W/4)``.
             c2x: C2' ``(N, C2, H/2, W/2)``.
+            c3x: C3' ``(N, C3, H/4, W/4)``, where a lateral reads it.
 
         Returns:
             P3' ``(N, C, H/4, W/4)`` and P2' ``(N, C, H/2, W/2)``.
         """
-        p3x = self.upsampler(p3, p2)
+        p3x = self.with_c3(self.upsampler(p3, p2), c3x)
         return p3x, self.merge(upsample2x(p3x), c2x)
+
+    def with_c3(self, upsampled: Tensor, c3x: Tensor | None) -> Tensor:
+        """P3' from what the upsampler gives, ``(N, C, H/4, W/4)``, and C3'."""
+        return upsampled if self.lateral3 is None else upsampled + self.lateral3(c3x)
 
     def merge(self, upsampled: Tensor, c2x: Tensor) -> Tensor:
         """P2' from P3' upsampled, ``(N, C, H/2, W/2)``, and C2' (eq. 1)."""
         return self.post(upsampled + self.lateral(c2x))
 
-    def extend(self, pyramid: Pyramid) -> tuple[Tensor, Tensor]:
-        """Read this extension's inputs from a pyramid and build P3' and P2'."""
+    def extend(self, backbone: EFPNBackbone, pyramid: Pyramid, fine: Fine) -> tuple[Tensor, Tensor]:
+        """Build P3' and P2' whole, from one pass of the backbone."""
         maps = self.sources(pyramid)
-        assert pyramid.c2x is not None, "the trunk was run without extended=True"
-        return self(maps["p3"], maps["p2"], pyramid.c2x)
+        c2x = backbone.body.layer1(fine.entry(fine.map))
+        return self(maps["p3"], maps["p2"], c2x, backbone.body.layer2(c2x) if self.lateral3 else None)
 
     def sources(self, pyramid: Pyramid) -> dict[str, Tensor]:
         """The maps that feed the upsampler; P3 of the 2x pass from here is the target of P3'."""
         return pyramid.inner if self.source == "inner" else pyramid.output
 
     def targets(self, pyramid_2x: Pyramid) -> tuple[Tensor, Tensor]:
-        """What P3' and P2' should be, read from the same network's pass on the 2x picture (eq. 5)."""
+        """What P3' and P2' should be, read from the same network's pass on the 2x image (eq. 5)."""
         return self.sources(pyramid_2x)["p3"], pyramid_2x.output["p2"]
 
     def start_from(self, fpn: FPN) -> None:
-        """Copy the FPN's own level-2 lateral and output convolutions: P2' begins as the FPN continued by one level."""
+        """Copy the FPN's own lateral and output convolutions: P2' begins as the FPN continued by one level."""
         self.lateral.load_state_dict(fpn.inner_blocks[0][0].state_dict())
+        if self.lateral3 is not None:
+            self.lateral3.load_state_dict(fpn.inner_blocks[1][0].state_dict())
         if isinstance(self.post, nn.Conv2d):
             self.post.load_state_dict(fpn.layer_blocks[0][0].state_dict())
+
+
+class WholePass(nn.Module):
+    """P2' is P2 of a whole second pass of backbone and FPN: the bound that an extension imitates. Nothing is learned.
+
+    On the 2x image this is FPN-1x + P2-2x of Table III; on the 1x image doubled it is what the 1x pixels allow.
+
+    Args:
+        channels: depth of the pyramid.
+        source: which map is given as P3', as in `Extension`.
+        depths: of the backbone's stages; not needed.
+    """
+
+    def __init__(self, channels: int, source: Source = "inner", **depths: int) -> None:
+        super().__init__()
+        self.source = checked(source)
+        self.levels = (LevelSpec("p3x", 4, channels), LevelSpec("p2x", 2, channels))
+
+    def extend(self, backbone: EFPNBackbone, pyramid: Pyramid, fine: Fine) -> tuple[Tensor, Tensor]:
+        """P3 and P2 of the pass on ``fine.map``.
+
+        Raises:
+            UserError: that is no image.
+        """
+        if fine.cells == 1:
+            raise UserError("extension=whole_pass: runs on an image of twice the size; give detail=doubled or image_2x")
+        second = backbone.pyramid(fine.map)
+        return (second.inner if self.source == "inner" else second.output)["p3"], second.output["p2"]
+
+    def start_from(self, fpn: FPN) -> None:
+        """There is nothing to start."""
+
+
+def make_extension(
+    upsampler: Callable[..., Upsampler],
+    c2_channels: int,
+    c3_channels: int,
+    channels: int,
+    c3: bool = False,
+    **more: Any,
+) -> Extension:
+    """Build an `Extension` around an upsampler class that takes the pyramid's ``channels``.
+
+    Args:
+        upsampler: the class, or a partial of it.
+        c2_channels: depth of C2'.
+        c3_channels: depth of C3'.
+        channels: depth of the pyramid.
+        c3: read C3' too.
+        more: options of `Extension`.
+    """
+    return Extension(
+        upsampler(channels=channels), c2_channels, channels, c3_channels=c3_channels if c3 else None, **more
+    )
+
+
+def checked(source: Source) -> Source:
+    """Raise `UserError` if ``source`` is neither ``inner`` nor ``output``."""
+    if source not in ("inner", "output"):
+        raise UserError(f"extension.source={source}: unknown; use inner or output")
+    return source

@@ -20,14 +20,10 @@ class Pyramid(NamedTuple):
     Attributes:
         inner: ``p2 .. p5`` before the 3x3 output convolution (lateral + top-down sum).
         output: ``p2 .. p6``, what a detector reads.
-        c2x: C2' ``(N, C2, H/2, W/2)``, or None where no extension asked for it.
-        c1: what C2' is made of, the stem's ``(N, 64, H/2, W/2)``, or None likewise.
     """
 
     inner: dict[str, Tensor]
     output: dict[str, Tensor]
-    c2x: Tensor | None
-    c1: Tensor | None = None
 
 
 class FPN(FeaturePyramidNetwork):
@@ -43,7 +39,7 @@ class FPN(FeaturePyramidNetwork):
         self.levels = tuple(LevelSpec(name, stride, channels) for name, stride in STRIDES.items())
 
     def forward(self, stages: dict[str, Tensor]) -> Pyramid:
-        """Merge ``c2 .. c5`` top-down into inner and output maps; ``c2x`` and ``c1`` pass through."""
+        """Merge ``c2 .. c5`` top-down into inner and output maps."""
         inner = {"p5": self.inner_blocks[3](stages["c5"])}
         for index, below in ((2, "p4"), (1, "p3"), (0, "p2")):
             lateral = self.inner_blocks[index](stages[f"c{index + 2}"])
@@ -51,4 +47,4 @@ class FPN(FeaturePyramidNetwork):
             inner[below] = lateral + F.interpolate(above, size=lateral.shape[-2:], mode="nearest")
         output = {f"p{i + 2}": self.layer_blocks[i](inner[f"p{i + 2}"]) for i in range(4)}
         output["p6"] = F.max_pool2d(output["p5"], kernel_size=1, stride=2)
-        return Pyramid(inner, output, stages.get("c2x"), stages.get("c1"))
+        return Pyramid(inner, output)

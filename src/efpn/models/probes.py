@@ -54,13 +54,14 @@ class OnP3x(nn.Module):
         self.detector = detector
 
     @torch.no_grad()
-    def forward(self, images_1x: list[Tensor]) -> list[Detections]:
-        """Detect in the ``(3, h, w)`` pictures."""
-        batch, _ = self.detector.transform(images_1x)
-        pyramid = self.detector.backbone.pyramid(batch.tensors, extended=True)
-        p3x, _ = self.detector.backbone.extension.extend(pyramid)
-        if self.detector.backbone.extension.source == "inner":  # heads read output maps
-            p3x = self.detector.backbone.fpn.layer_blocks[1](p3x)
+    def forward(self, images_1x: list[Tensor], images_2x: list[Tensor]) -> list[Detections]:
+        """Detect in the ``(3, h, w)`` images, given those of twice the size."""
+        batch, double = self.detector.batch_pair(images_1x, images_2x)
+        backbone = self.detector.backbone
+        pyramid, fine = backbone.prepare(batch.tensors, double)
+        p3x, _ = backbone.extension.extend(backbone, pyramid, fine)
+        if backbone.extension.source == "inner":  # heads read output maps
+            p3x = backbone.fpn.layer_blocks[1](p3x)
         return self.detector.detect({**pyramid.output, "p3x": p3x}, batch, sizes_of(images_1x))
 
 

@@ -1,4 +1,4 @@
-"""ResNet and ResNeXt trunks that also give C2', the second stage run without its max-pool (Table I of the paper)."""
+"""ResNet and ResNeXt trunks whose stem and first stages can be run by themselves, for C2' and C3'."""
 
 from __future__ import annotations
 
@@ -62,28 +62,27 @@ class ResNetTrunk(nn.Module):
             self.load_weights(weights, arch)
         self._freeze(trainable_stages)
 
-    def forward(self, images: Tensor, extended: bool = False, stem: bool = False) -> dict[str, Tensor]:
-        """Run the stages; one stem pass serves both C2 and C2'.
+    def forward(self, images: Tensor, stem: bool = False) -> dict[str, Tensor]:
+        """Run the stages.
 
         Args:
-            images: ``(N, 3, H, W)`` normalised pictures.
-            extended: also return C2'.
-            stem: also return what C2' is made of.
+            images: ``(N, 3, H, W)`` normalised images.
+            stem: also return the stem's map.
 
         Returns:
-            ``c2 .. c5`` at strides 4 to 32 and, if asked for, ``c2x`` ``(N, C2, H/2, W/2)`` with the channels of c2,
-            and ``c1`` ``(N, 64, H/2, W/2)``, of which ``layer1`` makes it.
+            ``c2 .. c5`` at strides 4 to 32 and, if asked for, ``c1`` ``(N, 64, H/2, W/2)``, the stem's map before its
+            max-pool.
         """
         c1 = self.relu(self.bn1(self.conv1(images)))
         maps = {"c2": self.layer1(self.maxpool(c1))}
         maps["c3"] = self.layer2(maps["c2"])
         maps["c4"] = self.layer3(maps["c3"])
         maps["c5"] = self.layer4(maps["c4"])
-        if extended:
-            maps["c2x"] = self.layer1(c1)
-        if stem:
-            maps["c1"] = c1
-        return maps
+        return {"c1": c1, **maps} if stem else maps
+
+    def pooled_stem(self, images: Tensor) -> Tensor:
+        """What stage 2 reads, ``(N, 64, H/4, W/4)``, of ``(N, 3, H, W)``."""
+        return self.maxpool(self.relu(self.bn1(self.conv1(images))))
 
     def load_weights(self, weights: str, arch: str) -> None:
         """Load ImageNet weights by name or from a local file, strictly but for the classifier ``fc``."""

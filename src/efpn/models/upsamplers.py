@@ -1,8 +1,7 @@
-"""What turns P3 into P3' at twice the resolution: FTT (Sec. III-B), and the two it is compared with in Sec. IV-B.
+"""What turns P3 into P3' at twice the resolution: FTT (Sec. III-B), and those it is compared with.
 
-All are called as ``upsampler(p3, p2) -> p3x`` with p3 ``(N, C, H/8, W/8)``, p2 and p3x ``(N, C, H/4, W/4)``. They
-work in two stages, the first on P3 at its own resolution, the second at that of P3'; ``reach`` tells how many cells
-each sees to each side, of P3 and of P3'.
+All are called as ``upsampler(p3, p2) -> p3x`` with p3 ``(N, C, H/8, W/8)``, p2 and p3x ``(N, C, H/4, W/4)``. That is
+all that an upsampler needs; one that is a `TwoStage` can be run on parts of the maps too.
 """
 
 from __future__ import annotations
@@ -60,7 +59,18 @@ class ResidualBlock(nn.Module):
 
 
 class Upsampler(nn.Module, abc.ABC):
-    """What turns P3 into P3', in two stages (see the top of this file).
+    """What turns P3 into P3' (see the top of this file)."""
+
+    @abc.abstractmethod
+    def forward(self, p3: Tensor, p2: Tensor) -> Tensor:
+        """Super-resolve P3 with P2 as reference."""
+
+
+class TwoStage(Upsampler):
+    """An upsampler in two stages that see a known number of cells around, so that it can be run on a part of the maps.
+
+    The first stage works on P3 at its own resolution, the second at that of P3'. What is promised here is tried out
+    when a model is built (`efpn.models.windows.probe`).
 
     Attributes:
         reach: cells that the stages see to each side, of P3 and of P3'.
@@ -79,11 +89,11 @@ class Upsampler(nn.Module, abc.ABC):
         """Second stage: P3' ``(N, C, H/4, W/4)``."""
 
     def forward(self, p3: Tensor, p2: Tensor) -> Tensor:
-        """Super-resolve P3 with P2 as reference (shapes at the top of this file)."""
+        """Both stages on the whole maps."""
         return self.texture_of(p3, p2, self.content_of(p3))
 
 
-class FTT(Upsampler):
+class FTT(TwoStage):
     """Feature texture transfer, eq. 3: P3' = Et(P2 || Ec(P3)^) + Ec(P3)^, where ^ is sub-pixel convolution (eq. 4).
 
     The head and the output convolution map between the pyramid's depth and the module's own width (the paper gives
@@ -141,7 +151,7 @@ class FTT(Upsampler):
         return p3x + upsample2x(p3) if self.outer_skip else p3x
 
 
-class ESPCN(Upsampler):
+class ESPCN(TwoStage):
     """Three-layer ESPCN (Shi et al., 2016), the single-image super-resolution of Tables II and III; ignores P2.
 
     Args:
@@ -171,16 +181,26 @@ class ESPCN(Upsampler):
         return content + upsample2x(p3) if self.outer_skip else content
 
 
-class Nearest(Upsampler):
-    """Nearest-neighbour upsampling: EFPN "w/o FTT" of Table III. No parameters."""
+class Nearest(TwoStage):
+    """Nearest-neighbour upsampling: EFPN "w/o FTT" of Table III. No parameters; ``blocks`` above 0 refine P3 first.
 
-    def __init__(self, channels: int = 256) -> None:
+    With a few residual blocks it is what stands in for P4 of the 2x image where C3' is read too: P4 of the 2x image is
+    at the resolution of P3, and holds more context.
+
+    Args:
+        channels: depth C of P3 and P3'.
+        blocks: residual blocks on P3.
+    """
+
+    def __init__(self, channels: int = 256, blocks: int = 0) -> None:
         super().__init__()
-        self.reach = self.work = (0, 0)
+        require_count("extension.upsampler.blocks", blocks, least=0)
+        self.refine = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
+        self.reach, self.work = (reach(self), 0), (weights(self), 0)
 
     def content_of(self, p3: Tensor) -> Tensor:
-        """First stage, and all of the work: every cell of P3 2x2 times."""
-        return upsample2x(p3)
+        """First stage, and all of the work: every cell of P3, refined, 2x2 times."""
+        return upsample2x(self.refine(p3))
 
     def texture_of(self, p3: Tensor, p2: Tensor, content: Tensor) -> Tensor:
         """Nothing is left to do."""
@@ -198,8 +218,16 @@ def weights(module: nn.Module) -> int:
 
 
 def reach(module: nn.Module) -> int:
-    """How far, in cells, a chain of convolutions of stride 1 sees to each side; 1x1 shortcuts beside it see nothing."""
-    return sum((m.kernel_size[0] - 1) // 2 * m.dilation[0] for m in module.modules() if isinstance(m, nn.Conv2d))
+    """How far, in cells that it reads, a chain of convolutions sees to each side, beyond the cells that it shrinks.
+
+    A shortcut beside the chain (a 1x1 convolution named ``downsample``, as in torchvision) sees nothing.
+    """
+    cells, stride = 0, 1
+    for name, conv in module.named_modules():
+        if isinstance(conv, nn.Conv2d) and "downsample" not in name:
+            cells += (conv.kernel_size[0] - 1) // 2 * conv.dilation[0] * stride
+            stride *= conv.stride[0]
+    return cells
 
 
 def _require_ftt(width: int, blocks: int, reduction: int, groups: int) -> None:

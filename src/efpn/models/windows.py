@@ -1,15 +1,18 @@
 """The extended level where it is read: P2' under small RoIs alone, window by window.
 
-Nothing but RoI pooling reads P2', and only small RoIs do. C2', the upsampler, the lateral and the last convolution run
-on windows under them, each with the margin that its receptive field asks for; at the picture's edge a window ends where
-the map ends, so that zero padding acts there as it does on the whole map. What comes out is the dense P2' to float
-noise.
+Nothing but RoI pooling reads P2', and only small RoIs do. C2', C3', the upsampler, the laterals and the last
+convolution run on windows under them, each with the margin that its receptive field asks for; at the image's edge a
+window ends where the map ends, so that zero padding acts there as it does on the whole map. What comes out is the dense
+P2' to float noise. That is tried out when a model is built: a layer that sees further than it says, or the whole map
+(attention, group-norm), makes P2' be computed whole.
 
-Lengths are in cells of P3 (8 px of the 1x picture) unless they say otherwise; P3' has 2 and P2' 4 cells for each.
+Lengths are in cells of P3 (8 px of the 1x image) unless they say otherwise; P3' has 2 and P2' 4 cells for each.
 """
 
 from __future__ import annotations
 
+import copy
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,12 +24,16 @@ from torch import Tensor, nn
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from efpn.errors import UserError, require_count
+from efpn.models.detail import Fine, whole_stem
 from efpn.models.extension import Extension
 from efpn.models.fpn import Pyramid
-from efpn.models.upsamplers import reach, upsample2x, weights
+from efpn.models.trunk import ResNetTrunk
+from efpn.models.upsamplers import TwoStage, reach, upsample2x, weights
 
 P2X_PER_P3 = 4  # cells, along each axis
 P2X_STRIDE = 2  # pixels of the 1x picture
+log = logging.getLogger(__name__)
+
 CROWD = 128  # rectangles; the halves of more are joined by themselves first
 
 Price = Callable[[np.ndarray], np.ndarray]  # rectangles (n, 4) to what each costs (n,)
@@ -80,6 +87,11 @@ class Rect(NamedTuple):
             min(self.right + margin, width),
         )
 
+    def over(self, divisor: int) -> Rect:
+        """The same part of a map of a lower resolution; it has to begin and end at whole cells there."""
+        assert not any(side % divisor for side in self), f"{self} is no part of a map of 1/{divisor}"
+        return Rect(*(side // divisor for side in self))
+
     def of(self, maps: Tensor) -> Tensor:
         """This part of ``(..., h, w)``."""
         return maps[..., self.top : self.bottom, self.left : self.right]
@@ -96,24 +108,26 @@ class WindowedLevel:
 
     Args:
         extension: makes it.
-        stage2: the trunk's stage 2, which makes C2' of the stem's map.
-        pyramid: of the batch, with the stem's map.
+        trunk: its stages 2 and 3 make C2' and C3'.
+        pyramid: of the batch.
+        fine: what C2' of the batch is made of.
         settings: how it is cut.
     """
 
-    def __init__(self, extension: Extension, stage2: nn.Module, pyramid: Pyramid, settings: Windows) -> None:
-        assert pyramid.c1 is not None, "the trunk was run without stem=True"
-        self.extension, self.stage2, self.settings = extension, stage2, settings
-        self.c1 = pyramid.c1
+    def __init__(
+        self, extension: Extension, trunk: ResNetTrunk, pyramid: Pyramid, fine: Fine, settings: Windows
+    ) -> None:
+        assert isinstance(extension.upsampler, TwoStage), "only what can_be_cut is cut"
+        self.extension, self.upsampler, self.trunk = extension, extension.upsampler, trunk
+        self.fine, self.settings = fine, settings
         maps = extension.sources(pyramid)
         self.p3, self.p2 = maps["p3"], maps["p2"]
         self.size = (self.p3.shape[-2], self.p3.shape[-1])
-        self.post_reach, self.stage2_reach = reach(extension.post), reach(stage2)
+        self.post_reach, self.stage2_reach = reach(extension.post), reach(trunk.layer1)
+        # stage 3 halves the resolution: it is cut at even cells
+        self.stage3_reach = 2 * math.ceil(reach(trunk.layer2) / 2) if extension.lateral3 else 0
         self.margins = self._margins()
-        merge = P2X_PER_P3**2 * (weights(stage2) + weights(extension.lateral) + weights(extension.post))
-        near, far = self.margins
-        around = (self.post_reach + self.stage2_reach) / P2X_PER_P3
-        self._work = np.array([*extension.upsampler.work, merge], float), np.array([near + far, near, around])
+        self._work = self._priced()
 
     def pool(self, boxes: Sequence[Tensor], align: MultiScaleRoIAlign) -> Tensor:
         """RoIAlign on P2', ``(R, C, S, S)`` in the order of ``boxes``.
@@ -126,7 +140,7 @@ class WindowedLevel:
         windows = [joined(np.unique(one, axis=0), self._price) for one in wanted]
         whole = self._price(np.array([[0, 0, *self.size]]))[0] * len(boxes)
         if sum(self._price(one).sum() for one in windows) >= self.settings.dense_from * whole:
-            return self._pooled(self.extension(self.p3, self.p2, self.stage2(self.c1))[1], list(boxes), align)
+            return self._pooled(self._whole(), list(boxes), align)
         parts, order = [], []
         first = 0
         for index, (own, cells, cut) in enumerate(zip(boxes, wanted, windows, strict=True)):
@@ -157,26 +171,112 @@ class WindowedLevel:
 
     def _margins(self) -> tuple[int, int]:
         """Margins of the upsampler's two stages: that at P3''s resolution around a window, that at P3's around both."""
-        coarse, fine = self.extension.upsampler.reach
-        margins = math.ceil((self.post_reach / 2 + fine) / 2), coarse
+        coarse, fine = self.upsampler.reach
+        margins = math.ceil((self._rim + fine) / 2), coarse
         most = self.settings.margin
         return margins if most is None else (min(margins[0], max(most, 1)), min(margins[1], most))
 
+    @property
+    def _rim(self) -> int:
+        """Cells of P3' around a window that the last convolution asks for."""
+        return math.ceil(self.post_reach / 2)
+
+    def _priced(self) -> tuple[np.ndarray, np.ndarray]:
+        """Multiply-adds of every part for each cell of P3, and the margin that the part is computed with."""
+        near, far = self.margins
+        ext, trunk = self.extension, self.trunk
+        post = self.post_reach / P2X_PER_P3
+        third = self._rim / 2
+        # in cells of C2': what stage 3 sees around P3', or what the last convolution does
+        second = (2 * self._rim + self.stage3_reach) if ext.lateral3 else self.post_reach
+        first = second + self.stage2_reach
+        parts = [
+            (self.upsampler.work[0], near + far),
+            (self.upsampler.work[1], near),
+            (P2X_PER_P3**2 * (weights(ext.lateral) + weights(ext.post)), post),
+            (P2X_PER_P3**2 * weights(trunk.layer1), first / P2X_PER_P3),
+            (P2X_PER_P3**2 * self.fine.work, (first + self.fine.reach) / P2X_PER_P3),
+        ]
+        if ext.lateral3:
+            parts.append((4 * (weights(trunk.layer2) + weights(ext.lateral3)), third))
+        work, margins = zip(*parts, strict=True)
+        return np.array(work, float), np.array(margins, float)
+
+    def _whole(self) -> Tensor:
+        """P2' of the batch, dense."""
+        c2x = self.trunk.layer1(self.fine.entry(self.fine.map))
+        c3x = self.trunk.layer2(c2x) if self.extension.lateral3 else None
+        return self.extension(self.p3, self.p2, c2x, c3x)[1]
+
     def _computed(self, one: slice, part: Rect) -> Tensor:
-        """P2' of one picture in ``part``, ``(1, C, 4 h, 4 w)`` for a part of ``(h, w)`` cells."""
+        """P2' of one image in ``part``, ``(1, C, 4 h, 4 w)`` for a part of ``(h, w)`` cells."""
+        coarse, fine = ([times * side for side in self.size] for times in (2, P2X_PER_P3))
+        wanted = part.times(P2X_PER_P3)
+        around = wanted.grown(self.post_reach, *fine)
+        p3_part = part.times(2).grown(self._rim, *coarse)  # of P3', and of C3'
+        c2_part = p3_part.times(2).grown(self.stage3_reach, *fine) if self.extension.lateral3 else around
+        c2x = self._c2x(one, c2_part, fine)
+        p3x = self._upsampled(one, part, p3_part)
+        if self.extension.lateral3:
+            c3x = p3_part.within(self.trunk.layer2(c2x), c2_part.over(2))
+            p3x = self.extension.with_c3(p3x, c3x)
+        upsampled = around.within(upsample2x(p3x), p3_part.times(2))
+        return wanted.within(self.extension.merge(upsampled, around.within(c2x, c2_part)), around)
+
+    def _upsampled(self, one: slice, part: Rect, wanted: Rect) -> Tensor:
+        """What the upsampler gives in ``wanted``, cells of P3' that lie a little around ``part``."""
         near, far = self.margins
         middle = part.grown(near, *self.size)
         outer = middle.grown(far, *self.size)
-        upsampler = self.extension.upsampler
-        content = middle.times(2).within(upsampler.content_of(outer.of(self.p3[one])), outer.times(2))
-        p3x = upsampler.texture_of(middle.of(self.p3[one]), middle.times(2).of(self.p2[one]), content)
-        fine = (P2X_PER_P3 * self.size[0], P2X_PER_P3 * self.size[1])
-        wanted = part.times(P2X_PER_P3)
-        around = wanted.grown(self.post_reach, *fine)
-        beneath = around.grown(self.stage2_reach, *fine)
-        c2x = around.within(self.stage2(beneath.of(self.c1[one])), beneath)
-        upsampled = around.within(upsample2x(p3x), middle.times(P2X_PER_P3))
-        return wanted.within(self.extension.merge(upsampled, c2x), around)
+        content = middle.times(2).within(self.upsampler.content_of(outer.of(self.p3[one])), outer.times(2))
+        found = self.upsampler.texture_of(middle.of(self.p3[one]), middle.times(2).of(self.p2[one]), content)
+        return wanted.within(found, middle.times(2))
+
+    def _c2x(self, one: slice, wanted: Rect, size: Sequence[int]) -> Tensor:
+        """C2' in ``wanted``, cells of it."""
+        beneath = wanted.grown(self.stage2_reach, *size)
+        read = beneath.grown(self.fine.reach, *size)
+        entered = beneath.within(self.fine.entry(read.times(self.fine.cells).of(self.fine.map[one])), read)
+        return wanted.within(self.trunk.layer1(entered), beneath)
+
+
+@torch.no_grad()
+def cuts_exactly(extension: nn.Module, trunk: ResNetTrunk, channels: int) -> bool:
+    """Whether windows of an extension's P2' are those of the dense map; tried out on a copy with random weights.
+
+    Only an `Extension` whose upsampler says how far it sees can be cut at all. On the meta device its word is taken.
+
+    Args:
+        extension: as built.
+        trunk: whose stages it is used with.
+        channels: depth of the pyramid.
+    """
+    if not isinstance(getattr(extension, "upsampler", None), TwoStage):
+        return False
+    if next(trunk.parameters()).is_meta:
+        return True
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        tried = copy.deepcopy(extension).eval()
+        for weight in tried.parameters():  # a layer that starts at zero would hide what is before it
+            nn.init.kaiming_normal_(weight) if weight.ndim > 1 else nn.init.normal_(weight, mean=0.5, std=0.5)
+        assert isinstance(tried, Extension)
+        side = 2 * (sum(tried.upsampler.reach) + 6)  # type: ignore[arg-type]
+        maps = {"p3": torch.rand(1, channels, side, side), "p2": torch.rand(1, channels, 2 * side, 2 * side)}
+        image = torch.rand(1, 3, 16 * side, 16 * side)
+        training = trunk.training
+        level = WindowedLevel(tried, trunk.eval(), Pyramid(maps, maps), whole_stem(trunk, image), Windows())
+        middle = Rect(side // 2 - 1, side // 2, side // 2 + 1, side // 2 + 2)
+        dense, cut = middle.times(P2X_PER_P3).of(level._whole()), level._computed(slice(0, 1), middle)
+        trunk.train(training)
+    if torch.allclose(cut, dense, rtol=1e-3, atol=1e-3 * float(dense.std())):
+        return True
+    log.warning(
+        "P2' is computed whole: %s sees further than its reach, %s cells, says, or the whole map",
+        type(extension.upsampler).__name__,
+        tried.upsampler.reach,
+    )
+    return False
 
 
 def cells_under(boxes: Tensor, size: tuple[int, int], tile: int) -> np.ndarray:

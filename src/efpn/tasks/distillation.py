@@ -40,8 +40,13 @@ class DistillationTask(DetectorTask):
         P3' and its target are ``(N, C, H/4, W/4)``, P2' and its target ``(N, C, H/2, W/2)``.
         """
         backbone = self.detector.backbone
+        extension = backbone.extension
         batch_1x, batch_2x = self.detector.batch_pair(images_1x, images_2x)
         with torch.no_grad():
-            student = backbone.pyramid(batch_1x.tensors, extended=True)
-            aims = backbone.extension.targets(backbone.pyramid(batch_2x))
-        return backbone.extension.extend(student), aims
+            student, fine = backbone.prepare(batch_1x.tensors, batch_2x)
+            stages_2x = backbone.body(batch_2x)
+            aims = extension.targets(backbone.fpn(stages_2x))
+        if backbone.reads_2x:  # C2' and C3' are the teacher's own C2 and C3
+            maps = extension.sources(student)
+            return extension(maps["p3"], maps["p2"], stages_2x["c2"], stages_2x["c3"]), aims
+        return extension.extend(backbone, student, fine), aims

@@ -1,0 +1,109 @@
+"""Where the detail of the extended level comes from: what the backbone's first stages are run on for C2' and C3'.
+
+The paper runs stage 2 on the stem's map before its max-pool (Table I). Stage 2 has never seen such a map: its filters
+answer to pooled maps at the sampling of a whole image. Run on the stem of an image of twice the size, the same weights
+give nearly the C2 of the 2x image, even where that image is the 1x one enlarged (docs/experiments.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from efpn.models.trunk import ResNetTrunk
+
+
+@dataclass(frozen=True)
+class Fine:
+    """What C2' of a batch is made of, not yet computed.
+
+    Attributes:
+        map: ``(N, any, s * H/2, s * W/2)``.
+        entry: turns it into what stage 2 reads, at stride 2 of the 1x image; also on a part of it.
+        cells: s, cells of ``map`` along each axis for one cell of C2'.
+        reach: cells of C2' to each side that ``entry`` sees.
+        work: multiply-adds of ``entry`` for each cell of C2'.
+    """
+
+    map: Tensor
+    entry: Callable[[Tensor], Tensor]
+    cells: int = 1
+    reach: int = 0
+    work: int = 0
+
+
+class Detail(Protocol):
+    """Where C2' comes from.
+
+    Attributes:
+        reads_stem: whether it needs the stem's map of the 1x image.
+        reads_2x: whether it needs the 2x image.
+    """
+
+    reads_stem: bool
+    reads_2x: bool
+
+    def fine(self, trunk: ResNetTrunk, images: Tensor, c1: Tensor | None, images_2x: Tensor | None) -> Fine:
+        """Prepare what stage 2 is run on.
+
+        Args:
+            trunk: whose stem is used.
+            images: ``(N, 3, H, W)`` normalised 1x images.
+            c1: ``(N, 64, H/2, W/2)``, the stem's map of them, where ``reads_stem``.
+            images_2x: ``(N, 3, 2H, 2W)``, where ``reads_2x``.
+        """
+
+
+@dataclass(frozen=True)
+class Stem:
+    """The paper's: the stem's map of the 1x image, before its max-pool."""
+
+    reads_stem = True
+    reads_2x = False
+
+    def fine(self, trunk: ResNetTrunk, images: Tensor, c1: Tensor | None, images_2x: Tensor | None) -> Fine:
+        """See `Detail.fine`."""
+        assert c1 is not None, "the trunk was run without stem=True"
+        return Fine(c1, nn.Identity())
+
+
+@dataclass(frozen=True)
+class Doubled:
+    """The 1x image, enlarged bicubically: the sampling of the 2x image without its pixels."""
+
+    reads_stem = False
+    reads_2x = False
+
+    def fine(self, trunk: ResNetTrunk, images: Tensor, c1: Tensor | None, images_2x: Tensor | None) -> Fine:
+        """See `Detail.fine`."""
+        return whole_stem(trunk, F.interpolate(images, scale_factor=2.0, mode="bicubic", align_corners=False))
+
+
+@dataclass(frozen=True)
+class Image2x:
+    """The 2x image itself, where the file holds it."""
+
+    reads_stem = False
+    reads_2x = True
+
+    def fine(self, trunk: ResNetTrunk, images: Tensor, c1: Tensor | None, images_2x: Tensor | None) -> Fine:
+        """See `Detail.fine`.
+
+        Raises:
+            ValueError: no 2x images are given.
+        """
+        if images_2x is None:
+            raise ValueError("the extended level reads the 2x images: call the detector with images_2x=")
+        return whole_stem(trunk, images_2x)
+
+
+def whole_stem(trunk: ResNetTrunk, images_2x: Tensor) -> Fine:
+    """Stem and max-pool on an image of twice the size.
+
+    A pooled cell sees 5 px beyond its own 4 (3 of the 7x7 convolution, 2 of the max-pool at its stride): 2 cells.
+    """
+    return Fine(images_2x, trunk.pooled_stem, cells=4, reach=2, work=4 * trunk.conv1.weight.numel())
