@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -129,19 +131,20 @@ class CocoJson:
         source: Path,
         problems: list[Problem],
     ) -> Record:
-        boxes, labels, crowd = [], [], []
+        boxes, labels, crowd, areas = [], [], [], []
         for annotation in annotations:
             label = self.categories.label_of_id.get(annotation.get("category_id", -1))
-            box = _xyxy(annotation.get("bbox"))
-            if label is None or box is None:
-                problems.append(_bad_annotation(source, annotation, unknown=label is None))
+            box, area = _xyxy(annotation.get("bbox")), _area(annotation.get("area"))
+            if label is None or box is None or area is None:
+                problems.append(_bad_annotation(source, annotation, unknown=label is None, no_box=box is None))
                 continue
             boxes.append(box)
+            areas.append(area)
             labels.append(label)
             crowd.append(bool(annotation.get("iscrowd", 0)))
         height, width = image.get("height"), image.get("width")
         size = None if height is None or width is None else (height, width)
-        return make_record(image["id"], folder / image["file_name"], boxes, labels, size=size, crowd=crowd)
+        return make_record(image["id"], folder / image["file_name"], boxes, labels, size=size, crowd=crowd, area=areas)
 
 
 def _xyxy(box: Any) -> list[float] | None:
@@ -151,16 +154,28 @@ def _xyxy(box: Any) -> list[float] | None:
     return [x, y, x + width, y + height]
 
 
+def _area(given: Any) -> float | None:
+    """The annotation's own area, NaN where it gives none, None where that is no area."""
+    if given is None:
+        return math.nan
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= sys.float_info.max:
+        return None
+    return float(given)
+
+
 def _name(annotation: dict[str, Any], number: int) -> str:
     return f"annotation {annotation['id']}" if "id" in annotation else f"annotations[{number}]"
 
 
-def _bad_annotation(source: Path, annotation: dict[str, Any], unknown: bool) -> Problem:
+def _bad_annotation(source: Path, annotation: dict[str, Any], unknown: bool, no_box: bool) -> Problem:
     record = f"{_name(annotation, annotation['number'])} of picture {annotation['image_id']}"
     if unknown:
         what = f"unknown category {annotation.get('category_id')}"
         return Problem(source, record, what, "add it to 'categories' or correct category_id")
-    return Problem(source, record, f"bbox is {annotation.get('bbox')!r}", "give four numbers: x, y, width, height")
+    if no_box:
+        return Problem(source, record, f"bbox is {annotation.get('bbox')!r}", "give four numbers: x, y, width, height")
+    fix = "give the object's area in square pixels, 0 or more, or leave it out (width x height counts then)"
+    return Problem(source, record, f"area is {annotation['area']!r}", fix)
 
 
 def _duplicates(content: dict[str, Any], source: Path) -> list[Problem]:
