@@ -24,20 +24,22 @@ def main(model: Path, picture: Path, least: float) -> None:
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     with Image.open(picture) as file:
         native = np.asarray(file.convert("RGB"))  # EXIF rotation is not applied, as in training
-    pixels = at_1x(native, facts["input"])
+    pixels = resized(native, facts["input"])
     boxes, labels, scores = session.run(["boxes", "labels", "scores"], {"picture": pixels})
-    across, down = pixels.shape[2] / native.shape[1], pixels.shape[1] / native.shape[0]
+    down, across = (
+        side / facts["input"]["given"] / own for side, own in zip(pixels.shape[1:], native.shape, strict=False)
+    )
     for box, label, score in zip(boxes / [across, down, across, down], labels, scores, strict=True):
         if score >= least:
             print(facts["classes"][label - 1], f"{score:.3f}", *(f"{side:.1f}" for side in box))
 
 
-def at_1x(native: NDArray[np.uint8], rule: dict[str, Any]) -> Array:
+def resized(native: NDArray[np.uint8], rule: dict[str, Any]) -> Array:
     """What the network has learned to see of a picture ``(h, w, 3)``: ``(3, H, W)`` in [0, 1].
 
     The shorter side becomes ``short_side`` unless the longer one would pass ``max_size``. The picture is resized to
-    ``factor`` times that size (area mean when shrinking, linear when enlarging) and rounded to whole grey values; 1x
-    is then the mean of ``factor`` x ``factor`` pixels.
+    ``factor`` times that size (area mean when shrinking, linear when enlarging) and rounded to whole grey values. The
+    model is given it at ``given`` times that size: with ``factor`` 2 and ``given`` 1 the mean of 2 x 2 pixels.
     """
     height, width = native.shape[:2]
     scale = min(rule["short_side"] / min(height, width), rule["max_size"] / max(height, width))
@@ -46,8 +48,10 @@ def at_1x(native: NDArray[np.uint8], rule: dict[str, Any]) -> Array:
     how = linear if factor * factor * rows * columns > height * width else area_mean
     down, right = how(height, factor * rows), how(width, factor * columns)
     # (rows, h) @ (h, w) @ (w, columns) for each colour
-    resized = np.floor(down @ native.transpose(2, 0, 1).astype(np.float32) @ right.T + 0.5)  # as OpenCV rounds
-    return (resized.reshape(3, rows, factor, columns, factor).mean(axis=(2, 4)) / 255).astype(np.float32)
+    grey = np.floor(down @ native.transpose(2, 0, 1).astype(np.float32) @ right.T + 0.5)  # as OpenCV rounds
+    block = factor // rule["given"]
+    blocks = grey.reshape(3, grey.shape[1] // block, block, grey.shape[2] // block, block)
+    return (blocks.mean(axis=(2, 4)) / 255).astype(np.float32)
 
 
 def area_mean(length: int, size: int) -> Array:

@@ -10,7 +10,7 @@ Shape legend used throughout the package:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +48,11 @@ class Detections(TypedDict):
     boxes: Tensor
     scores: Tensor
     labels: Tensor
+
+
+def split_batch(batch: Any) -> tuple[list[Tensor], list[Tensor] | None, list[Target]]:
+    """1x images, 2x images and targets of a batch, which is ``(images, targets)`` or ``(images, images_2x, targets)``."""
+    return batch[0], batch[1] if len(batch) == 3 else None, batch[-1]
 
 
 @dataclass(frozen=True)

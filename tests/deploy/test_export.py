@@ -15,7 +15,7 @@ from helpers import ROOT, config, run
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from efpn.data.dataset import picture_1x
+from efpn.data.dataset import picture_pair
 from efpn.data.transforms import EvalTransform
 from efpn.deploy.formats import Onnx, Torch, check_packages
 from efpn.deploy.options import check_numbers, given_pictures
@@ -98,9 +98,9 @@ def test_the_example_resizes_as_the_project_does(size, short_side, direct):
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    expected, _ = picture_1x(EvalTransform(short_side, 130, direct), image, NO_BOXES, seed=0)
-    rule = {"short_side": short_side, "max_size": 130, "factor": 1 if direct else 2}
-    got = example.at_1x(image, rule)
+    expected, _, _ = picture_pair(EvalTransform(short_side, 130, direct), image, NO_BOXES, seed=0)
+    rule = {"short_side": short_side, "max_size": 130, "factor": 1 if direct else 2, "given": 1}
+    got = example.resized(image, rule)
     assert got.shape == tuple(expected.shape) and got.dtype == np.float32
     assert np.abs(got - expected.numpy()).max() <= 1.01 / 255
     assert np.abs(got - expected.numpy()).mean() <= 0.15 / 255

@@ -99,14 +99,17 @@ class DetectionDataset(Dataset[Sample | PairSample]):
         raise UserError(f"{MAX_SKIPS} pictures in a row cannot be read, up to {record.path}; is the disk there?")
 
 
-def picture_1x(
-    transform: Transform, image: NDArray[np.uint8], boxes: NDArray[np.float64], seed: int
-) -> tuple[Tensor, View]:
-    """What a network sees where no pair is asked for: the 1x picture, ``(3, H, W)`` float32 in 0 to 1, and its view."""
-    factor = factor_of(transform)
+def picture_pair(
+    transform: Transform, image: NDArray[np.uint8], boxes: NDArray[np.float64], seed: int, double: bool = False
+) -> tuple[Tensor, Tensor | None, View]:
+    """What a network sees of an image: at 1x ``(3, H, W)``, at 2x if it asks for ``double``, and the view.
+
+    Both are float32 in 0 to 1.
+    """
+    factor = 2 if double else factor_of(transform)
     view = transform(image, boxes, factor=factor, seed=seed)
     pixels = to_tensor(view.image)
-    return (pixels if factor == 1 else halve(pixels)), view
+    return (pixels if factor == 1 else halve(pixels)), (pixels if double else None), view
 
 
 def factor_of(transform: Transform) -> int:

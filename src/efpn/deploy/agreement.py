@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from efpn.errors import UserError, raise_listed
@@ -50,7 +51,7 @@ def compare(
     views: Iterable[tuple[str, Tensor]],
     tolerance: Tolerance,
 ) -> Agreement:
-    """Run both on every ``(name, picture (3, H, W))``.
+    """Run both on every ``(name, picture (3, H, W))``; a detector that reads 2x images takes such a picture.
 
     Raises:
         UserError: they differ, with each picture on which they do; or nothing is detected in any.
@@ -58,7 +59,9 @@ def compare(
     faults: list[str] = []
     largest, counts = torch.zeros(2), []
     for name, picture in views:
-        expected = detector.eval()([picture])[0]
+        double = detector.backbone.reads_2x
+        seen = F.avg_pool2d(picture, 2) if double else picture
+        expected = detector.eval()([seen], images_2x=[picture] if double else None)[0]
         found = differences(expected, exported(picture), tolerance)
         counts.append(len(expected["scores"]))
         if isinstance(found, str):

@@ -30,7 +30,8 @@ Size = tuple[int, int]
 class DetectorGraph(nn.Module):
     """``picture (3, H, W)`` float32 RGB in [0, 1] at the 1x size -> ``boxes (n, 4)``, ``labels (n,)``, ``scores (n,)``.
 
-    Boxes are xyxy in pixels of the given picture, highest score first, as the detector itself gives them.
+    Boxes are xyxy in 1x pixels, highest score first, as the detector itself gives them. Where P2' is made of the 2x
+    image, that is what is given, ``(3, 2H, 2W)``, and the 1x image is the mean of its 2 x 2 blocks.
 
     Args:
         detector: with its weights; it stays as it is, but for being set to eval mode.
@@ -51,15 +52,18 @@ class DetectorGraph(nn.Module):
 
     def forward(self, picture: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Detect in one picture."""
+        double, step = None, self.detector.transform.size_divisible
+        if self.detector.backbone.reads_2x:
+            double = self._padded(self.detector.transform.normalize(picture), 2 * step)
+            picture = F.avg_pool2d(picture, 2)
         height, width = picture.shape[-2:]
-        images = self._padded(self.detector.transform.normalize(picture))
-        maps = self.detector.backbone.whole(images)
+        images = self._padded(self.detector.transform.normalize(picture), step)
+        maps = self.detector.backbone.whole(images, double)
         rois = self._proposals(maps, images, (height, width))
         logits, deltas = self.box_outputs(maps, rois)
         return self._detections(logits, deltas, rois, (height, width))
 
-    def _padded(self, picture: Tensor) -> Tensor:
-        step = self.detector.transform.size_divisible
+    def _padded(self, picture: Tensor, step: int) -> Tensor:
         # only numbers above 0 are divided: the ONNX exporter's // rounds towards 0
         below, right = ((side + step - 1) // step * step - side for side in picture.shape[-2:])
         return F.pad(picture, (0, right, 0, below))[None]
@@ -115,8 +119,9 @@ class DetectorGraph(nn.Module):
 
 
 def trace(detector: EFPNDetector) -> ExportedProgram:
-    """The detector's graph with free height and width, from `SMALLEST_SIDE` up."""
-    sides = {1: Dim("height", min=SMALLEST_SIDE), 2: Dim("width", min=SMALLEST_SIDE)}
+    """The detector's graph with free height and width of the 1x image, from `SMALLEST_SIDE` up."""
+    factor = 2 if detector.backbone.reads_2x else 1
+    sides = {1: factor * Dim("height", min=SMALLEST_SIDE), 2: factor * Dim("width", min=SMALLEST_SIDE)}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*create_unbacked_symint")  # inside torchvision's nms
         return torch.export.export(

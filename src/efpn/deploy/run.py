@@ -15,7 +15,7 @@ from torch import Tensor
 
 from efpn import __version__
 from efpn.data.datamodule import DetectionDataModule, thin_out
-from efpn.data.dataset import picture_1x
+from efpn.data.dataset import picture_pair
 from efpn.data.pictures import read_picture
 from efpn.data.transforms import NO_BOXES, Transform
 from efpn.deploy.agreement import Agreement, Tolerance, compare
@@ -57,7 +57,8 @@ def export(cfg: DictConfig, run: SavedRun, chosen: Format, pictures: list[Path])
     try:
         chosen.write(trace(detector), partial)
         log.info("written; comparing on %d pictures", len(pictures))
-        agreement = compare(detector, chosen.load(partial), views(pictures, transform), tolerance)
+        seen = views(pictures, transform, detector.backbone.reads_2x)
+        agreement = compare(detector, chosen.load(partial), seen, tolerance)
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
@@ -87,22 +88,29 @@ def facts_file(target: Path) -> Path:
     return target.with_name(f"{target.name}.json")
 
 
-def views(pictures: list[Path], transform: Transform) -> Iterator[tuple[str, Tensor]]:
-    """Each picture at its 1x size, and its upper left two thirds, so that more than one size is compared.
+def views(pictures: list[Path], transform: Transform, double: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """Each picture as the exported detector takes it, and its upper left two thirds, to compare more than one size.
+
+    Args:
+        pictures: files.
+        transform: resizes them.
+        double: at the 2x size, else at 1x.
 
     Raises:
         UserError: a picture that cannot be read, or too small for an exported detector.
     """
     for path in pictures:
-        pixels, _ = picture_1x(transform, read_picture(path), NO_BOXES, seed=0)
-        height, width = pixels.shape[-2:]
+        single, pair, _ = picture_pair(transform, read_picture(path), NO_BOXES, seed=0, double=double)
+        height, width = single.shape[-2:]
         if min(height, width) < SMALLEST_SIDE:
             raise UserError(
                 f"{path}: {width} x {height} px at 1x; an exported detector takes sides from {SMALLEST_SIDE}"
             )
+        pixels, factor = (single, 1) if pair is None else (pair, 2)
         yield str(path), pixels
         part = [max(SMALLEST_SIDE, 2 * side // 3) for side in (height, width)]
-        yield f"{path} (upper left {part[1]} x {part[0]} px)", pixels[:, : part[0], : part[1]].contiguous()
+        upper_left = pixels[:, : factor * part[0], : factor * part[1]].contiguous()
+        yield f"{path} (upper left {part[1]} x {part[0]} px)", upper_left
 
 
 def checked(agreement: Agreement, tolerance: Tolerance) -> dict[str, Any]:
@@ -115,6 +123,7 @@ def facts_of(run: SavedRun, handover: Handover, detector: EFPNDetector) -> dict[
     transform = run.config.data.eval_transform
     heads = detector.roi_heads
     small = heads.box_roi_pool.small
+    factor = 1 if transform.get("direct") and not detector.backbone.reads_2x else 2
     return {
         "run": run.name,
         "config_hash": handover.config_hash,
@@ -124,11 +133,12 @@ def facts_of(run: SavedRun, handover: Handover, detector: EFPNDetector) -> dict[
         "input": {
             "name": INPUT,
             "shape": [3, "height", "width"],
-            "values": "float32 RGB in [0, 1], at the 1x size",
+            "values": f"float32 RGB in [0, 1], at the {'2x' if detector.backbone.reads_2x else '1x'} size",
             "short_side": transform.short_side,
             "max_size": transform.max_size,
             "smallest_side": SMALLEST_SIDE,
-            "factor": 1 if transform.get("direct") else 2,  # 2: resized to twice the 1x size, then the 2 x 2 mean
+            "factor": factor,  # the picture is resized to so many times the 1x size ...
+            "given": 2 if detector.backbone.reads_2x else 1,  # ... and given, by means of blocks, at so many times
         },
         "outputs": dict(zip(OUTPUTS, ("(n, 4) xyxy, 1x pixels", "(n,) from 1", "(n,) falling"), strict=True)),
         "score_thresh": heads.score_thresh,

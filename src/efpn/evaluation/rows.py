@@ -66,6 +66,7 @@ def label(cfg: DictConfig, called: str) -> str:
         cfg.split,
         "" if called == OWN else called,
         f"{cfg.short_side}px" if cfg.short_side else "",
+        cfg.detail._target_.rpartition(".")[-1].lower() if cfg.detail else "",
         f"below{cfg.small_roi_below}" if cfg.small_roi_below else "",
         f"limit{cfg.limit}" if cfg.limit else "",
         *changed(cfg.model),

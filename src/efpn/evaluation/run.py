@@ -15,6 +15,7 @@ from efpn.data.datamodule import DetectionDataModule, Role
 from efpn.data.records import Index
 from efpn.errors import UserError
 from efpn.evaluation.compare import Result, load_results, show
+from efpn.evaluation.cost import equal_cost_scales
 from efpn.evaluation.features import draw_features, with_extension
 from efpn.evaluation.rows import Row, changed, own_rows, plan_rows, together
 from efpn.evaluation.scored import Scored
@@ -36,6 +37,7 @@ from efpn.metrics.stages import StageRecord
 from efpn.models import EFPNDetector
 from efpn.runs.checkpoints import Handover, read_handover
 from efpn.runs.devices import one_device
+from efpn.runs.phases import model_config, reads_2x
 from efpn.runs.rebuild import quiet_trainer, rebuild_detector
 from efpn.runs.saved import SavedRun, broken_lineage
 
@@ -52,7 +54,7 @@ def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Result]:
         UserError: anything that does not fit together, before any picture is read.
     """
     check_choices(cfg)
-    rows = plan_rows(cfg, runs, find_variants(cfg.variant, cfg.scales))
+    rows = plan_rows(cfg, runs, find_variants(cfg.variant, cfg.scales, equal_cost_scales(cfg, runs)))
     runs = list(dict.fromkeys(row.run for row in rows))
     for warning in broken_lineage(runs):
         log.warning(warning)
@@ -80,7 +82,7 @@ def evaluate_row(cfg: DictConfig, row: Row) -> Scored | None:
     start = time.perf_counter()
     run, variant = row.run, row.variant
     handover = read_handover(run.checkpoint)
-    data = eval_data(cfg, run, variant.pairs)
+    data = eval_data(cfg, run, variant.pairs or wants_2x(cfg, run))
     detector = rebuild(cfg, run, handover, variant, data)
     index = scored_index(data, cfg.split)
     best = choose_threshold(cfg, data, lambda: collect(cfg, run, detector, variant, data, "val").detections)
@@ -106,9 +108,18 @@ def rebuild(
             f"the data in {data.root} have {len(data.categories.names)} or others; use the data set of its training"
         )
     if variant.rule is None:
-        return rebuild_detector(run, handover, small_roi_below=cfg.small_roi_below, changes=cfg.model)
+        below, detail = cfg.small_roi_below, cfg.detail if model_config(run.config, run.phase).extension else None
+        return rebuild_detector(run, handover, small_roi_below=below, detail=detail, changes=cfg.model)
     small = variant.rule.node(cfg.small_roi_below or run.config.small_roi_below)
     return rebuild_detector(run, handover, small=small, extension=variant.rule.extension, changes=cfg.model)
+
+
+def wants_2x(cfg: DictConfig, run: SavedRun) -> bool:
+    """Whether the run's detector reads the 2x images in this evaluation."""
+    node = model_config(run.config, run.phase)
+    if cfg.detail:
+        node.detail = cfg.detail
+    return reads_2x(node)
 
 
 def collect_stages(
@@ -158,6 +169,7 @@ def more_facts(cfg: DictConfig, row: Row, handover: Handover, detector: EFPNDete
         "input": f"{cfg.short_side or run.config.data.eval_transform.short_side} px (1x)",
         "variant": row.variant.name,
         "small RoIs": small_rule(detector),
+        "detail of P2'": type(detector.backbone.detail).__name__ if detector.backbone.extension else "none",
         "changed in the model": ", ".join(changed(cfg.model)) or "nothing",
         "trained with": f"efpn {handover.version}, config {handover.config_hash}",
     }

@@ -6,13 +6,15 @@ import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from omegaconf import ListConfig
 from torch import Tensor
 
 from efpn.errors import UserError
-from efpn.models import EFPNDetector, MultiScale, OnP3x, Oracle
+from efpn.models import EFPNDetector, HalfOracle, MultiScale, OnP3x, Oracle
+from efpn.types import split_batch
 
 Found = list[dict[str, Tensor]]
 OWN: Final = "own"
@@ -57,7 +59,18 @@ class Needs:
 
 
 ANY: Final = Needs("any phase", lambda model: True)
-PLAIN: Final = Needs("a phase without an extension (baseline or control)", lambda model: model["extension"] is None)
+PLAIN: Final = Needs(
+    "a phase without an extension (baseline or control)",
+    lambda model: model["extension"] is None and model["small"] is None,
+)
+EXTENDED: Final = Needs(
+    "a phase with an extension that learns (distill or finetune)",
+    lambda model: model["extension"] is not None and "upsampler" in model["extension"],
+)
+CONTINUED: Final = Needs(
+    "a phase whose extension reads C3' (extension=second_pass)",
+    lambda model: EXTENDED.fits(model) and bool(model["extension"].get("c3")),
+)
 DISTILLED: Final = Needs(
     "a phase with an extension and the old head alone (distill)",
     lambda model: model["extension"] is not None and not model["small"]["own_head"],
@@ -92,17 +105,21 @@ class Variant:
         return f"{self.key}-{self.marks}" if self.marks else self.key
 
 
-def find_variants(names: str | Sequence[str], scales: Sequence[float]) -> list[Variant]:
-    """Look variants up, each once, in the order given.
+def find_variants(
+    names: str | Sequence[str], scales: Sequence[float], scaled: Sequence[float] = (1.4,)
+) -> list[Variant]:
+    """Look variants up, each once, in the order given; ``fpn_scaled`` is one for each scale.
 
     Args:
         names: one or several.
         scales: of the multi-scale test, relative to the 1x picture.
+        scaled: of ``fpn_scaled``, likewise.
 
     Raises:
         UserError: an unknown name, or scales that are none.
     """
-    known = {variant.key: variant for variant in all_variants(scales)}
+    every = all_variants(scales, scaled)
+    known = list(dict.fromkeys(variant.key for variant in every))
     wanted = list(dict.fromkeys(names if isinstance(names, list | tuple | ListConfig) else [names]))
     for name in wanted:
         if name not in known:
@@ -111,31 +128,55 @@ def find_variants(names: str | Sequence[str], scales: Sequence[float]) -> list[V
             raise UserError(f"variant={name}: unknown{hint}; use one or a list of {', '.join(known)}")
     if not wanted:
         raise UserError(f"variant=[]: name at least one of {', '.join(known)}")
-    return [known[name] for name in wanted]
+    return [variant for name in wanted for variant in every if variant.key == name]
 
 
-def all_variants(scales: Sequence[float]) -> list[Variant]:
-    """Every variant; ``scales`` are the multi-scale test's.
+def all_variants(scales: Sequence[float], scaled: Sequence[float] = (1.4,)) -> list[Variant]:
+    """Every variant; ``scales`` are the multi-scale test's, ``scaled`` those of the plain FPN on an enlarged image.
 
     Raises:
         UserError: no scale, or one that is not above 0 and at most 2.
     """
-    if not scales or not all(isinstance(scale, int | float) and 0 < scale <= 2 for scale in scales):
-        raise UserError(
-            f"scales={list(scales)}: give sizes above 0 and up to 2, times the 1x picture (2 is the 2x one)"
-        )
+    for key, given in (("scales", scales), ("scale", scaled)):
+        if not given or not all(isinstance(one, int | float) and 0 < one <= 2 for one in given):
+            raise UserError(
+                f"{key}={list(given)}: give sizes above 0 and up to 2, times the 1x image (2 is the 2x one)"
+            )
     marks = "-".join(f"{scale:g}" for scale in scales)
     return [
-        Variant(OWN, lambda d, batch: d(batch[0])),
+        Variant(OWN, _own),
         Variant("oracle", lambda d, batch: Oracle(d)(batch[1]), True, SmallRule("p2x"), PLAIN),
         Variant("fpn_2x", _fpn_2x, True, needs=PLAIN),
+        *(
+            Variant(
+                "fpn_scaled", partial(_fpn_scaled, scale=scale), True, needs=PLAIN, recorded=False, marks=f"{scale:g}x"
+            )
+            for scale in scaled
+        ),
+        *(
+            Variant(f"true_{part}", partial(_half_oracle, part=part), True, needs=needs)
+            for part, needs in (("c2", EXTENDED), ("c3", EXTENDED), ("p4", CONTINUED))
+        ),
         Variant("on_p3", lambda d, batch: d(batch[0]), False, SmallRule("p3", all=True), PLAIN),
         Variant("on_p3_2x", lambda d, batch: Oracle(d, P3X_FROM_P3)(batch[1]), True, SmallRule("p3x", all=True), PLAIN),
         Variant(
-            "on_p3x", lambda d, batch: OnP3x(d)(batch[0]), False, SmallRule("p3x", all=True, extension=True), DISTILLED
+            "on_p3x", lambda d, batch: OnP3x(d)(*batch[:2]), True, SmallRule("p3x", all=True, extension=True), DISTILLED
         ),
         Variant("multi_scale", lambda d, batch: MultiScale(d, scales)(batch[1]), True, recorded=False, marks=marks),
     ]
+
+
+def _own(detector: EFPNDetector, batch: Any) -> Found:
+    images, images_2x, _ = split_batch(batch)
+    return detector(images, images_2x=images_2x)
+
+
+def _half_oracle(detector: EFPNDetector, batch: Any, part: str) -> Found:
+    return HalfOracle(detector, part)(*batch[:2])
+
+
+def _fpn_scaled(detector: EFPNDetector, batch: Any, scale: float) -> Found:
+    return MultiScale(detector, [scale])(batch[1])
 
 
 def _fpn_2x(detector: EFPNDetector, batch: Any) -> Found:

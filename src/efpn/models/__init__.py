@@ -5,7 +5,7 @@ from efpn.models.detail import Detail, Doubled, Image2x, Stem
 from efpn.models.detector import EFPNDetector, Resize, build_detector, fasterrcnn_resnet50_efpn
 from efpn.models.extension import Extension, WholePass, make_extension
 from efpn.models.fpn import FPN, Pyramid
-from efpn.models.probes import MultiScale, OnP3x, Oracle
+from efpn.models.probes import HalfOracle, MultiScale, OnP3x, Oracle
 from efpn.models.roi_heads import OHEM, PyramidRoIHeads, RoISettings, SmallRoIs
 from efpn.models.rpn import PyramidRPN, RPNSettings
 from efpn.models.trunk import ResNetTrunk
@@ -22,6 +22,7 @@ __all__ = [
     "EFPNBackbone",
     "EFPNDetector",
     "Extension",
+    "HalfOracle",
     "Image2x",
     "MultiScale",
     "Nearest",

@@ -126,7 +126,7 @@ class WholePass(nn.Module):
             UserError: that is no image.
         """
         if fine.cells == 1:
-            raise UserError("extension=whole_pass: runs on an image of twice the size; give detail=doubled or image_2x")
+            raise UserError("WholePass runs on an image of twice the size: give detail=doubled or image_2x")
         second = backbone.pyramid(fine.map)
         return (second.inner if self.source == "inner" else second.output)["p3"], second.output["p2"]
 

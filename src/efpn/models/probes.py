@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from efpn.models.detector import EFPNDetector
+from efpn.models.upsamplers import upsample2x
 from efpn.types import Detections
 
 P2X_FROM_P2: Mapping[str, str] = {"p2x": "p2"}
@@ -63,6 +64,40 @@ class OnP3x(nn.Module):
         if backbone.extension.source == "inner":  # heads read output maps
             p3x = backbone.fpn.layer_blocks[1](p3x)
         return self.detector.detect({**pyramid.output, "p3x": p3x}, batch, sizes_of(images_1x))
+
+
+class HalfOracle(nn.Module):
+    """An extended detector with one part of what makes P2' taken from the 2x image: what that part still loses.
+
+    Args:
+        detector: with an `Extension`.
+        part: ``c2`` puts the true C2 in the place of C2', ``c3`` the true C3 in that of C3' (or, in the paper's form,
+            the true P3 in that of P3'), ``p4`` the true P4 in that of what the upsampler makes of P3.
+    """
+
+    def __init__(self, detector: EFPNDetector, part: str) -> None:
+        super().__init__()
+        self.detector = detector
+        self.part = part
+
+    @torch.no_grad()
+    def forward(self, images_1x: list[Tensor], images_2x: list[Tensor]) -> list[Detections]:
+        """Detect in the ``(3, h, w)`` images, given those of twice the size."""
+        batch, double = self.detector.batch_pair(images_1x, images_2x)
+        backbone = self.detector.backbone
+        extension = backbone.extension
+        pyramid, fine = backbone.prepare(batch.tensors, double)
+        true = backbone.body(double)
+        second = backbone.fpn(true)
+        maps = extension.sources(pyramid)
+        c2 = backbone.body.layer1(fine.entry(fine.map))
+        c3 = true["c3"] if self.part == "c3" else (backbone.body.layer2(c2) if extension.lateral3 else None)
+        upsampled = upsample2x(second.inner["p4"]) if self.part == "p4" else extension.upsampler(maps["p3"], maps["p2"])
+        p3x = extension.with_c3(upsampled, c3)
+        if self.part == "c3" and extension.lateral3 is None:
+            p3x = extension.sources(second)["p3"]
+        p2x = extension.merge(upsample2x(p3x), true["c2"] if self.part == "c2" else c2)
+        return self.detector.detect({**pyramid.output, "p2x": p2x}, batch, sizes_of(images_1x))
 
 
 class MultiScale(nn.Module):

@@ -51,7 +51,7 @@ def predict(cfg: DictConfig, run: SavedRun, pictures: list[Picture]) -> list[tup
 def build_task(cfg: DictConfig, run: SavedRun) -> PredictionTask:
     """The run's detector and the run's own way to resize, with what the prediction asks to be different."""
     handover = read_handover(run.checkpoint)
-    detector = rebuild_detector(run, handover, changes=cfg.model)
+    detector = rebuild_detector(run, handover, detail=cfg.detail, changes=cfg.model)
     if cfg.min_score is not None:
         detector.roi_heads.score_thresh = cfg.min_score
     node = run.config.data.eval_transform.copy()

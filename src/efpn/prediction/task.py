@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from efpn.data.dataset import picture_1x
+from efpn.data.dataset import picture_pair
 from efpn.data.pictures import PictureError, read_picture
 from efpn.data.transforms import NO_BOXES, Transform
 from efpn.metrics.accumulate import DetectionAccumulator
@@ -108,10 +108,14 @@ class PredictionTask(pl.LightningModule):
 
     def _detect_windows(self, image: NDArray[np.uint8], windows: list[Window]) -> list[dict[str, Tensor]]:
         parts = [np.ascontiguousarray(image[y1:y2, x1:x2]) for x1, y1, x2, y2 in windows]
-        views = [picture_1x(self.transform, part, NO_BOXES, seed=0) for part in parts]
-        found = self.detector([pixels.to(self.device) for pixels, _ in views])
+        double = self.detector.backbone.reads_2x
+        views = [picture_pair(self.transform, part, NO_BOXES, seed=0, double=double) for part in parts]
+        images_2x = [pixels.to(self.device) for _, pixels, _ in views if pixels is not None]
+        found = self.detector([pixels.to(self.device) for pixels, _, _ in views], images_2x=images_2x or None)
         self.capped += count_capped(self.detector, found)
-        places = [{"image_id": torch.tensor(n), "scale": torch.tensor(view.scale)} for n, (_, view) in enumerate(views)]
+        places = [
+            {"image_id": torch.tensor(n), "scale": torch.tensor(view.scale)} for n, (*_, view) in enumerate(views)
+        ]
         return native_detections(found, places)[1]
 
 

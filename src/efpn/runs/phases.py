@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from efpn.errors import UserError
@@ -113,6 +114,12 @@ def model_config(cfg: DictConfig, name: str) -> DictConfig:
     merged._set_parent(cfg)
     assert isinstance(merged, DictConfig)
     return merged
+
+
+def reads_2x(model: DictConfig) -> bool:
+    """Whether the detector of this ``model`` node reads the 2x images."""
+    detail = model.get("detail")
+    return model.extension is not None and detail is not None and bool(instantiate(detail).reads_2x)
 
 
 def find_init(cfg: DictConfig, run: PhaseRun) -> Path | None:

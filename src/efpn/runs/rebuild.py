@@ -25,6 +25,7 @@ def rebuild_detector(
     small_roi_below: float | None = None,
     small: Mapping[str, Any] | None = None,
     extension: bool = True,
+    detail: DictConfig | None = None,
     changes: DictConfig | None = None,
 ) -> EFPNDetector:
     """The detector of the run's own config, with its weights.
@@ -35,6 +36,7 @@ def rebuild_detector(
         small_roi_below: 1x pixels, if another than the run's own.
         small: node of `efpn.models.SmallRoIs`, if RoIs are read otherwise than in training.
         extension: False leaves the extension out, whose levels are given then.
+        detail: where C2' comes from, if otherwise than trained.
         changes: what else differs from the run's own ``model`` node.
 
     Raises:
@@ -48,6 +50,8 @@ def rebuild_detector(
         node.update({"small": small} if extension else {"small": small, "extension": None})
     elif small_roi_below and node.small:
         node.small.below = small_roi_below
+    if detail:
+        node.detail = detail
     if changes:
         for key, change in changes.items():
             if OmegaConf.is_dict(change) and not OmegaConf.is_dict(node.get(key)):

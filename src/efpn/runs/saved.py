@@ -16,8 +16,6 @@ from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, METRICS_FILE
 
 log = logging.getLogger(__name__)
 
-ORDER = ("baseline", "control", "distill", "finetune")  # rows of the comparison, the most advanced one last
-
 
 @dataclass(frozen=True)
 class SavedRun:
@@ -112,7 +110,11 @@ def _matching(pattern: str) -> list[SavedRun]:
 
 
 def _phases(path: str | Path) -> list[Path]:
-    return [file for phase in ORDER if (file := Path(path) / phase / HANDOVER_FILE).is_file()]
+    """Checkpoints of the finished phases, in the order of the run's config: the most advanced one last."""
+    found = {file.parent.name: file for file in sorted(Path(path).glob(f"*/{HANDOVER_FILE}"))}
+    configs = [file.with_name(CONFIG_FILE) for file in found.values()]
+    order = [phase for file in configs if file.is_file() for phase in OmegaConf.load(file).get("phases", {})]
+    return [found[phase] for phase in dict.fromkeys([*order, *found]) if phase in found]
 
 
 def latest_run(path: str) -> SavedRun:

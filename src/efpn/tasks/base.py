@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from efpn.metrics.accumulate import DetectionAccumulator
 from efpn.models import EFPNDetector
 from efpn.tasks.freezing import hold_frozen, train_only
+from efpn.types import split_batch
 
 log = logging.getLogger(__name__)
 
@@ -72,9 +73,9 @@ class DetectorTask(pl.LightningModule):
         hold_frozen(self.detector)
         return self
 
-    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
-        """Detect; boxes in pixels of the given pictures."""
-        return self.detector(images)
+    def forward(self, images: list[Tensor], images_2x: list[Tensor] | None = None) -> list[dict[str, Tensor]]:
+        """Detect; boxes in pixels of the 1x images."""
+        return self.detector(images, images_2x=images_2x)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed by step and process: a resumed run draws the same RoIs as an unbroken one."""
@@ -88,9 +89,9 @@ class DetectorTask(pl.LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Detect and keep the boxes, in native pixels."""
-        images, targets = batch[0], batch[-1]
+        images, images_2x, targets = split_batch(batch)
         if self.detections is not None:
-            ids, found = native_detections(self(images), targets)
+            ids, found = native_detections(self(images, images_2x), targets)
             self.detections.update(ids, found)
 
     def on_validation_epoch_end(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from efpn.tasks.base import DetectorTask
+from efpn.types import split_batch
 
 
 class DetectionTask(DetectorTask):
@@ -23,7 +24,7 @@ class DetectionTask(DetectorTask):
         return self
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Take ``(images, targets)`` (or a pair batch, whose 2x pictures go unused) and return the total loss."""
-        images, targets = batch[0], batch[-1]
-        losses = self.detector(images, targets)
+        """Take ``(images, targets)`` or ``(images, images_2x, targets)`` and return the total loss."""
+        images, images_2x, targets = split_batch(batch)
+        losses = self.detector(images, targets, images_2x)
         return self.log_losses(losses, sum(losses.values(), images[0].new_zeros(())), len(images))

@@ -22,7 +22,7 @@ from efpn.models import EFPNDetector
 from efpn.runs.checkpoints import Handover, ResumePoint, load_handover, read_checkpoint, read_handover
 from efpn.runs.files import read_json, write_json
 from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, METRICS_FILE, RESUME_FILE
-from efpn.runs.phases import PhaseRun, find_init, model_config, phase_names, phase_run, plain_config
+from efpn.runs.phases import PhaseRun, find_init, model_config, phase_names, phase_run, plain_config, reads_2x
 from efpn.runs.trainer import make_trainer
 from efpn.tasks.base import DetectorTask
 from efpn.training.summary import print_summary
@@ -204,7 +204,8 @@ def build_trainer(cfg: DictConfig, run: PhaseRun) -> pl.Trainer:
 def build_data(cfg: DictConfig, run: PhaseRun, world_size: int) -> DetectionDataModule:
     """The data module of one phase, checked before any training time is spent."""
     per_stretch = run.config.checkpoint_every * cfg.trainer.get("accumulate_grad_batches", 1)
-    options: dict[str, Any] = {"pairs": run.config.pairs, **run.config.get("data", {})}
+    double = reads_2x(model_config(cfg, run.name))
+    options: dict[str, Any] = {"pairs": run.config.pairs or double, "eval_pairs": double, **run.config.get("data", {})}
     batch_size = options.get("batch_size", cfg.data.batch_size)
     data: DetectionDataModule = instantiate(
         cfg.data, **options, samples_per_epoch=per_stretch * batch_size * world_size, _convert_="all"

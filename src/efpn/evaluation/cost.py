@@ -1,0 +1,71 @@
+"""The plain FPN's honest size: how far an image may be enlarged until the FPN takes as long as another model."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, ListConfig
+
+from efpn.errors import UserError
+from efpn.evaluation.scoring import eval_data
+from efpn.evaluation.variants import PLAIN, find_variants
+from efpn.runs.checkpoints import read_handover
+from efpn.runs.phases import model_config
+from efpn.runs.rebuild import rebuild_detector
+from efpn.runs.saved import SavedRun, latest_run
+
+log = logging.getLogger(__name__)
+
+IMAGES: Final = 8  # timed one by one
+TURNS: Final = 3  # the fastest of these counts: what disturbs a measurement only ever adds to it
+
+
+def equal_cost_scales(cfg: DictConfig, runs: Sequence[SavedRun]) -> list[float]:
+    """The scales of ``variant=fpn_scaled``: those given, or the one at which it takes the time of ``cfg.cost_of``.
+
+    Raises:
+        UserError: there is no plain FPN among ``runs`` to be enlarged.
+    """
+    given = list(cfg.scale) if isinstance(cfg.scale, ListConfig) else [cfg.scale]
+    if cfg.cost_of is None:
+        return given
+    plain = next((run for run in runs if PLAIN.fits(run.config.phases[run.phase].model)), None)
+    if plain is None:
+        raise UserError(f"cost_of={cfg.cost_of}: needs {PLAIN.kind}, to be enlarged; add one to run=")
+    rival = latest_run(cfg.cost_of)
+    scale = scale_of_equal_time(cfg, plain, rival)
+    log.info("the plain FPN takes as long as %s at %.2f times the 1x size", rival.name, scale)
+    return [scale]
+
+
+def scale_of_equal_time(cfg: DictConfig, plain: SavedRun, rival: SavedRun) -> float:
+    """Where the time of ``plain`` on enlarged images passes that of ``rival``, between 1 and 2; to two digits."""
+    data = eval_data(cfg, rival, pairs=True)
+    data.eval_batch_size = 1
+    batches = [batch for batch, _ in zip(data.val_dataloader(), range(IMAGES), strict=False)]
+    wanted = seconds(cfg, rival, find_variants("own", [1.0])[0].predict, batches)
+    scales = [1.0, 1.2, 1.4, 1.7, 2.0]
+    taken = [seconds(cfg, plain, one.predict, batches) for one in find_variants("fpn_scaled", [1.0], scales)]
+    # time grows with the scale; a reading that says otherwise is noise
+    return round(float(np.interp(wanted, np.maximum.accumulate(taken), scales)), 2)
+
+
+def seconds(cfg: DictConfig, run: SavedRun, predict: Callable[..., Any], batches: Sequence[Any]) -> float:
+    """Time that ``run`` takes for ``batches``, the fastest of a few turns."""
+    extended = model_config(run.config, run.phase).extension is not None
+    detector = rebuild_detector(
+        run, read_handover(run.checkpoint), detail=cfg.detail if extended else None, changes=cfg.model
+    ).eval()
+    taken = []
+    with torch.inference_mode():
+        for _ in range(TURNS):
+            start = time.perf_counter()
+            for batch in batches:
+                predict(detector, batch)
+            taken.append(time.perf_counter() - start)
+    return min(taken)
