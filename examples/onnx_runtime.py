@@ -26,9 +26,8 @@ def main(model: Path, picture: Path, least: float) -> None:
         native = np.asarray(file.convert("RGB"))  # EXIF rotation is not applied, as in training
     pixels = resized(native, facts["input"])
     boxes, labels, scores = session.run(["boxes", "labels", "scores"], {"picture": pixels})
-    down, across = (
-        side / facts["input"]["given"] / own for side, own in zip(pixels.shape[1:], native.shape, strict=False)
-    )
+    given = facts["input"]["given"]
+    down, across = (pixels.shape[axis + 1] / given / native.shape[axis] for axis in (0, 1))
     for box, label, score in zip(boxes / [across, down, across, down], labels, scores, strict=True):
         if score >= least:
             print(facts["classes"][label - 1], f"{score:.3f}", *(f"{side:.1f}" for side in box))

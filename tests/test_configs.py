@@ -22,7 +22,7 @@ def test_there_is_something_to_compose() -> None:
     assert {"demo", "tt100k_fpn", "tt100k_efpn", "coco_fpn", "coco_efpn", "mosaic_efpn", "carla_efpn"} <= set(
         EXPERIMENTS
     )
-    assert PHASES == ["baseline", "control", "distill", "finetune"]
+    assert {"baseline", "control", "control_head", "oracle_head", "distill", "finetune"} <= set(PHASES)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -50,8 +50,8 @@ class Detections(TypedDict):
     labels: Tensor
 
 
-def split_batch(batch: Any) -> tuple[list[Tensor], list[Tensor] | None, list[Target]]:
-    """1x images, 2x images and targets of a batch, which is ``(images, targets)`` or ``(images, images_2x, targets)``."""
+def split_batch(batch: Any) -> tuple[list[Tensor], list[Tensor] | None, list[Any]]:
+    """1x images, 2x images and targets of ``(images, targets)`` or, as pairs, ``(images, images_2x, targets)``."""
     return batch[0], batch[1] if len(batch) == 3 else None, batch[-1]
 
 

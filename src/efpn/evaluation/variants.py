@@ -148,10 +148,8 @@ def all_variants(scales: Sequence[float], scaled: Sequence[float] = (1.4,)) -> l
         Variant("oracle", lambda d, batch: Oracle(d)(batch[1]), True, SmallRule("p2x"), PLAIN),
         Variant("fpn_2x", _fpn_2x, True, needs=PLAIN),
         *(
-            Variant(
-                "fpn_scaled", partial(_fpn_scaled, scale=scale), True, needs=PLAIN, recorded=False, marks=f"{scale:g}x"
-            )
-            for scale in scaled
+            Variant("fpn_scaled", partial(_fpn_scaled, scale=one), True, needs=PLAIN, recorded=False, marks=f"{one:g}x")
+            for one in scaled
         ),
         *(
             Variant(f"true_{part}", partial(_half_oracle, part=part), True, needs=needs)

@@ -114,7 +114,8 @@ class PredictionTask(pl.LightningModule):
         found = self.detector([pixels.to(self.device) for pixels, _, _ in views], images_2x=images_2x or None)
         self.capped += count_capped(self.detector, found)
         places = [
-            {"image_id": torch.tensor(n), "scale": torch.tensor(view.scale)} for n, (*_, view) in enumerate(views)
+            {"image_id": torch.tensor(number), "scale": torch.tensor(view.scale)}
+            for number, (_, _, view) in enumerate(views)
         ]
         return native_detections(found, places)[1]
 

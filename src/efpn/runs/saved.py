@@ -112,8 +112,8 @@ def _matching(pattern: str) -> list[SavedRun]:
 def _phases(path: str | Path) -> list[Path]:
     """Checkpoints of the finished phases, in the order of the run's config: the most advanced one last."""
     found = {file.parent.name: file for file in sorted(Path(path).glob(f"*/{HANDOVER_FILE}"))}
-    configs = [file.with_name(CONFIG_FILE) for file in found.values()]
-    order = [phase for file in configs if file.is_file() for phase in OmegaConf.load(file).get("phases", {})]
+    configs = [OmegaConf.load(file) for one in found.values() if (file := one.with_name(CONFIG_FILE)).is_file()]
+    order = [str(phase) for config in configs if isinstance(config, DictConfig) for phase in config.get("phases", {})]
     return [found[phase] for phase in dict.fromkeys([*order, *found]) if phase in found]
 
 
