@@ -33,10 +33,11 @@ def test_every_experiment_and_phase_instantiates(experiment: str, phase: str) ->
     with torch.device("meta"):  # shapes without the arithmetic
         detector = instantiate(model_config(cfg, phase), num_classes=5, trunk={"weights": None}, _convert_="all")
     task = instantiate(cfg.phases[phase].task, detector=detector, _convert_="all")
-    extended = {"distill", "finetune"}
-    assert (detector.backbone.extension is not None) == (phase in extended)
-    assert (detector.roi_heads.small_head is not None) == (phase == "finetune")
-    assert (detector.roi_heads.ohem is not None) == (phase == "finetune")
+    with_p2_ext = {"distill", "finetune", "doubled_head", "oracle_head"}
+    with_new_head = {"finetune", "control_head", "doubled_head", "oracle_head"}
+    assert (detector.backbone.extension is not None) == (phase in with_p2_ext)
+    assert (detector.roi_heads.small_head is not None) == (phase in with_new_head)
+    assert (detector.roi_heads.ohem is not None) == (phase in with_new_head)
     assert any(p.requires_grad for p in task.parameters())
     optimizers = task.configure_optimizers()
     assert optimizers["lr_scheduler"]["scheduler"].get_last_lr()[0] > 0
@@ -44,7 +45,7 @@ def test_every_experiment_and_phase_instantiates(experiment: str, phase: str) ->
     instantiate(cfg.data.eval_transform, _convert_="all")
 
 
-GROUPS = ("backbone", "extension", "loss", "trainer", "logger", "callbacks", "data")
+GROUPS = ("backbone", "extension", "detail", "loss", "trainer", "logger", "callbacks", "data")
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -54,13 +55,15 @@ def test_every_option_of_every_group_composes(group: str) -> None:
         OmegaConf.to_container(cfg, resolve=True)
 
 
-@pytest.mark.parametrize("upsampler", ["ftt", "espcn", "nearest"])
+@pytest.mark.parametrize("upsampler", ["ftt", "espcn", "nearest", "second_pass"])
 @pytest.mark.parametrize("experiment", ["demo", "mosaic_efpn", "tt100k_efpn"])
 def test_every_extension_instantiates(experiment: str, upsampler: str) -> None:
     cfg = config("train", f"experiment={experiment}", f"extension={upsampler}")
     with torch.device("meta"):
         detector = instantiate(model_config(cfg, "distill"), num_classes=5, trunk={"weights": None}, _convert_="all")
-    assert type(detector.backbone.extension.upsampler).__name__.lower() == upsampler
+    extension = detector.backbone.extension
+    named = "second_pass" if extension.lateral3 else type(extension.upsampler).__name__.lower()
+    assert named == upsampler
 
 
 @pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if not name.endswith("_fpn")])

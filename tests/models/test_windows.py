@@ -220,12 +220,15 @@ def test_a_picture_full_of_small_rois_is_computed_whole(upsampler: str) -> None:
 
 
 def test_a_window_is_priced_with_all_its_margins() -> None:
-    """ESPCN works on P3 alone: 2 x 2 cells, 1 for the last convolution, 4 that it sees; C2' needs 5/4 cells around."""
+    """ESPCN works on P3 alone: 2 x 2 cells, 1 for the last convolution, 4 that it sees.
+
+    The last convolution and the lateral need 1/4 cell around, and C2' the 4/4 more that stage 2 sees.
+    """
     model = detector("espcn")
     _, level = levels(model, torch.rand(1, 3, 256, 384))
     coarse = 8 * 8 * 25 + 8 * 6 * 9 + 6 * 32 * 9
     stage2, lateral, post = 4 * 9 * 64 * 64, 64 * 8, 9 * 8 * 8
-    expected = coarse * 12 * 12 + 16 * (stage2 + lateral + post) * 4.5 * 4.5
+    expected = coarse * 12 * 12 + 16 * stage2 * 4.5 * 4.5 + 16 * (lateral + post) * 2.5 * 2.5
     assert level._price(np.array([[10, 10, 12, 12]])) == pytest.approx(expected)
 
 
