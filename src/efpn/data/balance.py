@@ -83,6 +83,8 @@ def make_plan(index: Index, target: int, max_repeats: int = MAX_REPEATS, window:
     order, labels = [np.arange(len(index))], [np.zeros(len(index), np.int64)]
     evaluated = [label for label in index.categories.evaluated_labels if before[label - 1]]
     for label in sorted(evaluated, key=lambda label: (before[label - 1], label)):
+        if after[label - 1] >= target:
+            continue
         gains = expected_in_windows(index, label, counts, window)
         side = gains[:, after >= target].sum(axis=1)
         rows = _fill(times, gains[:, label - 1], side, target - float(after[label - 1]), max_repeats)
