@@ -45,6 +45,18 @@ def test_small_rois_read_p2x_and_the_others_their_fpn_level() -> None:
     torch.testing.assert_close(pooled, torch.stack([regular[0], extended[1], regular[2]]))
 
 
+def test_cocos_rule_leaves_p2_without_a_roi_and_the_shifted_one_does_not() -> None:
+    sides = torch.tensor([112.0, 130, 223, 224, 447, 448, 900])
+    boxes = torch.stack([0 * sides, 0 * sides, sides, sides], 1)
+    small = SmallRoIs(below=112)
+    assert not PyramidRoIAlign(small).is_small(boxes).any()
+    paper, shifted = (heads(small, canonical_size=size).box_roi_pool.regular for size in (224, 448))
+    assert paper.map_levels([boxes]).tolist() == [1, 1, 1, 2, 2, 3, 3]  # P3 and up
+    assert shifted.map_levels([boxes]).tolist() == [0, 0, 0, 1, 1, 2, 3]
+    with pytest.raises(UserError, match=r"model.roi.canonical_size=0: must be a whole number, at least 1"):
+        RoISettings(canonical_size=0)
+
+
 def test_small_rois_of_several_pictures_stay_in_order() -> None:
     features = {name: torch.cat([level, level + 1]) for name, level in maps().items()}
     proposals = [torch.tensor([SMALL_BOX, LARGE_BOX]), torch.tensor([LARGE_BOX, SMALL_BOX])]

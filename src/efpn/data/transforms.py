@@ -51,14 +51,9 @@ class Transform(Protocol):
 
     Attributes:
         direct: whether 1x alone may be resized straight from the native picture.
-        crops_repeats: whether a picture that comes again for an object shows a crop around it.
     """
 
     direct: bool
-
-    @property
-    def crops_repeats(self) -> bool:
-        """See the class."""
 
     def __call__(
         self, image: Pixels, boxes: Boxes, *, factor: int, seed: int, ignore: Boxes = NO_BOXES, focus: Rows = NO_ROWS
@@ -77,6 +72,12 @@ class Transform(Protocol):
 
     def shrink(self, height: int, width: int, *, factor: int, seed: int) -> int:
         """By how much (1, 2, 4, 8) a picture of this size may be read smaller before the call with these arguments."""
+
+    def repeat_window(self, size: tuple[int, int] | None) -> float:
+        """Native side of the square that a picture of ``(height, width)`` shows where it comes again for an object.
+
+        Infinite where it shows all of it, or where the size is not known.
+        """
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,6 @@ class EvalTransform:
         self.max_size = max_size
         self.direct = direct
 
-    crops_repeats = False
-
     def __call__(
         self, image: Pixels, boxes: Boxes, *, factor: int, seed: int, ignore: Boxes = NO_BOXES, focus: Rows = NO_ROWS
     ) -> View:
@@ -168,6 +167,10 @@ class EvalTransform:
     def shrink(self, height: int, width: int, *, factor: int, seed: int) -> int:
         """Never: evaluation, prediction and an exported detector are to see the same pixels."""
         return 1
+
+    def repeat_window(self, size: tuple[int, int] | None) -> float:
+        """All of it."""
+        return np.inf
 
 
 class TrainTransform:
@@ -224,11 +227,6 @@ class TrainTransform:
         self.min_visibility = min_visibility
         self.direct = direct
 
-    @property
-    def crops_repeats(self) -> bool:
-        """Whether there is a side for such crops."""
-        return self.crop is not None or self.repeat_crop is not None
-
     def __call__(
         self, image: Pixels, boxes: Boxes, *, factor: int, seed: int, ignore: Boxes = NO_BOXES, focus: Rows = NO_ROWS
     ) -> View:
@@ -248,6 +246,13 @@ class TrainTransform:
         """As far as the resized picture still has no more pixels than the one that is read."""
         scale = factor * self._scale(height, width, np.random.default_rng(seed))
         return next(by for by in (8, 4, 2, 1) if by * scale <= 1 or by == 1)
+
+    def repeat_window(self, size: tuple[int, int] | None) -> float:
+        """The side of the crop, at the middle of the scale jitter."""
+        crop = self.repeat_crop if self.crop is None else self.crop
+        if crop is None or size is None:
+            return np.inf
+        return crop / (size_factor(*size, self.short_side, self.max_size) * float(np.sqrt(np.prod(self.scale_jitter))))
 
     def _scale(self, height: int, width: int, random: np.random.Generator) -> float:
         """1x pixels per native pixel: the first number that a sample draws."""

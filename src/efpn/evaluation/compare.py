@@ -84,7 +84,7 @@ def comparison_markdown(results: Sequence[Result], columns: Sequence[str] = COLU
     Below it stands how sizes were measured, where the rows say so.
     """
     rows = [[result.name, *(_joined(*cell) for cell in _cells(result, results[0], columns))] for result in results]
-    table, said = markdown_table(["", *columns], rows), _size_rules(results)
+    table, said = markdown_table(["", *columns], rows), said_sizes(results)
     return f"{table}\n\n{said}\n" if said else f"{table}\n"
 
 
@@ -93,7 +93,7 @@ def comparison_table(results: Sequence[Result], columns: Sequence[str] = COLUMNS
     table = Table(
         title=title,
         title_justify="left",
-        caption=_size_rules(results) or None,
+        caption=said_sizes(results) or None,
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=0,
@@ -120,7 +120,7 @@ def show(results: Sequence[Result], path: Path, columns: Sequence[str] = COLUMNS
         log.info("comparison: %s", written)
 
 
-def _size_rules(results: Sequence[Result]) -> str:
+def said_sizes(results: Sequence[Result]) -> str:
     """How sizes were measured; rows that say it agree (`load_results`), and where none does it is empty."""
     rules: Mapping[str, Any] = next((one.terms["rules"] for one in results if "rules" in one.terms), {})
     return size_rules(rules) if {"ap_size_rule", "f1_size_rule"} <= set(rules) else ""

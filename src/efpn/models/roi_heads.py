@@ -39,6 +39,8 @@ class RoISettings:
         score_thresh: detections below are dropped.
         nms_thresh: IoU above which the lower-scored detection of a class goes.
         detections_per_image: the highest-scored that are kept.
+        canonical_size: side of the RoIs that read P4, eq. 2; the paper's 224 sends those below 112 px to P2. Where
+            these go to P2' (COCO's ``small_roi_below``), 448 moves all levels down by one, so that P2 is read again.
     """
 
     batch_size: int = 512
@@ -48,6 +50,11 @@ class RoISettings:
     score_thresh: float = 0.05
     nms_thresh: float = 0.5
     detections_per_image: int = 100
+    canonical_size: int = 224
+
+    def __post_init__(self) -> None:
+        """Refuse a size by which eq. 2 has no level."""
+        require_count("model.roi.canonical_size", self.canonical_size, least=1)
 
 
 @dataclass(frozen=True)
@@ -127,12 +134,13 @@ class PyramidRoIAlign(nn.Module):
     Args:
         small: the rule for small RoIs, or None for a plain FPN.
         sampling_ratio: sampling points per pooled cell and axis.
+        canonical_size: of eq. 2, see `RoISettings`.
     """
 
-    def __init__(self, small: SmallRoIs | None = None, sampling_ratio: int = 2) -> None:
+    def __init__(self, small: SmallRoIs | None = None, sampling_ratio: int = 2, canonical_size: int = 224) -> None:
         super().__init__()
         self.small = small
-        self.regular = pooler(LEVELS, sampling_ratio)
+        self.regular = pooler(LEVELS, sampling_ratio, canonical_size)
         self.extended = pooler((small.level,), sampling_ratio) if small else None
 
     def forward(
@@ -183,7 +191,7 @@ class PyramidRoIHeads(RoIHeads):
         ohem: OHEM | None = None,
     ) -> None:
         super().__init__(
-            box_roi_pool=PyramidRoIAlign(small),
+            box_roi_pool=PyramidRoIAlign(small, canonical_size=settings.canonical_size),
             box_head=TwoMLPHead(channels * POOLED_SIDE**2, settings.head_width),
             box_predictor=FastRCNNPredictor(settings.head_width, num_classes),
             fg_iou_thresh=settings.fg_iou,
@@ -293,12 +301,12 @@ class PyramidRoIHeads(RoIHeads):
         return _pick(rois, small), _pick(labels, small), _pick(deltas, small)
 
 
-def pooler(levels: tuple[str, ...], sampling_ratio: int) -> MultiScaleRoIAlign:
-    """torchvision's RoIAlign over ``levels``, told their strides.
+def pooler(levels: tuple[str, ...], sampling_ratio: int, canonical_size: int = 224) -> MultiScaleRoIAlign:
+    """torchvision's RoIAlign over ``levels`` by eq. 2, told their strides.
 
     It would guess them from its first batch and keep them, wrong for good if those pictures are under about 45 px.
     """
-    align = MultiScaleRoIAlign(list(levels), POOLED_SIDE, sampling_ratio)
+    align = MultiScaleRoIAlign(list(levels), POOLED_SIDE, sampling_ratio, canonical_scale=canonical_size)
     align.scales = [1 / STRIDES[level] for level in levels]
     finest, coarsest = (int(math.log2(STRIDES[level])) for level in (levels[0], levels[-1]))
     align.map_levels = initLevelMapper(finest, coarsest, align.canonical_scale, align.canonical_level)
