@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from efpn.errors import UserError
-from efpn.evaluation.compare import comparison_markdown, comparison_table, load_result, load_results
+from efpn.evaluation.compare import comparison_markdown, comparison_table, gain_shares, load_result, load_results, show
 
 FPN = {"AP": 0.4, "AP50": 0.5, "AP_S": 0.2, "AP_M": 0.5, "AP_L": None, "AR_S": 0.5, "F1_S": 0.25}
 EFPN = {"AP": 0.45, "AP50": 0.5, "AP_S": 0.2821, "AP_M": 0.49, "AP_L": 0.7, "AR_S": None, "F1_S": 0.5}
@@ -114,3 +114,25 @@ def test_bad_input_is_named(tmp_path, both):
         load_results([tmp_path / "list.json"])
     with pytest.raises(UserError, match="no metric 'AP_XS' for the comparison; it holds AP, AP50"):
         comparison_markdown(load_results(both), columns=("AP_XS",))
+
+
+def test_share_of_the_gain_by_hand(tmp_path):
+    """The control head has .300 and the bound .500: .440 takes 70 % of that; a gain of .004 is not shared out."""
+    values = {"control_head": (0.3, 0.700), "finetune": (0.44, 0.702), "oracle_head": (0.5, 0.704)}
+    folders = [
+        run(
+            tmp_path / phase,
+            phase,
+            FPN | {"AP_S": small, "AR_S": recall, "AP_S_any": None},
+            metrics_at_best_f1={"F1_S": small},
+            more={"phase": phase, "variant": "own"},
+        )
+        for phase, (small, recall) in values.items()
+    ]
+    results = load_results(folders)
+    lines = gain_shares(results).splitlines()
+    assert lines[0] == "| share of the gain | of | AP_S | AP_S_any | AR_S | best_F1_S |"
+    assert lines[2] == "| finetune | oracle_head | 70% | n/a | n/a | 70% |" and len(lines) == 5
+    assert gain_shares(results[:2]) == gain_shares(results[1:]) == ""
+    show(results, tmp_path / "comparison")
+    assert gain_shares(results) in (tmp_path / "comparison.md").read_text()

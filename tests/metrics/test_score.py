@@ -46,7 +46,8 @@ def big_scene(pictures=450, detections=100, classes=45):
 
 def test_flat_table_holds_both_protocols(simple, perfect):
     table = score(simple, perfect, score_threshold=0.7)
-    assert table.keys() == coco_metrics(simple, perfect).keys() | set(RATES)
+    merged = {"AP_any", "AP_S_any", "AP_M_any", "AP_L_any"}
+    assert table.keys() == coco_metrics(simple, perfect).keys() | merged | set(RATES)
     assert {name: table[name] for name in RATES} == {
         **{"acc": 1.0, "rec": 0.5, "F1": pytest.approx(2 / 3)},
         **{"acc_S": 1.0, "rec_S": 1.0, "F1_S": 1.0},
@@ -120,3 +121,19 @@ def test_best_threshold_is_a_maximum():
 def test_nothing_to_choose_from(simple):
     assert best_f1_threshold({**simple, "annotations": []}, []) == (0.0, None)
     assert best_f1_threshold(simple, []) == (0.0, 0.0)
+
+
+def test_classes_as_one_by_hand() -> None:
+    """Two objects of two classes, each found under the other's name: no AP by class, all of it without."""
+    truth = {
+        "images": [{"id": 1, "width": 100, "height": 100}],
+        "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}, {"id": 3, "name": "not evaluated"}],
+        "annotations": [
+            {"id": n, "image_id": 1, "category_id": n, "bbox": [20 * n, 10, 10, 10], "area": 100, "iscrowd": 0}
+            for n in (1, 2, 3)
+        ],
+    }
+    found = [{"image_id": 1, "category_id": 3 - n, "bbox": [20 * n, 10, 10, 10], "score": 0.9} for n in (1, 2)]
+    metrics = score(truth, found, score_threshold=0.5, category_ids=[1, 2])
+    assert metrics["AP_S"] == 0 and metrics["AP_S_any"] == pytest.approx(1) and metrics["AP_any"] == pytest.approx(1)
+    assert metrics["AP_L_any"] is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,11 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from efpn.errors import UserError
-from efpn.evaluation.table import markdown_table, number, size_rules
+from efpn.evaluation.table import MISSING, markdown_table, number, size_rules
 from efpn.runs.files import read_json, write_json, write_text
 
 log = logging.getLogger(__name__)
 
+BOUNDS: Final = ("doubled_head", "oracle_head")  # phases whose new head reads P2 of a whole second pass
+SHARED: Final = ("AP_S", "AP_S_any", "AR_S", "best_F1_S")  # metrics whose gain is shared out
+LEAST_GAIN: Final = 0.005
 COLUMNS: Final = ("AP", "AP50", "AP_S", "AP_M", "AP_L", "AR_S", "F1_S")
 
 
@@ -31,12 +34,14 @@ class Result:
         metrics: flat, None for what does not exist.
         terms: split and rules; two runs compare only where these agree. What a run does not say is left out.
         source: the file it was read from.
+        phase: of the run, if it is one of our own, detecting as it was trained.
     """
 
     name: str
     metrics: Mapping[str, float | None]
     terms: Mapping[str, Any]
     source: Path
+    phase: str | None = None
 
 
 def load_result(path: Path, name: str | None = None) -> Result:
@@ -57,7 +62,10 @@ def load_result(path: Path, name: str | None = None) -> Result:
     terms = {"split": record.get("split"), "rules": record.get("rules"), "objects": record.get("objects")}
     terms["threshold"] = record.get("thresholds", {}).get("fixed")
     known = {key: value for key, value in terms.items() if value is not None}
-    return Result(name or record.get("name") or str(path), metrics, known, file)
+    best = (record.get("metrics_at_best_f1") or {}).get("F1_S")
+    more = record.get("more") or {}
+    phase = more.get("phase") if more.get("variant", "own") == "own" else None
+    return Result(name or record.get("name") or str(path), metrics | {"best_F1_S": best}, known, file, phase)
 
 
 def load_results(paths: Iterable[Path]) -> list[Result]:
@@ -73,8 +81,8 @@ def load_results(paths: Iterable[Path]) -> list[Result]:
         _check_terms(results[0], other)
     names = [result.name for result in results]
     return [
-        Result(f"{r.name} ({r.source.parent})" if names.count(r.name) > 1 else r.name, r.metrics, r.terms, r.source)
-        for r in results
+        replace(result, name=f"{result.name} ({result.source.parent})") if names.count(result.name) > 1 else result
+        for result in results
     ]
 
 
@@ -109,15 +117,50 @@ def comparison_table(results: Sequence[Result], columns: Sequence[str] = COLUMNS
 
 
 def show(results: Sequence[Result], path: Path, columns: Sequence[str] = COLUMNS) -> None:
-    """Print the comparison and, if there are several rows, write it as ``path`` ``.md`` and, as data, ``.json``."""
+    """Print the comparison and, if there are several rows, write it as ``path`` ``.md`` and, as data, ``.json``.
+
+    Where the bounds of a like-for-like comparison are among the rows, the share of the gain stands below.
+    """
     Console().print(comparison_table(results, columns))
+    if shares := gain_shares(results):
+        Console(markup=False).print(shares)
     if len(results) > 1:
         rows = [{"name": one.name, "metrics": one.metrics, "source": one.source} for one in results]
         write_json(
             path.with_name(f"{path.name}.json"), {"columns": list(columns), "terms": results[0].terms, "rows": rows}
         )
-        written = write_text(path.with_name(f"{path.name}.md"), comparison_markdown(results, columns))
+        text = comparison_markdown(results, columns) + (f"\n{shares}\n" if shares else "")
+        written = write_text(path.with_name(f"{path.name}.md"), text)
         log.info("comparison: %s", written)
+
+
+def gain_shares(results: Sequence[Result]) -> str:
+    """What each row takes of the gain that P2 of a second pass gives, as Markdown; empty without such bounds.
+
+    The gain is the difference of two heads that were trained alike: the bound's on P2 of the second pass and the
+    control head's on P2 itself. A share is (row - control head) / (bound - control head). Shares of a gain of less than
+    half a point mean nothing and are left out.
+    """
+    by_phase = {result.phase: result for result in results if result.phase}
+    floor = by_phase.get("control_head")
+    bounds = [by_phase[phase] for phase in BOUNDS if phase in by_phase]
+    if floor is None or not bounds:
+        return ""
+    rows = [
+        [result.name, bound.name, *(_share(result, floor, bound, metric) for metric in SHARED)]
+        for bound in bounds
+        for result in results
+        if result not in (floor, bound)
+    ]
+    table = markdown_table(["share of the gain", "of", *SHARED], rows)
+    return f"{table}\n\n(row - {floor.name}) / (bound - {floor.name})."
+
+
+def _share(result: Result, floor: Result, bound: Result, metric: str) -> str:
+    value, low, high = (one.metrics.get(metric) for one in (result, floor, bound))
+    if value is None or low is None or high is None or high - low < LEAST_GAIN:
+        return MISSING
+    return f"{(value - low) / (high - low):.0%}"
 
 
 def said_sizes(results: Sequence[Result]) -> str:
