@@ -19,14 +19,17 @@ STAGES: Final = ("trunk", "fpn", "extension", "rpn", "heads", "post")  # in the 
 REST: Final = "rest"  # what no stage claims: normalising, padding, the glue between the parts
 
 # Methods by stage, looked up on the detector; what a model does not have is passed over. Parts of parts are listed
-# where a model may call them by themselves (the trunk's second stage, what the extension does window by window).
+# where a model may call them by themselves (the trunk's first stages, what the extension does window by window).
 METHODS: Final = (
     ("backbone.body.forward", "trunk"),
+    ("backbone.body.pooled_stem", "trunk"),
     ("backbone.body.layer1.forward", "trunk"),
+    ("backbone.body.layer2.forward", "trunk"),
     ("backbone.fpn.forward", "fpn"),
     ("backbone.extension.forward", "extension"),
     ("backbone.extension.upsampler.content_of", "extension"),
     ("backbone.extension.upsampler.texture_of", "extension"),
+    ("backbone.extension.with_c3", "extension"),
     ("backbone.extension.merge", "extension"),
     ("rpn.forward", "rpn"),
     ("roi_heads.forward", "heads"),
