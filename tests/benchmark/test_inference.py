@@ -45,12 +45,11 @@ def test_the_ratios_are_those_of_the_medians(record):
 
 def test_every_model_is_there_with_its_stages(record):
     models = record["models"]
-    assert list(models) == ["fpn-1x", "fpn-2x", "oracle", "efpn-nearest", "efpn", "efpn-whole", "torchvision"]
+    plain, extended = ["fpn-1x", "fpn-2x", "oracle"], ["efpn-nearest", "efpn", "second-pass", "second-pass-doubled"]
+    assert list(models) == [*plain, *extended, "efpn-whole", "torchvision"]
     usual = {"trunk", "fpn", "rpn", "heads", "post", "rest"}
     assert {name: set(m["stages"]) - usual for name, m in models.items() if set(m["stages"]) != usual} == {
-        "efpn-nearest": {"extension"},
-        "efpn": {"extension"},
-        "efpn-whole": {"extension"},
+        name: {"extension"} for name in (*extended, "efpn-whole")
     }
     assert all(m["stages"][stage] > 0 for m in models.values() for stage in m["stages"])
     assert all(m["stage_share"] == pytest.approx(1, abs=0.05) for m in models.values())

@@ -19,6 +19,7 @@ from efpn.benchmark.options import Options
 from efpn.models import (
     FTT,
     OHEM,
+    Detail,
     EFPNDetector,
     Nearest,
     ResNetTrunk,
@@ -45,6 +46,9 @@ class Detectors(Protocol):
 
     def nearest(self) -> EFPNDetector:
         """The same without FTT."""
+
+    def second_pass(self, detail: Detail) -> EFPNDetector:
+        """The same with a shallow second pass on an image of twice the size in the place of C2' and FTT."""
 
     def reference(self) -> nn.Module:
         """torchvision's own."""
@@ -78,6 +82,10 @@ class RandomDetectors:
         """FPN, nearest upsampling in FTT's place, and a head for small RoIs."""
         return self._extended(Nearest)
 
+    def second_pass(self, detail: Detail) -> EFPNDetector:
+        """FPN, C3' and C2' of an image of twice the size, and a head for small RoIs."""
+        return self._extended(partial(Nearest, blocks=2), c3=True, detail=detail)
+
     def reference(self) -> nn.Module:
         """torchvision's Faster R-CNN of the same trunk and depth that resizes to the size it is given.
 
@@ -98,10 +106,13 @@ class RandomDetectors:
         tame(model)
         return model
 
-    def _extended(self, upsampler: Callable[..., Upsampler], whole: bool = False) -> EFPNDetector:
+    def _extended(
+        self, upsampler: Callable[..., Upsampler], whole: bool = False, c3: bool = False, detail: Detail | None = None
+    ) -> EFPNDetector:
         small = SmallRoIs(self.options.proposals.below, own_head=True)
         windows = None if whole else self.options.windows
-        return self._built(extension=partial(make_extension, upsampler), small=small, ohem=self.ohem, windows=windows)
+        extension = partial(make_extension, upsampler, c3=c3)
+        return self._built(extension=extension, detail=detail, small=small, ohem=self.ohem, windows=windows)
 
     def _built(self, **parts: Any) -> EFPNDetector:
         options = self.options

@@ -27,12 +27,13 @@ from efpn.benchmark.stages import Stages
 from efpn.benchmark.timing import Workload
 from efpn.benchmark.words import choose
 from efpn.errors import UserError
-from efpn.models import Oracle
+from efpn.models import Doubled, Image2x, Oracle
 
 NOTES: Final = (
     "Every turn runs each model once, in rotating order; medians of the turns that count, ratios of medians.",
     "EFPN computes P2' on windows under small proposals, as it does by default, and so does EFPN without FTT; --margin "
     "limits what FTT sees around a window (without it: all that it can see, which is exact).",
+    "Second pass: stages 2 and 3 on an image of twice the size, under small proposals too, in the place of FTT.",
     "Trunk includes C2'; heads are RoI pooling and box heads; rest is normalising and padding. A stage that runs "
     "inside another one stops the other's clock.",
     "Peak memory is what a run needs above weights and input: on a CPU the growth of a fresh process, on CUDA that of "
@@ -64,13 +65,19 @@ MODELS: Final = {
     "oracle": Model("FPN-1x + P2-2x", lambda make: Oracle(make.oracle()), scale=2),
     "efpn-nearest": Model("EFPN without FTT", lambda make: make.nearest()),
     "efpn": Model("EFPN", lambda make: make.efpn()),
+    "second-pass": Model("EFPN, second pass on 2x", lambda make: make.second_pass(Image2x())),
+    "second-pass-doubled": Model("EFPN, second pass on 1x doubled", lambda make: make.second_pass(Doubled())),
     "efpn-whole": Model("EFPN, P2' whole", lambda make: make.efpn(whole=True)),
     "torchvision": Model("torchvision, 1x", lambda make: make.reference()),
 }
+UNTRAINED: Final = ("second-pass", "second-pass-doubled", "torchvision")  # a trained run has its one extension: efpn
 RATIOS: Final = (
     Ratio("time, EFPN-1x / FPN-2x", "efpn", "fpn-2x", target=0.45),
     Ratio("time, EFPN-1x / FPN-1x", "efpn", "fpn-1x", target=1.7),
     Ratio("peak memory, EFPN-1x / FPN-2x", "efpn", "fpn-2x", peak, target=0.5),
+    Ratio("time, second pass on 2x / FPN-2x", "second-pass", "fpn-2x", target=0.45),
+    Ratio("time, second pass on 2x / FPN-1x", "second-pass", "fpn-1x", target=1.6),
+    Ratio("peak memory, second pass on 2x / FPN-2x", "second-pass", "fpn-2x", peak, target=0.45),
     Ratio("time, EFPN-1x with P2' whole / FPN-2x", "efpn-whole", "fpn-2x"),
     Ratio("time, FPN-1x / torchvision", "fpn-1x", "torchvision"),
 )
@@ -124,7 +131,7 @@ def check(given: argparse.Namespace) -> tuple[Options, list[str]]:
         raise UserError("--run and --pictures: a trained run detects in real pictures; give both or neither")
     if options.objectness is not None and not options.run:
         raise UserError("--objectness: untrained detectors have none that means anything; give --run too")
-    known = [name for name in MODELS if not options.run or name != "torchvision"]
+    known = [name for name in MODELS if not options.run or name not in UNTRAINED]
     return options, choose("--models", given.models, known)
 
 
@@ -138,10 +145,14 @@ def prepare(name: str, options: Options) -> Workload:
     if options.compile:
         compile_parts(model)
 
+    double = kind.scale == 1 and getattr(getattr(model, "backbone", None), "reads_2x", False)
+
     def detect(turn: int) -> Any:
-        images = batches[turn % len(batches)][kind.scale - 1]
+        images, images_2x = batches[turn % len(batches)]
         with torch.inference_mode(), options.autocast():
-            return model(images)
+            if double:
+                return model(images, images_2x=images_2x)
+            return model(images if kind.scale == 1 else images_2x)
 
     return Workload(model, detect, Stages(model), proposals)
 

@@ -16,7 +16,7 @@ from efpn.data.dataset import halve, to_tensor
 from efpn.data.pictures import read_picture
 from efpn.data.transforms import NO_BOXES, Transform
 from efpn.errors import UserError
-from efpn.models import EFPNDetector, Nearest, SmallRoIs
+from efpn.models import Detail, EFPNDetector, Nearest, SmallRoIs
 from efpn.models.roi_heads import PyramidRoIAlign
 from efpn.prediction.pictures import find_pictures
 from efpn.runs.checkpoints import read_handover
@@ -61,6 +61,14 @@ class TrainedDetectors:
         detector = self.efpn()
         detector.backbone.extension.upsampler = Nearest()
         return detector
+
+    def second_pass(self, detail: Detail) -> EFPNDetector:
+        """A run has one extension, that of `efpn`.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("--models=second-pass: a --run has one extension; --models=efpn measures it")
 
     def reference(self) -> nn.Module:
         """torchvision's own detector has no weights of the run.
