@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from efpn.models import (
     FTT,
     EFPNDetector,
     Extension,
+    Image2x,
+    Nearest,
     Oracle,
     Resize,
     ResNetTrunk,
@@ -26,6 +29,7 @@ from efpn.models import (
     SmallRoIs,
     build_detector,
     fasterrcnn_resnet50_efpn,
+    make_extension,
 )
 
 RPN = RPNSettings(anchor_sizes=(8, 16, 32, 64, 128), post_nms_top_n=(100, 50))
@@ -53,9 +57,10 @@ def batch() -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
     return images, [{"boxes": boxes, "labels": torch.tensor([1, 3])}, empty]
 
 
-def test_gives_losses_in_training_and_detections_in_eval() -> None:
+@pytest.mark.parametrize("ftt_width", [8, None])
+def test_gives_losses_in_training_and_detections_in_eval(ftt_width: int | None) -> None:
     model = fasterrcnn_resnet50_efpn(
-        4, arch="resnet18", weights_backbone=None, small_roi_below=32, ftt_width=8, resize=Resize(64, 128)
+        4, arch="resnet18", weights_backbone=None, small_roi_below=32, ftt_width=ftt_width, resize=Resize(64, 128)
     )
     images, targets = batch()
     losses = model.train()(images, targets)
@@ -170,7 +175,7 @@ def test_oracle_pools_small_rois_from_p2_of_the_2x_picture() -> None:
     assert len(found["boxes"]) and (found["boxes"][:, 2] <= 96).all()
     taught = copy.deepcopy(model)
     target = model.backbone.pyramid(model.batch_pair([F.avg_pool2d(images_2x[0], 2)], images_2x)[1]).output["p2"]
-    taught.backbone.extension.extend = lambda pyramid: (target, target)  # type: ignore[method-assign]
+    taught.backbone.extension.extend = lambda *given: (target, target)  # type: ignore[method-assign]
     expected = taught([F.avg_pool2d(images_2x[0], 2)])[0]
     torch.testing.assert_close(found["boxes"], expected["boxes"], rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(found["scores"], expected["scores"], rtol=1e-4, atol=1e-5)
@@ -202,3 +207,33 @@ def test_proposals_of_low_objectness_are_dropped_in_testing_alone() -> None:
     assert len(model.rpn.eval()(images, features, targets)[0][0])  # finetuning, where the RPN is frozen
     with pytest.raises(UserError, match=r"model.rpn.score_thresh=7: must be a number from 0 to 1"):
         RPNSettings(score_thresh=7)
+
+
+def test_a_detector_that_resizes_makes_the_2x_image_of_the_file_itself() -> None:
+    model = fasterrcnn_resnet50_efpn(4, arch="resnet18", weights_backbone=None, resize=Resize(64, 128)).eval()
+    seen: list[torch.Tensor] = []
+    model.backbone.body.conv1.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    model.backbone.windows = None
+    image = torch.rand(3, 128, 160)  # its shorter side is that of the 2x image: 1x is 64 x 80, padded to 64 x 96
+    with torch.no_grad():
+        model([image])
+    assert [tuple(one.shape) for one in seen] == [(1, 3, 64, 96), (1, 3, 128, 192)]
+    torch.testing.assert_close(seen[1][0, :, :, :160], model.transform.normalize(image))
+    assert not seen[1][..., 160:].any()
+
+
+def test_2x_images_are_asked_for_where_the_detector_does_not_resize() -> None:
+    extension = partial(make_extension, Nearest, c3=True)
+    trunk = ResNetTrunk("resnet18", weights=None)
+    small = SmallRoIs(32, own_head=True)
+    model = build_detector(trunk, 4, channels=8, rpn=RPN, roi=ROI, small=small, extension=extension, detail=Image2x())
+    images, targets = batch()
+    with pytest.raises(ValueError, match="call the detector with images_2x="):
+        model.eval()(images)
+    doubled = [F.interpolate(image[None], scale_factor=2)[0] for image in images]
+    assert len(model(images, images_2x=doubled)) == 2
+    assert "loss_box_reg" in model.train()(images, targets, doubled)
+    with pytest.raises(ValueError, match="target 0 holds a box without width or height"):
+        model(images, [{**target, "boxes": target["boxes"][:, [0, 1, 0, 3]]} for target in targets], doubled)
+    with pytest.raises(ValueError, match="in training the detector needs targets"):
+        model(images)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from efpn.models import (
+    Detail,
+    Doubled,
     EFPNDetector,
     Extension,
+    HalfOracle,
+    Image2x,
     MultiScale,
     Nearest,
     OnP3x,
@@ -19,6 +25,7 @@ from efpn.models import (
     RoISettings,
     SmallRoIs,
     build_detector,
+    make_extension,
 )
 from efpn.models.probes import resized
 
@@ -108,3 +115,49 @@ def test_the_2x_picture_stays_as_it_is_and_half_of_it_is_the_2x2_mean() -> None:
     torch.testing.assert_close(resized(image, 1.0), image)
     assert torch.equal(resized(image, 0.5), F.avg_pool2d(image, 2))
     assert resized(image, 0.7).shape == (3, 22, 34)
+
+
+def continued(detail: Detail) -> EFPNDetector:
+    """With a second pass whose layers are the FPN's own, and P3 as it is in the place of P4 of the 2x image."""
+    torch.manual_seed(0)
+    trunk = ResNetTrunk("resnet18", weights=None, norm="batch", trainable_stages=5)
+    roi = RoISettings(head_width=16, score_thresh=0.0, detections_per_image=30)
+    extension = partial(make_extension, Nearest, c3=True)
+    built = build_detector(trunk, 4, channels=8, roi=roi, small=SmallRoIs(40), extension=extension, detail=detail)
+    built.backbone.start_extension()
+    return built.eval()
+
+
+def read_from_p2x(model: EFPNDetector, probe: Callable[[], object]) -> torch.Tensor:
+    seen: list[dict[str, torch.Tensor]] = []
+    hook = model.roi_heads.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        probe()
+    hook.remove()
+    return seen[0]["p2x"]
+
+
+def test_a_true_c2_is_put_in_the_place_of_c2() -> None:
+    image_2x = torch.rand(3, 128, 192)
+    image = F.avg_pool2d(image_2x, 2)
+    model = continued(Doubled())
+    got = read_from_p2x(model, lambda: HalfOracle(model, "c2")([image], [image_2x]))
+    backbone = model.backbone
+    with torch.no_grad():
+        batch, double = model.batch_pair([image], [image_2x])
+        p3x, own = backbone.extension.extend(backbone, *backbone.prepare(batch.tensors))
+        expected = backbone.extension.merge(F.interpolate(p3x, scale_factor=2), backbone.body(double)["c2"])
+    torch.testing.assert_close(got, expected)
+    assert (got - own).abs().max() > 1e-2
+
+
+def test_of_the_2x_image_only_p4_is_not_the_true_one() -> None:
+    image_2x = torch.rand(3, 128, 192)
+    image = F.avg_pool2d(image_2x, 2)
+    model = continued(Image2x())
+    own = read_from_p2x(model, lambda: model([image], images_2x=[image_2x]))
+    true = read_from_p2x(model, lambda: Oracle(model)([image_2x]))
+    for part, expected in (("c2", own), ("c3", own), ("p4", true)):
+        got = read_from_p2x(model, lambda part=part: HalfOracle(model, part)([image], [image_2x]))
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    assert (own - true).abs().max() > 1e-2

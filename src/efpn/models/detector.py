@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,12 +16,12 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from efpn.models.backbone import EFPNBackbone
 from efpn.models.crowds import ResizeWithCrowds
-from efpn.models.detail import Detail
-from efpn.models.extension import Extension, WholePass
+from efpn.models.detail import Detail, Image2x, Stem
+from efpn.models.extension import Extension, WholePass, make_extension
 from efpn.models.roi_heads import OHEM, PyramidRoIHeads, RoISettings, SmallRoIs
 from efpn.models.rpn import PyramidRPN, RPNSettings
 from efpn.models.trunk import ResNetTrunk
-from efpn.models.upsamplers import FTT
+from efpn.models.upsamplers import FTT, Nearest
 from efpn.models.windows import Windows
 from efpn.types import Detections
 
@@ -215,7 +216,7 @@ def fasterrcnn_resnet50_efpn(
     weights_backbone: str | None = "imagenet",
     trainable_stages: int = 3,
     small_roi_below: float = 112.0,
-    ftt_width: int = 128,
+    ftt_width: int | None = None,
     resize: Resize | None = None,
 ) -> EFPNDetector:
     """Faster R-CNN with an EFPN neck, to be used as torchvision's ``fasterrcnn_resnet50_fpn``.
@@ -226,17 +227,23 @@ def fasterrcnn_resnet50_efpn(
         weights_backbone: ``imagenet``, a local file, or None (then batch-norm learns and all stages train).
         trainable_stages: stages of the trunk that train, from the top.
         small_roi_below: RoIs with ``sqrt(w * h)`` under this read P2' (pixels after resizing).
-        ftt_width: width of the FTT module.
+        ftt_width: None makes P2' by a second pass of stages 2 and 3 on the image at twice the size, which does best;
+            a number takes the paper's form, FTT of this width and C2' of the stem's map.
         resize: 800/1333 by default.
     """
     scratch = weights_backbone is None
     trunk = ResNetTrunk(arch, weights_backbone, "batch" if scratch else "frozen", 5 if scratch else trainable_stages)
 
-    def extension(c2_channels: int, channels: int, **others: int) -> Extension:
-        return Extension(FTT(channels, ftt_width), c2_channels, channels)
-
-    small = SmallRoIs(small_roi_below, own_head=True)
-    size = resize or Resize()
-    detector = build_detector(trunk, num_classes, extension=extension, small=small, resize=size, windows=Windows())
+    second_pass = ftt_width is None
+    upsampler = partial(Nearest, blocks=2) if ftt_width is None else partial(FTT, width=ftt_width)
+    detector = build_detector(
+        trunk,
+        num_classes,
+        extension=partial(make_extension, upsampler, c3=second_pass),
+        detail=Image2x() if second_pass else Stem(),
+        small=SmallRoIs(small_roi_below, own_head=True),
+        resize=resize or Resize(),
+        windows=Windows(),
+    )
     detector.backbone.start_extension()
     return detector
