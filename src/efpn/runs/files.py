@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from efpn.errors import UserError
+from efpn.given import load_json
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -59,12 +59,7 @@ def read_json(path: Path, fix: str = "write it with evaluate.py") -> Any:
     Raises:
         UserError: it is missing or no JSON.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; {fix}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not a JSON file ({error}); {fix}") from error
+    return load_json(path, fix)
 
 
 def as_tt100k_results(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
