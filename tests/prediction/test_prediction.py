@@ -26,6 +26,8 @@ from efpn.prediction.slices import Slices
 from efpn.prediction.task import PredictionTask
 from efpn.runs.saved import latest_run, saved_runs
 
+pytestmark = pytest.mark.slow
+
 
 class FindsBright(nn.Module):
     """Finds what is bright: the frame of each connected area, of class 1."""
