@@ -3,9 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TESTERS ?= auto
+# One thread each: the processes share the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTERS) --maxprocesses 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo benchmark test check format install clean
+.PHONY: help demo benchmark test test-fast check format install clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -25,8 +28,11 @@ demo: $(READY)  ## train and compare FPN and EFPN on drawn signs (minutes on two
 benchmark: $(READY)  ## time, memory and multiply-adds of every model on this machine (BENCHMARK='WHAT --option ...' to choose)
 	$(BIN)/python -m efpn.benchmark $(BENCHMARK)
 
-test: $(READY) check  ## lint, types and all tests
-	$(BIN)/python -m pytest
+test: $(READY) check  ## lint, types and all tests, on TESTERS processes (default: one for each core, four at most)
+	$(PYTEST)
+
+test-fast: $(READY)  ## the tests that take no training, for the inner loop
+	$(PYTEST) -m 'not slow'
 
 check: $(READY)  ## lint and types alone
 	$(BIN)/ruff check .

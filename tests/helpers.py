@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import runpy
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 import efpn.entry  # noqa: F401  (registers the configs' resolver)
@@ -49,10 +55,33 @@ def tiny(outputs: Path, data: Path, *overrides: str) -> DictConfig:
     return config("train", *TINY, f"paths.outputs={outputs}", f"data.root={data}", *overrides)
 
 
+def one_step(*phases: str) -> list[str]:
+    """Overrides that end phases after a step, validation included."""
+    return [f"phases.{phase}.{key}=1" for phase in phases for key in ("max_steps", "checkpoint_every", "val_every")]
+
+
 def run(script: str, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Call one of the command-line entries as a user would."""
     command = [sys.executable, str(ROOT / script), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=ROOT, check=False)
+
+
+def run_here(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """As `run`, in this process, which has torch at hand already; for what neither trains nor sweeps."""
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    handlers, level = logging.root.handlers[:], logging.root.level
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", [str(ROOT / script), *arguments])
+        patch.chdir(ROOT)
+        patch.setenv("HYDRA_FULL_ERROR", "1")  # set by the entry, and not to outlive it
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        except SystemExit as end:
+            status = int(end.code or 0)
+        finally:
+            GlobalHydra.instance().clear()
+            logging.root.handlers[:], logging.root.level = handlers, level
+    return subprocess.CompletedProcess([script, *arguments], status, out.getvalue(), err.getvalue())
 
 
 SMALL_BENCHMARK = [

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, run
+from helpers import ROOT, run, run_here
 
 
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py", "predict.py", "export.py"])
@@ -44,7 +44,8 @@ def test_help_names_the_groups_without_torch() -> None:
 )
 def test_a_mistyped_word_is_named_with_the_right_ones(arguments: list[str], message: str, tmp_path: Path) -> None:
     # where a word were let through, the run would end at once: it may neither draw pictures nor train
-    done = run(
+    call = run if "-m" in arguments else run_here  # a sweep's keys are read as the process starts
+    done = call(
         "train.py",
         *arguments,
         f"data.root={tmp_path}",
@@ -107,7 +108,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_what_cannot_be_predicted_is_named_at_once(finished: Path, arguments: list[str], message: str) -> None:
-    done = run("predict.py", f"run={finished}", *arguments)
+    done = run_here("predict.py", f"run={finished}", *arguments)
     assert done.returncode == 2 and message in done.stderr
     assert "Traceback" not in done.stderr
 

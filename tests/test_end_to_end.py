@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, STEPS, TINY, run, tiny
+from helpers import ROOT, STEPS, TINY, one_step, run, tiny
 from hydra.errors import InstantiationException
 
 from efpn.entry import user_error_behind
@@ -17,6 +17,8 @@ from efpn.runs.checkpoints import read_handover
 from efpn.runs.saved import broken_lineage, saved_runs
 from efpn.tasks.base import DetectorTask
 from efpn.training.run import train
+
+pytestmark = pytest.mark.slow
 
 PHASES = ("baseline", "distill", "finetune")
 
@@ -148,11 +150,10 @@ def test_small_roi_below_must_be_positive(data: Path, tmp_path: Path, threshold:
     ],
 )
 def test_every_logger_logs_and_needs_no_account(logger: list[str], leaves: str, data: Path, tmp_path: Path) -> None:
-    train(tiny(tmp_path, data, "phase=baseline", "callbacks=default", *logger))
+    train(tiny(tmp_path, data, "phase=baseline", "callbacks=default", *one_step("baseline"), *logger))
     assert list((tmp_path / "demo/seed0/baseline").glob(leaves))
 
 
-@pytest.mark.slow
 def test_a_sweep_of_one_phase_starts_from_the_unswept_baseline_and_keeps_its_runs_apart(
     trained: Path, data: Path
 ) -> None:
@@ -166,7 +167,6 @@ def test_a_sweep_of_one_phase_starts_from_the_unswept_baseline_and_keeps_its_run
     assert not (ROOT / "multirun.yaml").exists()
 
 
-@pytest.mark.slow
 def test_two_processes_train_all_phases_and_score_as_one_does(trained: Path, data: Path, tmp_path: Path) -> None:
     two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
     done = run("train.py", *TINY, *two, f"paths.outputs={tmp_path}", f"data.root={data}")
@@ -193,7 +193,7 @@ def test_what_was_run_with_another_config_is_neither_kept_nor_continued(trained:
 
 
 def test_overwriting_clears_the_old_phase_before_it_starts(trained: Path, data: Path, tmp_path: Path) -> None:
-    train(tiny(tmp_path, data, "phase=baseline"))
+    shutil.copytree(trained / "baseline", tmp_path / "demo/seed0/baseline")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyError):
         patch.setattr(DetectorTask, "on_train_batch_start", lambda *args: {}["killed at once"])
         train(tiny(tmp_path, data, "phase=baseline", "overwrite=true", "model.roi.batch_size=8"))
@@ -234,21 +234,24 @@ def test_the_last_weights_are_validated_whatever_the_numbers(data: Path, tmp_pat
 
 def test_a_phase_changes_what_it_says_in_the_data(trained: Path, data: Path, tmp_path: Path) -> None:
     init = f"init_ckpt={trained / 'baseline' / 'handover.ckpt'}"
-    _, objects = train(tiny(tmp_path, data, "phase=distill", init, "+phases.distill.data.train_transform.crop=32"))
+    short = one_step("distill")
+    _, objects = train(
+        tiny(tmp_path, data, "phase=distill", init, *short, "+phases.distill.data.train_transform.crop=32")
+    )
     images_1x, images_2x, _ = next(iter(objects["data"].train_dataloader()))
     assert images_1x[0].shape == (3, 32, 32) and images_2x[0].shape == (3, 64, 64)
 
 
 def test_a_learning_rate_follows_the_batch_where_the_phase_names_its_reference(data: Path, tmp_path: Path) -> None:
-    cfg = tiny(tmp_path, data, "phase=baseline", "phases.baseline.reference_batch=16")
+    cfg = tiny(tmp_path, data, "phase=baseline", "phases.baseline.reference_batch=16", *one_step("baseline"))
     rate = cfg.phases.baseline.task.optimizer.lr
     _, objects = train(cfg)
     assert objects["trainer"].optimizers[0].param_groups[0]["initial_lr"] == pytest.approx(rate * 2 / 16)
 
 
-def test_a_run_in_mixed_precision(data: Path, tmp_path: Path) -> None:
-    metrics, _ = train(tiny(tmp_path, data, "trainer.precision=bf16-mixed"))
-    assert "val/AP" in metrics
+def test_a_run_in_mixed_precision(mixed: Path) -> None:
+    for phase in PHASES:
+        assert "val/AP" in json.loads((mixed / phase / "metrics.json").read_text())["metrics"]
 
 
 def test_a_truncated_resume_point_is_named_and_nothing_is_lost(data: Path, tmp_path: Path) -> None:
@@ -272,9 +275,9 @@ def test_numbers_that_train_nothing_are_refused(key: str, value: int, data: Path
 
 
 def test_a_logger_that_cannot_start_does_not_cost_the_old_weights(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(tiny(tmp_path, data, "phase=baseline"))
+    shutil.copytree(trained / "baseline", tmp_path / "demo/seed0/baseline")
 
     def refuse(*args, **options):
         raise OSError("no account")

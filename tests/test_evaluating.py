@@ -8,34 +8,30 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers import config, tiny
+from helpers import config, one_step, tiny
 
 from efpn.errors import UserError
 from efpn.evaluation.foreign import evaluate_file
 from efpn.evaluation.run import evaluate
-from efpn.metrics.split import SplitScorer
 from efpn.runs.saved import saved_runs
 from efpn.training.run import train
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+
+@pytest.mark.parametrize("precision", ["trained", "mixed"])
 def test_training_and_evaluation_agree_on_the_validation_split(
-    precision: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    seen, score = [], SplitScorer.__call__
-
-    def watch(self, detections, image_ids):
-        seen.append((image_ids, detections))
-        return score(self, detections, image_ids)
-
-    monkeypatch.setattr(SplitScorer, "__call__", watch)
-    logged, _ = train(tiny(tmp_path, data, "phase=baseline", f"trainer.precision={precision}"))
-    place = f"run={tmp_path / 'demo/seed0/baseline'}"
-    results = evaluate(config("evaluate", place, "split=val", "trainer.accelerator=cpu"), saved_runs(place[4:]))
-    (ids, before), (again, after) = seen
-    assert ids == again and len(before) == len(after) > 0
+    run = request.getfixturevalue(precision)
+    logged = json.loads((run / "baseline/metrics.json").read_text())["metrics"]
+    ids, before = json.loads((run.parents[1] / "validated.json").read_text())[0]
+    quick = ["split=val", "trainer.accelerator=cpu", "figures=false", "pictures=0", f"out={tmp_path}"]
+    results = evaluate(config("evaluate", f"run={run / 'baseline'}", *quick), saved_runs(str(run / "baseline")))
+    after = json.loads((tmp_path / "detections.json").read_text())
+    assert len(ids) == 5 and len(before) == len(after) > 0
     for one, other in zip(before, after, strict=True):
-        assert one["category_id"] == other["category_id"]
+        assert (one["image_id"], one["category_id"]) == (other["image_id"], other["category_id"])
         assert [*one["bbox"], one["score"]] == pytest.approx([*other["bbox"], other["score"]], abs=1e-4)
     for name, value in results[0].metrics.items():
         assert logged.get(f"val/{name}") == (None if value is None else pytest.approx(value, abs=1e-6)), name
@@ -77,14 +73,15 @@ def test_runs_of_a_sweep_compare_in_one_call(trained: Path, tmp_path: Path) -> N
         "trainer.accelerator=cpu",
         "pictures=0",
         "figures=false",
-        "figures=false",
         f"out={tmp_path / 'out'}",
     )
     names = [result.name for result in evaluate(cfg, saved_runs(cfg.run))]
     swept = [f"demo/loss.lambda_pos-{value}/distill" for value in ("0.5", "1.5")]
     assert names == ["demo/baseline", *swept]
     assert (tmp_path / "out/demo/loss.lambda_pos-0.5/seed0/distill/metrics.json").is_file()
-    assert (tmp_path / "out/comparison-val.md").read_text().endswith("Accuracy, recall and F1: longer side of the box.\n")
+    assert (
+        (tmp_path / "out/comparison-val.md").read_text().endswith("Accuracy, recall and F1: longer side of the box.\n")
+    )
 
 
 def test_no_threshold_is_chosen_on_the_pictures_that_are_scored(
@@ -189,7 +186,7 @@ def test_a_phase_in_a_folder_of_another_name_is_refused(trained: Path, tmp_path:
 
 
 def test_features_of_two_baselines_are_not_mixed(trained: Path, data: Path, tmp_path: Path) -> None:
-    train(tiny(tmp_path, data, "seed=1", "sequence=[baseline,distill]"))
+    train(tiny(tmp_path, data, "seed=1", "sequence=[baseline,distill]", *one_step("baseline", "distill")))
     where = f"run=[{trained / 'distill'},{tmp_path / 'demo/seed1/distill'}]"
     cfg = config("evaluate", where, "split=val", "trainer.accelerator=cpu", "figures=false", "features=1", "pictures=0")
     with pytest.raises(

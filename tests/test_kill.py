@@ -13,6 +13,8 @@ from helpers import ROOT, TINY
 
 from efpn.runs.checkpoints import read_checkpoint, read_handover
 
+pytestmark = pytest.mark.slow
+
 STEPS, STRETCH = 24, 4
 PHASES = ("baseline", "distill", "finetune")
 LONGER = [
@@ -41,7 +43,6 @@ def kill_inside(phase: str, outputs: Path) -> int:
     return int(read_checkpoint(point)["global_step"])
 
 
-@pytest.mark.slow
 def test_killed_in_every_phase_and_resumed(tmp_path: Path) -> None:
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     assert start(unbroken).wait(timeout=300) == 0

@@ -9,6 +9,8 @@ import pytest
 from helpers import ROOT, TINY
 from nbclient import NotebookClient
 
+pytestmark = pytest.mark.slow
+
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -33,7 +35,6 @@ def test_a_notebook_is_committed_without_outputs(path: Path) -> None:
         assert cell.cell_type != "code" or (not cell.outputs and cell.execution_count is None)
 
 
-@pytest.mark.slow
 def test_the_notebooks_run_one_after_the_other(data: Path, tmp_path: Path) -> None:
     tiny = [*TINY, f"paths.outputs={tmp_path}", f"data.root={data}"]
     first = execute(BOOKS[0], f"overrides = {tiny!r}\nevaluation = ['figures=false', 'trainer.accelerator=cpu']")

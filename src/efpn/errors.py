@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
-SHOWN: Final = 20  # mistakes listed in full in one message; the rest are counted
+SHOWN: Final = 20  # lines of one message; the rest are counted
+ALIKE: Final = 3  # mistakes of one kind that are told in full; more are counted, with as many examples
 
 
 class UserError(Exception):
@@ -27,12 +30,61 @@ def require_share(option: str, value: Any) -> None:
         raise UserError(f"{option}={value}: must be a number from 0 to 1")
 
 
-def raise_listed(where: str, faults: Sequence[str]) -> None:
-    """Raise one `UserError` for all ``faults`` found in ``where``, the first 20 in full; nothing without any."""
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in what was given.
+
+    Attributes:
+        file: the file to mend.
+        record: which record of it (picture id, annotation id).
+        what: what is wrong.
+        fix: how to mend it; mistakes that are mended alike are of one kind.
+    """
+
+    file: Path
+    record: str
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.record}: {self.what}; {self.fix}"
+
+
+def told(problems: Iterable[Problem]) -> list[str]:
+    """Lines that tell all ``problems``, in the order of their first: many of one kind are one line with examples."""
+    kinds: dict[str, list[Problem]] = {}
+    for problem in problems:
+        kinds.setdefault(problem.fix, []).append(problem)
+    lines: list[str] = []
+    for fix, alike in kinds.items():
+        if len(alike) <= ALIKE:
+            lines += map(str, alike)
+            continue
+        one_file = len({problem.file for problem in alike}) == 1
+        examples = [f"{p.record}: {p.what}" if one_file else f"{p.file}: {p.record}: {p.what}" for p in alike[:ALIKE]]
+        start = f"{alike[0].file}: " if one_file else ""
+        lines.append(f"{start}{len(alike)} times, such as {', '.join(examples)}; {fix}")
+    return lines
+
+
+def raise_problems(where: str, problems: Iterable[Problem]) -> None:
+    """Raise one `UserError` that tells all ``problems`` of ``where``; nothing without any."""
+    problems = list(problems)
+    raise_listed(where, told(problems), len(problems))
+
+
+def raise_listed(where: str, faults: Sequence[str], count: int | None = None) -> None:
+    """Raise one `UserError` for all ``faults`` found in ``where``, the first 20 in full; nothing without any.
+
+    Args:
+        where: the file, the data set.
+        faults: a line each.
+        count: of what they tell, if some tell of several.
+    """
     if not faults:
         return
+    count = count or len(faults)
     lines = [f"  {fault}" for fault in faults[:SHOWN]]
     if len(faults) > SHOWN:
         lines.append(f"  and {len(faults) - SHOWN} more")
-    count = "1 problem" if len(faults) == 1 else f"{len(faults)} problems"
-    raise UserError("\n".join([f"{where}: {count}", *lines]))
+    raise UserError("\n".join([f"{where}: {count} {'problem' if count == 1 else 'problems'}", *lines]))

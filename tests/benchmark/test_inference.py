@@ -20,6 +20,8 @@ from efpn.benchmark.operations import multiply_adds
 from efpn.benchmark.stages import Stages
 from efpn.benchmark.timing import Workload
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):

@@ -11,6 +11,7 @@ from efpn.benchmark import small_proposals
 from efpn.benchmark.cli import main
 
 
+@pytest.mark.slow
 def test_files_and_ratios(tmp_path):
     few = ["--counts", "0,2,9", "--per-object", "5", "--out", str(tmp_path)]
     assert main(["small-proposals", *SMALL_BENCHMARK, *few]) == 0

@@ -11,6 +11,8 @@ from helpers import SMALL_BENCHMARK, SMALL_NAME, benchmark_options
 from efpn.benchmark.cli import main
 from efpn.benchmark.training import STEPS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):

@@ -134,8 +134,20 @@ def test_carla_street(shared_data):
             5,
             "annotation 9 of picture 7: unknown category 5; add it to 'categories' or correct category_id",
         ),
-        ("bbox", [1, 2, 3], "annotation 9 of picture 7: bbox is [1, 2, 3]; give four numbers: x, y, width, height"),
-        ("bbox", None, "annotation 9 of picture 7: bbox is None"),
+        (
+            "bbox",
+            [1, 2, 3],
+            "of picture 7: bbox is [1, 2, 3]; give four finite numbers: x, y, width, height",
+        ),
+        ("bbox", None, "annotation 9 of picture 7: bbox is null"),
+        ("bbox", [True, 2, 3, 4], "bbox is [True, 2, 3, 4]; give four finite numbers"),
+        ("bbox", [1, 2, 10**400, 4], "bbox is [1, 2, 100000000"),
+        ("bbox", [1, 2, float("inf"), 4], "bbox is [1, 2, inf, 4]; give four finite numbers"),
+        ("iscrowd", "0", "annotation 9 of picture 7: iscrowd is '0'; write the number 0 or 1 as iscrowd"),
+        ("iscrowd", 2, "iscrowd is 2; write the number 0 or 1"),
+        ("category_id", [4], "category_id is [4]; add it to 'categories' or correct category_id"),
+        ("category_id", True, "category_id is true; add it"),
+        ("area", "large", "area is 'large'; give the object's area in square pixels"),
         ("image_id", 99, "annotation 9: points to the unknown picture 99; add the picture to 'images' or remove"),
     ],
 )
@@ -171,7 +183,10 @@ def test_splits_with_other_categories(coco):
     [
         ({"categories": []}, "'categories': is empty; list each class with id and name"),
         ({"categories": [{"id": 1}]}, r"categories\[0\]: lacks name; each needs a text as name"),
-        ({"categories": [{"id": "1", "name": "x"}]}, r"categories\[0\]: id is '1'; each needs a whole number as id"),
+        (
+            {"categories": [{"id": "1", "name": "x"}]},
+            r"categories\[0\]: id is '1'; each needs a whole number of at most 2",
+        ),
         ({"annotations": None}, "'annotations': is null, not a list; make it a list of objects"),
         ({"images": ["a.jpg"]}, r"images\[0\]: is 'a.jpg', not an object; remove it"),
         ({"images": [{"id": 7}]}, r"images\[0\]: lacks file_name; each needs a text as file_name"),
@@ -181,12 +196,20 @@ def test_splits_with_other_categories(coco):
         ),
         (
             {"annotations": [{"id": 1, "image_id": "7", "category_id": 90, "bbox": [1, 2, 3, 4]}]},
-            r"annotations\[0\]: image_id is '7'; each needs a whole number as image_id",
+            r"annotations\[0\]: image_id is '7'; each needs a whole number of at most 2",
         ),
         ({"categories": [{"id": 1, "name": "x"}, {"id": 1, "name": "y"}]}, "categories: id given more than once: 1"),
+        ({"images": [{"id": True, "file_name": "a.jpg"}]}, r"images\[0\]: id is true; each needs a whole number of at"),
+        ({"images": [{"id": 2**60, "file_name": "a.jpg"}]}, r"images\[0\]: id is 1152921504606846976; each needs"),
+        ({"images": [{"id": 10**60, "file_name": "a.jpg"}]}, r"id is a number of more than 40 digits; each needs"),
+        ({"images": [{"id": 7, "file_name": "a.jpg", "width": 10**400}]}, r"width is a number of more than 40 digits"),
+        (
+            {"annotations": [{"id": 1, "image_id": [7], "category_id": 90, "bbox": [1, 2, 3, 4]}]},
+            r"annotations\[0\]: image_id is \[7\]; each needs",
+        ),
         (
             {"images": [{"id": "x", "file_name": "a.jpg"}]},
-            r"images\[0\]: id is 'x'; each needs a whole number as id",
+            r"images\[0\]: id is 'x'; each needs a whole number of at most 2",
         ),
     ],
 )
@@ -195,10 +218,53 @@ def test_unusable_file(coco, changes, message):
         load(coco(**changes))
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda file: (file.unlink(), file.mkdir()),
+            r"annotation file .*: cannot be read \(Is a directory\)",
+        ),
+        (
+            lambda file: file.write_bytes(b'{"images": "\xff"}'),
+            r"train\.json: not a JSON file \('utf-8' codec",
+        ),
+        (lambda file: file.write_text("[" * 100_000), r"train\.json: not a JSON file of ours \(nested too deeply\)"),
+        (lambda file: file.write_text("1" * 5000), r"train\.json: not a JSON file \(Exceeds the limit"),
+        (
+            lambda file: file.write_text('{"images": ['),
+            r"train\.json: not a JSON file \(line 1, column 13: .*fetch",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(coco, damage, message):
+    root = coco()
+    damage(root / "train.json")
+    with pytest.raises(UserError, match=message):
+        load(root)
+
+
+def test_a_byte_order_mark_is_no_damage(coco):
+    root = coco()
+    (root / "train.json").write_bytes(b"\xef\xbb\xbf" + (root / "train.json").read_bytes())
+    assert len(load(root)) == 2
+
+
+def test_many_records_with_one_fault_are_one_line(coco):
+    things = [{"id": n, "image_id": 7, "category_id": 4, "bbox": [1, 2, 3]} for n in range(50)]
+    things.append({"id": 50, "image_id": 7, "category_id": 5, "bbox": [1, 2, 3, 4]})
+    with pytest.raises(UserError) as caught:
+        load(coco(annotations=things)).require_sound()
+    first, boxes, category = str(caught.value).splitlines()
+    assert first == "things/train: 51 problems" and "annotation 50 of picture 7: unknown category 5" in category
+    examples = ", ".join(f"annotation {n} of picture 7: bbox is [1, 2, 3]" for n in range(3))
+    assert boxes.endswith(f"train.json: 50 times, such as {examples}; give four finite numbers: x, y, width, height")
+
+
 def test_all_that_is_misshapen_is_listed_together(coco):
     images = [{"id": "x", "file_name": "a.jpg"}, {"id": 2, "file_name": None}, {"id": 3.5, "file_name": "c.jpg"}]
     with pytest.raises(
-        UserError, match=r"(?s)things/train: 4 problems.*\[0\]: id.*\[1\]: file_name is null.*\[2\]: id is 3"
+        UserError, match=r"(?s)things/train: 4 problems.*\[0\]: id.*\[2\]: id is 3.*\[1\]: file_name is null"
     ):
         load(coco(images=images, annotations={}))
 
@@ -216,7 +282,7 @@ def test_missing_pieces(coco, tmp_path):
     root = coco()
     with pytest.raises(UserError, match=r"data.splits names the split 'val', but data.source.splits has only train"):
         CocoJson(SPLITS, root).load("val")
-    with pytest.raises(UserError, match=r"annotation file .*gone.json does not exist"):
+    with pytest.raises(UserError, match=r"annotation file .*gone.json: no such file; check the data set"):
         CocoJson({"train": {"images": "train", "annotations": "gone.json"}}, root).load("train")
-    with pytest.raises(UserError, match=r"data.source.splits.train lacks annotations"):
+    with pytest.raises(UserError, match=r"splits.train is .*; give \{images: DIR, annotations: FILE\}"):
         CocoJson({"train": {"images": "train"}}, root).load("train")

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from efpn.data.check import check_index
+from efpn.data.check import check_index, log_report
 from efpn.data.coco import CocoJson
 from efpn.data.reading import make_record
 from efpn.data.tt100k import TT100K
@@ -129,10 +129,24 @@ def test_everything_is_listed_in_one_error(tt100k, tt100k_sign):
     checked.require_sound()
 
 
-def test_long_lists_are_cut_after_twenty(index):
-    message = error_of(index([[9, 5, 5, 9]] * 25))
-    assert message.count("is inverted") == 20
-    assert message.endswith("and 5 more")
+def test_many_faults_of_one_kind_are_one_line(index, caplog):
+    boxes = [[9, 5, 5, 9]] * 25
+    message = error_of(index(boxes))
+    assert message.startswith("set/train: 25 problems") and len(message.splitlines()) == 2
+    assert message.count("is inverted") == 3 and "file.json: 25 times, such as picture 0, box 1 (a: 9" in message
+    with caplog.at_level("INFO"):
+        log_report(check_index(index([[-1, 5, 5, 9]] * 25))[1])
+    report, clipped = caplog.messages
+    assert "25 boxes clipped" in report and "25 times, such as" in clipped and clipped.endswith("; clipped")
+
+
+def test_many_missing_pictures_are_one_line_with_their_paths(index):
+    broken = index(*[[]] * 5)
+    for record in broken.records:
+        record.path.unlink()
+    message = error_of(broken)
+    assert len(message.splitlines()) == 2 and message.count("does not exist") == 3
+    assert all(str(record.path) in message for record in broken.records[:3])
 
 
 def test_without_opening_pictures_what_is_known_is_checked(index):

@@ -101,7 +101,7 @@ def test_cut_off_json_names_file_and_place(tt100k, tt100k_sign):
     root = tt100k({"train": {1: [tt100k_sign()]}})
     text = (root / "annotations.json").read_text()
     (root / "annotations.json").write_text(text[:40])
-    with pytest.raises(UserError, match=r"annotations.json is not valid JSON at line 1, column \d+"):
+    with pytest.raises(UserError, match=r"annotations.json: not a JSON file \(line 1, column \d+"):
         TT100K(root).load("train")
 
 
@@ -137,7 +137,15 @@ def test_duplicate_id_is_read_once_and_reported(tt100k, tt100k_sign):
         ),
         ({"category": "pn"}, "picture 1, object 1: lacks the field 'bbox'"),
         ({"category": "pn", "bbox": {"xmin": 1, "ymin": 2, "xmax": 3}}, "lacks the field 'ymax'"),
-        ({"category": "pn", "bbox": {"xmin": None, "ymin": 2, "xmax": 3, "ymax": 4}}, "is malformed"),
+        ({"category": "pn", "bbox": {"xmin": None, "ymin": 2, "xmax": 3, "ymax": 4}}, "object 1: xmin is null; each"),
+        ({"category": "pn", "bbox": {"xmin": "1", "ymin": 2, "xmax": 3, "ymax": 4}}, "xmin is '1'; each object needs"),
+        (
+            {"category": "pn", "bbox": {"xmin": True, "ymin": 2, "xmax": 3, "ymax": 4}},
+            "xmin is true; each object",
+        ),
+        ({"category": "pn", "bbox": [1, 2, 3, 4]}, "bbox is [1, 2, 3, 4]; each object needs"),
+        ({"category": ["pn"], "bbox": {}}, "unknown category ['pn']; add it to 'types'"),
+        ("sign", "object 1: is 'sign', not an object; each object needs"),
     ],
 )
 def test_bad_objects_are_reported_and_the_others_kept(tt100k, tt100k_sign, thing, message):
@@ -147,14 +155,55 @@ def test_bad_objects_are_reported_and_the_others_kept(tt100k, tt100k_sign, thing
     assert TT100K(root).load("train").records[0].labels.tolist() == [2, 1]
 
 
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (5, "picture 1: is 5, not an object; each picture needs a text as path and a list as objects"),
+        ({"path": 5, "objects": []}, "picture 1: path is 5; each picture needs"),
+        ({"objects": {}}, "picture 1: objects is {}, not a list; each picture needs"),
+    ],
+)
+def test_a_misshapen_picture_is_named(tt100k, entry, message):
+    root = tt100k({"train": {1: []}})
+    content = json.loads((root / "annotations.json").read_text())
+    (root / "annotations.json").write_text(json.dumps(content | {"imgs": {"1": entry}}))
+    (found,) = problems(root)
+    assert message in found
+    assert TT100K(root).count(["train"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"types": {"pn": 1}}, r"annotations\.json: 'types' is \{'pn': 1\}; make it a list of class names"),
+        ({"types": ["pn", 5]}, r"'types' is \['pn', 5\]; make it a list"),
+        ({"imgs": []}, r"annotations\.json: 'imgs' is \[\]; make it an object of pictures by id"),
+    ],
+)
+def test_a_misshapen_file_is_named(tt100k, change, message):
+    root = tt100k({"train": {1: []}})
+    content = json.loads((root / "annotations.json").read_text())
+    (root / "annotations.json").write_text(json.dumps(content | change))
+    with pytest.raises(UserError, match=message):
+        TT100K(root).load("train")
+
+
 def test_unknown_split_names_the_missing_list(tt100k):
     with pytest.raises(UserError, match=r"split 'val' of .*val/ids.txt does not exist"):
         TT100K(tt100k({"train": {}})).load("val")
 
 
-def test_id_that_is_no_number(tt100k):
-    with pytest.raises(UserError, match=r"ids.txt: 'x1' is not a picture id"):
-        TT100K(tt100k({"train": {}}, ids={"train": ["x1"]})).load("train")
+@pytest.mark.parametrize("token", ["x1", "-3", "9" * 30])
+def test_id_that_is_no_number(tt100k, token):
+    with pytest.raises(UserError, match=rf"ids.txt: '{token}' is not a picture id"):
+        TT100K(tt100k({"train": {}}, ids={"train": [token]})).load("train")
+
+
+def test_a_list_of_ids_that_is_no_text_is_named(tt100k):
+    root = tt100k({"train": {}})
+    (root / "train" / "ids.txt").write_bytes(b"\xff\xfe1")
+    with pytest.raises(UserError, match=r"ids\.txt: .* is not a picture id"):
+        TT100K(root).load("train")
 
 
 @pytest.mark.parametrize(

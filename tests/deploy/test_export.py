@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, config, run
+from helpers import ROOT, config, run, run_here
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -24,6 +24,8 @@ from efpn.errors import UserError
 from efpn.prediction.pictures import find_pictures
 from efpn.prediction.run import predict
 from efpn.runs.saved import SavedRun, latest_run
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("export")]  # what is exported once serves all
 
 
 @pytest.fixture(scope="session")
@@ -199,7 +201,7 @@ def test_every_format_composes(name, kind):
     ],
 )
 def test_what_cannot_be_exported_is_named_at_once(arguments, message):
-    done = run("export.py", *arguments)
+    done = run_here("export.py", *arguments)
     assert done.returncode == 2 and message in done.stderr
     assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) < 8
 

@@ -12,6 +12,8 @@ from efpn.deploy.agreement import Tolerance, differences
 from efpn.deploy.graph import DetectorGraph, pick, survivors
 from efpn.models import Resize, fasterrcnn_resnet50_efpn
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("graph")]  # what is exported once serves all
+
 SIZES = [(96, 128), (90, 130), (130, 90), (65, 97), (200, 65), (257, 301)]  # whole multiples of 32, and not
 CLOSE = Tolerance(boxes=0.01, scores=1e-4)
 

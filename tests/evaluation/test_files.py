@@ -51,6 +51,11 @@ def test_reading_errors_name_the_file(tmp_path):
     (tmp_path / "b.json").write_text('{"metrics": ')
     with pytest.raises(UserError, match=r"b\.json: not a JSON file"):
         read_json(tmp_path / "b.json")
+    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\); write it with"):
+        read_json(tmp_path)
+    (tmp_path / "c.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"c\.json: not a JSON file of ours \(nested too deeply\)"):
+        read_json(tmp_path / "c.json")
 
 
 def test_tt100k_results_hold_every_picture_and_score_the_same(ground_truth, detections, metrics):

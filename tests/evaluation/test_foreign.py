@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import config, run
+from helpers import config, run_here
 from PIL import Image
 
 from efpn.errors import UserError
@@ -67,10 +67,10 @@ def test_without_data_it_asks_for_them(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_a_wrong_one_are_answered_without_a_traceback(things: Path, tmp_path: Path) -> None:
-    done = run("evaluate.py", f"detections={tmp_path / 'none.json'}", *overrides(things))
+    done = run_here("evaluate.py", f"detections={tmp_path / 'none.json'}", *overrides(things))
     assert done.returncode == 2 and "none.json: no such file; give the result file" in done.stderr
     found = results(tmp_path / "yolo.json", (7, 15, 0.9))
-    done = run("evaluate.py", f"detections={found}", *overrides(things))
+    done = run_here("evaluate.py", f"detections={found}", *overrides(things))
     assert done.returncode == 2 and "image_id 7 is no picture of the ground truth" in done.stderr
     assert "Traceback" not in done.stderr
 

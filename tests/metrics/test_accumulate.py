@@ -111,6 +111,8 @@ def both_ranks(tmp_path_factory):
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("two processes")
 @pytest.mark.parametrize("name", SHARES)
 def test_two_processes_agree_with_one(both_ranks, name):
     pictures = {i for share in SHARES[name] for batch in share for i in batch}

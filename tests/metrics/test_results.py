@@ -22,14 +22,19 @@ def test_tt100k_results_give_the_same_detections(simple, perfect) -> None:
     ("change", "message"),
     [
         ({"image_id": 5}, "detection 1: image_id 5 is no picture of the ground truth; score it on the split"),
-        ({"image_id": "2"}, "detection 1: image_id is text, '2'; write the number 2"),
+        ({"image_id": "2"}, "detection 1: image_id is text, '2'; write the number, as in 2"),
         ({"image_id": "x"}, "detection 1: image_id 'x' is no picture"),
         ({"category_id": 1}, "detection 1: category_id 1 is no category of the ground truth"),
         ({"score": float("nan")}, "detection 1: score is nan; give a finite number"),
-        ({"score": None}, "detection 1: score is None"),
+        ({"score": None}, "detection 1: score is null"),
         ({"score": 740}, r"detection 1: score is 740; give it from 0 to 1 \(divide the TT100K toolkit's by 1000\)"),
         ({"bbox": [1, 2, 3]}, r"detection 1: bbox is \[1, 2, 3\]; give four finite numbers: x, y, width, height"),
         ({"bbox": [1, 2, 3, float("inf")]}, r"detection 1: bbox is \[1, 2, 3, inf\]"),
+        ({"bbox": [1, 2, 10**400, 4]}, r"detection 1: bbox is \[1, 2, 1000.*; give four finite numbers"),
+        ({"bbox": [True, 2, 3, 4]}, r"detection 1: bbox is \[True, 2, 3, 4\]; give four finite numbers"),
+        ({"image_id": True}, "detection 1: image_id true is no picture"),
+        ({"image_id": [1]}, r"detection 1: image_id \[1\] is no picture"),
+        ({"score": 10**400}, "detection 1: score is a number of more than 40 digits; give a finite number"),
         ({"bbox": [9, 9, -3, 4]}, "of negative width or height; give x, y, width, height"),
     ],
 )
@@ -44,6 +49,15 @@ def test_all_that_is_wrong_is_listed_together(simple, perfect) -> None:
         read_results(wrong, simple, "f.json")
     lines = str(caught.value).splitlines()
     assert lines[0] == "f.json: 3 problems" and "is 'box', not an object" in lines[3]
+
+
+def test_many_detections_with_one_fault_are_one_line(simple, perfect) -> None:
+    with pytest.raises(UserError) as caught:
+        read_results([{**perfect[0], "score": 740 + n} for n in range(100)], simple, "f.json")
+    first, line = str(caught.value).splitlines()
+    assert first == "f.json: 100 problems"
+    told = "detection 0: score is 740, detection 1: score is 741, detection 2: score is 742; give it from 0 to 1"
+    assert f"f.json: 100 times, such as {told}" in line
 
 
 @pytest.mark.parametrize("content", [{}, {"images": []}, "text", {"imgs": []}])
@@ -99,7 +113,7 @@ def test_no_detection_and_no_ground_truth_are_zero_and_not_there(simple) -> None
     ("thing", "message"),
     [
         ("sign", "is 'sign', not an object"),
-        ({"category": "four", "score": 0.5, "bbox": None}, "bbox is None; give four finite numbers"),
+        ({"category": "four", "score": 0.5, "bbox": None}, "bbox is null; give four finite numbers"),
         ({"category": "four", "score": 0.5, "bbox": [1, 2, 3]}, r"bbox is \[1, 2, 3\]"),
         (
             {"category": "four", "score": 0.5, "bbox": {"xmin": "1", "ymin": 2, "xmax": 3, "ymax": 4}},

@@ -158,6 +158,7 @@ def around(boxes: Tensor, each: int, limit: float) -> list[list[float]]:
     return (moved + random.uniform(-0.5, 0.5, moved.shape) * size).clip(0, limit).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("each", [1, 20])
 def test_pooled_features_are_those_of_the_dense_map_on_real_pictures(
     each: int, shared: Path, real_pictures: tuple[Tensor, list[Tensor]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,8 @@ from efpn.prediction.run import predict
 from efpn.prediction.slices import Slices
 from efpn.prediction.task import PredictionTask
 from efpn.runs.saved import latest_run, saved_runs
+
+pytestmark = pytest.mark.slow
 
 
 class FindsBright(nn.Module):
@@ -58,14 +61,14 @@ def night():
 @pytest.mark.parametrize("whole", [True, False])
 def test_slices_find_every_object_once_and_whole(night, short_side, overlap, whole):
     transform = EvalTransform(short_side, short_side)
-    task = PredictionTask(FindsBright(), transform, [1], Slices(120, overlap, whole), batch_size=4)
+    task = PredictionTask(FindsBright(), transform, Slices(120, overlap, whole), batch_size=4)
     found = task.detect(night)["boxes"].sort(dim=0).values
     assert found.numpy() == pytest.approx(np.sort(np.array(OBJECTS), axis=0), abs=8 if whole else 2)
 
 
 def test_a_picture_no_larger_than_a_slice_is_looked_at_as_a_whole(night):
     transform = EvalTransform(300, 400)
-    sliced, plain = (PredictionTask(FindsBright(), transform, [1], s).detect(night) for s in (Slices(400), None))
+    sliced, plain = (PredictionTask(FindsBright(), transform, s).detect(night) for s in (Slices(400), None))
     assert torch.equal(sliced["boxes"], plain["boxes"]) and len(plain["boxes"]) == len(OBJECTS)
 
 
@@ -153,3 +156,74 @@ def test_min_score_and_short_side_reach_the_model(trained, mixed, tmp_path):
     assert found and all(one["score"] >= 0.08 for one in found)
     record = json.loads((tmp_path / "out" / "pictures.json").read_text())
     assert record["info"]["short_side"] == 128 and record["info"]["run"] == "demo/baseline"
+
+
+def start(trained: Path, pictures: Path, out: Path, *more: str) -> list:
+    cfg = config("predict", *options(trained, pictures, out), *more)
+    return predict(cfg, latest_run(cfg.run), find_pictures([cfg.pictures], Path(cfg.out)))
+
+
+def written(out: Path) -> list:
+    return [json.loads((out / name).read_text()) for name in ("detections.json", "pictures.json")]
+
+
+def test_a_name_that_is_no_text_or_very_long_costs_no_results(trained, signs, tmp_path):
+    names = [b"stra\xdfe.jpg", b"x" * 251 + b".jpg"]
+    (tmp_path / "shots").mkdir()
+    for name, source in zip(names, signs.values(), strict=False):
+        shutil.copy(source, tmp_path / "shots" / os.fsdecode(name))
+    assert start(trained, tmp_path / "shots", tmp_path / "out", "min_score=0") == []
+    found, record = written(tmp_path / "out")
+    assert [os.fsencode(image["file_name"]) for image in record["images"]] == names
+    assert {one["image_id"] for one in found} == {1, 2}
+    assert {path.name for path in (tmp_path / "out" / "pictures").iterdir()} == set(map(os.fsdecode, names))
+
+
+def stopped_at(number: int, trained: Path, pictures: Path, out: Path) -> None:
+    """A prediction that meets a fault at this picture."""
+    original = PredictionTask.predict_step
+
+    def step(self, batch, batch_idx):
+        if batch_idx == number - 1:
+            raise RuntimeError("out of memory")
+        return original(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"):
+        patch.setattr(PredictionTask, "predict_step", step)
+        start(trained, pictures, out)
+
+
+@pytest.fixture
+def folder(signs) -> Path:
+    return next(iter(signs.values())).parent
+
+
+def test_a_fault_at_the_third_picture_keeps_two_and_the_same_command_does_the_rest(
+    trained, folder, tmp_path, caplog, monkeypatch
+):
+    start(trained, folder, tmp_path / "unbroken")
+    stopped_at(3, trained, folder, tmp_path / "out")
+    journal = tmp_path / "out" / "detections.partial.jsonl"
+    assert len(journal.read_text().splitlines()) == 1 + 2 and not (tmp_path / "out" / "detections.json").exists()
+    assert f"stopped; 2 pictures are kept in {journal}, the same command does the rest" in caplog.text
+    with journal.open("a") as file:
+        file.write('{"picture": "/a/kill/in/the/mid')
+    looked_at = []
+    original = PredictionTask.detect
+    monkeypatch.setattr(PredictionTask, "detect", lambda self, image: looked_at.append(1) or original(self, image))
+    start(trained, folder, tmp_path / "out")
+    assert len(looked_at) == 2 and not journal.exists()  # of four
+    assert written(tmp_path / "out") == written(tmp_path / "unbroken")
+
+
+def test_what_was_found_under_other_terms_or_in_a_changed_picture_is_not_taken(trained, folder, tmp_path, monkeypatch):
+    shots = shutil.copytree(folder, tmp_path / "shots")
+    stopped_at(3, trained, shots, tmp_path / "out")
+    stopped_at(4, trained, shots, tmp_path / "again")
+    os.utime(sorted(shots.glob("*.jpg"))[0], (1, 1))
+    looked_at = []
+    original = PredictionTask.detect
+    monkeypatch.setattr(PredictionTask, "detect", lambda self, image: looked_at.append(1) or original(self, image))
+    start(trained, shots, tmp_path / "out", "min_score=0.2")
+    start(trained, shots, tmp_path / "again")
+    assert len(looked_at) == 4 + 2

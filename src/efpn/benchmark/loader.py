@@ -23,7 +23,7 @@ from PIL import Image
 from efpn.benchmark.machine import machine_facts
 from efpn.benchmark.options import Options, add_options, read_options
 from efpn.benchmark.proposals import object_boxes
-from efpn.benchmark.report import fact_list, ratio_table, write_report
+from efpn.benchmark.report import ratio_table, write_report
 from efpn.benchmark.timing import interleave, stop_watched
 from efpn.benchmark.training import STEPS
 from efpn.benchmark.words import whole_numbers
@@ -33,7 +33,7 @@ from efpn.data.reading import make_record
 from efpn.data.records import Categories, Index
 from efpn.data.transforms import EvalTransform, TrainTransform
 from efpn.errors import UserError, require_count
-from efpn.evaluation.table import markdown_table, number
+from efpn.evaluation.table import escaped, fact_list, markdown_table, number
 
 QUALITY: Final = 92  # of the JPEG files
 JITTER: Final = (0.8, 1.25)
@@ -208,7 +208,7 @@ def loader_text(title: str, record: dict[str, Any]) -> str:
     rows += [[f"{phase} step", number(rate, 2)] for phase, rate in record["step"].items()]
     rows += [[f"{name}, one thread", number(rate, 2)] for name, rate in record["decoding"].items()]
     parts = [
-        f"# {title}",
+        f"# {escaped(title)}",
         ratio_table(record["ratios"]),
         "## Pictures a second",
         markdown_table(["", "pictures/s"], rows),

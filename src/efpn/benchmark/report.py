@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from efpn.benchmark.stages import REST, STAGES
-from efpn.evaluation.table import MISSING, markdown_table, number
+from efpn.evaluation.table import escaped, fact_list, markdown_table, number
 from efpn.runs.files import write_json, write_text
 
 MEGA, GIGA = 1e6, 1e9
@@ -33,7 +33,7 @@ def comparison_text(title: str, record: Mapping[str, Any], notes: Sequence[str],
     models = record["models"]
     shown = [stage for stage in (*stages, REST) if any(stage in model["stages"] for model in models.values())]
     parts = [
-        f"# {title}",
+        f"# {escaped(title)}",
         ratio_table(record["ratios"]) if record["ratios"] else "No ratio: its two sides were not both measured.",
         "## Each of them",
         model_table(models),
@@ -78,14 +78,6 @@ def model_table(models: Mapping[str, Mapping[str, Any]]) -> str:
             ]
         )
     return markdown_table(head, rows)
-
-
-def fact_list(facts: Mapping[str, Any]) -> str:
-    """A list of facts; the command as code."""
-    shown = {key: f"`{value}`" if key == "command" else value for key, value in facts.items()}
-    return "\n".join(
-        f"- {key.replace('_', ' ')}: {MISSING if value is None else value}" for key, value in shown.items()
-    )
 
 
 def _stage_table(models: Mapping[str, Mapping[str, Any]], shown: Sequence[str]) -> str:

@@ -16,11 +16,11 @@ from efpn.benchmark import inference
 from efpn.benchmark.inputs import fixed_boxes
 from efpn.benchmark.machine import machine_facts
 from efpn.benchmark.options import Options, add_options, read_options
-from efpn.benchmark.report import fact_list, write_report
+from efpn.benchmark.report import write_report
 from efpn.benchmark.timing import Reading, Spread, Workload, interleave, stop_watched
 from efpn.benchmark.words import choose, whole_numbers
 from efpn.errors import require_count
-from efpn.evaluation.table import markdown_table, number
+from efpn.evaluation.table import escaped, fact_list, markdown_table, number
 from efpn.figures.curves import scale_curves
 from efpn.figures.sheet import save
 
@@ -137,7 +137,7 @@ def curve_text(title: str, record: Mapping[str, Any], picture: str) -> str:
         for row, count in enumerate(record["objects"])
     ]
     parts = [
-        f"# {title}",
+        f"# {escaped(title)}",
         markdown_table(head, rows),
         f"![time against the number of small objects]({picture})",
         "## How it was measured",

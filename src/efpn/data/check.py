@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from efpn.boxes import look_like_corners
 from efpn.data.pictures import PictureError, probe_picture
 from efpn.data.reading import repeated
-from efpn.data.records import Index, Problem, Record, raise_problems
-from efpn.errors import SHOWN, UserError
+from efpn.data.records import Index, Record
+from efpn.errors import SHOWN, Problem, UserError, raise_problems, told
 
 log = logging.getLogger(__name__)
 
@@ -102,15 +102,15 @@ def check_index(
 
 
 def log_report(report: CheckReport) -> None:
-    """Log the line of the report, and each mended or skipped thing below it (the first 20 of each kind)."""
+    """Log the line of the report, and below it what was mended or skipped: many of one kind in one line."""
     log.log(logging.WARNING if report.problems else logging.INFO, "%s", report)
     for level, found in (
         (logging.WARNING, report.problems),
         (logging.INFO, report.clipped),
         (logging.INFO, report.zero_area),
     ):
-        for problem in found[:SHOWN]:
-            log.log(level, "  %s", problem)
+        for line in told(found)[:SHOWN]:
+            log.log(level, "  %s", line)
 
 
 def _require_width_and_height(index: Index, checked: list[_Checked]) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from efpn.data.coco_shape import LISTS, shape_problems
+from efpn.data.coco_shape import LISTS, annotation_fault, shape_problems
 from efpn.data.reading import make_record, read_json_object, repeated, require_folder, require_keys
-from efpn.data.records import Categories, Index, Problem, Record, raise_problems
-from efpn.errors import UserError
+from efpn.data.records import Categories, Index, Record
+from efpn.errors import Problem, UserError, raise_problems
 
 
 class CocoJson:
@@ -40,6 +39,9 @@ class CocoJson:
             raise UserError(
                 "data.source.splits is empty; give data.source.splits.train={images: DIR, annotations: FILE}"
             )
+        for split, where in splits.items():
+            if not isinstance(where, Mapping) or not {"images", "annotations"} <= set(where):
+                raise UserError(f"data.source.splits.{split} is {where}; give {{images: DIR, annotations: FILE}}")
         self.evaluated = evaluated
         self._contents: dict[str, dict[str, Any]] = {}
         self._indices: dict[str, Index] = {}
@@ -77,16 +79,13 @@ class CocoJson:
 
     @property
     def _first(self) -> str:
-        there = (s for s, where in self.splits.items() if (self.root / where.get("annotations", "?")).is_file())
+        there = (s for s, where in self.splits.items() if (self.root / where["annotations"]).is_file())
         return next(there, next(iter(self.splits)))
 
     def _where(self, split: str) -> tuple[Path, Path]:
         if split not in self.splits:
             known = ", ".join(self.splits)
             raise UserError(f"data.splits names the split {split!r}, but data.source.splits has only {known}")
-        missing = [key for key in ("images", "annotations") if key not in self.splits[split]]
-        if missing:
-            raise UserError(f"data.source.splits.{split} lacks {', '.join(missing)}; give both images and annotations")
         return self.root / self.splits[split]["images"], self.root / self.splits[split]["annotations"]
 
     def _content(self, split: str) -> dict[str, Any]:
@@ -133,49 +132,24 @@ class CocoJson:
     ) -> Record:
         boxes, labels, crowd, areas = [], [], [], []
         for annotation in annotations:
-            label = self.categories.label_of_id.get(annotation.get("category_id", -1))
-            box, area = _xyxy(annotation.get("bbox")), _area(annotation.get("area"))
-            if label is None or box is None or area is None:
-                problems.append(_bad_annotation(source, annotation, unknown=label is None, no_box=box is None))
+            fault = annotation_fault(annotation, self.categories.label_of_id)
+            if fault is not None:
+                name = f"{_name(annotation, annotation['number'])} of picture {image['id']}"
+                problems.append(Problem(source, name, *fault))
                 continue
-            boxes.append(box)
-            areas.append(area)
-            labels.append(label)
-            crowd.append(bool(annotation.get("iscrowd", 0)))
+            x, y, width, height = annotation["bbox"]
+            boxes.append([x, y, x + width, y + height])
+            labels.append(self.categories.label_of_id[annotation["category_id"]])
+            crowd.append(bool(annotation.get("iscrowd")))
+            area = annotation.get("area")
+            areas.append(math.nan if area is None else float(area))
         height, width = image.get("height"), image.get("width")
         size = None if height is None or width is None else (height, width)
         return make_record(image["id"], folder / image["file_name"], boxes, labels, size=size, crowd=crowd, area=areas)
 
 
-def _xyxy(box: Any) -> list[float] | None:
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(value, int | float) for value in box):
-        return None
-    x, y, width, height = box
-    return [x, y, x + width, y + height]
-
-
-def _area(given: Any) -> float | None:
-    """The annotation's own area, NaN where it gives none, None where that is no area."""
-    if given is None:
-        return math.nan
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= sys.float_info.max:
-        return None
-    return float(given)
-
-
 def _name(annotation: dict[str, Any], number: int) -> str:
     return f"annotation {annotation['id']}" if "id" in annotation else f"annotations[{number}]"
-
-
-def _bad_annotation(source: Path, annotation: dict[str, Any], unknown: bool, no_box: bool) -> Problem:
-    record = f"{_name(annotation, annotation['number'])} of picture {annotation['image_id']}"
-    if unknown:
-        what = f"unknown category {annotation.get('category_id')}"
-        return Problem(source, record, what, "add it to 'categories' or correct category_id")
-    if no_box:
-        return Problem(source, record, f"bbox is {annotation.get('bbox')!r}", "give four numbers: x, y, width, height")
-    fix = "give the object's area in square pixels, 0 or more, or leave it out (width x height counts then)"
-    return Problem(source, record, f"area is {annotation['area']!r}", fix)
 
 
 def _duplicates(content: dict[str, Any], source: Path) -> list[Problem]:

@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from efpn.errors import UserError
 
+JPEG_END = b"\xff\xd9"
 # How a complete file ends, by the format's name in Pillow.
-ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xae\x42\x60\x82"}
+ENDINGS = {"JPEG": JPEG_END, "PNG": b"IEND\xae\x42\x60\x82"}
+# Pillow's names of what is sure to become RGB; of the rest, only decoding shows whether it does.
+PLAIN = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L"})
+# What libjpeg warns of where all pixels are there.
+HARMLESS = ("extraneous bytes", "bad ICC marker", "Adobe color transform", "JFIF revision", "SOS parameters")
+# What Pillow and its plugins raise at damaged files.
+DAMAGE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+EIGHT_BITS = "save it with 8 or 16 bits a channel"
 
 
 class PictureError(UserError):
@@ -25,19 +45,23 @@ class PictureError(UserError):
         fix: how to mend it.
     """
 
-    def __init__(self, path: str | Path, what: str = "") -> None:
+    def __init__(self, path: str | Path, what: str = "", fix: str = "restore it or remove it from the split") -> None:
         # One argument is a whole message: a loader's worker hands its errors over as text.
         self.path = path
         self.what = what
-        self.fix = "restore it or remove it from the split"
-        super().__init__(f"picture {path}: {what}; {self.fix}" if what else str(path))
+        self.fix = fix
+        super().__init__(f"picture {path}: {what}; {fix}" if what else str(path))
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:
     """The picture as ``(h, w, 3)`` uint8 RGB, in the file's own orientation, as annotations count pixels.
 
+    Sixteen bits a channel are brought to eight by their upper byte, floats from 0 to 1 by 255. What is transparent is
+    shown on white, as most viewers do: the colour stored below is whatever the program left there, and nobody who
+    drew the boxes saw it. Colour profiles are not applied.
+
     Raises:
-        PictureError: missing, truncated or no picture; the message names the file.
+        PictureError: missing, damaged, no picture, or of numbers whose range is not known; the message names the file.
     """
     return read_smaller(path, lambda height, width: 1)[0]
 
@@ -55,28 +79,24 @@ def read_smaller(path: Path, shrink: Callable[[int, int], int]) -> tuple[NDArray
     Raises:
         PictureError: as `read_picture`.
     """
-    # Pillow, not OpenCV: the latter returns the readable part of a truncated JPEG without an error.
     with _opened(path) as picture:
         width, height = picture.size
-        factor = shrink(height, width)
-        if factor > 1:
-            picture.draft(None, (max(width // factor, 1), max(height // factor, 1)))
-        done = round(max(width, height) / max(picture.size))  # sides are rounded up
-        return np.asarray(picture.convert("RGB")), done
+        pixels = _pixels(path, picture, shrink(height, width))
+        return pixels, round(max(width, height) / max(pixels.shape[:2]))  # sides are rounded up
 
 
 def probe_picture(path: Path, decode: bool) -> tuple[int, int]:
     """(height, width) of the picture, from its header; with `decode`, all of it is decoded to see that it can be.
 
-    A JPEG or PNG file that does not end as its format demands is decoded in any case: most are truncated, some only
-    carry a trailer.
+    A JPEG or PNG file that does not end as its format demands is decoded in any case (most are truncated, some only
+    carry a trailer), and so is one of a kind that may be refused.
 
     Raises:
         PictureError: as `read_picture`.
     """
     with _opened(path) as picture:
-        if decode or not _ends_well(path, picture.format or ""):
-            picture.load()
+        if decode or picture.mode not in PLAIN or not _ends_well(path, picture.format or ""):
+            _pixels(path, picture)
         return picture.height, picture.width
 
 
@@ -87,8 +107,46 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             yield picture
     except FileNotFoundError:
         raise PictureError(path, "the file does not exist") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except DAMAGE as error:
         raise PictureError(path, f"cannot be read ({_reason(error)})") from None
+
+
+def _pixels(path: Path, picture: Image.Image, shrink: int = 1) -> NDArray[np.uint8]:
+    """All of a picture as `read_picture` gives it; a JPEG at a half, a quarter or an eighth of its size if asked."""
+    if picture.format == "JPEG" and picture.mode in ("L", "RGB"):
+        return _jpeg_pixels(path.read_bytes(), -(-picture.height // shrink), -(-picture.width // shrink))
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    elif picture.mode == "F":
+        picture = _from_unit_range(path, np.asarray(picture))
+    elif picture.mode == "I":
+        raise PictureError(path, "holds 32-bit numbers, of which nobody knows which is white", fix=EIGHT_BITS)
+    elif picture.has_transparency_data:
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture.convert("RGBA"))
+    return np.asarray(picture.convert("RGB"))
+
+
+def _jpeg_pixels(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
+    """Decode a JPEG to at least that size; raises `ValueError` where pixels are missing.
+
+    The values are Pillow's to the last bit, but Pillow and OpenCV paint what is missing in grey, and say nothing.
+    """
+    size = {"min_height": height, "min_width": width}
+    data += JPEG_END  # where that alone is missing, no pixel is
+    try:
+        return simplejpeg.decode_jpeg(data, "RGB", **size)
+    except ValueError as error:
+        if not any(sign in str(error) for sign in HARMLESS):
+            raise ValueError(f"truncated or damaged: {error}") from None
+        return simplejpeg.decode_jpeg(data, "RGB", strict=False, **size)
+
+
+def _from_unit_range(path: Path, values: NDArray[np.float32]) -> Image.Image:
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if not 0 <= low <= high <= 1:  # and so not NaN
+        raise PictureError(path, f"holds floats from {low:g} to {high:g}; known are those from 0 to 1", fix=EIGHT_BITS)
+    return Image.fromarray((values * 255).round().astype(np.uint8))
 
 
 def _reason(error: Exception) -> str:

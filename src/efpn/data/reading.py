@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from efpn.data.records import Record
 from efpn.errors import UserError
+from efpn.given import load_json
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -26,16 +26,9 @@ def require_folder(root: str | Path, option: str = "data.root") -> Path:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; raises `UserError` when missing, cut off, or not an object."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"annotation file {path} does not exist; check the data set's layout or data.root") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"annotation file {path} is not UTF-8 text ({error.reason}); fetch it again") from None
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise UserError(f"annotation file {path} is not valid JSON at {where}: {error.msg}; fetch it again") from None
+    """The JSON object in `path`; raises `UserError` when it cannot be read or is not an object."""
+    layout = "check the data set's layout or data.root"
+    content = load_json(path, "fetch it again, or give the right one", kind="annotation file", missing=layout)
     if not isinstance(content, dict):
         raise UserError(
             f"annotation file {path} holds a {type(content).__name__}, not an object; is it the right file?"

@@ -5,7 +5,6 @@ Boxes here are ``(x1, y1, x2, y2)``, continuous, in pixels of the picture file (
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from efpn.errors import UserError, raise_listed
+from efpn.errors import Problem, UserError, raise_problems
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,26 +97,6 @@ class Categories:
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One mistake found in a data set.
-
-    Attributes:
-        file: the file to mend.
-        record: which record of it (picture id, annotation id).
-        what: what is wrong.
-        fix: how to mend it.
-    """
-
-    file: Path
-    record: str
-    what: str
-    fix: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.record}: {self.what}; {self.fix}"
-
-
-@dataclass(frozen=True)
 class Index:
     """One split of one data set.
 
@@ -169,11 +148,6 @@ class Index:
             "annotations": annotations,
             "categories": [{"id": number, "name": name} for name, number in pairs],
         }
-
-
-def raise_problems(name: str, problems: Iterable[Problem]) -> None:
-    """Raise one `UserError` for all `problems` of the split `name`: the first 20 in full, then a count."""
-    raise_listed(name, [str(problem) for problem in problems])
 
 
 def _coco_image(record: Record, folder: Path) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from efpn.data.reading import make_record, read_json_object, repeated, require_folder, require_keys
-from efpn.data.records import Categories, Index, Problem, Record
-from efpn.errors import UserError
+from efpn.data.records import Categories, Index, Record
+from efpn.errors import Problem, UserError
+from efpn.given import is_number, shown
 
 # Those with >= 100 instances in train + test of the 2016 release: what the papers' tables count.
 _PAPER_45 = (
@@ -26,6 +27,10 @@ CLASSES_45: tuple[str, ...] = tuple(_PAPER_45.split())
 NAMED_LISTS: dict[str, tuple[str, ...]] = {"paper45": CLASSES_45}
 ANNOTATION_FILES = ("annotations.json", "annotations_all.json")
 OTHER = "other"
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+DIGITS = 15  # of an id, which has to survive a float
+PICTURE = "each picture needs a text as path and a list as objects"
+OBJECT = "each object needs category and bbox {xmin, ymin, xmax, ymax}, of finite numbers"
 
 Evaluated = Mapping[str, Any] | Sequence[str] | str | None
 
@@ -71,6 +76,8 @@ class TT100K:
             if entry is None:
                 what = f"listed here but not in {self.annotations.name}"
                 problems.append(Problem(list_file, f"picture {image_id}", what, "remove the id or add its annotation"))
+            elif fault := _entry_fault(entry):
+                problems.append(Problem(self.annotations, f"picture {image_id}", fault, PICTURE))
             else:
                 records.append(self._record(image_id, entry, problems))
         return Index(f"{self.root.name}/{split}", self.annotations, self.categories, tuple(records), tuple(problems))
@@ -90,7 +97,8 @@ class TT100K:
         counts: Counter[str] = Counter()
         for split in splits:
             for image_id in dict.fromkeys(self._ids(split)[1]):
-                objects = self._content["imgs"].get(image_id, {}).get("objects", ())
+                entry = self._content["imgs"].get(image_id, {})
+                objects = () if _entry_fault(entry) else entry.get("objects", ())
                 counts.update(str(thing.get("category")) for thing in objects if isinstance(thing, dict))
         return counts
 
@@ -98,6 +106,11 @@ class TT100K:
     def _content(self) -> dict[str, Any]:
         content = read_json_object(self.annotations)
         require_keys(content, ("types", "imgs"), self.annotations)
+        types, images = content["types"], content["imgs"]
+        if not isinstance(types, list) or not types or not all(isinstance(name, str) for name in types):
+            raise UserError(f"{self.annotations}: 'types' is {shown(types)}; make it a list of class names")
+        if not isinstance(images, dict):
+            raise UserError(f"{self.annotations}: 'imgs' is {shown(images)}; make it an object of pictures by id")
         return content
 
     def _find_annotations(self, name: str | None) -> Path:
@@ -144,8 +157,8 @@ class TT100K:
         path = self.root / split / "ids.txt"
         if not path.is_file():
             raise UserError(f"split {split!r} of {self.root}: {path} does not exist; check data.splits and data.root")
-        ids = path.read_text(encoding="utf-8").split()
-        wrong = [token for token in ids if not token.isdecimal()]
+        ids = path.read_text(encoding="utf-8", errors="backslashreplace").split()
+        wrong = [token for token in ids if not token.isdecimal() or len(token) > DIGITS]
         if wrong:
             raise UserError(f"{path}: {wrong[0]!r} is not a picture id; list one whole number per line")
         return path, ids
@@ -154,27 +167,35 @@ class TT100K:
         boxes: list[list[float]] = []
         labels: list[int] = []
         for number, thing in enumerate(entry.get("objects", ())):
-            try:
-                labels.append(self._label(thing["category"]))
-                boxes.append([float(thing["bbox"][key]) for key in ("xmin", "ymin", "xmax", "ymax")])
-            except (KeyError, TypeError, ValueError) as error:
-                del labels[len(boxes) :]
-                problems.append(self._object_problem(image_id, number, error))
+            fault = self._object_fault(thing)
+            if fault is not None:
+                problems.append(Problem(self.annotations, f"picture {image_id}, object {number}", *fault))
+                continue
+            labels.append(self.categories.label_of.get(thing["category"]) or self.categories.label_of[OTHER])
+            boxes.append([float(thing["bbox"][key]) for key in CORNERS])
         return make_record(int(image_id), self.root / entry.get("path", f"{image_id}.jpg"), boxes, labels)
 
-    def _label(self, name: str) -> int:
-        label = self.categories.label_of.get(name)
-        if label is None and self.others == "merged" and name in self._content["types"]:
-            return self.categories.label_of[OTHER]
-        if label is None:
-            raise ValueError(f"unknown category {name!r}")
-        return label
+    def _object_fault(self, thing: Any) -> tuple[str, str] | None:
+        """What is wrong with an object, and how to mend it."""
+        if not isinstance(thing, dict):
+            return f"is {shown(thing)}, not an object", OBJECT
+        name, box = thing.get("category"), thing.get("bbox")
+        if "category" not in thing or "bbox" not in thing:
+            return f"lacks the field {'bbox' if 'category' in thing else 'category'!r}", OBJECT
+        if not isinstance(name, str) or name not in self._content["types"]:
+            return f"unknown category {shown(name)}", "add it to 'types' or correct the name"
+        if not isinstance(box, dict):
+            return f"bbox is {shown(box)}", OBJECT
+        for key in CORNERS:
+            if not is_number(box.get(key)):
+                return f"{key} is {shown(box[key])}" if key in box else f"lacks the field {key!r}", OBJECT
+        return None
 
-    def _object_problem(self, image_id: str, number: int, error: Exception) -> Problem:
-        if isinstance(error, ValueError) and "unknown category" in str(error):
-            what, fix = str(error), "add it to 'types' or correct the name"
-        elif isinstance(error, KeyError):
-            what, fix = f"lacks the field {error}", "each object needs category and bbox {xmin, ymin, xmax, ymax}"
-        else:
-            what, fix = f"is malformed ({error})", "each object needs category and bbox {xmin, ymin, xmax, ymax}"
-        return Problem(self.annotations, f"picture {image_id}, object {number}", what, fix)
+
+def _entry_fault(entry: Any) -> str | None:
+    if not isinstance(entry, dict):
+        return f"is {shown(entry)}, not an object"
+    if not isinstance(entry.get("path", ""), str):
+        return f"path is {shown(entry['path'])}"
+    objects = entry.get("objects", [])
+    return None if isinstance(objects, list) else f"objects is {shown(objects)}, not a list"

@@ -112,7 +112,9 @@ def comparison_table(results: Sequence[Result], columns: Sequence[str] = COLUMNS
         table.add_column(column, justify="right", no_wrap=True)
     for result in results:
         cells = _cells(result, results[0], columns)
-        table.add_row(result.name, *(Text(_joined(value, gain, "\n"), style=_style(gain)) for value, gain in cells))
+        table.add_row(
+            Text(result.name), *(Text(_joined(value, gain, "\n"), style=_style(gain)) for value, gain in cells)
+        )
     return table
 
 

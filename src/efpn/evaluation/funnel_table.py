@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from efpn.evaluation.table import MISSING, RULES, markdown_table, number
+from efpn.evaluation.table import MISSING, RULES, escaped, markdown_table, number
 from efpn.metrics.funnel import BandFunnel, Funnel
 
 Cells = Callable[[BandFunnel], list[str]]
@@ -20,7 +20,7 @@ def funnel_markdown(funnel: Funnel, title: str = "Where objects get lost") -> st
     rates = list(bands[0].rpn_recall) if bands else []
     levels = list(next((one.roi_levels for one in bands if one.roi_levels), {}))
     parts = [
-        f"# {title}",
+        f"# {escaped(title)}",
         _rules(funnel),
         "## Ground truths: found, or why missed",
         _table(funnel, ["objects", "found", *map(_words, misses)], lambda one: _fates(one, misses)),

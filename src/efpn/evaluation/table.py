@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -16,10 +17,37 @@ RULES: Final = {
 MISSING: Final = "n/a"
 
 
+# What would be read as markup: some characters anywhere, others at the edge of a word, or before what makes them a tag,
+# an entity or the end of a link.
+MARKUP: Final = re.compile(r"[\\`*|~$]|(?<![^\W_])_|_(?![^\W_])|<(?=[A-Za-z/!?])|&(?=#?\w+;)|\](?=[(\[:])")
+
+
+def escaped(text: object) -> str:
+    """A name or value as Markdown that shows it letter by letter, in one line."""
+    return MARKUP.sub(r"\\\g<0>", " ".join(str(text).split()))
+
+
+def as_code(text: str) -> str:
+    """A command as Markdown code, whatever backticks there are in it."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    pad = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{pad}{' '.join(text.splitlines())}{pad}{fence}"
+
+
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, first column to the left, the others to the right."""
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    """A Markdown table of plain texts, first column to the left, the others to the right."""
+    lines = [[escaped(cell) for cell in line] for line in (head, *rows)]
+    lines.insert(1, ["---"] + ["---:"] * (len(head) - 1))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def fact_list(facts: Mapping[str, Any], missing: str = MISSING) -> str:
+    """A Markdown list of facts; the command as code."""
+    lines = []
+    for key, value in facts.items():
+        said = missing if value is None else as_code(value) if key == "command" and value else escaped(value)
+        lines.append(f"- {escaped(key.replace('_', ' '))}: {said}")
+    return "\n".join(lines)
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -46,7 +74,7 @@ def report_table(record: Mapping[str, Any]) -> str:
         record: the contents of ``metrics.json``.
     """
     parts = [
-        f"# {record['name']} on {record['split']}",
+        f"# {escaped(record['name'])} on {escaped(record['split'])}",
         f"{record['pictures']} pictures, {record['detections']} detections, {record['categories']} evaluated classes.",
         *_ap_part(record),
         *_f1_part(record),
@@ -104,14 +132,14 @@ def _f1_part(record: Mapping[str, Any]) -> list[str]:
 def _facts(record: Mapping[str, Any]) -> str:
     seconds = record["seconds"]
     facts = {
-        "command": record["command"] and f"`{record['command']}`",
+        "command": record["command"],
         "commit": record["commit"],
         "seed": record["seed"],
         "wall time": None if seconds is None else f"{seconds:.0f} s",
         "hardware": record["hardware"],
         **record["more"],
     }
-    return "\n".join(f"- {name}: {'not recorded' if value is None else value}" for name, value in facts.items())
+    return fact_list(facts, missing="not recorded")
 
 
 def band_name(name: str, band: Sequence[float | None], edges: str = "half_open") -> str:

@@ -8,14 +8,17 @@ pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 
 from efpn.boxes import look_like_corners
-from efpn.errors import UserError, raise_listed
+from efpn.errors import Problem, UserError, raise_problems
+from efpn.given import is_id, is_number, shown
 
 Missing = Literal["error", "empty"]
+Fault = tuple[str, str]  # what is wrong, and how to mend it
 CORNERS: Final = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -45,7 +48,7 @@ def read_results(
             f"{source}: neither COCO results (a list of image_id, category_id, bbox, score) nor TT100K results "
             "({'imgs': {id: {'objects': [...]}}}); write one of these"
         )
-    raise_listed(source, list(_faults(detections, ground_truth)))
+    raise_problems(source, _problems(detections, ground_truth, Path(source)))
     _require_width_and_height(detections, ground_truth, source)
     return [{**found, "bbox": [float(value) for value in found["bbox"]]} for found in detections]
 
@@ -71,7 +74,7 @@ def _from_tt100k(
 def _things(picture: Any, key: str, source: str) -> list[Any]:
     things = picture.get("objects", []) if isinstance(picture, Mapping) else None
     if not isinstance(things, list):
-        raise UserError(f"{source}: picture {key!r} is {picture!r:.60}; give an object with a list 'objects'")
+        raise UserError(f"{source}: picture {key!r} is {shown(picture)}; give an object with a list 'objects'")
     return things
 
 
@@ -80,55 +83,53 @@ def _coco_result(thing: Any, image_id: Any, numbers: Mapping[str, int]) -> Any:
     if not isinstance(thing, Mapping):
         return thing
     box: Any = thing.get("bbox")
-    if isinstance(box, Mapping) and all(_is_finite(box.get(corner)) for corner in CORNERS):
+    if isinstance(box, Mapping) and all(is_number(box.get(corner)) for corner in CORNERS):
         box = [box["xmin"], box["ymin"], box["xmax"] - box["xmin"], box["ymax"] - box["ymin"]]
     name = thing.get("category")
     return {"image_id": image_id, "category_id": numbers.get(str(name), name), "bbox": box, "score": thing.get("score")}
 
 
-def _faults(detections: Sequence[Any], ground_truth: Mapping[str, Any]) -> Iterator[str]:
+def _problems(detections: Sequence[Any], ground_truth: Mapping[str, Any], source: Path) -> Iterator[Problem]:
     pictures = {image["id"] for image in ground_truth["images"]}
     categories = {category["id"] for category in ground_truth["categories"]}
-    checks: tuple[Callable[[Mapping[str, Any]], str | None], ...] = (
+    checks: tuple[Callable[[Mapping[str, Any]], Fault | None], ...] = (
         lambda found: _unknown(found, "image_id", pictures, "picture", "score it on the split it was made on"),
         lambda found: _unknown(found, "category_id", categories, "category", "use the ground truth's categories"),
         _box_fault,
         _score_fault,
     )
     for number, found in enumerate(detections):
-        if not isinstance(found, Mapping):
-            yield f"detection {number}: is {found!r}, not an object; give image_id, category_id, bbox and score"
-            continue
-        yield from (f"detection {number}: {fault}" for check in checks if (fault := check(found)))
+        if isinstance(found, Mapping):
+            faults = [fault for check in checks if (fault := check(found))]
+        else:
+            faults = [(f"is {shown(found)}, not an object", "give image_id, category_id, bbox and score")]
+        yield from (Problem(source, f"detection {number}", *fault) for fault in faults)
 
 
-def _unknown(found: Mapping[str, Any], key: str, known: set[Any], what: str, fix: str) -> str | None:
+def _unknown(found: Mapping[str, Any], key: str, known: set[int], what: str, fix: str) -> Fault | None:
     value = found.get(key)
-    if isinstance(value, str | int) and value in known:
+    if is_id(value) and value in known:
         return None
-    if isinstance(value, str) and value.isdigit() and int(value) in known:
-        return f"{key} is text, {value!r}; write the number {int(value)}"
-    return f"{key} {value!r} is no {what} of the ground truth; {fix}"
+    if isinstance(value, str) and value.isdecimal() and len(value) < 16 and int(value) in known:
+        return f"{key} is text, {value!r}", f"write the number, as in {int(value)}"
+    return f"{key} {shown(value)} is no {what} of the ground truth", fix
 
 
-def _box_fault(found: Mapping[str, Any]) -> str | None:
+def _box_fault(found: Mapping[str, Any]) -> Fault | None:
     box = found.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(value) for value in box):
-        return f"bbox is {box!r}; give four finite numbers: x, y, width, height"
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
+        return f"bbox is {shown(box)}", "give four finite numbers: x, y, width, height"
     if box[2] < 0 or box[3] < 0:
-        return f"bbox is {box!r}, of negative width or height; give x, y, width, height"
+        return f"bbox is {shown(box)}, of negative width or height", "give x, y, width, height"
     return None
 
 
-def _score_fault(found: Mapping[str, Any]) -> str | None:
-    score: Any = found.get("score")
-    if not _is_finite(score):
-        return f"score is {score!r}; give a finite number"
-    return None if 0 <= score <= 1 else f"score is {score!r}; give it from 0 to 1 (divide the TT100K toolkit's by 1000)"
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+def _score_fault(found: Mapping[str, Any]) -> Fault | None:
+    score = found.get("score")
+    if not is_number(score):
+        return f"score is {shown(score)}", "give a finite number"
+    fix = "give it from 0 to 1 (divide the TT100K toolkit's by 1000)"
+    return None if 0 <= score <= 1 else (f"score is {shown(score)}", fix)
 
 
 def _require_width_and_height(detections: Sequence[Mapping[str, Any]], truth: Mapping[str, Any], source: str) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from efpn.errors import UserError
+from efpn.prediction.journal import Journal
 from efpn.prediction.options import slices_of
 from efpn.prediction.pictures import DRAWN, Picture
 from efpn.prediction.task import PredictionTask, picture_loader
@@ -32,20 +34,32 @@ def predict(cfg: DictConfig, run: SavedRun, pictures: list[Picture]) -> list[tup
     """
     names = read_handover(run.checkpoint).classes
     out = run.out_folder(cfg.out, "predictions")
-    task = build_task(cfg, run)
-    writer = PictureWriter(out / DRAWN if cfg.draw else None, names, cfg.score_threshold)
-    callbacks = [writer, PictureBar(len(pictures))]
-    trainer = quiet_trainer(cfg.trainer, run, callbacks=callbacks, enable_progress_bar=False)
-    loader = picture_loader(pictures, run.config.data.num_workers)
-    trainer.predict(task, dataloaders=loader, return_predictions=False)
-    if not writer.images:
+    journal = Journal(out, terms(cfg, run, names), pictures)
+    left = [picture for picture in pictures if picture.path not in journal.entries]
+    writer = PictureWriter(journal, out / DRAWN if cfg.draw else None, names, cfg.score_threshold)
+    if left:
+        task = build_task(cfg, run)
+        callbacks = [writer, PictureBar(len(left))]
+        trainer = quiet_trainer(cfg.trainer, run, callbacks=callbacks, enable_progress_bar=False)
+        loader = picture_loader(left, run.config.data.num_workers)
+        trainer.predict(task, dataloaders=loader, return_predictions=False)
+        warn_of_cap(task.detector, task.capped, "pictures or slices")
+    seen = [(picture, journal.entries[picture.path]) for picture in pictures if picture.path in journal.entries]
+    if not seen:
         raise UserError(f"not one of {len(pictures)} pictures can be read\n{listed(writer.broken)}")
-    warn_of_cap(task.detector, task.capped, "pictures or slices")
-    detections = task.detections.compute().detections
-    categories = [{"id": label, "name": name} for label, name in enumerate(names, 1)]
-    write_results(out, writer, detections, categories, facts(cfg, run, pictures))
-    log.info("%d pictures, %d detections: %s", len(writer.images), len(detections), out)
+    detections = write_results(out, seen, writer.broken, names, facts(cfg, run, pictures))
+    journal.close()
+    log.info("%d pictures, %d detections: %s", len(seen), detections, out)
     return writer.broken
+
+
+def terms(cfg: DictConfig, run: SavedRun, names: Sequence[str]) -> dict[str, Any]:
+    """What two calls have to share for the pictures of one to be left out in the other: weights and settings."""
+    weights = run.checkpoint.stat()
+    config = OmegaConf.to_container(
+        OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("pictures", "out")])
+    )
+    return {"weights": [str(run.checkpoint), weights.st_size, weights.st_mtime_ns], "classes": names, "config": config}
 
 
 def build_task(cfg: DictConfig, run: SavedRun) -> PredictionTask:
@@ -56,8 +70,7 @@ def build_task(cfg: DictConfig, run: SavedRun) -> PredictionTask:
         detector.roi_heads.score_thresh = cfg.min_score
     node = run.config.data.eval_transform.copy()
     resize_to(node, cfg.short_side)
-    labels = list(range(1, len(handover.classes) + 1))
-    return PredictionTask(detector, instantiate(node, _convert_="all"), labels, slices_of(cfg), cfg.batch_size)
+    return PredictionTask(detector, instantiate(node, _convert_="all"), slices_of(cfg), cfg.batch_size)
 
 
 def facts(cfg: DictConfig, run: SavedRun, pictures: list[Picture]) -> dict[str, Any]:

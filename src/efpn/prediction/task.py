@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader, Dataset
 from efpn.data.dataset import picture_pair
 from efpn.data.pictures import PictureError, read_picture
 from efpn.data.transforms import NO_BOXES, Transform
-from efpn.metrics.accumulate import DetectionAccumulator
 from efpn.models import EFPNDetector
 from efpn.prediction.merging import merge_windows
 from efpn.prediction.pictures import Picture
@@ -62,12 +61,10 @@ class PredictionTask(pl.LightningModule):
     Args:
         detector: with its weights.
         transform: that resizes a window as the run's own evaluation resizes a picture.
-        category_ids: ``category_ids[label - 1]`` in the results.
         slices: how pictures are cut; None for whole ones.
         batch_size: windows at a time.
 
     Attributes:
-        detections: of all pictures so far, native pixels.
         capped: how many windows held as many detections as the detector's cap allows.
     """
 
@@ -75,7 +72,6 @@ class PredictionTask(pl.LightningModule):
         self,
         detector: EFPNDetector,
         transform: Transform,
-        category_ids: list[int],
         slices: Slices | None = None,
         batch_size: int = 1,
     ) -> None:
@@ -84,16 +80,11 @@ class PredictionTask(pl.LightningModule):
         self.transform = transform
         self.slices = slices
         self.batch_size = batch_size
-        self.detections = DetectionAccumulator(category_ids)
         self.capped = 0
 
     def predict_step(self, batch: Shot, batch_idx: int) -> dict[str, Tensor]:
         """Detect in one picture, in its native pixels; nothing at all, not even keys, for a broken one."""
-        if batch.image is None:
-            return {}
-        found = self.detect(batch.image)
-        self.detections.update([batch.picture.number], [found])
-        return found
+        return {} if batch.image is None else self.detect(batch.image)
 
     def detect(self, image: NDArray[np.uint8]) -> dict[str, Tensor]:
         """Detect in ``image (h, w, 3)``; boxes in its pixels."""

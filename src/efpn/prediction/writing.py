@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from efpn.figures.annotated import annotated_picture
 from efpn.figures.outcomes import marks
+from efpn.prediction.journal import Entry, Journal
 from efpn.prediction.pictures import Picture
 from efpn.prediction.task import Shot
 from efpn.runs.files import write_bytes, write_json
+
+log = logging.getLogger(__name__)
 
 PICTURES, DETECTIONS = "pictures.json", "detections.json"
 QUALITY: Final[Mapping[str, Mapping[str, Any]]] = {  # by Pillow's name of the format
@@ -57,23 +62,23 @@ class PictureBar(pl.Callback):
 
 
 class PictureWriter(pl.Callback):
-    """Notes what was read, and writes each picture with its detections as soon as they are there.
+    """Writes each picture with its detections, and what was found into the journal, as soon as they are there.
 
     Args:
+        journal: of this prediction.
         folder: for the annotated pictures, under the pictures' own names; None draws none.
         names: class names in label order.
         score_threshold: detections below are not drawn.
 
     Attributes:
-        images: the pictures that could be read, as in COCO's ``images``.
-        broken: the others: picture and reason.
+        broken: the pictures that could not be read, each with the reason.
     """
 
-    def __init__(self, folder: Path | None, names: Sequence[str], score_threshold: float) -> None:
+    def __init__(self, journal: Journal, folder: Path | None, names: Sequence[str], score_threshold: float) -> None:
+        self.journal = journal
         self.folder = folder
         self.names = names
         self.score_threshold = score_threshold
-        self.images: list[dict[str, Any]] = []
         self.broken: list[tuple[Picture, str]] = []
 
     def on_predict_batch_end(
@@ -84,10 +89,15 @@ class PictureWriter(pl.Callback):
         if image is None:
             self.broken.append((picture, error))
             return
-        height, width = image.shape[:2]
-        self.images.append({"id": picture.number, "file_name": picture.name, "width": width, "height": height})
         if self.folder is not None:
             write_picture(self.folder / picture.name, self.draw(image, outputs))
+        height, width = image.shape[:2]
+        self.journal.add(picture.path, {"width": width, "height": height, "found": as_rows(outputs)})
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Say what is kept."""
+        done = len(self.journal.entries)
+        log.error("stopped; %d pictures are kept in %s, the same command does the rest", done, self.journal.path)
 
     def draw(self, image: np.ndarray, found: Mapping[str, Tensor]) -> np.ndarray:
         """The picture with the detections that reach the threshold."""
@@ -105,23 +115,45 @@ def write_picture(path: Path, image: np.ndarray) -> Path:
     return write_bytes(path, file.getvalue())
 
 
+def as_rows(found: Mapping[str, Tensor]) -> list[list[float]]:
+    """Detections as the rows of an `Entry`."""
+    boxes, scores, labels = (found[name].detach().cpu().double() for name in ("boxes", "scores", "labels"))
+    corner, other = boxes.reshape(-1, 4).split(2, dim=1)
+    rows: list[list[float]] = torch.cat([labels[:, None], scores[:, None], corner, other - corner], dim=1).tolist()
+    return rows
+
+
 def write_results(
     out: Path,
-    writer: PictureWriter,
-    detections: Sequence[Mapping[str, Any]],
-    categories: Sequence[Mapping[str, Any]],
+    seen: Sequence[tuple[Picture, Entry]],
+    broken: Sequence[tuple[Picture, str]],
+    names: Sequence[str],
     info: Mapping[str, Any],
-) -> None:
+) -> int:
     """Write ``detections.json`` (COCO results) and ``pictures.json``, which says what their ids mean.
 
     Args:
         out: folder.
-        writer: with what was read.
-        detections: COCO results, native pixels.
-        categories: ``{"id", "name"}`` each.
+        seen: the pictures that could be read, and what they gave.
+        broken: the others, each with the reason.
+        names: class names in label order; categories count from 1.
         info: how they were made.
+
+    Returns:
+        How many detections there are.
     """
-    failed = [{"file_name": picture.name, "reason": reason} for picture, reason in writer.broken]
-    record = {"info": info, "images": writer.images, "annotations": [], "categories": categories, "failed": failed}
+    images = [
+        {"id": picture.number, "file_name": picture.name, "width": entry["width"], "height": entry["height"]}
+        for picture, entry in seen
+    ]
+    detections = [
+        {"image_id": picture.number, "category_id": int(label), "bbox": box, "score": score}
+        for picture, entry in seen
+        for label, score, *box in entry["found"]
+    ]
+    categories = [{"id": label, "name": name} for label, name in enumerate(names, 1)]
+    failed = [{"file_name": picture.name, "reason": reason} for picture, reason in broken]
+    record = {"info": info, "images": images, "annotations": [], "categories": categories, "failed": failed}
     write_json(out / PICTURES, record, indent=1)
     write_json(out / DETECTIONS, detections)
+    return len(detections)

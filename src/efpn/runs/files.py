@@ -5,24 +5,30 @@ from __future__ import annotations
 import json
 import math
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from efpn.errors import UserError
+from efpn.given import load_json
 
 
 def write_text(path: Path, text: str) -> Path:
     """Write a file in one step, so that a killed run leaves the old one or the new one; makes the folder."""
-    return write_bytes(path, text.encode("utf-8"))
+    return write_bytes(path, as_utf8(text))
+
+
+def as_utf8(text: str) -> bytes:
+    r"""UTF-8, in which a byte of a file name that is none (Python's surrogate) is ``\udcff``, as JSON writes it."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def write_bytes(path: Path, data: bytes) -> Path:
     """As `write_text`, for what is no text."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{zlib.crc32(path.name.encode('utf-8', 'surrogateescape')):08x}.{os.getpid()}.partial")
     partial.write_bytes(data)
     return partial.replace(path)
 
@@ -53,12 +59,7 @@ def read_json(path: Path, fix: str = "write it with evaluate.py") -> Any:
     Raises:
         UserError: it is missing or no JSON.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; {fix}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not a JSON file ({error}); {fix}") from error
+    return load_json(path, fix)
 
 
 def as_tt100k_results(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
