@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,29 @@ class Handover:
     version: str = __version__
 
     def save(self, path: Path) -> None:
-        """Write atomically: a file of this name is always whole."""
+        """Write atomically: a file of this name is always whole.
+
+        Raises:
+            UserError: a weight is not finite; nothing is written.
+        """
+        if fault := first_non_finite(self.state_dict.items()):
+            raise UserError(f"phase={self.phase}: weight {fault}; {path} is not written")
         partial = path.with_suffix(".partial")
         torch.save(asdict(self), partial)
         partial.replace(path)
+
+
+def first_non_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
+    """The first of the named tensors that holds NaN or infinity, as ``name is nan``; None where all are finite."""
+    named = [(name, tensor) for name, tensor in tensors if tensor.is_floating_point() and tensor.numel()]
+    if not named:
+        return None
+    largest = torch.stack([norm.float() for norm in torch._foreach_norm([t for _, t in named], math.inf)])
+    if largest.isfinite().all():  # the one time that a GPU is waited for
+        return None
+    found = largest.isfinite().logical_not().nonzero()[0].item()
+    name, tensor = named[int(found)]
+    return f"{name} is {'nan' if tensor.isnan().any() else 'inf'}"
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, METRICS_FILE, RESUME_FIL
 from efpn.runs.phases import PhaseRun, find_init, model_config, phase_names, phase_run, plain_config
 from efpn.runs.trainer import make_trainer
 from efpn.tasks.base import DetectorTask
+from efpn.training.finite import StopNonFinite
 from efpn.training.summary import print_summary
 
 log = logging.getLogger(__name__)
@@ -190,7 +191,7 @@ def build_trainer(cfg: DictConfig, run: PhaseRun) -> pl.Trainer:
     return make_trainer(
         cfg.trainer,
         logger=logger,
-        callbacks=[*callbacks, ResumePoint(run.folder)],
+        callbacks=[*callbacks, StopNonFinite(run.name), ResumePoint(run.folder)],
         default_root_dir=str(run.folder),
         max_steps=phase.max_steps,
         max_epochs=math.ceil(phase.max_steps / phase.checkpoint_every),
