@@ -24,6 +24,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 
 from efpn.errors import UserError
+from efpn.ranges import check_targets
 from efpn.runs.devices import one_device
 from efpn.runs.names import SWEPT
 
@@ -87,6 +88,7 @@ def check_one_device(cfg: DictConfig) -> None:
 
 def check_source(cfg: DictConfig) -> None:
     """Find a missing data folder or annotation file before torch is imported."""
+    check_targets(cfg.data.source, "data.source")
     instantiate(cfg.data.source, _convert_="all")
 
 

@@ -16,9 +16,10 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
 from pytorch_lightning.loggers import WandbLogger
 
 from efpn.data.datamodule import DetectionDataModule
-from efpn.errors import UserError, require_count
+from efpn.errors import UserError
 from efpn.metrics.split import SplitScorer
 from efpn.models import EFPNDetector
+from efpn.ranges import TRAIN, check_targets, check_values
 from efpn.runs.checkpoints import Handover, ResumePoint, load_handover, read_checkpoint, read_handover
 from efpn.runs.files import read_json, write_json
 from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, METRICS_FILE, RESUME_FILE
@@ -40,6 +41,8 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     Raises:
         UserError: anything in the config, the data or the checkpoints that cannot work, before training starts.
     """
+    check_values(cfg, TRAIN)
+    check_targets(cfg)
     runs = [phase_run(cfg, name) for name in phase_names(cfg)]
     check_options(cfg, runs)
     for run in runs:
@@ -62,7 +65,6 @@ def check_options(cfg: DictConfig, runs: list[PhaseRun]) -> None:
     Raises:
         UserError: with the options.
     """
-    require_count("seed", cfg.seed, least=0)
     if cfg.resume and cfg.overwrite:
         raise UserError("resume=true and overwrite=true: give one of them")
     if cfg.ckpt_path and cfg.init_ckpt:
@@ -82,8 +84,6 @@ def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
         instantiate(model_config(cfg, run.name), num_classes=2, trunk={"weights": None}, _convert_="all")
     if "loss" in run.config.task:
         instantiate(run.config.task.loss)  # a bad weight
-    for key in ("max_steps", "checkpoint_every", "val_every"):
-        require_count(f"phases.{run.name}.{key}", run.config[key], least=1)
     if run.config.val_every % run.config.checkpoint_every:
         raise UserError(
             f"phases.{run.name}.val_every={run.config.val_every}: must be a multiple of checkpoint_every="
