@@ -67,6 +67,33 @@ def test_the_paper_finetunes_the_new_head_alone(trained: Path, data: Path, tmp_p
     assert changed(weights(trained / "distill"), weights(tmp_path / "demo/seed0/finetune")) == set()
 
 
+@pytest.mark.parametrize("trainable", ["[roi_heads.small_head.*]", "[roi_heads.small_head.*,backbone.extension.*]"])
+def test_finetuning_without_distillation_trains_extension_and_head(
+    trainable: str, trained: Path, data: Path, tmp_path: Path
+) -> None:
+    undistilled = [
+        "phase=finetune",
+        "phases.finetune.init_from=baseline",
+        f"phases.finetune.task.trainable={trainable}",
+    ]
+    before = weights(trained / "baseline")
+    shutil.copytree(trained / "baseline", tmp_path / "demo/seed0/baseline")
+    _, objects = train(tiny(tmp_path, data, *undistilled))
+    after = weights(tmp_path / "demo/seed0/finetune")
+    assert changed(before, after) == set()
+    trains = {name for name, one in objects["detector"].named_parameters() if one.requires_grad}
+    assert trains == {key for key in after if key not in before}
+    fpn, lateral = before["backbone.fpn.inner_blocks.0.0.weight"], after["backbone.extension.lateral.weight"]
+    assert 0 < (fpn - lateral).abs().max() < 0.1  # started there, and moved
+    with pytest.raises(UserError, match=r"another config: phases\.finetune\.init_from \(baseline -> distill\)"):
+        train(tiny(tmp_path, data, "phase=finetune", "resume=true", undistilled[2]))  # the usual one goes elsewhere
+
+
+def test_a_phase_that_starts_from_none_there_is_is_named(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"phases\.finetune\.init_from=distil: no such phase; use null or one of"):
+        train(tiny(tmp_path, data, "phase=finetune", "phases.finetune.init_from=distil"))
+
+
 def test_the_control_goes_on_from_the_baseline(trained: Path, data: Path) -> None:
     train(tiny(trained.parents[1], data, "phase=control"))
     assert changed(weights(trained / "baseline"), weights(trained / "control"))

@@ -98,7 +98,7 @@ def read_handover(path: Path) -> Handover:
 
 
 def load_handover(detector: EFPNDetector, handover: Handover, fresh: Sequence[str], source: Path) -> None:
-    """Load strictly; only parts named in ``fresh`` may be lacking, and start from what is trained.
+    """Load strictly; only the parts ``fresh`` may be lacking, and start from what is trained.
 
     Args:
         detector: to load into.

@@ -80,10 +80,14 @@ def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
         UserError: numbers that cannot work; the phase is finished or under way and neither ``resume`` nor
             ``overwrite`` says what to do with it; or it is of another config.
     """
-    with torch.device("meta"):  # the model's numbers, without its arithmetic
-        instantiate(model_config(cfg, run.name), num_classes=2, trunk={"weights": None}, _convert_="all")
+    blank_detector(cfg, run.name)
     if "loss" in run.config.task:
         instantiate(run.config.task.loss)  # a bad weight
+    if run.config.init_from not in (None, *cfg.phases):
+        raise UserError(
+            f"phases.{run.name}.init_from={run.config.init_from}: no such phase; use null or one of "
+            f"{', '.join(cfg.phases)}"
+        )
     if run.config.val_every % run.config.checkpoint_every:
         raise UserError(
             f"phases.{run.name}.val_every={run.config.val_every}: must be a multiple of checkpoint_every="
@@ -127,7 +131,7 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
     detector = build_model(cfg, run.name, data, pretrained=resume is None and init is None)
     source = read_handover(init) if init else None
     if source and init:
-        load_handover(detector, source, list(run.config.fresh), init)
+        load_handover(detector, source, new_parts(cfg, run, detector), init)
     task = build_task(cfg, run, detector, data, trainer.world_size)
     for logger in trainer.loggers:  # a logger that cannot start (no account) must not cost an earlier run its weights
         logger.log_hyperparams(plain_config(cfg))
@@ -221,14 +225,34 @@ def build_model(cfg: DictConfig, phase: str, data: DetectionDataModule, pretrain
     return instantiate(node, num_classes=data.num_classes, **weights, _convert_="all")
 
 
+def blank_detector(cfg: DictConfig, phase: str) -> EFPNDetector:
+    """The detector of a phase without numbers in it, on no device: it proves the config, and tells its parts."""
+    with torch.device("meta"):
+        return instantiate(model_config(cfg, phase), num_classes=2, trunk={"weights": None}, _convert_="all")
+
+
+def new_parts(cfg: DictConfig, run: PhaseRun, detector: EFPNDetector) -> list[str]:
+    """Parts of the detector that the phase before it has not; name prefixes among `EFPNDetector.starters`."""
+    if run.config.init_from is None:
+        return []
+    before = list(blank_detector(cfg, run.config.init_from).state_dict())
+    there = [part for part in detector.starters() if any(key.startswith(part) for key in detector.state_dict())]
+    return [part for part in there if not any(key.startswith(part) for key in before)]
+
+
 def build_task(
     cfg: DictConfig, run: PhaseRun, detector: EFPNDetector, data: DetectionDataModule, world_size: int
 ) -> DetectorTask:
-    """The LightningModule of a phase; its learning rate scaled to the batch where the phase names a reference."""
+    """The LightningModule of a phase; its learning rate scaled to the batch where the phase names a reference.
+
+    What the phase before has not is trained whether ``trainable`` names it or not.
+    """
+    trainable = [*run.config.task.trainable, *(f"{part}*" for part in new_parts(cfg, run, detector))]
     scorer = SplitScorer(data.index("val").to_coco(), data.categories.evaluated_ids, cfg.score_threshold)
     return instantiate(
         run.config.task,
         detector=detector,
+        trainable=list(dict.fromkeys(trainable)),
         category_ids=list(data.categories.ids),
         scorer=scorer,
         seed=cfg.seed,
