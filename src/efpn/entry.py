@@ -9,6 +9,8 @@ import difflib
 import logging
 import os
 import re
+import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,14 +21,15 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 
-from efpn.errors import UserError
+from efpn.errors import Interrupted, UserError
 from efpn.ranges import check_targets
 from efpn.runs.devices import one_device
 from efpn.runs.names import SWEPT
+from efpn.runs.phases import in_sweep
+from efpn.signals import stop_at_sigterm
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable: Hydra lets errors through instead of printing them itself
 SHARED = ("phase", "seed", "experiment")  # swept or not, they have a place of their own in a run's path
@@ -47,11 +50,6 @@ def sweep_folder() -> str:
     keys = {*os.environ.get(SWEPT, "").split(","), *(HydraConfig.get().sweeper.params or {})} - set(SHARED)
     own = [word for word in HydraConfig.get().overrides.task if word.split("=")[0].lstrip("+") in keys]
     return re.sub(r"[^\w.+-]+", "-", "_".join(own)) + "/" if own else ""
-
-
-def in_sweep() -> bool:
-    """Whether Hydra was called with ``-m``."""
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 remember_swept_keys()
@@ -96,6 +94,7 @@ def quieten() -> None:
     """Keep Lightning's tips and device lists, and two of its warnings that are no news here, out of the log."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")  # that is what frozen means
+    warnings.filterwarnings("ignore", message=".*ended before the epoch ended")  # the stream goes on from that batch
     warnings.filterwarnings("ignore", message=".*LeafSpec")  # Lightning's own use of a deprecated name
 
 
@@ -145,10 +144,17 @@ def dotted_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
 
 
 def call(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
-    """Call ``task(cfg)``; a `UserError` is printed alone and ends the process with status 2."""
+    """Call ``task(cfg)``; a `UserError` is printed alone and ends the process with status 2, a signal with 128 + it."""
     quieten()
+    stop_at_sigterm()
     try:
         return task(cfg)
+    except Interrupted as stopped:
+        raise SystemExit(say_how_to_go_on(stopped)) from None
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        if isinstance(stopped, SystemExit) and not isinstance(stopped.__context__, KeyboardInterrupt):
+            raise  # Lightning makes a status of 1 out of Ctrl-C
+        raise SystemExit(say_how_to_go_on(Interrupted(signal.SIGINT, "stopped"))) from None
     except UserError as error:
         message = str(error)
     except MissingMandatoryValue as error:
@@ -160,6 +166,15 @@ def call(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         message = str(cause)
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def say_how_to_go_on(stopped: Interrupted) -> int:
+    """Print what a signal has left, and for a training the command that goes on; returns the exit status."""
+    script = Path(sys.argv[0]).name
+    kept = [word for word in sys.argv[1:] if not word.startswith(("resume=", "overwrite=", "ckpt_path="))]
+    command = shlex.join(["python", script, *kept, "resume=true"])
+    print(stopped.message + (f"; go on with `{command}`" if script == "train.py" else ""), file=sys.stderr)
+    return 128 + stopped.number
 
 
 def user_error_behind(error: BaseException | None) -> UserError | None:

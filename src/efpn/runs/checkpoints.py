@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor
 
 from efpn import __version__
-from efpn.errors import UserError
+from efpn.errors import Interrupted, UserError
 from efpn.models import EFPNDetector
 from efpn.runs.names import HANDOVER_FILE, RESUME_FILE
+from efpn.signals import SignalWatch, requeue
 
 
 @dataclass(frozen=True)
@@ -133,39 +135,82 @@ def load_handover(detector: EFPNDetector, handover: Handover, fresh: Sequence[st
 class ResumePoint(pl.Callback):
     """Saves ``last.ckpt`` after every stretch of steps, by rename, so that a kill never leaves half a file.
 
-    Stretches are Lightning's epochs: the data stream is cut into them, so a resumed run sees exactly what is left.
+    Stretches are Lightning's epochs: the data stream is cut into them, so a resumed run sees exactly what is left. A
+    signal ends the run after the step under way; what is saved then lies inside a stretch, and Lightning's count of
+    its batches says where in the stream to go on.
 
     Args:
         folder: of the phase.
+        watch: notes the signals.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, watch: SignalWatch) -> None:
         self.path = folder / RESUME_FILE
+        self.watch = watch
+        self.step = 0  # last optimizer step seen
+        self.stretch_ends = False
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the signals back from Lightning, whose handlers stop or save in the middle of a step."""
+        self.watch.install()
+        self.step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Save at a stretch's end, before its validation, and after any whole step when a signal has come."""
+        stepped, self.step = trainer.global_step != self.step, trainer.global_step
+        self.stretch_ends = trainer.is_last_batch or trainer.global_step >= trainer.max_steps
+        stopping = self.asked_to_stop(trainer)
+        if self.stretch_ends or (stopping and stepped):
+            self.save(trainer)
+            if stopping:
+                self.stop(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """As at the start of training: a validation of its own has Lightning's handlers again."""
+        self.watch.install()
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Stop when a signal has come; all steps are saved."""
+        if self.asked_to_stop(trainer):
+            self.stop(trainer)
+
+    def asked_to_stop(self, trainer: pl.Trainer) -> bool:
+        """Whether a signal has reached any of the processes."""
+        return trainer.strategy.reduce_boolean_decision(self.watch.received is not None, all=False)
+
+    def save(self, trainer: pl.Trainer) -> None:
         """Save, on every process (Lightning's call is collective), and rename on the first."""
         partial = self.path.with_suffix(".partial")
         trainer.save_checkpoint(partial, weights_only=False)
         if trainer.is_global_zero:
             partial.replace(self.path)
 
+    def stop(self, trainer: pl.Trainer) -> None:
+        """Raise `Interrupted`; where SLURM has announced the end of the job's time, ask for more."""
+        number = self.watch.received or signal.SIGTERM  # another process has received it
+        more = requeue() if number == getattr(signal, "SIGUSR1", None) and trainer.is_global_zero else ""
+        message = f"{number.name} at step {trainer.global_step} of {trainer.max_steps}: saved {self.path}{more}"
+        raise Interrupted(number, message)
+
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Write the loop's progress as that of an epoch about to start."""
-        close_epoch(checkpoint["loops"]["fit_loop"])
+        """At a stretch's end, write the loop's progress as that of an epoch about to start."""
+        if self.stretch_ends:
+            close_epoch(checkpoint["loops"]["fit_loop"])
 
 
 def close_epoch(progress: dict[str, Any]) -> None:
-    """Turn the progress of Lightning's fit loop from "inside the end of epoch e" into "before epoch e + 1".
+    """Turn the progress of Lightning's fit loop from "after the last batch of epoch e" into "before epoch e + 1".
 
     As Lightning saves it, a resumed run takes one step too many and counts one epoch twice wherever it does not
     validate after every epoch.
     """
-    for counter in progress["epoch_progress"].values():
-        counter["completed"] = counter["processed"]
     batches = progress["epoch_loop.batch_progress"]
+    for counter in (*progress["epoch_progress"].values(), batches["total"]):
+        counter["processed"] = counter["completed"] = counter["ready"]
     batches["is_last_batch"] = False
+    progress["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
     steps = progress["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
     for counter in (batches, progress["epoch_loop.scheduler_progress"], steps["step"], steps["zero_grad"]):
         counter["current"] = dict.fromkeys(counter["current"], 0)

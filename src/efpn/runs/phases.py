@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from efpn.errors import UserError
@@ -136,6 +137,11 @@ def find_init(cfg: DictConfig, run: PhaseRun) -> Path | None:
         f"phase={run.name} starts from the weights of phase={before}, and {places[-1]} is not there; make it with "
         f"`{command(before)}`, or give other weights with init_ckpt=FILE"
     )
+
+
+def in_sweep() -> bool:
+    """Whether Hydra was called with ``-m``."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def command(phase: str) -> str:

@@ -23,8 +23,9 @@ from efpn.ranges import TRAIN, check_targets, check_values
 from efpn.runs.checkpoints import Handover, ResumePoint, load_handover, read_checkpoint, read_handover
 from efpn.runs.files import read_json, write_json
 from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, METRICS_FILE, RESUME_FILE
-from efpn.runs.phases import PhaseRun, find_init, model_config, phase_names, phase_run, plain_config
-from efpn.runs.trainer import make_trainer
+from efpn.runs.phases import PhaseRun, find_init, in_sweep, model_config, phase_names, phase_run, plain_config
+from efpn.runs.trainer import make_trainer, settled_precision
+from efpn.signals import SignalWatch, requeued
 from efpn.tasks.base import DetectorTask
 from efpn.training.finite import StopNonFinite
 from efpn.training.summary import print_summary
@@ -42,6 +43,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
         UserError: anything in the config, the data or the checkpoints that cannot work, before training starts.
     """
     check_values(cfg, TRAIN)
+    cfg = settled(cfg)
     check_targets(cfg)
     runs = [phase_run(cfg, name) for name in phase_names(cfg)]
     check_options(cfg, runs)
@@ -57,6 +59,22 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
             continue
         metrics, objects = run_phase(cfg, run)
     return metrics, objects
+
+
+def settled(cfg: DictConfig) -> DictConfig:
+    """A copy of the config in which nothing is ``auto`` any more, as it will be saved.
+
+    A SLURM job that runs once more goes on with what it has done itself, whatever its command says.
+    """
+    cfg = cfg.copy()
+    cfg.trainer.precision = settled_precision(cfg.trainer)
+    if requeued():
+        cfg.resume, cfg.overwrite = True, False
+        own = Path(cfg.paths.run, cfg.phase, RESUME_FILE)
+        cfg.ckpt_path = None if own.is_file() else cfg.ckpt_path
+    elif cfg.resume == "auto":
+        cfg.resume = in_sweep() and not cfg.overwrite
+    return cfg
 
 
 def check_options(cfg: DictConfig, runs: list[PhaseRun]) -> None:
@@ -126,7 +144,8 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
     resume = resume_point(cfg, run)
     init = None if resume else find_init(cfg, run)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    trainer = build_trainer(cfg, run)
+    watch = SignalWatch()
+    trainer = build_trainer(cfg, run, watch)
     data = build_data(cfg, run, trainer.world_size)
     detector = build_model(cfg, run.name, data, pretrained=resume is None and init is None)
     source = read_handover(init) if init else None
@@ -139,7 +158,8 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
         open_folder(cfg, run, source.config_hash if source else None, keep=resume is not None)
         print_summary(run, data, detector, init, run.config.max_steps, resume)
     start = time.perf_counter()
-    metrics = fit(trainer, task, data, resume)
+    with watch:
+        metrics = fit(trainer, task, data, resume)
     if trainer.is_global_zero:
         write_results(cfg, run, detector, data, metrics, trainer.global_step, time.perf_counter() - start)
     trainer.strategy.barrier()
@@ -166,8 +186,6 @@ def open_folder(cfg: DictConfig, run: PhaseRun, started_from: str | None, keep: 
 def fit(trainer: pl.Trainer, task: DetectorTask, data: DetectionDataModule, resume: Path | None) -> dict[str, float]:
     """Train, and validate the last weights if their step was not one to validate at; returns all metrics."""
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     metrics = dict(trainer.callback_metrics)
     if task.validated_at != trainer.global_step:
         trainer.validate(task, datamodule=data, verbose=False)
@@ -184,8 +202,11 @@ def resume_point(cfg: DictConfig, run: PhaseRun) -> Path | None:
     return path
 
 
-def build_trainer(cfg: DictConfig, run: PhaseRun) -> pl.Trainer:
-    """Lightning's Trainer for one phase; its epochs are stretches of ``checkpoint_every`` steps."""
+def build_trainer(cfg: DictConfig, run: PhaseRun, watch: SignalWatch) -> pl.Trainer:
+    """Lightning's Trainer for one phase, which ends at the signals of ``watch``.
+
+    Its epochs are stretches of ``checkpoint_every`` steps.
+    """
     phase = run.config
     callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node]
     if not cfg.logger:
@@ -195,7 +216,7 @@ def build_trainer(cfg: DictConfig, run: PhaseRun) -> pl.Trainer:
     return make_trainer(
         cfg.trainer,
         logger=logger,
-        callbacks=[*callbacks, StopNonFinite(run.name), ResumePoint(run.folder)],
+        callbacks=[*callbacks, StopNonFinite(run.name), ResumePoint(run.folder, watch)],
         default_root_dir=str(run.folder),
         max_steps=phase.max_steps,
         max_epochs=math.ceil(phase.max_steps / phase.checkpoint_every),
