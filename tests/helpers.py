@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,10 +50,13 @@ def tiny(outputs: Path, data: Path, *overrides: str) -> DictConfig:
     return config("train", *TINY, f"paths.outputs={outputs}", f"data.root={data}", *overrides)
 
 
-def run(script: str, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Call one of the command-line entries as a user would."""
+def run(script: str, *arguments: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Call one of the command-line entries as a user would; a ``PYTHONPATH`` comes before the one that is set."""
     command = [sys.executable, str(ROOT / script), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=ROOT, check=False)
+    if first := environment.get("PYTHONPATH"):
+        environment["PYTHONPATH"] = os.pathsep.join([first, os.environ.get("PYTHONPATH", "")])
+    env = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=ROOT, env=env, check=False)
 
 
 SMALL_BENCHMARK = [

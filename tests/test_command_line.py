@@ -82,7 +82,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "finetune"
     folder.mkdir()
     (folder / "handover.ckpt").touch()
-    (folder / "config.yaml").write_text("name: demo\nphases: {finetune: {}}\n")
+    (folder / "config.yaml").write_text(
+        "{name: demo, seed: 0, phases: {finetune: {}}, data: {}, model: {}, trainer: {}}"
+    )
     return folder
 
 

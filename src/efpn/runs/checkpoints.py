@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import math
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from efpn import __version__
 from efpn.errors import Interrupted, UserError
 from efpn.models import EFPNDetector
+from efpn.runs.files import naming, write_bytes
 from efpn.runs.names import HANDOVER_FILE, RESUME_FILE
 from efpn.signals import SignalWatch, requeue
 
@@ -50,9 +52,9 @@ class Handover:
         """
         if fault := first_non_finite(self.state_dict.items()):
             raise UserError(f"phase={self.phase}: weight {fault}; {path} is not written")
-        partial = path.with_suffix(".partial")
-        torch.save(asdict(self), partial)
-        partial.replace(path)
+        file = io.BytesIO()
+        torch.save(asdict(self), file)
+        write_bytes(path, file.getvalue())
 
 
 def first_non_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
@@ -99,6 +101,46 @@ def read_handover(path: Path) -> Handover:
     )
 
 
+def read_resume_point(path: Path) -> dict[str, Any]:
+    """Read what an interrupted phase goes on from.
+
+    Raises:
+        UserError: the file is missing, damaged or no such thing.
+    """
+    state = read_checkpoint(path)
+    if lacking := {"state_dict", "loops", "optimizer_states", "lr_schedulers", "global_step", "epoch"} - set(state):
+        raise UserError(
+            f"checkpoint {path}: nothing to resume from (without {', '.join(sorted(lacking))}); give a {RESUME_FILE} "
+            "with ckpt_path=FILE, or weights to start from with init_ckpt=FILE"
+        )
+    return state
+
+
+def state_bytes(model: nn.Module, optimizer: bool = False) -> int:
+    """Bytes of a model's weights and buffers, and at the least of an optimizer's memory of what trains."""
+    tensors = [*model.state_dict().values(), *(p for p in model.parameters() if optimizer and p.requires_grad)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def require_same_shapes(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], what: str, may_lack: Sequence[str]
+) -> None:
+    """Raise `UserError` unless two state dicts have the same keys and shapes; ``may_lack`` are prefixes of keys."""
+    lacking = [key for key in own if key not in state and not key.startswith(tuple(may_lack))]
+    unexpected = [key for key in state if key not in own]
+    reshaped = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if lacking or unexpected or reshaped:
+        raise UserError(
+            f"{what} is of another architecture: {len(lacking)} missing {lacking[:3]}, {len(unexpected)} unexpected "
+            f"{unexpected[:3]}, {len(reshaped)} of another shape {reshaped[:2]}; use the backbone, extension and "
+            "classes that it was trained with"
+        )
+
+
 def load_handover(detector: EFPNDetector, handover: Handover, fresh: Sequence[str], source: Path) -> None:
     """Load strictly; only the parts ``fresh`` may be lacking, and start from what is trained.
 
@@ -112,20 +154,8 @@ def load_handover(detector: EFPNDetector, handover: Handover, fresh: Sequence[st
         UserError: any other key is missing, unexpected or of another shape.
     """
     state, own = handover.state_dict, detector.state_dict()
+    require_same_shapes(state, own, f"handover {source} (phase {handover.phase})", fresh)
     missing = [key for key in own if key not in state]
-    lacking = [key for key in missing if not key.startswith(tuple(fresh))]
-    unexpected = [key for key in state if key not in own]
-    reshaped = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    if lacking or unexpected or reshaped:
-        raise UserError(
-            f"handover {source} (phase {handover.phase}) is of another architecture: {len(lacking)} missing "
-            f"{lacking[:3]}, {len(unexpected)} unexpected {unexpected[:3]}, {len(reshaped)} of another shape "
-            f"{reshaped[:2]}; use the backbone, extension and classes that it was trained with"
-        )
     detector.load_state_dict(state, strict=False)
     for prefix, start in detector.starters().items():
         if any(key.startswith(prefix) for key in missing):
@@ -181,9 +211,18 @@ class ResumePoint(pl.Callback):
     def save(self, trainer: pl.Trainer) -> None:
         """Save, on every process (Lightning's call is collective), and rename on the first."""
         partial = self.path.with_suffix(".partial")
-        trainer.save_checkpoint(partial, weights_only=False)
+        try:
+            with naming(self.path, self.size(trainer)):
+                trainer.save_checkpoint(partial, weights_only=False)
+        except OSError:
+            partial.unlink(missing_ok=True)  # the one before stays
+            raise
         if trainer.is_global_zero:
             partial.replace(self.path)
+
+    def size(self, trainer: pl.Trainer) -> int:
+        """About what a checkpoint takes, bytes: that of the one before, else the weights'."""
+        return self.path.stat().st_size if self.path.is_file() else state_bytes(trainer.lightning_module)
 
     def stop(self, trainer: pl.Trainer) -> None:
         """Raise `Interrupted`; where SLURM has announced the end of the job's time, ask for more."""

@@ -9,6 +9,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from efpn.errors import UserError
@@ -27,6 +28,11 @@ def make_trainer(node: DictConfig | dict[str, Any], **options: Any) -> pl.Traine
         if isinstance(error.__cause__, MisconfigurationException | ValueError | TypeError):
             raise UserError(f"trainer: {error.__cause__}; correct trainer.KEY=VALUE") from None
         raise
+
+
+def first_process() -> bool:
+    """Whether this is the process that writes; Lightning keeps the rank on its decorator."""
+    return int(vars(rank_zero_only).get("rank", 0)) == 0
 
 
 def settled_precision(node: DictConfig | dict[str, Any]) -> Any:

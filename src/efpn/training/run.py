@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,20 @@ from efpn.errors import UserError
 from efpn.metrics.split import SplitScorer
 from efpn.models import EFPNDetector
 from efpn.ranges import TRAIN, check_targets, check_values
-from efpn.runs.checkpoints import Handover, ResumePoint, load_handover, read_checkpoint, read_handover
-from efpn.runs.files import read_json, write_json
-from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, METRICS_FILE, RESUME_FILE
+from efpn.runs.checkpoints import (
+    Handover,
+    ResumePoint,
+    load_handover,
+    read_handover,
+    read_resume_point,
+    require_same_shapes,
+    state_bytes,
+)
+from efpn.runs.files import naming, read_record, require_space, write_json, write_text
+from efpn.runs.lock import lock, refuse_or_clear
+from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, LOCK_FILE, METRICS_FILE, RESUME_FILE
 from efpn.runs.phases import PhaseRun, find_init, in_sweep, model_config, phase_names, phase_run, plain_config
-from efpn.runs.trainer import make_trainer, settled_precision
+from efpn.runs.trainer import first_process, make_trainer, settled_precision
 from efpn.signals import SignalWatch, requeued
 from efpn.tasks.base import DetectorTask
 from efpn.training.finite import StopNonFinite
@@ -57,7 +67,8 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
             log.info("phase %s is finished (%s): kept", run.name, run.folder / HANDOVER_FILE)
             metrics = read_handover(run.folder / HANDOVER_FILE).metrics
             continue
-        metrics, objects = run_phase(cfg, run)
+        with lock(run.folder) if first_process() else nullcontext():
+            metrics, objects = run_phase(cfg, run)
     return metrics, objects
 
 
@@ -98,6 +109,8 @@ def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
         UserError: numbers that cannot work; the phase is finished or under way and neither ``resume`` nor
             ``overwrite`` says what to do with it; or it is of another config.
     """
+    if first_process():
+        refuse_or_clear(run.folder / LOCK_FILE)
     blank_detector(cfg, run.name)
     if "loss" in run.config.task:
         instantiate(run.config.task.loss)  # a bad weight
@@ -131,8 +144,8 @@ def check_lineage(cfg: DictConfig, run: PhaseRun) -> None:
     init = None if cfg.init_ckpt else find_init(cfg, run)
     if init is None:
         return
-    started_from, now = read_json(run.folder / METRICS_FILE)["started_from"], read_handover(init).config_hash
-    if started_from != now:
+    started_from, now = read_record(run.folder).get("started_from"), read_handover(init).config_hash
+    if started_from not in (None, now):
         raise UserError(
             f"phase={run.name} in {run.folder} started from another {run.config.init_from} (config {started_from}, now "
             f"{now}); phase={run.name} overwrite=true trains it again"
@@ -154,33 +167,44 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
     task = build_task(cfg, run, detector, data, trainer.world_size)
     for logger in trainer.loggers:  # a logger that cannot start (no account) must not cost an earlier run its weights
         logger.log_hyperparams(plain_config(cfg))
+    if resume:
+        require_same_shapes(read_resume_point(resume)["state_dict"], task.state_dict(), f"checkpoint {resume}", [])
+    record = read_record(resume.parent) if resume else {"started_from": source.config_hash if source else None}
+    record |= {"phase": run.name}
     if trainer.is_global_zero:
-        open_folder(cfg, run, source.config_hash if source else None, keep=resume is not None)
+        open_folder(cfg, run, record, detector, keep=resume is not None)
         print_summary(run, data, detector, init, run.config.max_steps, resume)
     start = time.perf_counter()
-    with watch:
+    with watch, naming(run.folder):  # what a logger cannot write has no name
         metrics = fit(trainer, task, data, resume)
     if trainer.is_global_zero:
-        write_results(cfg, run, detector, data, metrics, trainer.global_step, time.perf_counter() - start)
+        record |= {"steps": trainer.global_step, "seconds": round(time.perf_counter() - start, 1), "seed": cfg.seed}
+        write_results(run, detector, data, record | {"metrics": metrics})
     trainer.strategy.barrier()
     close_loggers(trainer)
     return metrics, {"detector": detector, "task": task, "data": data, "trainer": trainer}
 
 
-def open_folder(cfg: DictConfig, run: PhaseRun, started_from: str | None, keep: bool) -> None:
-    """Make the phase's folder and write the config; unless an earlier run goes on, clear it and note its lineage.
+def open_folder(cfg: DictConfig, run: PhaseRun, record: dict[str, Any], detector: EFPNDetector, keep: bool) -> None:
+    """Write the config and the phase's record so far; unless an earlier run goes on, clear what it has left.
 
     Args:
         cfg: the run's config.
         run: the phase.
-        started_from: config hash of the phase whose weights it starts from.
+        record: its name, and in ``started_from`` the config hash of the phase whose weights it starts from.
+        detector: whose checkpoints must find room.
         keep: an interrupted run goes on.
+
+    Raises:
+        UserError: they do not.
     """
-    run.folder.mkdir(parents=True, exist_ok=True)
+    there = [file.stat().st_size for file in (run.folder / RESUME_FILE, run.folder / HANDOVER_FILE) if file.is_file()]
+    room = 2 * state_bytes(detector, optimizer=True)  # the new one is written before the old one goes
+    require_space(run.folder, room - sum(there), f"saving phase={run.name}")
     if not keep:
         run.clear()
-        write_json(run.folder / METRICS_FILE, {"phase": run.name, "started_from": started_from}, indent=2)
-    OmegaConf.save(cfg, run.folder / CONFIG_FILE, resolve=True)
+    write_json(run.folder / METRICS_FILE, record, indent=2)
+    write_text(run.folder / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True))
 
 
 def fit(trainer: pl.Trainer, task: DetectorTask, data: DetectionDataModule, resume: Path | None) -> dict[str, float]:
@@ -198,7 +222,7 @@ def resume_point(cfg: DictConfig, run: PhaseRun) -> Path | None:
     path = Path(cfg.ckpt_path) if cfg.ckpt_path else run.folder / RESUME_FILE
     if not cfg.ckpt_path and not (cfg.resume and run.interrupted):
         return None
-    read_checkpoint(path)
+    read_resume_point(path)
     return path
 
 
@@ -299,22 +323,13 @@ def learning_rate(cfg: DictConfig, run: PhaseRun, pictures: int) -> float:
     return scaled
 
 
-def write_results(
-    cfg: DictConfig,
-    run: PhaseRun,
-    detector: EFPNDetector,
-    data: DetectionDataModule,
-    metrics: dict[str, float],
-    steps: int,
-    seconds: float,
-) -> None:
+def write_results(run: PhaseRun, detector: EFPNDetector, data: DetectionDataModule, record: dict[str, Any]) -> None:
     """Leave ``metrics.json`` and, last, the handover that says the phase is finished."""
-    results = {"steps": steps, "seconds": round(seconds, 1), "seed": cfg.seed, "metrics": metrics}
-    record = read_json(run.folder / METRICS_FILE) | results
     write_json(run.folder / METRICS_FILE, record | {"config_hash": run.config_hash}, indent=2)
     weights = {key: value.detach().to("cpu", copy=True) for key, value in detector.state_dict().items()}
     classes = list(data.categories.names)
-    Handover(weights, run.name, classes, run.config_hash, metrics, steps).save(run.folder / HANDOVER_FILE)
+    handover = Handover(weights, run.name, classes, run.config_hash, record["metrics"], record["steps"])
+    handover.save(run.folder / HANDOVER_FILE)
     (run.folder / RESUME_FILE).unlink(missing_ok=True)
     log.info("phase %s finished: %s", run.name, run.folder / HANDOVER_FILE)
 
