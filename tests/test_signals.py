@@ -105,7 +105,11 @@ def test_a_slurm_job_requeues_itself_and_goes_on_by_itself(data: Path, tmp_path:
     tools.mkdir()
     (tools / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
     (tools / "scontrol").chmod(0o755)
-    job = {"SLURM_JOB_ID": "77", "PATH": f"{tools}:{os.environ['PATH']}"}
+    one = dict.fromkeys(("NTASKS", "NTASKS_PER_NODE", "JOB_NUM_NODES"), "1") | dict.fromkeys(
+        ("PROCID", "LOCALID", "NODEID"), "0"
+    )
+    job = {f"SLURM_{key}": value for key, value in one.items()} | {"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train"}
+    job |= {"SLURM_NODELIST": "localhost", "PATH": f"{tools}:{os.environ['PATH']}"}
     slurm = ["trainer=slurm", "trainer.accelerator=cpu", "phases.baseline.task.schedule.warmup_steps=1"]
     process = start(tmp_path / "out", data, *slurm, **job)
     wait_for_step(process)

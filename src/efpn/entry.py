@@ -243,7 +243,12 @@ def list_failed(failed: Sequence[JobFailed]) -> int:
 
 
 def say_how_to_go_on(stopped: Interrupted) -> int:
-    """Print what a signal has left, and for a training the command that goes on; returns the exit status."""
+    """Print what a signal has left, and for a training the command that goes on; returns the exit status.
+
+    Of a training's processes the first alone speaks.
+    """
+    if any(os.environ.get(rank, "0") != "0" for rank in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
+        return 128 + stopped.number
     script = Path(sys.argv[0]).name
     kept = [word for word in sys.argv[1:] if not word.startswith(("resume=", "overwrite=", "ckpt_path="))]
     command = shlex.join(["python", script, *kept, "resume=true"])

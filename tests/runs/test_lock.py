@@ -15,7 +15,7 @@ import pytest
 from helpers import tiny
 
 from efpn.errors import UserError
-from efpn.runs.lock import SILENT, Owner, lock
+from efpn.runs.lock import SILENT, Owner, birth, lock
 from efpn.training.run import train
 
 
@@ -44,6 +44,15 @@ def test_a_second_run_is_refused_in_one_line_and_leaves_the_first_alone(data: Pa
         assert [path.name for path in folder.iterdir()] == [".lock"]
     train(tiny(tmp_path, data, "phase=baseline"))
     assert (folder / "handover.ckpt").is_file() and not (folder / ".lock").exists()
+
+
+def test_a_process_that_is_only_waited_for_is_dead() -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    deadline = time.monotonic() + 30
+    while birth(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)  # it ends, and nobody asks for its status
+    assert birth(process.pid) == "" and birth(os.getpid())
+    process.wait()
 
 
 def test_an_error_gives_the_folder_back(tmp_path: Path) -> None:

@@ -63,11 +63,12 @@ class Owner:
 
 
 def birth(pid: int) -> str:
-    """When a process of this machine was started, as far as the system tells; empty if there is none."""
+    """When a process of this machine was started, as far as the system tells; empty if there is none, or a zombie."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        state, *others = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if state in "ZX" else others[18]
     except OSError:
-        pass
+        pass  # no such process, or a system without /proc
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
