@@ -6,12 +6,14 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from efpn.entry import call, check_sweep, start
+from efpn.ranges import EVALUATE, check_values
 from efpn.runs.saved import saved_runs
 
 
 def run(cfg: DictConfig) -> float | None:
     """Find the runs or the data without torch, then score a model or a file; return the last row's AP."""
     check_sweep(cfg)
+    check_values(cfg, EVALUATE)
     if cfg.detections:
         from efpn.evaluation.foreign import evaluate_file
 

@@ -7,14 +7,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from efpn.deploy.formats import check_packages
-from efpn.deploy.options import check_numbers, given_pictures
+from efpn.deploy.options import given_pictures
 from efpn.entry import call, start
+from efpn.ranges import EXPORT, check_values
 from efpn.runs.saved import latest_run
 
 
 def run(cfg: DictConfig) -> None:
     """Find format, run and pictures without torch, then export."""
-    check_numbers(cfg)
+    check_values(cfg, EXPORT)
     chosen = instantiate(cfg.format)
     check_packages(chosen)
     saved = latest_run(cfg.run)

@@ -8,8 +8,9 @@ import hydra
 from omegaconf import DictConfig
 
 from efpn.entry import call, check_one_device, check_sweep, start
-from efpn.prediction.options import asked_for, check_numbers, slices_of
+from efpn.prediction.options import asked_for, slices_of
 from efpn.prediction.pictures import DRAWN, check_out, find_pictures
+from efpn.ranges import PREDICT, check_values
 from efpn.runs.saved import latest_run
 
 
@@ -17,7 +18,7 @@ def run(cfg: DictConfig) -> int:
     """Find run and pictures without torch, then predict; return how many pictures could not be read."""
     check_sweep(cfg)
     check_one_device(cfg)
-    check_numbers(cfg)
+    check_values(cfg, PREDICT)
     slices_of(cfg)
     saved = latest_run(cfg.run)
     out = saved.out_folder(cfg.out, "predictions")

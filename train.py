@@ -6,11 +6,13 @@ import hydra
 from omegaconf import DictConfig
 
 from efpn.entry import call, check_source, check_sweep, start
+from efpn.ranges import TRAIN, check_values
 
 
 def run(cfg: DictConfig) -> float | None:
     """Check what can be checked without torch, then train; return the last phase's validation AP."""
     check_sweep(cfg)
+    check_values(cfg, TRAIN)
     check_source(cfg)
     from efpn.training.run import train  # imports torch, which a mistake in the config need not wait for
 

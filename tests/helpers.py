@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import runpy
 import subprocess
 import sys
@@ -60,10 +61,13 @@ def one_step(*phases: str) -> list[str]:
     return [f"phases.{phase}.{key}=1" for phase in phases for key in ("max_steps", "checkpoint_every", "val_every")]
 
 
-def run(script: str, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Call one of the command-line entries as a user would."""
+def run(script: str, *arguments: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Call one of the command-line entries as a user would; a ``PYTHONPATH`` comes before the one that is set."""
     command = [sys.executable, str(ROOT / script), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=ROOT, check=False)
+    if first := environment.get("PYTHONPATH"):
+        environment["PYTHONPATH"] = os.pathsep.join([first, os.environ.get("PYTHONPATH", "")])
+    env = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=ROOT, env=env, check=False)
 
 
 def run_here(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:

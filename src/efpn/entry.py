@@ -6,12 +6,16 @@ Imports neither torch nor Lightning, so that a typing error, a config error or a
 from __future__ import annotations
 
 import difflib
+import errno
 import logging
 import os
 import re
+import shlex
+import signal
 import sys
+import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +23,31 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
-from efpn.errors import UserError
+from efpn.errors import Interrupted, UserError
+from efpn.ranges import check_targets
 from efpn.runs.devices import one_device
 from efpn.runs.names import SWEPT
+from efpn.runs.phases import in_sweep
+from efpn.signals import stop_at_sigterm
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable: Hydra lets errors through instead of printing them itself
 SHARED = ("phase", "seed", "experiment")  # swept or not, they have a place of their own in a run's path
+
+
+ELSEWHERE = "write elsewhere, with paths.outputs=FOLDER in training and out=FOLDER in the other calls"
+IN_THE_WAY = f"something else stands there: move it away, or {ELSEWHERE}"
+WAYS_OUT = {  # by the system's number: what the machine refuses, and no line of this program can mend
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), f"free some space, or {ELSEWHERE}"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), f"change who may use it, or {ELSEWHERE}"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST), IN_THE_WAY),
+    errno.ENAMETOOLONG: "give a shorter name=NAME",
+    errno.EIO: "the disk or the network has failed: look there, and start again with resume=true",
+    errno.ESTALE: "the network's file system has lost it: look there, and start again with resume=true",
+}
 
 
 def remember_swept_keys() -> None:
@@ -41,16 +60,16 @@ def remember_swept_keys() -> None:
 
 def sweep_folder() -> str:
     """``loss.lambda_pos-0.5/`` inside a sweep, else nothing; without ``=`` and ``,``, which no override can hold."""
-    if not in_sweep():
-        return ""
-    keys = {*os.environ.get(SWEPT, "").split(","), *(HydraConfig.get().sweeper.params or {})} - set(SHARED)
-    own = [word for word in HydraConfig.get().overrides.task if word.split("=")[0].lstrip("+") in keys]
+    own = [word for word in swept_words() if word.split("=")[0].lstrip("+") not in SHARED]
     return re.sub(r"[^\w.+-]+", "-", "_".join(own)) + "/" if own else ""
 
 
-def in_sweep() -> bool:
-    """Whether Hydra was called with ``-m``."""
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+def swept_words() -> list[str]:
+    """This job's values of what is swept, ``loss.lambda_pos=0.5``; none outside a sweep."""
+    if not in_sweep():
+        return []
+    keys = {*os.environ.get(SWEPT, "").split(","), *(HydraConfig.get().sweeper.params or {})}
+    return [word for word in HydraConfig.get().overrides.task if word.split("=")[0].lstrip("+") in keys]
 
 
 remember_swept_keys()
@@ -87,6 +106,7 @@ def check_one_device(cfg: DictConfig) -> None:
 
 def check_source(cfg: DictConfig) -> None:
     """Find a missing data folder or annotation file before torch is imported."""
+    check_targets(cfg.data.source, "data.source")
     instantiate(cfg.data.source, _convert_="all")
 
 
@@ -94,6 +114,7 @@ def quieten() -> None:
     """Keep Lightning's tips and device lists, and two of its warnings that are no news here, out of the log."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")  # that is what frozen means
+    warnings.filterwarnings("ignore", message=".*ended before the epoch ended")  # the stream goes on from that batch
     warnings.filterwarnings("ignore", message=".*LeafSpec")  # Lightning's own use of a deprecated name
 
 
@@ -102,6 +123,8 @@ def start(main: Callable[[], Any], config_name: str) -> None:
     os.environ.setdefault(FULL_ERROR, "1")
     try:
         main()
+    except JobFailed as error:
+        raise SystemExit(list_failed(FAILED or [error])) from None
     except InstantiationException:
         raise  # no mistake in the config, which `call` answers, but a bug
     except HydraException as error:
@@ -143,21 +166,94 @@ def dotted_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
 
 
 def call(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
-    """Call ``task(cfg)``; a `UserError` is printed alone and ends the process with status 2."""
+    """Call ``task(cfg)``; what a user can mend is printed alone and ends the process with status 2.
+
+    A signal ends it with 128 + its number, and a whole sweep with it. Any other failure of a sweep's job leaves the
+    other jobs their turn.
+    """
     quieten()
+    stop_at_sigterm()
     try:
         return task(cfg)
-    except UserError as error:
-        message = str(error)
-    except MissingMandatoryValue as error:
-        message = f"{error.full_key} is not given; {error.full_key}=VALUE, see --help"
-    except InstantiationException as error:
-        cause = user_error_behind(error)
-        if cause is None:
-            raise
-        message = str(cause)
+    except Interrupted as stopped:
+        raise SystemExit(say_how_to_go_on(stopped)) from None
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        if isinstance(stopped, SystemExit) and not isinstance(stopped.__context__, KeyboardInterrupt):
+            raise  # Lightning makes a status of 1 out of Ctrl-C
+        raise SystemExit(say_how_to_go_on(Interrupted(signal.SIGINT, "stopped"))) from None
+    except Exception as error:
+        message = in_one_line(error)
+        if message is None:
+            if not in_sweep():
+                raise
+            traceback.print_exc()
+        failed = JobFailed(job_words(), message or repr(error), 2 if message else 1)
+    if in_sweep():
+        FAILED.append(failed)
+        raise failed  # out here it holds no frame of the job, and no memory
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def in_one_line(error: Exception) -> str | None:
+    """What to tell a user of an error that can be mended; None of a bug."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} is not given; {error.full_key}=VALUE, see --help"
+    if isinstance(error, InterpolationResolutionError):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in WAYS_OUT:
+        return f"{error.filename or 'a file'}: {error.strerror}; {WAYS_OUT[error.errno]}"
+    cause = user_error_behind(error) if isinstance(error, InstantiationException) else None
+    return str(cause) if cause else None
+
+
+class JobFailed(Exception):
+    """One job of a sweep has failed.
+
+    Args:
+        job: its own words on the command line.
+        message: why.
+        status: that the process would have ended with, had it been alone.
+    """
+
+    def __init__(self, job: str, message: str, status: int) -> None:
+        super().__init__(job, message, status)
+        self.job, self.message, self.status = job, message, status
+
+
+FAILED: list[JobFailed] = []  # of this process's sweep
+
+
+def job_words() -> str:
+    """What tells this job from the others of its sweep."""
+    return " ".join(swept_words()) if in_sweep() else ""
+
+
+def list_failed(failed: Sequence[JobFailed]) -> int:
+    """Print the failed jobs of a sweep, those that failed for one reason together; returns the exit status."""
+    reasons: dict[str, list[str]] = {}
+    for one in failed:
+        reasons.setdefault(one.message, []).append(one.job)
+    lines = [f"  {'; '.join(jobs)}: {message}" for message, jobs in reasons.items()]
+    told = f"error: {len(failed)} of the sweep's jobs failed; the same command does only what is missing"
+    print("\n".join([told, *lines]), file=sys.stderr)
+    return min(one.status for one in failed)
+
+
+def say_how_to_go_on(stopped: Interrupted) -> int:
+    """Print what a signal has left, and for a training the command that goes on; returns the exit status.
+
+    Of a training's processes the first alone speaks.
+    """
+    if any(os.environ.get(rank, "0") != "0" for rank in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
+        return 128 + stopped.number
+    script = Path(sys.argv[0]).name
+    kept = [word for word in sys.argv[1:] if not word.startswith(("resume=", "overwrite=", "ckpt_path="))]
+    command = shlex.join(["python", script, *kept, "resume=true"])
+    print(stopped.message + (f"; go on with `{command}`" if script == "train.py" else ""), file=sys.stderr)
+    return 128 + stopped.number
 
 
 def user_error_behind(error: BaseException | None) -> UserError | None:

@@ -18,6 +18,20 @@ class UserError(Exception):
     """
 
 
+class Interrupted(BaseException):
+    """A signal has ended the run, in order; no error, so nothing that handles those handles it.
+
+    Args:
+        number: of the signal.
+        message: what was saved, for a reader.
+    """
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(number, message)
+        self.number = number
+        self.message = message
+
+
 def require_count(option: str, value: Any, least: int) -> None:
     """Raise `UserError` if ``value`` is no whole number from ``least`` on."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:

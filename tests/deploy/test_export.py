@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from efpn.data.dataset import picture_pair
 from efpn.data.transforms import EvalTransform
 from efpn.deploy.formats import Onnx, Torch, check_packages
-from efpn.deploy.options import check_numbers, given_pictures
+from efpn.deploy.options import given_pictures
 from efpn.deploy.run import NO_BOXES, export
 from efpn.errors import UserError
 from efpn.prediction.pictures import find_pictures
@@ -169,12 +169,6 @@ def test_a_missing_package_is_named_with_the_command(name, monkeypatch):
     ):
         check_packages(Onnx())
     check_packages(Torch())
-
-
-@pytest.mark.parametrize("option", ["check.boxes=0", "check.scores=tight", "check.pictures=0"])
-def test_numbers_that_mean_nothing_are_refused(option):
-    with pytest.raises(UserError, match=option):
-        check_numbers(config("export", "run=x", option))
 
 
 def test_no_more_pictures_than_asked_for(signs, tmp_path):

@@ -7,7 +7,6 @@ import itertools
 import numpy as np
 import pytest
 
-from efpn.errors import UserError
 from efpn.prediction.slices import Slices, slice_windows
 
 
@@ -47,15 +46,3 @@ def test_the_whole_picture_comes_first_and_alone_where_one_window_holds_it():
     assert Slices(100, 0.0).windows(100, 200) == [(0, 0, 200, 100), (0, 0, 100, 100), (100, 0, 200, 100)]
     assert Slices(100, 0.0, whole=False).windows(100, 200) == [(0, 0, 100, 100), (100, 0, 200, 100)]
     assert Slices(200).windows(100, 200) == [(0, 0, 200, 100)]
-
-
-@pytest.mark.parametrize("size", [0, -5])
-def test_a_size_must_be_positive(size):
-    with pytest.raises(UserError, match=rf"slices\.size={size}: must be a whole number, at least 1"):
-        Slices(size)
-
-
-@pytest.mark.parametrize("overlap", [-0.1, 1, 1.5])
-def test_an_overlap_is_a_share(overlap):
-    with pytest.raises(UserError, match=rf"slices\.overlap={overlap}: must be (a number from 0 to 1|less than 1)"):
-        Slices(100, overlap)

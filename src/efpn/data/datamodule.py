@@ -25,6 +25,7 @@ from efpn.data.sampler import EvalSampler, StreamSampler
 from efpn.data.splits import Source, SplitRule, load_role
 from efpn.data.transforms import Transform
 from efpn.errors import UserError, require_count
+from efpn.signals import leave_to_main
 from efpn.types import Target
 
 log = logging.getLogger(__name__)
@@ -175,7 +176,8 @@ class DetectionDataModule(pl.LightningDataModule):
         samples = math.ceil((self.samples_per_epoch or len(order)) / whole) * whole
         sampler = StreamSampler(order.tolist(), self.seed, samples, rank, world_size, labels.tolist())
         if self.trainer is not None:  # a resumed Trainer starts iterating before it sets the epoch
-            sampler.set_epoch(self.trainer.current_epoch)
+            done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+            sampler.resume(self.trainer.current_epoch, done * self.batch_size)
         dataset = DetectionDataset(self.index("train"), self.train_transform, self.pairs, self.on_unreadable)
         return self._loader(dataset, sampler, self.batch_size)
 
@@ -246,3 +248,4 @@ def thin_out(index: Index, limit: int | None) -> Index:
 def _one_thread(worker: int) -> None:
     # Workers are the parallelism; OpenCV's own threads would fight over the same cores.
     cv2.setNumThreads(0)
+    leave_to_main()

@@ -14,7 +14,7 @@ class StreamSampler(Sampler[tuple[int, int, int]]):
 
     Position p of the stream lies in pass ``p // n`` and is a pure function of (seed, p), and so is the seed of its
     sample. Epoch e is positions ``[e * samples_per_epoch, (e + 1) * samples_per_epoch)``, whatever the length of the
-    data, so a run that is resumed at an epoch's start sees what an unbroken one would have seen. Rank r takes every
+    data, so a run that is resumed sees what an unbroken one would have seen. Rank r takes every
     `world_size`-th position from r on; all ranks have equally many (the last ones may reach into the next epoch).
 
     Args:
@@ -44,6 +44,11 @@ class StreamSampler(Sampler[tuple[int, int, int]]):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
+        self.skip = 0
+
+    def resume(self, epoch: int, samples: int) -> None:
+        """Begin the next iteration inside an epoch, after so many samples of this process; its length stays."""
+        self.epoch, self.skip = epoch, samples
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration yields; Lightning calls this."""
@@ -55,7 +60,8 @@ class StreamSampler(Sampler[tuple[int, int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
         first = self.epoch * self.samples_per_epoch + self.rank
         places, current = np.arange(len(self.order)), -1
-        for position in range(first, first + len(self) * self.world_size, self.world_size):
+        skipped, self.skip = self.skip, 0
+        for position in range(first, first + len(self) * self.world_size, self.world_size)[skipped:]:
             number, offset = divmod(position, len(self.order))
             if number != current:
                 places, current = np.random.default_rng((self.seed, number)).permutation(len(self.order)), number

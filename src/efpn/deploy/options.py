@@ -6,22 +6,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from efpn.errors import UserError, require_count
 from efpn.prediction.options import asked_for
 from efpn.prediction.pictures import find_pictures
-
-
-def check_numbers(cfg: DictConfig) -> None:
-    """Refuse numbers that mean nothing.
-
-    Raises:
-        UserError: with the option and what it may be.
-    """
-    require_count("check.pictures", cfg.check.pictures, least=1)
-    for name in ("boxes", "scores"):
-        value = cfg.check[name]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise UserError(f"check.{name}={value}: must be a number greater than 0")
 
 
 def given_pictures(cfg: DictConfig, out: Path) -> list[Path]:

@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from typing import Any
 
 from omegaconf import DictConfig
-from pytorch_lightning.utilities import rank_zero_only
 
 from efpn.data.datamodule import DetectionDataModule, Role
 from efpn.data.records import Index
@@ -40,6 +39,7 @@ from efpn.runs.devices import one_device
 from efpn.runs.phases import model_config, reads_2x
 from efpn.runs.rebuild import quiet_trainer, rebuild_detector
 from efpn.runs.saved import SavedRun, broken_lineage
+from efpn.runs.trainer import first_process
 
 log = logging.getLogger(__name__)
 
@@ -181,8 +181,3 @@ def small_rule(detector: EFPNDetector) -> str:
     if small is None:
         return "none"
     return f"{'all' if math.isinf(small.below) else f'below {small.below:g} px'}, read from {small.level}"
-
-
-def first_process() -> bool:
-    """Whether this is the process that writes; Lightning keeps the rank on its decorator."""
-    return int(vars(rank_zero_only).get("rank", 0)) == 0

@@ -16,7 +16,7 @@ from efpn.data.datamodule import DetectionDataModule, Role
 from efpn.data.pictures import read_picture
 from efpn.data.records import Index
 from efpn.data.tt100k import TT100K
-from efpn.errors import UserError, require_count, require_share
+from efpn.errors import UserError
 from efpn.evaluation.funnel_table import funnel_markdown
 from efpn.evaluation.gallery import draw_run, draw_together
 from efpn.evaluation.html import write_html
@@ -29,6 +29,7 @@ from efpn.metrics import best_f1_threshold, metric_names, rates, restrict
 from efpn.metrics.funnel import loss_funnel
 from efpn.metrics.split import SplitScorer
 from efpn.metrics.stages import StageRecord
+from efpn.ranges import EVALUATE, check_values
 from efpn.runs.files import read_json, write_json, write_text
 from efpn.runs.rebuild import resize_to
 from efpn.runs.saved import SavedRun
@@ -38,15 +39,8 @@ ROLES: Final[tuple[Role, ...]] = ("val", "test")
 
 
 def check_choices(cfg: DictConfig) -> None:
-    """Raise `UserError` for a split that is none, numbers that mean nothing, and columns that do not exist."""
-    if cfg.split not in ROLES:
-        raise UserError(f"split={cfg.split}: unknown; use one of {', '.join(ROLES)}")
-    require_share("score_threshold", cfg.score_threshold)
-    for name, least in (("pictures", 0), ("features", 0)):
-        require_count(name, cfg[name], least)
-    for name in ("short_side", "batch_size", "limit"):
-        if cfg[name] is not None:
-            require_count(name, cfg[name], least=1)
+    """Raise `UserError` for values that no evaluation can have, and columns that do not exist."""
+    check_values(cfg, EVALUATE)
     if not cfg.columns:
         raise UserError(f"columns={cfg.columns}: name at least one of {', '.join(metric_names())}")
     if unknown := [str(column) for column in cfg.columns if column not in metric_names()]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig, ListConfig
 
-from efpn.errors import UserError, require_count, require_share
+from efpn.errors import UserError
 from efpn.prediction.slices import Slices
 
 
@@ -17,7 +17,7 @@ def slices_of(cfg: DictConfig) -> Slices | None:
     """How pictures are cut; None for whole ones.
 
     Raises:
-        UserError: a size or an overlap that makes no windows.
+        UserError: something else than a group of options.
     """
     if not isinstance(cfg.slices, DictConfig | None):
         raise UserError(f"slices={cfg.slices}: a group of options; give slices.size={cfg.slices}")
@@ -26,17 +26,3 @@ def slices_of(cfg: DictConfig) -> Slices | None:
         if cfg.slices is None or cfg.slices.size is None
         else Slices(**{str(key): value for key, value in cfg.slices.items()})
     )
-
-
-def check_numbers(cfg: DictConfig) -> None:
-    """Refuse numbers that mean nothing.
-
-    Raises:
-        UserError: with the option and what it may be.
-    """
-    for name in ("score_threshold", "min_score"):
-        if cfg[name] is not None:
-            require_share(name, cfg[name])
-    for name in ("short_side", "batch_size"):
-        if cfg[name] is not None:
-            require_count(name, cfg[name], least=1)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from efpn.errors import UserError, require_count, require_share
-
 Window = tuple[int, int, int, int]  # x1, y1, x2, y2 in whole native pixels
 
 
@@ -23,21 +21,11 @@ class Slices:
         overlap: least share of a side that neighbours have in common.
         whole: also look at the picture as a whole, for objects that no window holds; it adds those larger than the
             overlap, as all others are whole in a window, and better resolved there.
-
-    Raises:
-        UserError: numbers that make no windows.
     """
 
     size: int
     overlap: float = 0.2
     whole: bool = True
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        require_count("slices.size", self.size, least=1)
-        require_share("slices.overlap", self.overlap)
-        if self.overlap == 1:
-            raise UserError("slices.overlap=1: must be less than 1, as a share of slices.size")
 
     @property
     def shared(self) -> float:

@@ -18,6 +18,7 @@ from efpn.models import EFPNDetector
 from efpn.prediction.merging import merge_windows
 from efpn.prediction.pictures import Picture
 from efpn.prediction.slices import Slices, Window
+from efpn.signals import leave_to_main
 from efpn.tasks.base import count_capped, native_detections
 
 
@@ -52,7 +53,8 @@ class PictureFiles(Dataset[Shot]):
 
 def picture_loader(pictures: list[Picture], num_workers: int) -> DataLoader[Any]:
     """One `Shot` at a time; they are resized later, window by window, so that a large one needs little memory."""
-    return DataLoader(PictureFiles(pictures), batch_size=None, collate_fn=_as_it_is, num_workers=num_workers)
+    files = PictureFiles(pictures)
+    return DataLoader(files, None, collate_fn=_as_it_is, num_workers=num_workers, worker_init_fn=leave_to_main)
 
 
 class PredictionTask(pl.LightningModule):

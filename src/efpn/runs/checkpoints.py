@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import math
+import signal
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from efpn import __version__
-from efpn.errors import UserError
+from efpn.errors import Interrupted, UserError
 from efpn.models import EFPNDetector
+from efpn.runs.files import naming, write_bytes
 from efpn.runs.names import HANDOVER_FILE, RESUME_FILE
+from efpn.signals import SignalWatch, requeue
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,29 @@ class Handover:
     version: str = __version__
 
     def save(self, path: Path) -> None:
-        """Write atomically: a file of this name is always whole."""
-        partial = path.with_suffix(".partial")
-        torch.save(asdict(self), partial)
-        partial.replace(path)
+        """Write atomically: a file of this name is always whole.
+
+        Raises:
+            UserError: a weight is not finite; nothing is written.
+        """
+        if fault := first_non_finite(self.state_dict.items()):
+            raise UserError(f"phase={self.phase}: weight {fault}; {path} is not written")
+        file = io.BytesIO()
+        torch.save(asdict(self), file)
+        write_bytes(path, file.getvalue())
+
+
+def first_non_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
+    """The first of the named tensors that holds NaN or infinity, as ``name is nan``; None where all are finite."""
+    named = [(name, tensor) for name, tensor in tensors if tensor.is_floating_point() and tensor.numel()]
+    if not named:
+        return None
+    largest = torch.stack([norm.float() for norm in torch._foreach_norm([t for _, t in named], math.inf)])
+    if largest.isfinite().all():  # the one time that a GPU is waited for
+        return None
+    found = largest.isfinite().logical_not().nonzero()[0].item()
+    name, tensor = named[int(found)]
+    return f"{name} is {'nan' if tensor.isnan().any() else 'inf'}"
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -77,8 +101,48 @@ def read_handover(path: Path) -> Handover:
     )
 
 
+def read_resume_point(path: Path) -> dict[str, Any]:
+    """Read what an interrupted phase goes on from.
+
+    Raises:
+        UserError: the file is missing, damaged or no such thing.
+    """
+    state = read_checkpoint(path)
+    if lacking := {"state_dict", "loops", "optimizer_states", "lr_schedulers", "global_step", "epoch"} - set(state):
+        raise UserError(
+            f"checkpoint {path}: nothing to resume from (without {', '.join(sorted(lacking))}); give a {RESUME_FILE} "
+            "with ckpt_path=FILE, or weights to start from with init_ckpt=FILE"
+        )
+    return state
+
+
+def state_bytes(model: nn.Module, optimizer: bool = False) -> int:
+    """Bytes of a model's weights and buffers, and at the least of an optimizer's memory of what trains."""
+    tensors = [*model.state_dict().values(), *(p for p in model.parameters() if optimizer and p.requires_grad)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def require_same_shapes(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], what: str, may_lack: Sequence[str]
+) -> None:
+    """Raise `UserError` unless two state dicts have the same keys and shapes; ``may_lack`` are prefixes of keys."""
+    lacking = [key for key in own if key not in state and not key.startswith(tuple(may_lack))]
+    unexpected = [key for key in state if key not in own]
+    reshaped = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if lacking or unexpected or reshaped:
+        raise UserError(
+            f"{what} is of another architecture: {len(lacking)} missing {lacking[:3]}, {len(unexpected)} unexpected "
+            f"{unexpected[:3]}, {len(reshaped)} of another shape {reshaped[:2]}; use the backbone, extension and "
+            "classes that it was trained with"
+        )
+
+
 def load_handover(detector: EFPNDetector, handover: Handover, fresh: Sequence[str], source: Path) -> None:
-    """Load strictly; only parts named in ``fresh`` may be lacking, and start from what is trained.
+    """Load strictly; only the parts ``fresh`` may be lacking, and start from what is trained.
 
     Args:
         detector: to load into.
@@ -90,20 +154,8 @@ def load_handover(detector: EFPNDetector, handover: Handover, fresh: Sequence[st
         UserError: any other key is missing, unexpected or of another shape.
     """
     state, own = handover.state_dict, detector.state_dict()
+    require_same_shapes(state, own, f"handover {source} (phase {handover.phase})", fresh)
     missing = [key for key in own if key not in state]
-    lacking = [key for key in missing if not key.startswith(tuple(fresh))]
-    unexpected = [key for key in state if key not in own]
-    reshaped = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    if lacking or unexpected or reshaped:
-        raise UserError(
-            f"handover {source} (phase {handover.phase}) is of another architecture: {len(lacking)} missing "
-            f"{lacking[:3]}, {len(unexpected)} unexpected {unexpected[:3]}, {len(reshaped)} of another shape "
-            f"{reshaped[:2]}; use the backbone, extension and classes that it was trained with"
-        )
     detector.load_state_dict(state, strict=False)
     for prefix, start in detector.starters().items():
         if any(key.startswith(prefix) for key in missing):
@@ -113,39 +165,91 @@ def load_handover(detector: EFPNDetector, handover: Handover, fresh: Sequence[st
 class ResumePoint(pl.Callback):
     """Saves ``last.ckpt`` after every stretch of steps, by rename, so that a kill never leaves half a file.
 
-    Stretches are Lightning's epochs: the data stream is cut into them, so a resumed run sees exactly what is left.
+    Stretches are Lightning's epochs: the data stream is cut into them, so a resumed run sees exactly what is left. A
+    signal ends the run after the step under way; what is saved then lies inside a stretch, and Lightning's count of
+    its batches says where in the stream to go on.
 
     Args:
         folder: of the phase.
+        watch: notes the signals.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, watch: SignalWatch) -> None:
         self.path = folder / RESUME_FILE
+        self.watch = watch
+        self.step = 0  # last optimizer step seen
+        self.stretch_ends = False
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the signals back from Lightning, whose handlers stop or save in the middle of a step."""
+        self.watch.install()
+        self.step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Save at a stretch's end, before its validation, and after any whole step when a signal has come."""
+        stepped, self.step = trainer.global_step != self.step, trainer.global_step
+        self.stretch_ends = trainer.is_last_batch or trainer.global_step >= trainer.max_steps
+        stopping = self.asked_to_stop(trainer)
+        if self.stretch_ends or (stopping and stepped):
+            self.save(trainer)
+            if stopping:
+                self.stop(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """As at the start of training: a validation of its own has Lightning's handlers again."""
+        self.watch.install()
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Stop when a signal has come; all steps are saved."""
+        if self.asked_to_stop(trainer):
+            self.stop(trainer)
+
+    def asked_to_stop(self, trainer: pl.Trainer) -> bool:
+        """Whether a signal has reached any of the processes."""
+        return trainer.strategy.reduce_boolean_decision(self.watch.received is not None, all=False)
+
+    def save(self, trainer: pl.Trainer) -> None:
         """Save, on every process (Lightning's call is collective), and rename on the first."""
         partial = self.path.with_suffix(".partial")
-        trainer.save_checkpoint(partial, weights_only=False)
+        try:
+            with naming(self.path, self.size(trainer)):
+                trainer.save_checkpoint(partial, weights_only=False)
+        except OSError:
+            partial.unlink(missing_ok=True)  # the one before stays
+            raise
         if trainer.is_global_zero:
             partial.replace(self.path)
+
+    def size(self, trainer: pl.Trainer) -> int:
+        """About what a checkpoint takes, bytes: that of the one before, else the weights'."""
+        return self.path.stat().st_size if self.path.is_file() else state_bytes(trainer.lightning_module)
+
+    def stop(self, trainer: pl.Trainer) -> None:
+        """Raise `Interrupted`; where SLURM has announced the end of the job's time, ask for more."""
+        number = self.watch.received or signal.SIGTERM  # another process has received it
+        more = requeue() if number == getattr(signal, "SIGUSR1", None) and trainer.is_global_zero else ""
+        message = f"{number.name} at step {trainer.global_step} of {trainer.max_steps}: saved {self.path}{more}"
+        raise Interrupted(number, message)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Write the loop's progress as that of an epoch about to start."""
-        close_epoch(checkpoint["loops"]["fit_loop"])
+        """At a stretch's end, write the loop's progress as that of an epoch about to start."""
+        if self.stretch_ends:
+            close_epoch(checkpoint["loops"]["fit_loop"])
 
 
 def close_epoch(progress: dict[str, Any]) -> None:
-    """Turn the progress of Lightning's fit loop from "inside the end of epoch e" into "before epoch e + 1".
+    """Turn the progress of Lightning's fit loop from "after the last batch of epoch e" into "before epoch e + 1".
 
     As Lightning saves it, a resumed run takes one step too many and counts one epoch twice wherever it does not
     validate after every epoch.
     """
-    for counter in progress["epoch_progress"].values():
-        counter["completed"] = counter["processed"]
     batches = progress["epoch_loop.batch_progress"]
+    for counter in (*progress["epoch_progress"].values(), batches["total"]):
+        counter["processed"] = counter["completed"] = counter["ready"]
     batches["is_last_batch"] = False
+    progress["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
     steps = progress["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
     for counter in (batches, progress["epoch_loop.scheduler_progress"], steps["step"], steps["zero_grad"]):
         counter["current"] = dict.fromkeys(counter["current"], 0)

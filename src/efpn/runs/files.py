@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import shutil
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+from omegaconf import DictConfig, OmegaConf
 
+from efpn.errors import UserError
 from efpn.given import load_json
+from efpn.runs.names import METRICS_FILE
+
+FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -26,11 +34,49 @@ def as_utf8(text: str) -> bytes:
 
 
 def write_bytes(path: Path, data: bytes) -> Path:
-    """As `write_text`, for what is no text."""
+    """As `write_text`, for what is no text.
+
+    Raises:
+        OSError: it cannot be written, as when the disk is full; always with the name of the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{zlib.crc32(path.name.encode('utf-8', 'surrogateescape')):08x}.{os.getpid()}.partial")
-    partial.write_bytes(data)
-    return partial.replace(path)
+    with naming(path, len(data)):
+        try:
+            partial.write_bytes(data)
+            return partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path, size: int | None = None) -> Iterator[None]:
+    """Give an `OSError` without a file's name this one, and say what a full disk lacks for ``size`` bytes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or (error.filename is not None and not (size and error.errno in FULL)):
+            raise
+        reason = error.strerror
+        if error.errno in FULL and size:
+            free = shutil.disk_usage(path.parent).free
+            reason = f"{reason}: {in_units(size)} to be written, {in_units(free)} free"
+        raise type(error)(error.errno, reason, str(path)) from error
+
+
+def require_space(folder: Path, size: int, what: str) -> None:
+    """Raise `UserError` if ``folder`` has no room for ``size`` bytes; ``what`` they are, for the message."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise UserError(
+            f"{folder}: {what} needs at least {in_units(size)}, {in_units(free)} are free, {in_units(size - free)} are "
+            "missing; free some space, or write elsewhere with paths.outputs=FOLDER"
+        )
+
+
+def in_units(size: int) -> str:
+    """Bytes for a reader."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def write_json(path: Path, data: Any, *, indent: int | None = None) -> Path:
@@ -60,6 +106,43 @@ def read_json(path: Path, fix: str = "write it with evaluate.py") -> Any:
         UserError: it is missing or no JSON.
     """
     return load_json(path, fix)
+
+
+def read_config(path: Path, keys: Sequence[str] = ("name", "seed", "phases", "data", "model", "trainer")) -> DictConfig:
+    """Read the ``config.yaml`` of a run, which has at least these ``keys``.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    way_out = "copy the one of another phase of the same run here, or train the phase again with overwrite=true"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; {way_out}")
+    try:
+        config = OmegaConf.load(path)
+        lacking = [key for key in keys if key not in config]
+        reason = f"without {', '.join(lacking)}" if lacking else ""
+    except Exception as error:  # YAML's, OmegaConf's and the codec's own
+        reason = " ".join(str(error).split())
+    if reason:
+        raise UserError(f"{path}: damaged ({reason}); {way_out}")
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What ``metrics.json`` of a phase says; nothing where there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = folder / METRICS_FILE
+    fix = "remove it to go on without the record of what the phase started from"
+    if not path.is_file():
+        return {}
+    record = read_json(path, fix)
+    if not isinstance(record, dict):
+        raise UserError(f"{path}: damaged (no record); {fix}")
+    return record
 
 
 def as_tt100k_results(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from efpn.errors import UserError
+from efpn.runs.files import read_config
 from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, METRICS_FILE, RESUME_FILE, SWEPT
 
 # What a resumed or repeated run may change without being another run: how it runs and where things lie. The loss, the
@@ -67,8 +69,9 @@ class PhaseRun:
         Raises:
             UserError: with the keys that differ.
         """
-        saved = OmegaConf.load(self.folder / CONFIG_FILE)
-        assert isinstance(saved, DictConfig)
+        saved = read_config(self.folder / CONFIG_FILE)
+        if self.name not in saved.phases:
+            raise UserError(f"{self.folder / CONFIG_FILE}: not of this phase; overwrite=true starts it again")
         before = phase_run(saved, self.name).identity
         keys = sorted(k for k in before.keys() | self.identity.keys() if before.get(k) != self.identity.get(k))
         if keys:
@@ -143,6 +146,11 @@ def find_init(cfg: DictConfig, run: PhaseRun) -> Path | None:
         f"phase={run.name} starts from the weights of phase={before}, and {places[-1]} is not there; make it with "
         f"`{command(before)}`, or give other weights with init_ckpt=FILE"
     )
+
+
+def in_sweep() -> bool:
+    """Whether Hydra was called with ``-m``."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def command(phase: str) -> str:

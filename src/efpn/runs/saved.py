@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from efpn.errors import UserError
-from efpn.runs.files import read_json
-from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, METRICS_FILE
+from efpn.runs.files import read_config, read_record
+from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,8 @@ class SavedRun:
     def place(self) -> Path:
         """``mosaic_efpn[/loss.lambda_pos-0.5]/seed0/finetune``: its folder inside the outputs."""
         swept = self.folder.parent.parent
-        names = [self.config.name] if swept.name == self.config.name else [self.config.name, swept.name]
+        own = str(self.config.name)  # YAML makes a number of name=7
+        names = [own] if swept.name == own else [own, swept.name]
         return Path(*names, self.folder.parent.name, self.phase)
 
     @property
@@ -77,7 +78,7 @@ def broken_lineage(runs: Sequence[SavedRun]) -> list[str]:
     told = []
     for run in runs:
         before = found.get(run.folder.parent / str(run.config.phases[run.phase].init_from))
-        records = [read_json(one.folder / METRICS_FILE) for one in (run, before) if one]
+        records = [read_record(one.folder) for one in (run, before) if one]
         if before and records[0].get("started_from") not in (None, records[1].get("config_hash")):
             told.append(f"{run.name} started from another {before.phase} than the one that stands here")
     return told
@@ -112,8 +113,8 @@ def _matching(pattern: str) -> list[SavedRun]:
 def _phases(path: str | Path) -> list[Path]:
     """Checkpoints of the finished phases, in the order of the run's config: the most advanced one last."""
     found = {file.parent.name: file for file in sorted(Path(path).glob(f"*/{HANDOVER_FILE}"))}
-    configs = [OmegaConf.load(file) for one in found.values() if (file := one.with_name(CONFIG_FILE)).is_file()]
-    order = [str(phase) for config in configs if isinstance(config, DictConfig) for phase in config.get("phases", {})]
+    configs = [read_config(file) for one in found.values() if (file := one.with_name(CONFIG_FILE)).is_file()]
+    order = [str(phase) for config in configs for phase in config.phases]
     return [found[phase] for phase in dict.fromkeys([*order, *found]) if phase in found]
 
 
@@ -133,8 +134,7 @@ def _saved(checkpoint: Path) -> SavedRun:
     config = checkpoint.parent / CONFIG_FILE
     if not config.is_file():
         raise UserError(f"{config}: not found beside {checkpoint.name}; evaluation needs the config of the run")
-    loaded = OmegaConf.load(config)
-    assert isinstance(loaded, DictConfig)
+    loaded = read_config(config)
     phase = checkpoint.parent.name
     if phase not in loaded.get("phases", {}):
         raise UserError(

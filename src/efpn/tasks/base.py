@@ -42,6 +42,7 @@ class DetectorTask(pl.LightningModule):
 
     Attributes:
         validated_at: optimizer step of the last validation, -1 before the first.
+        losses: of the last training batch, by name, and their total as ``loss``; without gradient.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class DetectorTask(pl.LightningModule):
         self.scorer = scorer
         self.seed = seed
         self.validated_at = -1
+        self.losses: dict[str, Tensor] = {}
 
     def on_fit_start(self) -> None:
         """Enter training mode by our own `train`: Lightning leaves the modes of a new module as they are."""
@@ -83,8 +85,8 @@ class DetectorTask(pl.LightningModule):
 
     def log_losses(self, losses: Mapping[str, Tensor], total: Tensor, batch_size: int) -> Tensor:
         """Log the losses and their total under ``train/`` and return the total."""
-        named = {f"train/{name}": value.detach() for name, value in losses.items()}
-        self.log_dict({**named, "train/loss": total.detach()}, batch_size=batch_size)
+        self.losses = {**{name: value.detach() for name, value in losses.items()}, "loss": total.detach()}
+        self.log_dict({f"train/{name}": value for name, value in self.losses.items()}, batch_size=batch_size)
         return total
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,36 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
 from pytorch_lightning.loggers import WandbLogger
 
 from efpn.data.datamodule import DetectionDataModule
-from efpn.errors import UserError, require_count
+from efpn.errors import UserError
 from efpn.metrics.split import SplitScorer
 from efpn.models import EFPNDetector
-from efpn.runs.checkpoints import Handover, ResumePoint, load_handover, read_checkpoint, read_handover
-from efpn.runs.files import read_json, write_json
-from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, METRICS_FILE, RESUME_FILE
-from efpn.runs.phases import PhaseRun, find_init, model_config, phase_names, phase_run, plain_config, reads_2x
-from efpn.runs.trainer import make_trainer
+from efpn.ranges import TRAIN, check_targets, check_values
+from efpn.runs.checkpoints import (
+    Handover,
+    ResumePoint,
+    load_handover,
+    read_handover,
+    read_resume_point,
+    require_same_shapes,
+    state_bytes,
+)
+from efpn.runs.files import naming, read_record, require_space, write_json, write_text
+from efpn.runs.lock import lock, refuse_or_clear
+from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, LOCK_FILE, METRICS_FILE, RESUME_FILE
+from efpn.runs.phases import (
+    PhaseRun,
+    find_init,
+    in_sweep,
+    model_config,
+    phase_names,
+    phase_run,
+    plain_config,
+    reads_2x,
+)
+from efpn.runs.trainer import first_process, make_trainer, settled_precision
+from efpn.signals import SignalWatch, requeued
 from efpn.tasks.base import DetectorTask
+from efpn.training.finite import StopNonFinite
 from efpn.training.summary import print_summary
 
 log = logging.getLogger(__name__)
@@ -39,6 +61,9 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     Raises:
         UserError: anything in the config, the data or the checkpoints that cannot work, before training starts.
     """
+    check_values(cfg, TRAIN)
+    cfg = settled(cfg)
+    check_targets(cfg)
     runs = [phase_run(cfg, name) for name in phase_names(cfg)]
     check_options(cfg, runs)
     for run in runs:
@@ -51,8 +76,25 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
             log.info("phase %s is finished (%s): kept", run.name, run.folder / HANDOVER_FILE)
             metrics = read_handover(run.folder / HANDOVER_FILE).metrics
             continue
-        metrics, objects = run_phase(cfg, run)
+        with lock(run.folder) if first_process() else nullcontext():
+            metrics, objects = run_phase(cfg, run)
     return metrics, objects
+
+
+def settled(cfg: DictConfig) -> DictConfig:
+    """A copy of the config in which nothing is ``auto`` any more, as it will be saved.
+
+    A SLURM job that runs once more goes on with what it has done itself, whatever its command says.
+    """
+    cfg = cfg.copy()
+    cfg.trainer.precision = settled_precision(cfg.trainer)
+    if requeued():
+        cfg.resume, cfg.overwrite = True, False
+        own = Path(cfg.paths.run, cfg.phase, RESUME_FILE)
+        cfg.ckpt_path = None if own.is_file() else cfg.ckpt_path
+    elif cfg.resume == "auto":
+        cfg.resume = in_sweep() and not cfg.overwrite
+    return cfg
 
 
 def check_options(cfg: DictConfig, runs: list[PhaseRun]) -> None:
@@ -61,7 +103,6 @@ def check_options(cfg: DictConfig, runs: list[PhaseRun]) -> None:
     Raises:
         UserError: with the options.
     """
-    require_count("seed", cfg.seed, least=0)
     if cfg.resume and cfg.overwrite:
         raise UserError("resume=true and overwrite=true: give one of them")
     if cfg.ckpt_path and cfg.init_ckpt:
@@ -77,12 +118,16 @@ def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
         UserError: numbers that cannot work; the phase is finished or under way and neither ``resume`` nor
             ``overwrite`` says what to do with it; or it is of another config.
     """
-    with torch.device("meta"):  # the model's numbers, without its arithmetic
-        instantiate(model_config(cfg, run.name), num_classes=2, trunk={"weights": None}, _convert_="all")
+    if first_process():
+        refuse_or_clear(run.folder / LOCK_FILE)
+    blank_detector(cfg, run.name)
     if "loss" in run.config.task:
         instantiate(run.config.task.loss)  # a bad weight
-    for key in ("max_steps", "checkpoint_every", "val_every"):
-        require_count(f"phases.{run.name}.{key}", run.config[key], least=1)
+    if run.config.init_from not in (None, *cfg.phases):
+        raise UserError(
+            f"phases.{run.name}.init_from={run.config.init_from}: no such phase; use null or one of "
+            f"{', '.join(cfg.phases)}"
+        )
     if run.config.val_every % run.config.checkpoint_every:
         raise UserError(
             f"phases.{run.name}.val_every={run.config.val_every}: must be a multiple of checkpoint_every="
@@ -108,8 +153,8 @@ def check_lineage(cfg: DictConfig, run: PhaseRun) -> None:
     init = None if cfg.init_ckpt else find_init(cfg, run)
     if init is None:
         return
-    started_from, now = read_json(run.folder / METRICS_FILE)["started_from"], read_handover(init).config_hash
-    if started_from != now:
+    started_from, now = read_record(run.folder).get("started_from"), read_handover(init).config_hash
+    if started_from not in (None, now):
         raise UserError(
             f"phase={run.name} in {run.folder} started from another {run.config.init_from} (config {started_from}, now "
             f"{now}); phase={run.name} overwrite=true trains it again"
@@ -121,48 +166,59 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
     resume = resume_point(cfg, run)
     init = None if resume else find_init(cfg, run)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    trainer = build_trainer(cfg, run)
+    watch = SignalWatch()
+    trainer = build_trainer(cfg, run, watch)
     data = build_data(cfg, run, trainer.world_size)
     detector = build_model(cfg, run.name, data, pretrained=resume is None and init is None)
     source = read_handover(init) if init else None
     if source and init:
-        load_handover(detector, source, list(run.config.fresh), init)
+        load_handover(detector, source, new_parts(cfg, run, detector), init)
     task = build_task(cfg, run, detector, data, trainer.world_size)
     for logger in trainer.loggers:  # a logger that cannot start (no account) must not cost an earlier run its weights
         logger.log_hyperparams(plain_config(cfg))
+    if resume:
+        require_same_shapes(read_resume_point(resume)["state_dict"], task.state_dict(), f"checkpoint {resume}", [])
+    record = read_record(resume.parent) if resume else {"started_from": source.config_hash if source else None}
+    record |= {"phase": run.name}
     if trainer.is_global_zero:
-        open_folder(cfg, run, source.config_hash if source else None, keep=resume is not None)
+        open_folder(cfg, run, record, detector, keep=resume is not None)
         print_summary(run, data, detector, init, run.config.max_steps, resume)
     start = time.perf_counter()
-    metrics = fit(trainer, task, data, resume)
+    with watch, naming(run.folder):  # what a logger cannot write has no name
+        metrics = fit(trainer, task, data, resume)
     if trainer.is_global_zero:
-        write_results(cfg, run, detector, data, metrics, trainer.global_step, time.perf_counter() - start)
+        record |= {"steps": trainer.global_step, "seconds": round(time.perf_counter() - start, 1), "seed": cfg.seed}
+        write_results(run, detector, data, record | {"metrics": metrics})
     trainer.strategy.barrier()
     close_loggers(trainer)
     return metrics, {"detector": detector, "task": task, "data": data, "trainer": trainer}
 
 
-def open_folder(cfg: DictConfig, run: PhaseRun, started_from: str | None, keep: bool) -> None:
-    """Make the phase's folder and write the config; unless an earlier run goes on, clear it and note its lineage.
+def open_folder(cfg: DictConfig, run: PhaseRun, record: dict[str, Any], detector: EFPNDetector, keep: bool) -> None:
+    """Write the config and the phase's record so far; unless an earlier run goes on, clear what it has left.
 
     Args:
         cfg: the run's config.
         run: the phase.
-        started_from: config hash of the phase whose weights it starts from.
+        record: its name, and in ``started_from`` the config hash of the phase whose weights it starts from.
+        detector: whose checkpoints must find room.
         keep: an interrupted run goes on.
+
+    Raises:
+        UserError: they do not.
     """
-    run.folder.mkdir(parents=True, exist_ok=True)
+    there = [file.stat().st_size for file in (run.folder / RESUME_FILE, run.folder / HANDOVER_FILE) if file.is_file()]
+    room = 2 * state_bytes(detector, optimizer=True)  # the new one is written before the old one goes
+    require_space(run.folder, room - sum(there), f"saving phase={run.name}")
     if not keep:
         run.clear()
-        write_json(run.folder / METRICS_FILE, {"phase": run.name, "started_from": started_from}, indent=2)
-    OmegaConf.save(cfg, run.folder / CONFIG_FILE, resolve=True)
+    write_json(run.folder / METRICS_FILE, record, indent=2)
+    write_text(run.folder / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True))
 
 
 def fit(trainer: pl.Trainer, task: DetectorTask, data: DetectionDataModule, resume: Path | None) -> dict[str, float]:
     """Train, and validate the last weights if their step was not one to validate at; returns all metrics."""
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     metrics = dict(trainer.callback_metrics)
     if task.validated_at != trainer.global_step:
         trainer.validate(task, datamodule=data, verbose=False)
@@ -175,12 +231,15 @@ def resume_point(cfg: DictConfig, run: PhaseRun) -> Path | None:
     path = Path(cfg.ckpt_path) if cfg.ckpt_path else run.folder / RESUME_FILE
     if not cfg.ckpt_path and not (cfg.resume and run.interrupted):
         return None
-    read_checkpoint(path)
+    read_resume_point(path)
     return path
 
 
-def build_trainer(cfg: DictConfig, run: PhaseRun) -> pl.Trainer:
-    """Lightning's Trainer for one phase; its epochs are stretches of ``checkpoint_every`` steps."""
+def build_trainer(cfg: DictConfig, run: PhaseRun, watch: SignalWatch) -> pl.Trainer:
+    """Lightning's Trainer for one phase, which ends at the signals of ``watch``.
+
+    Its epochs are stretches of ``checkpoint_every`` steps.
+    """
     phase = run.config
     callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node]
     if not cfg.logger:
@@ -190,7 +249,7 @@ def build_trainer(cfg: DictConfig, run: PhaseRun) -> pl.Trainer:
     return make_trainer(
         cfg.trainer,
         logger=logger,
-        callbacks=[*callbacks, ResumePoint(run.folder)],
+        callbacks=[*callbacks, StopNonFinite(run.name), ResumePoint(run.folder, watch)],
         default_root_dir=str(run.folder),
         max_steps=phase.max_steps,
         max_epochs=math.ceil(phase.max_steps / phase.checkpoint_every),
@@ -221,14 +280,34 @@ def build_model(cfg: DictConfig, phase: str, data: DetectionDataModule, pretrain
     return instantiate(node, num_classes=data.num_classes, **weights, _convert_="all")
 
 
+def blank_detector(cfg: DictConfig, phase: str) -> EFPNDetector:
+    """The detector of a phase without numbers in it, on no device: it proves the config, and tells its parts."""
+    with torch.device("meta"):
+        return instantiate(model_config(cfg, phase), num_classes=2, trunk={"weights": None}, _convert_="all")
+
+
+def new_parts(cfg: DictConfig, run: PhaseRun, detector: EFPNDetector) -> list[str]:
+    """Parts of the detector that the phase before it has not; name prefixes among `EFPNDetector.starters`."""
+    if run.config.init_from is None:
+        return []
+    before = list(blank_detector(cfg, run.config.init_from).state_dict())
+    there = [part for part in detector.starters() if any(key.startswith(part) for key in detector.state_dict())]
+    return [part for part in there if not any(key.startswith(part) for key in before)]
+
+
 def build_task(
     cfg: DictConfig, run: PhaseRun, detector: EFPNDetector, data: DetectionDataModule, world_size: int
 ) -> DetectorTask:
-    """The LightningModule of a phase; its learning rate scaled to the batch where the phase names a reference."""
+    """The LightningModule of a phase; its learning rate scaled to the batch where the phase names a reference.
+
+    What the phase before has not is trained whether ``trainable`` names it or not.
+    """
+    trainable = [*run.config.task.trainable, *(f"{part}*" for part in new_parts(cfg, run, detector))]
     scorer = SplitScorer(data.index("val").to_coco(), data.categories.evaluated_ids, cfg.score_threshold)
     return instantiate(
         run.config.task,
         detector=detector,
+        trainable=list(dict.fromkeys(trainable)),
         category_ids=list(data.categories.ids),
         scorer=scorer,
         seed=cfg.seed,
@@ -254,22 +333,13 @@ def learning_rate(cfg: DictConfig, run: PhaseRun, pictures: int) -> float:
     return scaled
 
 
-def write_results(
-    cfg: DictConfig,
-    run: PhaseRun,
-    detector: EFPNDetector,
-    data: DetectionDataModule,
-    metrics: dict[str, float],
-    steps: int,
-    seconds: float,
-) -> None:
+def write_results(run: PhaseRun, detector: EFPNDetector, data: DetectionDataModule, record: dict[str, Any]) -> None:
     """Leave ``metrics.json`` and, last, the handover that says the phase is finished."""
-    results = {"steps": steps, "seconds": round(seconds, 1), "seed": cfg.seed, "metrics": metrics}
-    record = read_json(run.folder / METRICS_FILE) | results
     write_json(run.folder / METRICS_FILE, record | {"config_hash": run.config_hash}, indent=2)
     weights = {key: value.detach().to("cpu", copy=True) for key, value in detector.state_dict().items()}
     classes = list(data.categories.names)
-    Handover(weights, run.name, classes, run.config_hash, metrics, steps).save(run.folder / HANDOVER_FILE)
+    handover = Handover(weights, run.name, classes, run.config_hash, record["metrics"], record["steps"])
+    handover.save(run.folder / HANDOVER_FILE)
     (run.folder / RESUME_FILE).unlink(missing_ok=True)
     log.info("phase %s finished: %s", run.name, run.folder / HANDOVER_FILE)
 

@@ -1,0 +1,245 @@
+"""Which values each option may have, checked right after a config is composed, before torch is imported or data read.
+
+One table for each command line. A key of ``data`` or ``model`` stands for the same key inside a phase, too. What a
+value of one option says about another (a batch and a pyramid, a list and the levels) is the business of what takes it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Final
+
+from hydra.utils import get_object
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from efpn.errors import UserError, raise_listed
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What an option may be.
+
+    Attributes:
+        words: that end the sentence "must be ...".
+        allows: whether a value is that.
+    """
+
+    words: str
+    allows: Callable[[Any], bool]
+
+
+def whole(least: int, most: int | None = None) -> Rule:
+    """A whole number within bounds."""
+    words = f"a whole number, at least {least}" if most is None else f"a whole number from {least} to {most}"
+    return Rule(words, lambda v: type(v) is int and least <= v and (most is None or v <= most))
+
+
+def number(words: str, within: Callable[[float], bool]) -> Rule:
+    """A finite number that ``within`` accepts."""
+    accepts = lambda v: type(v) in (int, float) and math.isfinite(v) and within(v)  # noqa: E731
+    return Rule(f"a number{words}", accepts)
+
+
+def choice(*values: str) -> Rule:
+    """One of a few words (or what YAML makes of them)."""
+    return Rule(f"one of {', '.join(values)}", lambda v: str(v).lower() in values)
+
+
+def maybe(rule: Rule) -> Rule:
+    """The same, or null."""
+    return Rule(f"{rule.words}, or null", lambda v: v is None or rule.allows(v))
+
+
+def several(rule: Rule, count: int | None = None) -> Rule:
+    """A list of values, ``count`` of them."""
+    words = f"a list of {count or 'one or more'}, each {rule.words}"
+    fits = lambda v: len(v) == count if count else len(v) > 0  # noqa: E731
+    return Rule(words, lambda v: isinstance(v, list | tuple | ListConfig) and fits(v) and all(map(rule.allows, v)))
+
+
+SHARE: Final = number(" from 0 to 1", lambda v: 0 <= v <= 1)
+BELOW_ONE: Final = number(" from 0 on and less than 1", lambda v: 0 <= v < 1)
+POSITIVE: Final = number(" greater than 0", lambda v: v > 0)
+NOT_NEGATIVE: Final = number(", 0 or greater", lambda v: v >= 0)
+COUNT: Final = whole(1)
+FLAG: Final = Rule("true or false", lambda v: isinstance(v, bool))
+FOLDER_NAME: Final = Rule(
+    "the name of one folder: no / or \\, no control characters, not . or .., at most 200 bytes",
+    lambda v: type(v) in (str, int) and re.fullmatch(r"[^/\\\x00-\x1f\x7f]+", str(v)) is not None
+    and str(v) not in (".", "..") and len(str(v).encode("utf-8", "surrogateescape")) <= 200,
+)  # fmt: skip
+PRECISION: Final = choice(
+    "auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true", "32", "bf16", "16", "64"
+)
+ROWS: Final = several(COUNT, 2)
+
+TRANSFORM: Final = {
+    "short_side": COUNT,
+    "max_size": COUNT,
+    "direct": FLAG,
+    "scale_jitter": several(POSITIVE, 2),
+    "crop": maybe(COUNT),
+    "object_crop_prob": SHARE,
+    "hflip_prob": SHARE,
+    "min_visibility": SHARE,
+    "color_jitter.brightness": NOT_NEGATIVE,
+    "color_jitter.contrast": NOT_NEGATIVE,
+    "color_jitter.saturation": NOT_NEGATIVE,
+    "color_jitter.hue": number(" from 0 to 0.5", lambda v: 0 <= v <= 0.5),
+}
+DATA: Final = {
+    "data.batch_size": COUNT,
+    "data.eval_batch_size": COUNT,
+    "data.num_workers": whole(0),
+    "data.seed": whole(0),
+    "data.balance": maybe(COUNT),
+    "data.keep_empty": FLAG,
+    "data.limit_val": maybe(COUNT),
+    "data.check_pictures": choice("all", "header", "none"),
+    "data.on_unreadable": choice("error", "skip"),
+    "data.source.counts.*": COUNT,
+    "data.source.seed": whole(0),
+    **{f"data.*_transform.{key}": rule for key, rule in TRANSFORM.items()},
+}
+MODEL: Final = {
+    "model.channels": COUNT,
+    "model.rpn.anchor_sizes": several(POSITIVE),
+    "model.rpn.aspect_ratios": several(POSITIVE),
+    "model.rpn.p*_nms_top_n": ROWS,
+    "model.rpn.batch_size": COUNT,
+    "model.rpn.*_iou": SHARE,
+    "model.roi.batch_size": COUNT,
+    "model.roi.head_width": COUNT,
+    "model.roi.detections_per_image": COUNT,
+    "model.roi.*_iou": SHARE,
+    "model.r*.positive_fraction": SHARE,
+    "model.r*.nms_thresh": SHARE,
+    "model.r*.score_thresh": SHARE,
+    "model.windows.tile": COUNT,
+    "model.windows.margin": maybe(whole(0)),
+    "model.windows.dense_from": POSITIVE,
+    "model.ohem.per_image": maybe(COUNT),
+}
+TRAINER: Final = {
+    "trainer.precision": PRECISION,
+    "trainer.accumulate_grad_batches": COUNT,
+    "trainer.gradient_clip_val": maybe(POSITIVE),
+    "trainer.num_nodes": COUNT,
+    "trainer.log_every_n_steps": COUNT,
+}
+TRAIN: Final = DATA | MODEL | TRAINER | {
+    "name": FOLDER_NAME,
+    "seed": whole(0, 2**32 - 1),
+    "ftt_width": COUNT,
+    "small_roi_below": POSITIVE,
+    "score_threshold": SHARE,
+    "resume": choice("auto", "true", "false"),
+    "overwrite": FLAG,
+    "backbone.trainable_stages": whole(0, 5),
+    "loss.lambda_pos": NOT_NEGATIVE,
+    "loss.on_p3x": FLAG,
+    "phases.*.max_steps": COUNT,
+    "phases.*.checkpoint_every": COUNT,
+    "phases.*.val_every": COUNT,
+    "phases.*.reference_batch": maybe(COUNT),
+    "phases.*.pairs": FLAG,
+    "phases.*.optimizer.lr": POSITIVE,
+    "phases.*.optimizer.momentum": BELOW_ONE,
+    "phases.*.optimizer.weight_decay": NOT_NEGATIVE,
+    "phases.*.schedule.warmup_steps": whole(0),
+    "phases.*.schedule.gamma": SHARE,
+    "phases.*.schedule.final": SHARE,
+    "phases.*.schedule.milestones": several(SHARE),
+    "callbacks.progress.every": COUNT,
+}  # fmt: skip
+EVALUATE: Final = DATA | MODEL | TRAINER | {
+    "trainer.precision": maybe(PRECISION),
+    "split": choice("val", "test"),
+    "name": maybe(FOLDER_NAME),
+    "called": maybe(FOLDER_NAME),
+    "missing": choice("error", "empty"),
+    "short_side": maybe(COUNT),
+    "small_roi_below": maybe(POSITIVE),
+    "batch_size": maybe(COUNT),
+    "limit": maybe(COUNT),
+    "score_threshold": SHARE,
+    "choose_threshold": FLAG,
+    "pictures": whole(0),
+    "features": whole(0),
+    "figures": FLAG,
+}  # fmt: skip
+PREDICT: Final = MODEL | TRAINER | {
+    "trainer.precision": maybe(PRECISION),
+    "score_threshold": SHARE,
+    "min_score": maybe(SHARE),
+    "draw": FLAG,
+    "short_side": maybe(COUNT),
+    "batch_size": COUNT,
+    "slices.size": maybe(COUNT),
+    "slices.overlap": BELOW_ONE,
+    "slices.whole": FLAG,
+}  # fmt: skip
+EXPORT: Final = {"check.pictures": COUNT, "check.boxes": POSITIVE, "check.scores": POSITIVE}
+
+
+def check_values(cfg: DictConfig, rules: Mapping[str, Rule]) -> None:
+    """Find all values that no run can have.
+
+    Raises:
+        UserError: with key, value and what is allowed, one line each.
+    """
+    faults = []
+    for key, value in own_values(cfg):
+        short = re.sub(r"^phases\.[^.]+\.(?=(data|model)\.)", "", key)
+        rule = next((rule for pattern, rule in rules.items() if fnmatchcase(short, pattern)), None)
+        if rule and not rule.allows(value):
+            faults.append(f"{key}={value}: must be {rule.words}")
+    if len(faults) == 1:
+        raise UserError(faults[0])
+    raise_listed("config", faults)
+
+
+def check_targets(node: DictConfig, place: str = "") -> None:
+    """Find every ``_target_`` that is not there, and every option that the one there does not take; imports them all.
+
+    Args:
+        node: of the config.
+        place: its own dotted key.
+
+    Raises:
+        UserError: with the key.
+    """
+    for key, value in own_items(node):
+        if isinstance(value, DictConfig):
+            check_targets(value, f"{place}.{key}" if place else key)
+    if "_target_" not in node:
+        return
+    try:
+        known = inspect.signature(get_object(node._target_)).parameters
+    except Exception as error:  # importing a module may raise anything
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{place}._target_={node._target_}: no class or function to be had ({reason})") from None
+    strange = [str(key) for key in node if not str(key).startswith("_") and key not in known]
+    if strange and not any(one.kind is one.VAR_KEYWORD for one in known.values()):
+        raise UserError(f"{place}.{strange[0]}: {node._target_} takes no such option; it takes {', '.join(known)}")
+
+
+def own_values(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All values of a config, by dotted key."""
+    for key, value in own_items(node):
+        if isinstance(value, DictConfig):
+            yield from own_values(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def own_items(node: DictConfig) -> Iterator[tuple[str, Any]]:
+    """What stands in a node itself: nothing that is read from another key, and nothing that is still to be given."""
+    for key in map(str, node):
+        if not (OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key)):
+            yield key, node[key]

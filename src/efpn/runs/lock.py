@@ -1,0 +1,168 @@
+"""One process at a time in a phase's folder, on one machine or on several that share it. No torch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Final, Self
+
+from efpn.errors import UserError
+from efpn.runs.names import LOCK_FILE
+from efpn.signals import requeued, slurm_job
+
+log = logging.getLogger(__name__)
+
+BEAT: Final = 20.0  # seconds between two signs of life
+SILENT: Final = 300.0  # seconds without one, after which a process of another machine counts as dead
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that holds a lock.
+
+    Attributes:
+        host: where it runs.
+        pid: its number there.
+        born: when it was started, in the words of its machine; tells it from a later process of the same number.
+        job: its SLURM job, or None.
+    """
+
+    host: str
+    pid: int
+    born: str
+    job: str | None
+
+    @classmethod
+    def me(cls) -> Self:
+        """This process."""
+        return cls(socket.gethostname(), os.getpid(), birth(os.getpid()), slurm_job())
+
+    @classmethod
+    def of(cls, text: str) -> Self | None:
+        """The owner that a lock file names; None if it was cut off while it was written."""
+        try:
+            record = json.loads(text)
+        except ValueError:
+            return None
+        return cls(**record) if isinstance(record, dict) and set(record) == {one.name for one in fields(cls)} else None
+
+    def lives(self, silence: float) -> bool:
+        """Whether it still runs; of another machine's process, only how long it has been silent (seconds) tells."""
+        if requeued() and self.job is not None and self.job == slurm_job():
+            return False  # SLURM starts a job again only when it has ended
+        if self.host != socket.gethostname():
+            return silence < SILENT
+        return birth(self.pid) == self.born != ""
+
+
+def birth(pid: int) -> str:
+    """When a process of this machine was started, as far as the system tells; empty if there is none, or a zombie."""
+    try:
+        state, *others = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if state in "ZX" else others[18]
+    except OSError:
+        pass  # no such process, or a system without /proc
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return ""
+    except PermissionError:  # of another user
+        return "unknown"
+    return "unknown"
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold a phase's folder; makes it.
+
+    Raises:
+        UserError: another process holds it; the message says which.
+        OSError: nothing can be written there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK_FILE
+    mine = json.dumps(asdict(Owner.me()))
+    while not created(path, mine):
+        refuse_or_clear(path)
+    ended = threading.Event()
+    threading.Thread(target=keep_alive, args=(path, ended), daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+        path.unlink(missing_ok=True)
+
+
+def created(path: Path, text: str) -> bool:
+    """Make the lock file, whole, unless there is one."""
+    whole = path.with_name(f".lock.{socket.gethostname()}.{os.getpid()}")
+    whole.write_text(text)
+    try:
+        os.link(whole, path)  # fails if it exists, over NFS too
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        try:
+            with path.open("x") as file:
+                file.write(text)
+        except FileExistsError:
+            return False
+    finally:
+        whole.unlink(missing_ok=True)
+    return True
+
+
+def refuse_or_clear(path: Path) -> None:
+    """Raise `UserError` if the owner of a lock lives, else take the lock away; nothing where there is none.
+
+    Of several processes that find it stale, one succeeds to rename it; what it then holds is looked at once more, in
+    case it is the new lock of another that was faster.
+    """
+    try:
+        found, silence = path.read_text(), silence_of(path)
+        owner = Owner.of(found)
+    except FileNotFoundError:
+        return
+    who = f"process {owner.pid} on {owner.host}" if owner else "an unknown process"
+    if owner.lives(silence) if owner else silence < SILENT:
+        raise UserError(
+            f"{path.parent}: in use by {who}, last sign of life {silence:.0f} s ago; wait for it, give name=OTHER, or, "
+            f"if it is known to be dead, remove {path}"
+        )
+    aside = path.with_name(f".lock.stale.{socket.gethostname()}.{os.getpid()}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return
+    if aside.read_text() != found:
+        os.link(aside, path)
+    else:
+        log.warning("%s: taken over from %s, which is dead", path.parent, who)
+    aside.unlink()
+
+
+def silence_of(path: Path) -> float:
+    """Seconds since a file's owner has touched it, by the clock of the file system that both see."""
+    probe = path.with_name(f".lock.now.{socket.gethostname()}.{os.getpid()}")
+    probe.touch()
+    try:
+        return max(0.0, probe.stat().st_mtime - path.stat().st_mtime)
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def keep_alive(path: Path, ended: threading.Event) -> None:
+    """Touch the lock until the end."""
+    while not ended.wait(BEAT):
+        try:
+            os.utime(path)
+        except OSError as error:
+            log.warning("%s: cannot be kept alive (%s)", path, error)
+            return

@@ -1,0 +1,106 @@
+"""One process in a phase's folder; dead ones do not keep it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from helpers import tiny
+
+from efpn.errors import UserError
+from efpn.runs.lock import SILENT, Owner, birth, lock
+from efpn.training.run import train
+
+
+def leave(folder: Path, owner: Owner, silent: float = 0.0) -> Path:
+    """A lock as another process has left it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    path.write_text(json.dumps(asdict(owner)))
+    os.utime(path, (time.time() - silent,) * 2)
+    return path
+
+
+def dead_process() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_a_second_run_is_refused_in_one_line_and_leaves_the_first_alone(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "demo/seed0/baseline"
+    with lock(folder):
+        for more in ([], ["resume=true"], ["overwrite=true"]):
+            with pytest.raises(UserError, match=rf"demo/seed0/baseline: in use by process {os.getpid()} on ") as caught:
+                train(tiny(tmp_path, data, "phase=baseline", *more))
+            assert "name=OTHER" in str(caught.value) and "\n" not in str(caught.value)
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+    train(tiny(tmp_path, data, "phase=baseline"))
+    assert (folder / "handover.ckpt").is_file() and not (folder / ".lock").exists()
+
+
+def test_a_process_that_is_only_waited_for_is_dead() -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    deadline = time.monotonic() + 30
+    while birth(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)  # it ends, and nobody asks for its status
+    assert birth(process.pid) == "" and birth(os.getpid())
+    process.wait()
+
+
+def test_an_error_gives_the_folder_back(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), lock(tmp_path):
+        raise KeyError
+    assert not list(tmp_path.iterdir())
+
+
+STALE = {
+    "a dead process": (lambda: replace(Owner.me(), pid=dead_process()), 0.0, {}),
+    "another process of its number": (lambda: replace(Owner.me(), born="1"), 0.0, {}),
+    "a silent one elsewhere": (lambda: replace(Owner.me(), host="node7"), SILENT + 60, {}),
+    "the same job before": (
+        lambda: replace(Owner.me(), host="node7", job="77"),
+        0.0,
+        {"SLURM_JOB_ID": "77", "SLURM_RESTART_COUNT": "1"},
+    ),
+}
+
+
+@pytest.mark.parametrize("owner, silent, environment", STALE.values(), ids=STALE)
+def test_a_stale_lock_is_taken_over(
+    owner, silent, environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    left = owner()
+    leave(tmp_path, left, silent)
+    with caplog.at_level(logging.WARNING), lock(tmp_path):
+        assert json.loads((tmp_path / ".lock").read_text()) == asdict(Owner.me())
+    assert f"taken over from process {left.pid} on {left.host}, which is dead" in caplog.text
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_elsewhere_that_shows_signs_of_life_keeps_it(tmp_path: Path) -> None:
+    leave(tmp_path, Owner("node7", 4711, "5", None), silent=60)
+    with (
+        pytest.raises(UserError, match=r"in use by process 4711 on node7, last sign of life 6\d s ago"),
+        lock(tmp_path),
+    ):
+        pass
+
+
+def test_a_lock_that_was_cut_off_counts_once_it_is_old(tmp_path: Path) -> None:
+    path = leave(tmp_path, Owner.me())
+    path.write_text("{")
+    with pytest.raises(UserError, match="in use by an unknown process"), lock(tmp_path):
+        pass
+    os.utime(path, (0, 0))
+    with lock(tmp_path):
+        pass

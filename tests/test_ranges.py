@@ -1,0 +1,123 @@
+"""Values that no run can have are one line each, with key, value and what is allowed, before anything is read."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, config, run
+
+from efpn.entry import dotted_keys
+from efpn.errors import UserError
+from efpn.ranges import EVALUATE, EXPORT, PREDICT, TRAIN, check_targets, check_values
+
+BY_ENTRY = {"train": TRAIN, "evaluate": EVALUATE, "predict": PREDICT, "export": EXPORT}
+GIVEN = {"train": [], "evaluate": ["run=x"], "predict": ["run=x", "pictures=y"], "export": ["run=x"]}
+
+
+@pytest.mark.parametrize(
+    "entry, option, allowed",
+    [
+        ("train", "phases.baseline.task.optimizer.lr=-0.1", "a number greater than 0"),
+        ("train", "phases.distill.task.optimizer.lr=fast", "a number greater than 0"),
+        ("train", "phases.baseline.task.optimizer.lr=nan", "a number greater than 0"),
+        ("train", "phases.finetune.task.optimizer.momentum=1.5", "a number from 0 on and less than 1"),
+        ("train", "phases.baseline.max_steps=0", "a whole number, at least 1"),
+        ("train", "phases.distill.checkpoint_every=-1", "a whole number, at least 1"),
+        ("train", "phases.finetune.val_every=0", "a whole number, at least 1"),
+        ("train", "phases.baseline.task.schedule.warmup_steps=-3", "a whole number, at least 0"),
+        ("train", "seed=-1", "a whole number from 0 to 4294967295"),
+        ("train", "seed=4294967296", "a whole number from 0 to 4294967295"),
+        ("train", "seed=1.5", "a whole number from 0 to 4294967295"),
+        ("train", "name=../../x", "the name of one folder"),
+        ("train", "name=..", "the name of one folder"),
+        ("train", "name=a/b", "the name of one folder"),
+        ("train", "name=''", "the name of one folder"),
+        ("train", "data.train_transform.short_side=0", "a whole number, at least 1"),
+        ("train", "+phases.distill.data.train_transform.crop=0", "a whole number, at least 1, or null"),
+        ("train", "data.train_transform.scale_jitter=[0.5]", "a list of 2, each a number greater than 0"),
+        ("train", "data.batch_size=0", "a whole number, at least 1"),
+        ("train", "data.num_workers=-1", "a whole number, at least 0"),
+        ("train", "data.on_unreadable=errror", "one of error, skip"),
+        ("train", "model.roi.score_thresh=7", "a number from 0 to 1"),
+        ("train", "+phases.finetune.model.rpn.score_thresh=7", "a number from 0 to 1"),
+        ("train", "model.rpn.pre_nms_top_n=[0,100]", "a list of 2, each a whole number, at least 1"),
+        ("train", "small_roi_below=0", "a number greater than 0"),
+        ("train", "trainer.accumulate_grad_batches=0", "a whole number, at least 1"),
+        ("train", "trainer.gradient_clip_val=-1", "a number greater than 0, or null"),
+        ("train", "resume=perhaps", "one of auto, true, false"),
+        ("evaluate", "score_threshold=50", "a number from 0 to 1"),
+        ("evaluate", "split=train", "one of val, test"),
+        ("evaluate", "+model.roi.score_thresh=7", "a number from 0 to 1"),
+        ("evaluate", "batch_size=0", "a whole number, at least 1, or null"),
+        ("evaluate", "name=../x", "the name of one folder"),
+        ("evaluate", "figures=some", "true or false"),
+        ("predict", "slices.size=0", "a whole number, at least 1, or null"),
+        ("predict", "slices.overlap=1", "a number from 0 on and less than 1"),
+        ("predict", "batch_size=0", "a whole number, at least 1"),
+        ("predict", "min_score=7", "a number from 0 to 1, or null"),
+        ("export", "check.boxes=0", "a number greater than 0"),
+        ("export", "check.scores=tight", "a number greater than 0"),
+        ("export", "check.pictures=0", "a whole number, at least 1"),
+    ],
+)
+def test_it_is_named_with_what_is_allowed(entry: str, option: str, allowed: str) -> None:
+    cfg = config(entry, *GIVEN[entry], option)
+    with pytest.raises(UserError) as caught:
+        check_values(cfg, BY_ENTRY[entry])
+    key = option.split("=")[0].lstrip("+")
+    said = str(caught.value)
+    assert said.startswith(f"{key}=") and f": must be {allowed}" in said and "\n" not in said
+
+
+@pytest.mark.parametrize("experiment", sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml")))
+def test_every_experiment_keeps_to_them(experiment: str) -> None:
+    cfg = config("train", f"experiment={experiment}")
+    check_values(cfg, TRAIN)
+    check_targets(cfg)
+
+
+@pytest.mark.parametrize("entry", ["evaluate", "predict", "export"])
+def test_the_other_entries_keep_to_them(entry: str) -> None:
+    check_values(config(entry, *GIVEN[entry]), BY_ENTRY[entry])
+
+
+def test_every_rule_is_about_a_key_that_exists() -> None:
+    schedule = ["+phases.baseline.task.schedule." + word for word in ("final=0.1", "gamma=0.1", "milestones=[0.5]")]
+    more = {"train": ["trainer=slurm", *schedule], "evaluate": ["data=coco", "+model.rpn.score_thresh=0.1"]}
+    known = {key for entry in BY_ENTRY for key in dotted_keys(config(entry, *GIVEN[entry], *more.get(entry, [])))}
+    known |= {key.removeprefix("phases.finetune.") for key in known}
+    patterns = {pattern for rules in BY_ENTRY.values() for pattern in rules}
+    assert not {pattern for pattern in patterns if not any(fnmatchcase(key, pattern) for key in known)}
+
+
+def test_all_faults_are_listed_together() -> None:
+    with pytest.raises(UserError, match=r"(?s)config: 2 problems.*seed=-1: must.*data.batch_size=0: must"):
+        check_values(config("train", "seed=-1", "data.batch_size=0"), TRAIN)
+
+
+@pytest.mark.parametrize(
+    "option, said",
+    [
+        ("phases.baseline.task.optimizer._target_=torch.optim.SDG", "no class or function to be had"),
+        ("loss._target_=efpn.no_such.Loss", "no class or function to be had"),
+        ("+phases.baseline.task.optimizer.momentumm=0.9", "torch.optim.SGD takes no such option; it takes params, lr"),
+        ("+trainer.max_stepz=3", "pytorch_lightning.Trainer takes no such option"),
+    ],
+)
+def test_a_target_that_is_not_there_is_named(option: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check_targets(config("train", option))
+    assert str(caught.value).startswith(option.split("=")[0].lstrip("+")) and said in str(caught.value)
+
+
+def test_nothing_is_written_outside_the_outputs(tmp_path: Path) -> None:
+    done = run("train.py", "name=../../x", f"paths.outputs={tmp_path / 'a/b'}", f"data.root={tmp_path / 'data'}")
+    assert done.returncode == 2 and done.stderr.startswith("error: name=../../x: must be the name of one folder")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_source_that_is_not_there_is_named_before_torch_is_imported(tmp_path: Path) -> None:
+    done = run("train.py", "data.source._target_=efpn.data.nothing.Here", f"data.root={tmp_path}")
+    assert done.returncode == 2 and "error: data.source._target_=efpn.data.nothing.Here: no class" in done.stderr

@@ -1,0 +1,126 @@
+"""Signals: a training saves where it is, says how to go on, and goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import ROOT, TINY, tiny
+
+from efpn.errors import Interrupted
+from efpn.runs.checkpoints import read_checkpoint, read_handover
+from efpn.tasks.base import DetectorTask
+from efpn.training.run import train
+
+ONE_STRETCH = ["phase=baseline", "phases.baseline.max_steps=6", "phases.baseline.checkpoint_every=6"]
+LONG = ["phase=baseline", *(f"phases.baseline.{key}=4000" for key in ("max_steps", "checkpoint_every", "val_every"))]
+
+
+def signal_at(patch: pytest.MonkeyPatch, step: int, number: int) -> None:
+    """Let the process signal itself at the first batch of that step."""
+    original, sent = DetectorTask.on_train_batch_start, []
+
+    def start(self, batch, batch_idx):
+        if self.global_step == step and not sent:
+            sent.append(number)
+            os.kill(os.getpid(), number)
+        return original(self, batch, batch_idx)
+
+    patch.setattr(DetectorTask, "on_train_batch_start", start)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("more", [[], ["trainer.accumulate_grad_batches=2", "data.num_workers=2"]])
+def test_stopped_inside_a_stretch_it_ends_as_an_unbroken_run(
+    number: signal.Signals, more: list[str], data: Path, tmp_path: Path
+) -> None:
+    options = [*ONE_STRETCH, "phases.baseline.val_every=6", *more]
+    train(tiny(tmp_path / "unbroken", data, *options))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted) as caught:
+        signal_at(patch, 3, number)
+        train(tiny(tmp_path, data, *options))
+    point = tmp_path / "demo/seed0/baseline/last.ckpt"
+    assert caught.value.message == f"{number.name} at step 4 of 6: saved {point}"
+    assert read_checkpoint(point)["global_step"] == 4
+    train(tiny(tmp_path, data, *options, "resume=true"))
+    whole, resumed = (read_handover(o / "demo/seed0/baseline/handover.ckpt") for o in (tmp_path / "unbroken", tmp_path))
+    assert resumed.steps == 6 and whole.metrics.keys() == resumed.metrics.keys()
+    for key, value in whole.state_dict.items():
+        torch.testing.assert_close(resumed.state_dict[key], value, rtol=1e-5, atol=1e-6, msg=key)
+
+
+def test_stopped_at_a_stretchs_last_step_it_goes_on_with_the_next(data: Path, tmp_path: Path) -> None:
+    options = ["phase=baseline", "phases.baseline.val_every=2"]
+    train(tiny(tmp_path / "unbroken", data, *options))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted, match="at step 2 of 4"):
+        signal_at(patch, 1, signal.SIGTERM)
+        train(tiny(tmp_path, data, *options))
+    train(tiny(tmp_path, data, *options, "resume=true"))
+    whole, resumed = (read_handover(o / "demo/seed0/baseline/handover.ckpt") for o in (tmp_path / "unbroken", tmp_path))
+    for key, value in whole.state_dict.items():
+        torch.testing.assert_close(resumed.state_dict[key], value, rtol=1e-5, atol=1e-6, msg=key)
+
+
+def start(outputs: Path, data: Path, *more: str, **environment: str) -> subprocess.Popen[str]:
+    words = [*TINY, *LONG, "data.num_workers=2", f"paths.outputs={outputs}", f"data.root={data}", *more]
+    return subprocess.Popen(
+        [sys.executable, "train.py", *words, "callbacks=default", "callbacks.progress.every=1"],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_step(process: subprocess.Popen[str]) -> None:
+    """Read its log until it trains."""
+    assert process.stdout
+    for line in process.stdout:
+        if "step 2/" in line:
+            return
+    raise AssertionError(process.stderr.read() if process.stderr else "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_ends_it_quietly(number: signal.Signals, data: Path, tmp_path: Path) -> None:
+    process = start(tmp_path, data)
+    wait_for_step(process)
+    os.killpg(process.pid, number)  # as a terminal and SLURM do: the workers receive it too
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert f"{number.name} at step " in stderr and "last.ckpt; go on with `python train.py experiment=demo" in stderr
+    assert "resume=true`" in stderr and "Traceback" not in stderr and "DataLoader worker" not in stderr
+    assert (tmp_path / "demo/seed0/baseline/last.ckpt").is_file()
+
+
+def test_a_slurm_job_requeues_itself_and_goes_on_by_itself(data: Path, tmp_path: Path) -> None:
+    tools, calls = tmp_path / "bin", tmp_path / "calls"
+    tools.mkdir()
+    (tools / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
+    (tools / "scontrol").chmod(0o755)
+    one = dict.fromkeys(("NTASKS", "NTASKS_PER_NODE", "JOB_NUM_NODES"), "1") | dict.fromkeys(
+        ("PROCID", "LOCALID", "NODEID"), "0"
+    )
+    job = {f"SLURM_{key}": value for key, value in one.items()} | {"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train"}
+    job |= {"SLURM_NODELIST": "localhost", "PATH": f"{tools}:{os.environ['PATH']}"}
+    slurm = ["trainer=slurm", "trainer.accelerator=cpu", "phases.baseline.task.schedule.warmup_steps=1"]
+    process = start(tmp_path / "out", data, *slurm, **job)
+    wait_for_step(process)
+    os.killpg(process.pid, signal.SIGUSR1)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGUSR1, stderr
+    assert calls.read_text() == "requeue 77\n" and "job 77 is requeued and goes on by itself" in stderr
+    step = read_checkpoint(tmp_path / "out/demo/seed0/baseline/last.ckpt")["global_step"]
+    again = start(tmp_path / "out", data, *slurm, **job, SLURM_RESTART_COUNT="1")  # the same command
+    assert again.stdout
+    first = next(line for line in again.stdout if "/4000  loss" in line)
+    os.killpg(again.pid, signal.SIGTERM)
+    again.communicate(timeout=60)
+    assert f"step {step + 1}/4000" in first
