@@ -25,12 +25,15 @@ class Target(TypedDict):
         image_id: ``()`` int64, the data set's own id.
         scale: ``(2,)`` float32, 1x pixels per native pixel along x and y; divide boxes by it to return to the file's
             pixels.
+        ignore_boxes: ``(m, 4)`` float32, xyxy, pixels of the 1x picture: crowd regions, in which nothing is taught as
+            background.
     """
 
     boxes: Tensor
     labels: Tensor
     image_id: NotRequired[Tensor]
     scale: NotRequired[Tensor]
+    ignore_boxes: NotRequired[Tensor]
 
 
 class Detections(TypedDict):

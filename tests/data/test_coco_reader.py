@@ -2,9 +2,13 @@ import json
 
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
+from efpn.data.check import check_index
 from efpn.data.coco import CocoJson
 from efpn.errors import UserError
+from efpn.metrics.split import SplitScorer
 
 SPLITS = {"train": {"images": "train", "annotations": "train.json"}}
 
@@ -43,6 +47,58 @@ def test_export_gives_back_what_was_read(coco):
     assert exported["annotations"] == original["annotations"]
     assert exported["categories"] == original["categories"]
     assert {"id": 7, "file_name": "train/a.jpg", "width": 40, "height": 30} in exported["images"]
+
+
+def annotation(number=1, **changes):
+    return {"id": number, "image_id": 7, "category_id": 90, "bbox": [4, 5, 10, 12], **changes}
+
+
+def test_the_annotations_own_area_is_carried(coco):
+    given = [annotation(1, area=77.5), annotation(2), annotation(3, area=None), annotation(4, area=0)]
+    index, _ = check_index(load(coco(annotations=given)))
+    record = index.records[1]
+    np.testing.assert_array_equal(record.area, [77.5, np.nan, np.nan, 0])
+    np.testing.assert_array_equal(record.keep(np.array([True, False, False, True])).area, [77.5, 0])
+    assert [one["area"] for one in index.to_coco()["annotations"]] == [77.5, 120, 120, 0]
+
+
+@pytest.mark.parametrize("area", ["700", -1, float("nan"), float("inf"), True, 10**400, [7]])
+def test_an_area_that_is_none_is_named(coco, area):
+    (problem,) = load(coco(annotations=[annotation(5, area=area)])).problems
+    assert "train.json: annotation 5 of picture 7: area is " in str(problem)
+    assert "give the object's area in square pixels, 0 or more, or leave it out" in str(problem)
+
+
+def test_ap_and_ar_by_size_are_pycocotools_on_a_file_whose_areas_differ(coco, tmp_path):
+    random = np.random.default_rng(4)
+    truth, found = [], []
+    for number in range(1, 121):
+        x, y, w, h = random.uniform([0, 0, 8, 8], [350, 350, 140, 140]).tolist()
+        image = int(random.integers(1, 13))
+        one = {"image_id": image, "category_id": int(random.choice([90, 4])), "bbox": [x, y, w, h]}
+        crowd = int(number % 12 == 0)
+        truth.append({**one, "id": number, "area": w * h * random.uniform(0.2, 1), "iscrowd": crowd})
+        for _ in range(random.integers(0, 4)):
+            moved = np.add(one["bbox"], random.normal(0, 4, 4)).clip(1).tolist()
+            found.append({**one, "bbox": moved, "score": random.random()})
+    images = [{"id": n, "file_name": f"{n}.jpg", "width": 500, "height": 500} for n in range(1, 13)]
+    root = coco(images=images, annotations=truth)
+    index, _ = check_index(load(root), open_pictures="none")
+    ours = SplitScorer(index.to_coco(), index.categories.evaluated_ids, 0.5)(found, [one["id"] for one in images])
+
+    table = COCO(str(root / "train.json"))
+    judge = COCOeval(table, table.loadRes([dict(one) for one in found]), "bbox")
+    judge.evaluate()
+    judge.accumulate()
+    judge.summarize()
+    names = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", None, None, "AR", "AR_S", "AR_M", "AR_L")
+    for name, expected in zip(names, judge.stats, strict=True):
+        assert name is None or ours[name] == pytest.approx(expected, abs=1e-9), name
+    exported = index.to_coco()
+    for one in exported["annotations"]:
+        del one["area"]
+    by_box = SplitScorer(exported, index.categories.evaluated_ids, 0.5)(found, [one["id"] for one in images])
+    assert by_box["AP_S"] != pytest.approx(ours["AP_S"], abs=0.01)  # the areas matter here
 
 
 def test_evaluated_names(coco):

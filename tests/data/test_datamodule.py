@@ -1,6 +1,7 @@
 import logging
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -79,13 +80,37 @@ def test_empty_pictures_can_be_left_out_of_training_only(module):
     assert len(image_ids(data.test_dataloader())) == 7
 
 
+def test_what_is_left_out_for_want_of_a_box_is_said(module, caplog):
+    with caplog.at_level(logging.INFO):
+        order, _ = module(keep_empty=False).train_order()
+    assert f"data.keep_empty=false: {20 - len(order)} of 20 training pictures have no box" in caplog.text
+    assert len(order) < 20
+
+
+def test_balanced_pictures_come_again_as_crops_around_their_class(module):
+    data = module(balance=40, samples_per_epoch=60)
+    data.train_transform = TrainTransform(24, 32, repeat_crop=14)
+    loader = data.train_dataloader()
+    keys = list(loader.sampler)
+    seen = [
+        (image.shape[1:], target) for images, targets in loader for image, target in zip(images, targets, strict=True)
+    ]
+    assert len(keys) == len(seen) and 10 < sum(label > 0 for *_, label in keys) < 60
+    for (number, _, label), (size, target) in zip(keys, seen, strict=True):
+        assert size == ((14, 14) if label else (24, 32))
+        assert data.index("train").records[number].image_id == target["image_id"]
+        assert not label or label in target["labels"]
+
+
 def test_balance_repeats_rare_classes(module):
     data = module(balance=9)
     plan = data.plan()
     assert plan is not None
     counts = dict(zip(plan.names, plan.after.tolist(), strict=True))
     assert plan.before[1] < 9 <= counts["pl50"]
-    assert len(data.train_order()) == plan.repeats.sum() > 20
+    order, labels = data.train_order()
+    assert len(order) == len(labels) == plan.repeats.sum() > 20
+    assert (np.bincount(labels) > 0).tolist() == [True, False, True]  # none, pn has enough, pl50
 
 
 def test_two_ranks_share_the_epoch(module):

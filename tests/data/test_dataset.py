@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from efpn.data.coco import CocoJson
 from efpn.data.dataset import DetectionDataset, halve, to_tensor
 from efpn.data.pictures import PictureError, probe_picture, read_picture, read_smaller
 from efpn.data.records import Problem
@@ -59,13 +60,35 @@ def test_direct_resizing_spares_the_2x_picture(index):
     np.testing.assert_allclose(direct.numpy(), mean, atol=0.51 / 255)
 
 
-def test_crowds_are_left_out(coco):
-    from efpn.data.coco import CocoJson
+@pytest.fixture
+def crowded(coco):
+    """A lamp at (4, 5, 14, 17), and a crowd in the right half of a picture of 40 x 30."""
+    lamp = {"id": 1, "image_id": 7, "category_id": 90, "bbox": [4, 5, 10, 12]}
+    crowd = {"id": 2, "image_id": 7, "category_id": 4, "bbox": [20, 0, 20, 30], "iscrowd": 1}
+    root = coco(annotations=[lamp, crowd])
+    return CocoJson({"train": {"images": "train", "annotations": "train.json"}}, root).load("train")
 
-    source = CocoJson({"train": {"images": "train", "annotations": "train.json"}}, coco())
-    _, target = DetectionDataset(source.load("train"), EvalTransform(30, 40))[1]
+
+def test_crowds_are_no_objects_but_regions_to_ignore(crowded):
+    _, target = DetectionDataset(crowded, EvalTransform(15, 20))[1]
     assert target["labels"].tolist() == [1]
-    assert target["boxes"].tolist() == [[4, 5, 14, 17]]
+    assert target["boxes"].tolist() == [[2, 2.5, 7, 8.5]]
+    assert target["ignore_boxes"].tolist() == [[10, 0, 20, 15]] and target["ignore_boxes"].dtype == torch.float32
+    assert DetectionDataset(crowded, EvalTransform(15, 20))[0][1]["ignore_boxes"].shape == (0, 4)
+
+
+def test_crowds_go_with_the_picture_through_crop_and_flip(crowded):
+    mirror = TrainTransform(30, 40, hflip_prob=1.0)
+    assert DetectionDataset(crowded, mirror)[1][1]["ignore_boxes"].tolist() == [[0, 0, 20, 30]]
+    cropped = DetectionDataset(crowded, TrainTransform(30, 40, (0.7, 1.5), crop=24, hflip_prob=0.5), pairs=True)
+    seen = 0
+    for seed in range(30):
+        image, _, target = cropped[1, seed]
+        for x1, y1, x2, y2 in target["ignore_boxes"].tolist():
+            assert 0 <= x1 < x2 <= image.shape[2] and 0 <= y1 < y2 <= image.shape[1]
+            assert x1 == 0 or x2 == pytest.approx(24) or x2 - x1 == pytest.approx(20 * target["scale"][0].item())
+            seen += 1
+    assert seen > 10
 
 
 def test_tensor_helpers():

@@ -3,7 +3,7 @@ import pytest
 from efpn.data.sampler import EvalSampler, StreamSampler
 
 
-def epoch(sampler: StreamSampler, number: int) -> list[tuple[int, int]]:
+def epoch(sampler: StreamSampler, number: int) -> list[tuple[int, int, int]]:
     sampler.set_epoch(number)
     return list(sampler)
 
@@ -11,8 +11,8 @@ def epoch(sampler: StreamSampler, number: int) -> list[tuple[int, int]]:
 def test_each_pass_is_a_permutation_and_differs_from_the_last():
     sampler = StreamSampler(10, seed=1)
     first, second = epoch(sampler, 0), epoch(sampler, 1)
-    assert sorted(number for number, _ in first) == sorted(number for number, _ in second) == list(range(10))
-    assert [number for number, _ in first] != [number for number, _ in second]
+    assert sorted(number for number, *_ in first) == sorted(number for number, *_ in second) == list(range(10))
+    assert [number for number, *_ in first] != [number for number, *_ in second]
 
 
 def test_epochs_are_cut_from_one_stream_whatever_their_length():
@@ -30,8 +30,8 @@ def test_resuming_at_an_epoch_sees_what_an_unbroken_run_sees():
 
 def test_sample_seeds_never_repeat_and_depend_on_the_seed():
     stream = epoch(StreamSampler(5, seed=3, samples_per_epoch=500), 0)
-    assert len({seed for _, seed in stream}) == 500
-    assert all(0 <= seed < 2**63 for _, seed in stream)
+    assert len({seed for _, seed, _ in stream}) == 500
+    assert all(0 <= seed < 2**63 for _, seed, _ in stream)
     assert stream != epoch(StreamSampler(5, seed=4, samples_per_epoch=500), 0)
 
 
@@ -50,8 +50,9 @@ def test_ranks_have_equal_lengths_when_the_epoch_does_not_divide():
 
 
 def test_a_plan_with_repeats_is_followed():
-    numbers = [number for number, _ in StreamSampler([0, 1, 1, 4], seed=0)]
-    assert sorted(numbers) == [0, 1, 1, 4]
+    drawn = list(StreamSampler([0, 1, 1, 4], seed=0, labels=[0, 0, 7, 0]))
+    assert sorted((number, label) for number, _, label in drawn) == [(0, 0), (1, 0), (1, 7), (4, 0)]
+    assert [number for number, *_ in drawn] == [number for number, *_ in StreamSampler([0, 1, 1, 4], seed=0)]
 
 
 def test_nothing_to_sample():

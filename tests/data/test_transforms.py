@@ -153,3 +153,37 @@ def test_colour_jitter_changes_colours_not_geometry():
 def test_senseless_options(option, message):
     with pytest.raises(UserError, match=message):
         TrainTransform(64, 64, **option)
+
+
+def test_a_repeat_is_a_crop_around_the_object_it_comes_for():
+    image = painted(200, 200, (150, 20, 170, 40))
+    boxes = np.array([[10.0, 150, 40, 190], [150, 20, 170, 40]])
+    transform = TrainTransform(100, 100, (0.8, 1.25), repeat_crop=50)
+    corners = set()
+    for seed in range(40):
+        whole = transform(image, boxes, factor=1, seed=seed)
+        assert whole.image.shape[0] >= 80 and len(whole.kept) == 2  # the first time: all of it
+        view = transform(image, boxes, factor=2, seed=seed, focus=np.array([1]))
+        assert view.image.shape == (100, 100, 3) and 1 in view.kept
+        assert view.scale == pytest.approx(whole.scale, rel=0.05)  # the size of objects is that of the whole picture
+        (box,) = view.boxes[view.kept == 1]
+        np.testing.assert_allclose(box[2:] - box[:2], 20 * np.array(view.scale), rtol=1e-6)  # not cut
+        corners.add(tuple(box[:2].round()))
+    assert len(corners) > 20
+
+
+def test_a_repeat_of_a_cropping_transform_keeps_its_side():
+    image, boxes = painted(200, 200, (0, 0, 9, 9)), np.array([[10.0, 150, 40, 190], [150, 20, 170, 40]])
+    transform = TrainTransform(100, 100, crop=40, object_crop_prob=0.0, repeat_crop=70)
+    for seed in range(20):
+        view = transform(image, boxes, factor=1, seed=seed, focus=np.array([0]))
+        assert view.image.shape == (40, 40, 3) and view.kept.tolist() == [0]
+
+
+def test_the_window_of_a_repeat_in_native_pixels():
+    assert TrainTransform(1400, 1400, (0.8, 1.25), repeat_crop=700).repeat_window((2048, 2048)) == pytest.approx(1024)
+    assert TrainTransform(50, 100, crop=20).repeat_window((100, 100)) == 40
+    assert np.isinf(TrainTransform(50, 100).repeat_window((100, 100)))
+    assert np.isinf(TrainTransform(50, 100, repeat_crop=20).repeat_window(None))
+    with pytest.raises(UserError, match="repeat_crop is 0; give a side in 1x pixels, or null for whole pictures"):
+        TrainTransform(50, 100, repeat_crop=0)

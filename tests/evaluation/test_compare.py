@@ -34,6 +34,19 @@ def test_markdown_to_the_letter(both):
     )
 
 
+def test_the_rules_of_size_stand_below(tmp_path):
+    rules = {"ap_size_rule": "annotation", "f1_size_rule": "long_side"}
+    rows = load_results([run(tmp_path / "a", "FPN", FPN, rules=rules), run(tmp_path / "b", "EFPN", EFPN, rules=rules)])
+    said = (
+        "Sizes in native pixels. AP and AR: square root of the annotation's own area, of the box's where it gives "
+        "none. Accuracy, recall and F1: longer side of the box."
+    )
+    assert comparison_markdown(rows).endswith(f"|\n\n{said}\n")
+    page = io.StringIO()
+    Console(file=page, width=80).print(comparison_table(rows))
+    assert " ".join(page.getvalue().split()).endswith(said)
+
+
 def test_other_columns(both):
     table = comparison_markdown(load_results(both), columns=("AP_S",))
     assert table.splitlines()[0] == "|  | AP_S |"

@@ -95,6 +95,18 @@ def test_files_hold_what_was_scored(tmp_path, metrics, detections, ground_truth,
     assert Image.open(written["pictures.png"]).size[0] > 800
 
 
+def test_the_rule_by_which_sizes_were_measured_stands_in_the_table(tmp_path, detections, ground_truth, facts):
+    ground_truth["annotations"][2]["area"] = 700  # large by its box
+    metrics = score(ground_truth, detections, score_threshold=0.5)
+    write_report(tmp_path, metrics, detections, ground_truth=ground_truth, facts=facts)
+    record = json.loads((tmp_path / "metrics.json").read_text())
+    assert record["rules"]["ap_size_rule"] == "annotation"
+    assert (record["objects"]["ap"]["large"], record["objects"]["f1"]["large"]) == (0, 1)
+    table = (tmp_path / "table.md").read_text()
+    assert "Size: square root of the annotation's own area, of the box's where it gives none, native pixels." in table
+    assert "Size: longer side of the box, native pixels." in table
+
+
 def test_both_thresholds_stand_in_the_table(tmp_path, metrics, detections, ground_truth, facts):
     at_best = score(ground_truth, detections, score_threshold=0.1, category_ids=[4, 9])
     chosen = dataclasses.replace(facts, best_threshold=0.1, best_chosen_on="toy/val")

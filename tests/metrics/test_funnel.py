@@ -206,6 +206,22 @@ def test_bands_sum_to_all():
     assert sum(part.objects for part in parts) == band(funnel).objects == 23
 
 
+def test_sizes_by_area_are_the_annotations_own():
+    scene = truth((1, 1, 10, 10, 40, 40))
+    scene["annotations"][0]["area"] = 700
+    rows = found((1, 1, 10, 10, 40, 40, 0.9), (2, 1, 10, 10, 40, 40, 0.9))
+    rows[1]["area"] = 700  # a result has no area but that of its box
+    bands = {"small": (0, 32), "medium": (32, 96)}
+    funnel = loss_funnel(scene, rows, score_threshold=0.5, bands=bands, size_rule="area")
+    assert funnel.size_rule == "annotation"
+    assert [(one.objects, one.hits) for one in funnel.by_band.values()] == [(1, 1), (0, 0)]
+    assert [sum(one.false_alarms.values()) for one in funnel.by_band.values()] == [0, 1]
+    by_side = loss_funnel(scene, rows, score_threshold=0.5, bands=bands)
+    assert (by_side.size_rule, by_side.by_band["medium"].objects) == ("long_side", 1)
+    rates = score(scene, rows, score_threshold=0.5, size_rule="area")
+    assert (rates["rec_S"], rates["rec_M"], rates["AR_S"], rates["AR_M"]) == (1, None, 1, None)
+
+
 def test_only_evaluated_categories_count():
     scene = truth(OBJECT, (1, 2, 60, 60, 20, 20))
     one = band(loss_funnel(scene, found((1, 2, 60, 60, 20, 20, 0.9)), score_threshold=0.5, category_ids=[1]))

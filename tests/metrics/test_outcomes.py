@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from efpn.metrics.counting import objects_by_size
+from efpn.metrics.counting import objects_by_size, rule_used
 from efpn.metrics.outcomes import judge
 
 NOTHING = np.empty((0, 4)), np.empty(0, np.int64)
@@ -67,6 +67,16 @@ def test_objects_on_the_edge_count_once_or_twice(simple):
     bands = {"small": (0, 32), "medium": (32, 96)}
     assert objects_by_size(simple, bands, "long_side") == {"small": 0, "medium": 2}
     assert objects_by_size(simple, bands, "area", edges="closed") == {"small": 1, "medium": 2}
+
+
+def test_whose_area_it_was_is_said(simple):
+    assert rule_used(simple, "area") == "area"  # the annotations' areas are those of the boxes
+    simple["annotations"][1]["area"] = 900
+    assert rule_used(simple, "area") == "annotation" and rule_used(simple, "area", [4]) == "area"
+    assert rule_used(simple, "long_side") == "long_side"
+    simple["annotations"][1]["iscrowd"] = 1
+    assert rule_used(simple, "area") == "area"
+    assert rule_used({**simple, "annotations": []}, "area") == "area"
 
 
 def test_the_annotations_own_area_decides_where_there_is_one(simple):

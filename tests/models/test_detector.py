@@ -87,6 +87,25 @@ def test_a_plain_fpn_detector_is_torchvisions() -> None:
             torch.testing.assert_close(mine[key], theirs[key])
 
 
+@pytest.mark.parametrize("resize", [None, Resize(128, 256)])
+def test_an_image_that_is_all_crowd_teaches_no_background(resize: Resize | None) -> None:
+    images, targets = batch()
+    targets[1]["ignore_boxes"] = torch.tensor([[0.0, 0, 64, 64]])
+    model = detector()
+    model.transform = EFPNDetector(model.backbone, 4, resize=resize).transform
+    torch.manual_seed(3)
+    losses = model.train()(images[1:], targets[1:])  # alone: no object, nothing but the crowd
+    assert losses["loss_classifier"].item() == 0 and losses["loss_box_reg"].item() == 0
+    packed, scaled = model.transform(images[1:], targets[1:])
+    anchors = model.rpn.anchor_generator(packed, [torch.zeros(1, 1, 128 // s, 128 // s) for s in (4, 8, 16, 32, 64)])
+    (labels,), _ = model.rpn.assign_targets_to_anchors(anchors, scaled)
+    width, height = (anchors[0][:, 2:].clamp(max=packed.image_sizes[0][0]) - anchors[0][:, :2].clamp(min=0)).unbind(1)
+    outside = width.clamp(min=0) * height.clamp(min=0) / (anchors[0][:, 2:] - anchors[0][:, :2]).prod(1) < 0.5
+    assert torch.equal(labels == 0, outside) and outside.any() and not outside.all()
+    both = model(images, targets)
+    assert all(loss.isfinite() for loss in both.values())
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_pictures_that_come_at_their_size_keep_it(training: bool) -> None:
     images, targets = batch()

@@ -9,7 +9,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from efpn.errors import UserError
 from efpn.models import OHEM, PyramidRoIHeads, RoISettings, SmallRoIs
-from efpn.models.roi_heads import PyramidRoIAlign, box_losses, hardest, interleave, roi_losses
+from efpn.models.roi_heads import PyramidRoIAlign, box_losses, interleave, roi_losses
 
 CHANNELS, SIDE, CLASSES = 4, 128, 3
 SHAPES = [(SIDE, SIDE)]
@@ -43,6 +43,18 @@ def test_small_rois_read_p2x_and_the_others_their_fpn_level() -> None:
     regular = MultiScaleRoIAlign(["p2", "p3", "p4", "p5"], 7, 2)(features, proposals, SHAPES)
     extended = MultiScaleRoIAlign(["p2x"], 7, 2)(features, proposals, SHAPES)
     torch.testing.assert_close(pooled, torch.stack([regular[0], extended[1], regular[2]]))
+
+
+def test_cocos_rule_leaves_p2_without_a_roi_and_the_shifted_one_does_not() -> None:
+    sides = torch.tensor([112.0, 130, 223, 224, 447, 448, 900])
+    boxes = torch.stack([0 * sides, 0 * sides, sides, sides], 1)
+    small = SmallRoIs(below=112)
+    assert not PyramidRoIAlign(small).is_small(boxes).any()
+    paper, shifted = (heads(small, canonical_size=size).box_roi_pool.regular for size in (224, 448))
+    assert paper.map_levels([boxes]).tolist() == [1, 1, 1, 2, 2, 3, 3]  # P3 and up
+    assert shifted.map_levels([boxes]).tolist() == [0, 0, 0, 1, 1, 2, 3]
+    with pytest.raises(UserError, match=r"model.roi.canonical_size=0: must be a whole number, at least 1"):
+        RoISettings(canonical_size=0)
 
 
 def test_small_rois_of_several_pictures_stay_in_order() -> None:
@@ -93,13 +105,43 @@ def test_the_small_head_starts_as_the_other() -> None:
         assert torch.equal(mine, other) and mine is not other
 
 
+def apart(count: int) -> torch.Tensor:
+    """Boxes that do not touch."""
+    corners = 20.0 * torch.arange(count)[:, None] * torch.ones(1, 4)
+    return corners + torch.tensor([0.0, 0, 10, 10])
+
+
 def test_hardest_by_hand() -> None:
     losses = torch.tensor([0.1, 0.9, 0.5, 0.3, 0.8])
-    assert [h.tolist() for h in hardest(losses, [3, 2], per_image=2)] == [[1, 2], [1, 0]]
+    assert [h.tolist() for h in OHEM(per_image=2).hardest([apart(3), apart(2)], losses)] == [[1, 2], [1, 0]]
 
 
 def test_hardest_takes_what_there_is() -> None:
-    assert [h.tolist() for h in hardest(torch.tensor([0.1, 0.2]), [2, 0], per_image=5)] == [[1, 0], []]
+    losses = torch.tensor([0.1, 0.2])
+    for ohem in (OHEM(per_image=5), OHEM(per_image=None), OHEM(per_image=None, keep=1.0, nms=0.5)):
+        assert [h.tolist() for h in ohem.hardest([apart(2), apart(0)], losses)] == [[1, 0], []]
+
+
+def test_keep_is_a_share_of_the_candidates_and_per_image_its_cap() -> None:
+    losses = torch.tensor([0.1, 0.9, 0.5, 0.3, 0.8, 0.4])
+    rois = [apart(5), apart(1)]
+    assert [h.tolist() for h in OHEM(keep=0.4).hardest(rois, losses)] == [[1, 4], [0]]
+    assert [h.tolist() for h in OHEM(keep=0.5).hardest(rois, losses)] == [[1, 4, 2], [0]]  # 2.5, rounded up
+    assert [h.tolist() for h in OHEM(keep=0.5, per_image=1).hardest(rois, losses)] == [[1], [0]]
+
+
+def test_nms_by_loss_leaves_the_hardest_of_each_place() -> None:
+    place = torch.tensor([[0.0, 0, 20, 20], [0, 1, 20, 21], [0, 9, 20, 29], [60, 60, 80, 80]])  # IoU 0.90 and 0.38
+    losses = torch.tensor([0.5, 0.9, 0.4, 0.1])
+    assert [h.tolist() for h in OHEM(nms=0.7).hardest([place], losses)] == [[1, 2, 3]]
+    assert [h.tolist() for h in OHEM(nms=0.3).hardest([place], losses)] == [[1, 3]]
+    assert [h.tolist() for h in OHEM(nms=0.7, keep=0.5).hardest([place], losses)] == [[1, 2]]  # a share of what is left
+
+
+@pytest.mark.parametrize("wrong", [{"keep": 0}, {"keep": 1.5}, {"keep": -1}, {"nms": 7}, {"per_image": 0}])
+def test_ohem_by_which_nothing_is_mined_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=f"model.ohem.{next(iter(wrong))}="):
+        OHEM(**wrong)
 
 
 def test_roi_losses_average_to_torchvisions_loss() -> None:
@@ -137,10 +179,57 @@ def test_no_small_roi_gives_a_zero_loss_that_reaches_every_parameter() -> None:
     assert features["p2x"].grad is not None  # and so does the extension that made it
 
 
-def test_ohem_on_a_picture_without_boxes() -> None:
+def test_ohem_on_an_image_without_boxes_takes_the_hardest() -> None:
     model = heads(SmallRoIs(below=40, own_head=True), OHEM(per_image=4)).train()
-    _, losses = model(maps(), [torch.tensor([SMALL_BOX, LARGE_BOX])], SHAPES, target())
-    assert losses["loss_box_reg"].item() == 0 and losses["loss_classifier"].item() > 0
+    features, proposals = maps(), [torch.cat([apart(6), torch.tensor([LARGE_BOX])])]
+    rois, labels, deltas = model.small_candidates(proposals, target())
+    assert len(rois[0]) == 6 and not labels[0].any() and not deltas[0].any()
+    with torch.no_grad():
+        logits, found = model.box_outputs(features, rois, SHAPES)
+        losses = roi_losses(logits, found, labels[0], deltas[0])
+        surprise = -logits.log_softmax(1)[:, 0]  # there is no box to miss: the classes alone decide
+    torch.testing.assert_close(losses, surprise)
+    hard = surprise.topk(4).indices
+    assert torch.equal(model.ohem.hardest(rois, losses)[0], hard)
+    _, got = model(features, proposals, SHAPES, target())
+    torch.testing.assert_close(got["loss_classifier"], surprise[hard].mean())
+    assert got["loss_box_reg"].item() == 0
+
+
+def test_random_sampling_is_torchvisions() -> None:
+    model = heads(batch_size=8).train()
+    truth = [*target(SMALL_BOX, LARGE_BOX), *target()]
+    proposals = [torch.rand(40, 4) * 40 + torch.tensor([0.0, 0, 40, 40]) for _ in truth]
+    proposals[0][:10] = torch.tensor(LARGE_BOX) + torch.rand(10, 4)
+    torch.manual_seed(1)
+    rois, labels, deltas = model._training_rois({}, proposals, SHAPES * 2, truth)
+    torch.manual_seed(1)
+    same, _, expected, aims = model.select_training_samples(list(proposals), truth)
+    for mine, theirs in zip((*rois, *labels), (*same, *expected), strict=True):
+        assert torch.equal(mine, theirs)
+    positive = labels[0] > 0
+    assert positive.any() and torch.equal(deltas[0][positive], aims[0][positive])
+
+
+CROWD = torch.tensor([[60.0, 60, 100, 100]])
+IN_CROWD, HALF_OUT, MOSTLY_OUT = [62.0, 62, 74, 74], [54.0, 62, 66, 74], [53.0, 62, 65, 74]
+
+
+@pytest.mark.parametrize("ohem", [None, OHEM()])
+def test_no_roi_in_a_crowd_region_is_background(ohem: OHEM | None) -> None:
+    model = heads(SmallRoIs(below=40, own_head=True), ohem).train()
+    proposals = [torch.tensor([SMALL_BOX, IN_CROWD, HALF_OUT, MOSTLY_OUT])]
+    truth = [{**target([8.0, 8, 24, 26])[0], "ignore_boxes": CROWD}]
+    rois, labels, _ = model._training_rois(maps(), proposals, SHAPES, truth)
+    assert sorted(rois[0].tolist()) == sorted([SMALL_BOX, MOSTLY_OUT, [8.0, 8, 24, 26]])
+    assert sorted(labels[0].tolist()) == [0, 1, 1]
+
+
+def test_an_object_in_a_crowd_region_still_trains() -> None:
+    model = heads().train()
+    truth = [{**target(IN_CROWD)[0], "ignore_boxes": CROWD}]
+    _, labels, _ = model.candidates([torch.tensor([IN_CROWD, [80.0, 80, 90, 90]])], truth)
+    assert labels[0].tolist() == [1, -1, 1]
 
 
 @pytest.mark.parametrize("below", [0, -3.0, float("nan")])

@@ -1,8 +1,9 @@
 """The paper's class balance: "each class augmented to about 1000 instances by random crops and color jitter".
 
-The plan says how often each picture comes in one pass over the data; the crops and the jitter of the repeats are drawn
-by the transform. It is deterministic, and no torch is needed to make or print it:
-``python -m efpn.data.balance FOLDER --target 1000``.
+In one pass over the data every picture comes once, and some come again for the sake of a class; a transform that crops
+(``data.train_transform.repeat_crop``) shows of these a window around a random object of that class. The plan says
+which, how often, and for which class. It is deterministic, and no torch is needed to make or print it:
+``python -m efpn.data.balance FOLDER --target 1000 --window 1024``.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from __future__ import annotations
 import argparse
 import heapq
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from efpn.data.records import Index
+from efpn.data.records import Index, Record
 from efpn.data.tt100k import TT100K
 from efpn.errors import UserError
 
+WindowOf = Callable[[Record], float]
 MAX_REPEATS = 30  # above the 1000 / 70 that TT100K's rarest evaluated class needs when each picture has one instance
 
 
@@ -28,47 +31,70 @@ class BalancePlan:
     """How often each picture comes in one pass.
 
     Attributes:
-        repeats: ``(pictures,)`` int64, >= 1.
+        order: ``(n,)`` int64, record numbers of one pass.
+        labels: ``(n,)`` int64, the class for whose sake each comes again, 0 the first time.
         names: class names.
         before: ``(K,)`` instances without repeats.
-        after: ``(K,)`` instances with repeats.
+        after: ``(K,)`` instances with repeats; where these are crops, as many as are to be expected in their windows.
     """
 
-    repeats: NDArray[np.int64]
+    order: NDArray[np.int64]
+    labels: NDArray[np.int64]
     names: tuple[str, ...]
     before: NDArray[np.int64]
     after: NDArray[np.int64]
 
     @property
-    def order(self) -> NDArray[np.int64]:
-        """Record numbers of one pass, each as often as planned."""
-        return np.repeat(np.arange(len(self.repeats)), self.repeats)
+    def repeats(self) -> NDArray[np.int64]:
+        """``(pictures,)`` how often each picture comes in one pass, once or more."""
+        return np.bincount(self.order)
 
     def table(self) -> str:
         """Text table of class, instances before and after, rarest first; the last row is the sum."""
         rows = sorted(zip(self.before.tolist(), self.names, self.after.tolist(), strict=True))
         lines = [f"{name:<24}{before:>8}{after:>8}" for before, name, after in rows if before]
-        pictures = f"{'pictures':<24}{len(self.repeats):>8}{int(self.repeats.sum()):>8}"
+        pictures = f"{'pictures':<24}{len(self.repeats):>8}{len(self.order):>8}"
         total = f"{'all instances':<24}{int(self.before.sum()):>8}{int(self.after.sum()):>8}"
         return "\n".join([f"{'class':<24}{'before':>8}{'after':>8}", *lines, total, pictures])
 
 
-def make_plan(index: Index, target: int, max_repeats: int = MAX_REPEATS) -> BalancePlan:
+def whole(record: Record) -> float:
+    """The window of a repeat that shows the whole picture."""
+    return np.inf
+
+
+def make_plan(index: Index, target: int, max_repeats: int = MAX_REPEATS, window: WindowOf = whole) -> BalancePlan:
     """Repeat pictures until each evaluated class has about `target` instances.
 
     Classes are served from the rarest on, so that what a rare class's pictures bring along counts for the commoner
     ones. A class takes its pictures in turn, each time the one repeated least, and among those the one that adds the
     fewest instances of classes already at the target. Such a class is never repeated for its own sake, and a picture
     comes at most `max_repeats` times.
+
+    Args:
+        index: the training split.
+        target: instances that each evaluated class is brought to.
+        max_repeats: of one picture.
+        window: native side of the square that a repeat of a record shows; infinite for the whole picture.
     """
     counts = count_matrix(index)
     before = counts.sum(axis=0)
-    repeats = np.ones(len(index), np.int64)
-    evaluated = [label - 1 for label in index.categories.evaluated_labels if before[label - 1]]
-    for column in sorted(evaluated, key=lambda column: (before[column], column)):
-        full = (repeats @ counts) >= target
-        _fill(repeats, counts[:, column], counts[:, full].sum(axis=1), target, max_repeats)
-    return BalancePlan(repeats, index.categories.names, before, repeats @ counts)
+    after, times = before.astype(np.float64), np.ones(len(index), np.int64)
+    order, labels = [np.arange(len(index))], [np.zeros(len(index), np.int64)]
+    evaluated = [label for label in index.categories.evaluated_labels if before[label - 1]]
+    for label in sorted(evaluated, key=lambda label: (before[label - 1], label)):
+        if after[label - 1] >= target:
+            continue
+        gains = expected_in_windows(index, label, counts, window)
+        side = gains[:, after >= target].sum(axis=1)
+        rows = _fill(times, gains[:, label - 1], side, target - float(after[label - 1]), max_repeats)
+        order.append(rows)
+        labels.append(np.full(len(rows), label))
+        after += gains[rows].sum(axis=0)
+    joined = np.concatenate(order)
+    place = np.argsort(joined, kind="stable")
+    after = np.rint(after).astype(np.int64)
+    return BalancePlan(joined[place], np.concatenate(labels)[place], index.categories.names, before, after)
 
 
 def count_matrix(index: Index) -> NDArray[np.int64]:
@@ -79,19 +105,68 @@ def count_matrix(index: Index) -> NDArray[np.int64]:
     return counts
 
 
+def expected_in_windows(index: Index, label: int, counts: NDArray[np.int64], window: WindowOf) -> NDArray[np.float64]:
+    """Instances to be expected in a window around a random object of the class `label`, by picture and class.
+
+    ``(pictures, K)``. An object counts as in the window if its centre is; the rows of pictures without the class are 0.
+    """
+    gains = np.zeros(counts.shape)
+    for row in np.flatnonzero(counts[:, label - 1]):
+        record = index.records[row]
+        side = window(record)
+        if np.isinf(side):
+            gains[row] = counts[row]
+            continue
+        boxes, labels = record.boxes[record.trainable], record.labels[record.trainable]
+        own = np.flatnonzero(labels == label)
+        seen = _seen(boxes, own, side, record.size)
+        np.add.at(gains[row], labels - 1, seen.mean(axis=0))
+    return gains
+
+
+def _seen(
+    boxes: NDArray[np.float64], own: NDArray[np.int64], side: float, size: tuple[int, int] | None
+) -> NDArray[np.float64]:
+    """``(o, n)``: how likely a window around each of the objects `own` shows each of all `boxes`.
+
+    A window's start is drawn evenly from where it holds its object and stays in the picture, axis by axis.
+    """
+    chance = np.ones((len(own), len(boxes)))
+    for axis in (0, 1):
+        room = max(size[1 - axis] - side, 0.0) if size else np.inf
+        ends = np.sort([boxes[own, 2 + axis] - side, boxes[own, axis]], axis=0)
+        low, high = (np.clip(end, 0.0, room)[:, None] for end in ends)
+        centre = (boxes[:, axis] + boxes[:, 2 + axis])[None] / 2
+        shared = np.minimum(high, centre) - np.maximum(low, centre - side)
+        span = np.maximum(high - low, 1.0)  # a start is a whole pixel
+        chance *= np.clip((shared + (high - low < 1.0)) / span, 0.0, 1.0)
+    chance[np.arange(len(own)), own] = 1.0
+    return chance
+
+
 def _fill(
-    repeats: NDArray[np.int64], own: NDArray[np.int64], side: NDArray[np.int64], target: int, max_repeats: int
-) -> None:
-    """Raise `repeats` in place until the class with `own` instances per picture has `target` or all are at the cap."""
-    missing = target - int(repeats @ own)
-    queue = [(int(repeats[row]), int(side[row]), int(row)) for row in np.flatnonzero(own) if repeats[row] < max_repeats]
+    times: NDArray[np.int64], own: NDArray[Any], side: NDArray[Any], missing: float, max_repeats: int
+) -> NDArray[np.int64]:
+    """Records to repeat until `missing` instances are there or all are at the cap; `times` is raised in place.
+
+    Args:
+        times: ``(pictures,)`` how often each comes so far.
+        own: ``(pictures,)`` instances of the class that a repeat brings.
+        side: ``(pictures,)`` instances of classes already full that it brings.
+        missing: instances of the class.
+        max_repeats: of one picture.
+    """
+    rows = []
+    queue = [(int(times[row]), float(side[row]), int(row)) for row in np.flatnonzero(own) if times[row] < max_repeats]
     heapq.heapify(queue)
     while queue and missing > 0:
         count, collateral, row = heapq.heappop(queue)
-        repeats[row] = count + 1
-        missing -= int(own[row])
+        times[row] = count + 1
+        rows.append(row)
+        missing -= float(own[row])
         if count + 1 < max_repeats:
             heapq.heappush(queue, (count + 1, collateral, row))
+    return np.array(rows, np.int64)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,11 +176,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", default="train")
     parser.add_argument("--target", type=int, default=1000, help="instances per evaluated class")
     parser.add_argument("--min-count", type=int, default=100, help="instances in train and test that make it evaluated")
+    parser.add_argument("--window", type=float, default=np.inf, help="native side of the crops that repeats show")
     parser.add_argument("--max-repeats", type=int, default=MAX_REPEATS, help="of one picture")
     given = parser.parse_args(arguments)
     try:
         source = TT100K(given.root, evaluated={"min_count": given.min_count, "splits": ["train", "test"]})
-        print(make_plan(source.load(given.split), given.target, given.max_repeats).table())
+        plan = make_plan(source.load(given.split), given.target, given.max_repeats, lambda record: given.window)
+        print(plan.table())
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

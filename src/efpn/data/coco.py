@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -129,7 +130,7 @@ class CocoJson:
         source: Path,
         problems: list[Problem],
     ) -> Record:
-        boxes, labels, crowd = [], [], []
+        boxes, labels, crowd, areas = [], [], [], []
         for annotation in annotations:
             fault = annotation_fault(annotation, self.categories.label_of_id)
             if fault is not None:
@@ -140,9 +141,10 @@ class CocoJson:
             boxes.append([x, y, x + width, y + height])
             labels.append(self.categories.label_of_id[annotation["category_id"]])
             crowd.append(bool(annotation.get("iscrowd")))
+            areas.append(math.nan if annotation.get("area") is None else float(annotation["area"]))
         height, width = image.get("height"), image.get("width")
         size = None if height is None or width is None else (height, width)
-        return make_record(image["id"], folder / image["file_name"], boxes, labels, size=size, crowd=crowd)
+        return make_record(image["id"], folder / image["file_name"], boxes, labels, size=size, crowd=crowd, area=areas)
 
 
 def _name(annotation: dict[str, Any], number: int) -> str:

@@ -48,8 +48,8 @@ class DetectionDataModule(pl.LightningDataModule):
         eval_pairs: the same for validation and test.
         seed: of the training stream.
         samples_per_epoch: over all processes, rounded up to whole batches; None for one pass over the data or plan.
-        balance: instances that each evaluated class is repeated up to; None for none.
-        keep_empty: train on pictures without a box too.
+        balance: instances that each evaluated class is repeated up to, see `efpn.data.balance`; None for none.
+        keep_empty: train on pictures without a box too (one with nothing but a crowd region has none).
         limit_val: validate on this many pictures, evenly spaced; None for all.
         limit_test: the same for test.
         check_pictures: what the check before training opens, ``all``, ``header`` or ``none``; see `efpn.data.check`.
@@ -145,26 +145,35 @@ class DetectionDataModule(pl.LightningDataModule):
         roles: dict[str, tuple[Role, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
         self.check(*roles.get(stage, ()))
 
-    def train_order(self) -> NDArray[np.int64]:
-        """Record numbers of one training pass: the balance plan's, without empty pictures if so configured."""
-        plan = self.plan()
-        order = np.arange(len(self.index("train"))) if plan is None else plan.order
+    def train_order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Record numbers of one training pass, and the labels for whose sake they come (0: none).
+
+        They are the balance plan's, without empty pictures if so configured.
+        """
+        plan, records = self.plan(), self.index("train").records
+        order = np.arange(len(records)) if plan is None else plan.order
+        labels = np.zeros(len(order), np.int64) if plan is None else plan.labels
         if self.keep_empty:
-            return order
-        has_box = np.array([record.trainable.any() for record in self.index("train").records])
-        return order[has_box[order]]
+            return order, labels
+        has_box = np.array([record.trainable.any() for record in records])
+        log.info("data.keep_empty=false: %d of %d training pictures have no box", (~has_box).sum(), len(records))
+        kept = has_box[order]
+        return order[kept], labels[kept]
 
     def plan(self) -> BalancePlan | None:
         """The balance plan, or None without `balance`."""
-        return None if self.balance is None else make_plan(self.index("train"), self.balance)
+        if self.balance is None:
+            return None
+        window = self.train_transform.repeat_window
+        return make_plan(self.index("train"), self.balance, window=lambda record: window(record.size))
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The stream's current epoch in full batches."""
         rank, world_size = self._rank_and_world_size()
-        order = self.train_order()
+        order, labels = self.train_order()
         whole = self.batch_size * world_size
         samples = math.ceil((self.samples_per_epoch or len(order)) / whole) * whole
-        sampler = StreamSampler(order.tolist(), self.seed, samples, rank, world_size)
+        sampler = StreamSampler(order.tolist(), self.seed, samples, rank, world_size, labels.tolist())
         if self.trainer is not None:  # a resumed Trainer starts iterating before it sets the epoch
             sampler.set_epoch(self.trainer.current_epoch)
         dataset = DetectionDataset(self.index("train"), self.train_transform, self.pairs, self.on_unreadable)

@@ -23,7 +23,7 @@ from efpn.types import Target
 
 log = logging.getLogger(__name__)
 
-Key = int | tuple[int, int]
+Key = int | tuple[int, int] | tuple[int, int, int]
 Sample = tuple[Tensor, Target]
 PairSample = tuple[Tensor, Tensor, Target]
 MAX_SKIPS = 20  # unreadable pictures in a row after which the disk, not a picture, is at fault
@@ -32,8 +32,9 @@ MAX_SKIPS = 20  # unreadable pictures in a row after which the disk, not a pictu
 class DetectionDataset(Dataset[Sample | PairSample]):
     """One split, transformed.
 
-    An item's key is ``(record number, seed of the sample)``, or the record number alone (then it is the seed too). The
-    item is a pure function of its key: ``(image, target)``, or ``(image_1x, image_2x, target)`` as pairs. Images are
+    An item's key is ``(record number, seed of the sample)``, or the record number alone (then it is the seed too); a
+    third number is the label for whose sake the picture comes again (0: none), see `efpn.data.balance`. The item is a
+    pure function of its key: ``(image, target)``, or ``(image_1x, image_2x, target)`` as pairs. Images are
     ``(3, H, W)`` float32 in 0 to 1, the 2x one ``(3, 2H, 2W)``, and 1x is its 2x2 mean; targets are in 1x pixels.
 
     Args:
@@ -63,10 +64,17 @@ class DetectionDataset(Dataset[Sample | PairSample]):
         return len(self.index)
 
     def __getitem__(self, key: Key) -> Sample | PairSample:
-        number, seed = key if isinstance(key, tuple) else (key, key)
+        number, seed, label = (*key, 0)[:3] if isinstance(key, tuple) else (key, key, 0)
         factor = 2 if self.pairs else factor_of(self.transform)
         record, image, shrunk = self._read(number, partial(self.transform.shrink, factor=factor, seed=seed))
-        view = self.transform(image, record.boxes[record.trainable] / shrunk, factor=factor, seed=seed)
+        view = self.transform(
+            image,
+            record.boxes[record.trainable] / shrunk,
+            factor=factor,
+            seed=seed,
+            ignore=record.boxes[record.crowd] / shrunk,
+            focus=np.flatnonzero(record.labels[record.trainable] == label),
+        )
         pixels = to_tensor(view.image)
         target = make_target(record, view, shrunk)
         pixels_1x = pixels if factor == 1 else halve(pixels)
@@ -114,6 +122,7 @@ def make_target(record: Record, view: View, shrunk: int) -> Target:
         "labels": torch.as_tensor(labels, dtype=torch.int64),
         "image_id": torch.tensor(record.image_id),
         "scale": torch.tensor(view.scale, dtype=torch.float32) / shrunk,
+        "ignore_boxes": torch.as_tensor(view.ignore, dtype=torch.float32).reshape(-1, 4),
     }
 
 

@@ -58,8 +58,9 @@ def make_record(
     *,
     size: tuple[int, int] | None = None,
     crowd: Sequence[bool] | None = None,
+    area: Sequence[float] | None = None,
 ) -> Record:
-    """A `Record` from plain lists; `boxes` are xyxy in native pixels."""
+    """A `Record` from plain lists; `boxes` are xyxy in native pixels, `area` is NaN where a box has none of its own."""
     return Record(
         image_id=image_id,
         path=path,
@@ -67,4 +68,5 @@ def make_record(
         boxes=np.asarray(boxes, np.float64).reshape(-1, 4),
         labels=np.asarray(labels, np.int64),
         crowd=np.zeros(len(labels), bool) if crowd is None else np.asarray(crowd, bool),
+        area=np.full(len(labels), np.nan) if area is None else np.asarray(area, np.float64),
     )

@@ -26,7 +26,9 @@ class Record:
         size: (height, width) in native pixels; None when the annotation format does not say (TT100K).
         boxes: ``(n, 4)`` float64 xyxy, native pixels.
         labels: ``(n,)`` int64, 1 to K.
-        crowd: ``(n,)`` bool; crowd boxes never train, and are "ignore" in COCO evaluation.
+        crowd: ``(n,)`` bool; crowd boxes are no objects: regions that training and COCO evaluation ignore.
+        area: ``(n,)`` float64, square native pixels: what the annotation itself gives as the object's area (in MS COCO
+            that of its outline), NaN where it gives none.
     """
 
     image_id: int
@@ -35,6 +37,7 @@ class Record:
     boxes: NDArray[np.float64]
     labels: NDArray[np.int64]
     crowd: NDArray[np.bool_]
+    area: NDArray[np.float64]
 
     @cached_property
     def trainable(self) -> NDArray[np.bool_]:
@@ -43,7 +46,8 @@ class Record:
 
     def keep(self, mask: NDArray[np.bool_]) -> Record:
         """The same picture with only the boxes of `mask` ``(n,)``."""
-        return replace(self, boxes=self.boxes[mask], labels=self.labels[mask], crowd=self.crowd[mask])
+        fields = ("boxes", "labels", "crowd", "area")
+        return replace(self, **{name: getattr(self, name)[mask] for name in fields})
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,8 @@ class Index:
     def to_coco(self) -> dict[str, Any]:
         """COCO ground truth in native pixels: ``images``, ``annotations`` (xywh, area, iscrowd) and ``categories``.
 
-        Width and height are there only where known. Annotation ids count from 1 (COCOeval takes 0 for "no match").
+        The area is the annotation's own where it gives one, else width times height of the box. Width and height of a
+        picture are there only where known. Annotation ids count from 1 (COCOeval takes 0 for "no match").
         """
         annotations: list[dict[str, Any]] = []
         for record in self.records:
@@ -159,14 +164,17 @@ def _coco_image(record: Record, folder: Path) -> dict[str, Any]:
 def _coco_annotations(record: Record, categories: Categories, first_id: int) -> list[dict[str, Any]]:
     x1, y1, x2, y2 = record.boxes.T
     xywh = np.stack([x1, y1, x2 - x1, y2 - y1], axis=1)
+    areas = np.where(np.isnan(record.area), xywh[:, 2] * xywh[:, 3], record.area)
     return [
         {
             "id": first_id + row,
             "image_id": record.image_id,
             "category_id": categories.ids[label - 1],
             "bbox": box.tolist(),
-            "area": float(box[2] * box[3]),
+            "area": float(area),
             "iscrowd": int(crowd),
         }
-        for row, (box, label, crowd) in enumerate(zip(xywh, record.labels.tolist(), record.crowd, strict=True))
+        for row, (box, label, crowd, area) in enumerate(
+            zip(xywh, record.labels.tolist(), record.crowd, areas, strict=True)
+        )
     ]

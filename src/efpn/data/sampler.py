@@ -9,8 +9,8 @@ import numpy as np
 from torch.utils.data import Sampler
 
 
-class StreamSampler(Sampler[tuple[int, int]]):
-    """Epochs cut from one endless stream of shuffled passes over the data.
+class StreamSampler(Sampler[tuple[int, int, int]]):
+    """Epochs cut from one endless stream of shuffled passes over the data; yields (record number, seed, label).
 
     Position p of the stream lies in pass ``p // n`` and is a pure function of (seed, p), and so is the seed of its
     sample. Epoch e is positions ``[e * samples_per_epoch, (e + 1) * samples_per_epoch)``, whatever the length of the
@@ -19,6 +19,7 @@ class StreamSampler(Sampler[tuple[int, int]]):
 
     Args:
         order: record numbers of one pass; repeats are allowed (a balance plan). An int n stands for 0 ... n - 1.
+        labels: for whose sake each of them comes, 0 for none; None for none at all.
         seed: of the whole stream.
         samples_per_epoch: over all ranks; None for one pass.
         rank: this process.
@@ -32,10 +33,12 @@ class StreamSampler(Sampler[tuple[int, int]]):
         samples_per_epoch: int | None = None,
         rank: int = 0,
         world_size: int = 1,
+        labels: Sequence[int] | None = None,
     ) -> None:
         self.order = np.arange(order) if isinstance(order, int) else np.asarray(order, np.int64)
         if not len(self.order):
             raise ValueError("nothing to sample from")
+        self.labels = np.zeros(len(self.order), np.int64) if labels is None else np.asarray(labels, np.int64)
         self.seed = seed
         self.samples_per_epoch = samples_per_epoch or len(self.order)
         self.rank = rank
@@ -49,14 +52,15 @@ class StreamSampler(Sampler[tuple[int, int]]):
     def __len__(self) -> int:
         return math.ceil(self.samples_per_epoch / self.world_size)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
         first = self.epoch * self.samples_per_epoch + self.rank
-        shuffled, current = self.order, -1
+        places, current = np.arange(len(self.order)), -1
         for position in range(first, first + len(self) * self.world_size, self.world_size):
             number, offset = divmod(position, len(self.order))
             if number != current:
-                shuffled, current = np.random.default_rng((self.seed, number)).permutation(self.order), number
-            yield int(shuffled[offset]), sample_seed(self.seed, position)
+                places, current = np.random.default_rng((self.seed, number)).permutation(len(self.order)), number
+            place = places[offset]
+            yield int(self.order[place]), sample_seed(self.seed, position), int(self.labels[place])
 
 
 def sample_seed(seed: int, position: int) -> int:

@@ -21,8 +21,10 @@ from efpn.errors import UserError
 
 Pixels = NDArray[np.uint8]
 Boxes = NDArray[np.float64]
+Rows = NDArray[np.int64]
 
 NO_BOXES: Boxes = np.zeros((0, 4))
+NO_ROWS: Rows = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,24 +36,48 @@ class View:
         boxes: ``(m, 4)`` float64 xyxy, 1x pixels, inside the picture.
         kept: ``(m,)`` int64, which of the given boxes they are.
         scale: (x, y), 1x pixels per native pixel.
+        ignore: ``(k, 4)`` float64 xyxy, 1x pixels: what the picture shows of the regions to ignore.
     """
 
     image: Pixels
     boxes: Boxes
     kept: NDArray[np.int64]
     scale: tuple[float, float]
+    ignore: Boxes
 
 
 class Transform(Protocol):
-    """What the data set calls; `direct` says whether 1x alone may be resized straight from the native picture."""
+    """What the data set calls.
+
+    Attributes:
+        direct: whether 1x alone may be resized straight from the native picture.
+    """
 
     direct: bool
 
-    def __call__(self, image: Pixels, boxes: Boxes, *, factor: int, seed: int) -> View:
-        """Transform `image` ``(h, w, 3)`` and `boxes` (native pixels), a pure function of all arguments."""
+    def __call__(
+        self, image: Pixels, boxes: Boxes, *, factor: int, seed: int, ignore: Boxes = NO_BOXES, focus: Rows = NO_ROWS
+    ) -> View:
+        """Transform `image` ``(h, w, 3)`` and what is in it (native pixels), a pure function of all arguments.
+
+        Args:
+            image: uint8 RGB.
+            boxes: ``(n, 4)`` of the objects.
+            factor: times the 1x size that the picture is wanted at.
+            seed: of all that is random.
+            ignore: ``(k, 4)`` regions that go along; of these every part in sight is kept.
+            focus: rows of `boxes` for whose sake the picture comes again; a training transform crops around one of
+                them.
+        """
 
     def shrink(self, height: int, width: int, *, factor: int, seed: int) -> int:
         """By how much (1, 2, 4, 8) a picture of this size may be read smaller before the call with these arguments."""
+
+    def repeat_window(self, size: tuple[int, int] | None) -> float:
+        """Native side of the square that a picture of ``(height, width)`` shows where it comes again for an object.
+
+        Infinite where it shows all of it, or where the size is not known.
+        """
 
 
 @dataclass(frozen=True)
@@ -128,16 +154,23 @@ class EvalTransform:
         self.max_size = max_size
         self.direct = direct
 
-    def __call__(self, image: Pixels, boxes: Boxes, *, factor: int, seed: int) -> View:
-        """See `Transform`; `seed` has no effect."""
+    def __call__(
+        self, image: Pixels, boxes: Boxes, *, factor: int, seed: int, ignore: Boxes = NO_BOXES, focus: Rows = NO_ROWS
+    ) -> View:
+        """See `Transform`; `seed` and `focus` have no effect."""
         height, width = image.shape[:2]
         window = whole_window(height, width, size_factor(height, width, self.short_side, self.max_size))
         moved, kept = clip_boxes(window.move(boxes), window.out_width, window.out_height, 0)
-        return View(window.resize(image, factor), moved, kept, window.scale)
+        regions, _ = clip_boxes(window.move(ignore), window.out_width, window.out_height, 0)
+        return View(window.resize(image, factor), moved, kept, window.scale, regions)
 
     def shrink(self, height: int, width: int, *, factor: int, seed: int) -> int:
         """Never: evaluation, prediction and an exported detector are to see the same pixels."""
         return 1
+
+    def repeat_window(self, size: tuple[int, int] | None) -> float:
+        """All of it."""
+        return np.inf
 
 
 class TrainTransform:
@@ -153,6 +186,8 @@ class TrainTransform:
         crop: side of a square window in 1x pixels, zero-padded at the right and bottom where the picture is smaller;
             None for whole pictures.
         object_crop_prob: how often the crop is placed around a random object; else anywhere.
+        repeat_crop: side of the square window, in 1x pixels, around an object that a class balance repeats the picture
+            for. Where there is a `crop`, that is its side; where both are None, the whole picture comes again.
         hflip_prob: how often the picture is mirrored; 0 for signs, whose mirror image is another sign.
         color_jitter: strengths of `albumentations.ColorJitter`: brightness, contrast, saturation, hue; one that is not
             given is left alone.
@@ -160,7 +195,7 @@ class TrainTransform:
         direct: as in `EvalTransform`.
 
     Raises:
-        UserError: `scale_jitter` or `crop` make no sense.
+        UserError: `scale_jitter`, `crop` or `repeat_crop` make no sense.
     """
 
     def __init__(
@@ -174,38 +209,50 @@ class TrainTransform:
         color_jitter: Mapping[str, Any] | None = None,
         min_visibility: float = 0.3,
         direct: bool = False,
+        repeat_crop: int | None = None,
     ) -> None:
         self.short_side = short_side
         self.max_size = max_size
         self.scale_jitter = (1.0, 1.0) if scale_jitter is None else (float(scale_jitter[0]), float(scale_jitter[1]))
         if not 0 < self.scale_jitter[0] <= self.scale_jitter[1]:
             raise UserError(f"scale_jitter is {list(self.scale_jitter)}; give [low, high] with 0 < low <= high")
-        if crop is not None and crop < 1:
-            raise UserError(f"crop is {crop}; give a side in 1x pixels, or null for whole pictures")
+        for name, side in (("crop", crop), ("repeat_crop", repeat_crop)):
+            if side is not None and side < 1:
+                raise UserError(f"{name} is {side}; give a side in 1x pixels, or null for whole pictures")
         self.crop = crop
+        self.repeat_crop = repeat_crop
         self.object_crop_prob = object_crop_prob
         self.hflip_prob = hflip_prob
         self.color = _color_jitter(color_jitter) if color_jitter else None
         self.min_visibility = min_visibility
         self.direct = direct
 
-    def __call__(self, image: Pixels, boxes: Boxes, *, factor: int, seed: int) -> View:
+    def __call__(
+        self, image: Pixels, boxes: Boxes, *, factor: int, seed: int, ignore: Boxes = NO_BOXES, focus: Rows = NO_ROWS
+    ) -> View:
         """See `Transform`."""
         random = np.random.default_rng(seed)
-        window = self._window(image, boxes, random)
+        crop = self.repeat_crop if self.crop is None and len(focus) else self.crop
+        window = self._window(image, boxes, crop, focus, random)
         pixels = self._pixels(window, image, factor, random)
         moved, kept = clip_boxes(window.move(boxes), window.out_width, window.out_height, self.min_visibility)
+        regions, _ = clip_boxes(window.move(ignore), window.out_width, window.out_height, 0)
         if random.random() < self.hflip_prob:
             pixels = pixels[:, ::-1]
-            moved = np.stack(
-                [window.out_width - moved[:, 2], moved[:, 1], window.out_width - moved[:, 0], moved[:, 3]], 1
-            )
-        return View(self._pad(pixels, factor), moved, kept, window.scale)
+            moved, regions = (_mirrored(one, window.out_width) for one in (moved, regions))
+        return View(_pad(pixels, crop, factor), moved, kept, window.scale, regions)
 
     def shrink(self, height: int, width: int, *, factor: int, seed: int) -> int:
         """As far as the resized picture still has no more pixels than the one that is read."""
         scale = factor * self._scale(height, width, np.random.default_rng(seed))
         return next(by for by in (8, 4, 2, 1) if by * scale <= 1 or by == 1)
+
+    def repeat_window(self, size: tuple[int, int] | None) -> float:
+        """The side of the crop, at the middle of the scale jitter."""
+        crop = self.repeat_crop if self.crop is None else self.crop
+        if crop is None or size is None:
+            return np.inf
+        return crop / (size_factor(*size, self.short_side, self.max_size) * float(np.sqrt(np.prod(self.scale_jitter))))
 
     def _scale(self, height: int, width: int, random: np.random.Generator) -> float:
         """1x pixels per native pixel: the first number that a sample draws."""
@@ -221,21 +268,31 @@ class TrainTransform:
             return window.resize(self.color(image=np.ascontiguousarray(part))["image"], factor)
         return np.asarray(self.color(image=np.ascontiguousarray(window.resize(part, factor)))["image"], np.uint8)
 
-    def _window(self, image: Pixels, boxes: Boxes, random: np.random.Generator) -> Window:
+    def _window(
+        self, image: Pixels, boxes: Boxes, crop: int | None, focus: Rows, random: np.random.Generator
+    ) -> Window:
+        """The part of the picture that is shown: all of it, or a square around an object or anywhere."""
         height, width = image.shape[:2]
         factor = self._scale(height, width, random)
-        if self.crop is None:
+        if crop is None:
             return whole_window(height, width, factor)
-        target = boxes[random.integers(len(boxes))] if len(boxes) and random.random() < self.object_crop_prob else None
-        x, w, out_w = _place(width, factor, self.crop, None if target is None else (target[0], target[2]), random)
-        y, h, out_h = _place(height, factor, self.crop, None if target is None else (target[1], target[3]), random)
+        around = boxes[focus] if len(focus) else boxes
+        wanted = len(around) > 0 and (len(focus) > 0 or random.random() < self.object_crop_prob)
+        target = around[random.integers(len(around))] if wanted else None
+        x, w, out_w = _place(width, factor, crop, None if target is None else (target[0], target[2]), random)
+        y, h, out_h = _place(height, factor, crop, None if target is None else (target[1], target[3]), random)
         return Window(x, y, w, h, out_w, out_h)
 
-    def _pad(self, pixels: Pixels, factor: int) -> Pixels:
-        if self.crop is None:
-            return pixels
-        below, right = factor * self.crop - pixels.shape[0], factor * self.crop - pixels.shape[1]
-        return np.pad(pixels, ((0, below), (0, right), (0, 0))) if below or right else pixels
+
+def _mirrored(boxes: Boxes, width: float) -> Boxes:
+    return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
+
+
+def _pad(pixels: Pixels, crop: int | None, factor: int) -> Pixels:
+    if crop is None:
+        return pixels
+    below, right = factor * crop - pixels.shape[0], factor * crop - pixels.shape[1]
+    return np.pad(pixels, ((0, below), (0, right), (0, 0))) if below or right else pixels
 
 
 def _place(

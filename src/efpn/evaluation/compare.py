@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from efpn.errors import UserError
-from efpn.evaluation.table import markdown_table, number
+from efpn.evaluation.table import markdown_table, number, size_rules
 from efpn.runs.files import read_json, write_json, write_text
 
 log = logging.getLogger(__name__)
@@ -79,14 +79,26 @@ def load_results(paths: Iterable[Path]) -> list[Result]:
 
 
 def comparison_markdown(results: Sequence[Result], columns: Sequence[str] = COLUMNS) -> str:
-    """The comparison as a Markdown table; from the second row on with the difference to the first in brackets."""
+    """The comparison as a Markdown table; from the second row on with the difference to the first in brackets.
+
+    Below it stands how sizes were measured, where the rows say so.
+    """
     rows = [[result.name, *(_joined(*cell) for cell in _cells(result, results[0], columns))] for result in results]
-    return markdown_table(["", *columns], rows) + "\n"
+    table, said = markdown_table(["", *columns], rows), said_sizes(results)
+    return f"{table}\n\n{said}\n" if said else f"{table}\n"
 
 
 def comparison_table(results: Sequence[Result], columns: Sequence[str] = COLUMNS, title: str | None = None) -> Table:
     """The comparison for a terminal: gains in green, losses in red."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, collapse_padding=True)
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption=said_sizes(results) or None,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        collapse_padding=True,
+    )
     table.add_column("", min_width=10, overflow="fold")
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
@@ -108,6 +120,12 @@ def show(results: Sequence[Result], path: Path, columns: Sequence[str] = COLUMNS
         )
         written = write_text(path.with_name(f"{path.name}.md"), comparison_markdown(results, columns))
         log.info("comparison: %s", written)
+
+
+def said_sizes(results: Sequence[Result]) -> str:
+    """How sizes were measured; rows that say it agree (`load_results`), and where none does it is empty."""
+    rules: Mapping[str, Any] = next((one.terms["rules"] for one in results if "rules" in one.terms), {})
+    return size_rules(rules) if {"ap_size_rule", "f1_size_rule"} <= set(rules) else ""
 
 
 def _cells(result: Result, first: Result, columns: Sequence[str]) -> list[tuple[str, float | None]]:

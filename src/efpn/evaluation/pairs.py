@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from efpn.evaluation.pictures import Boxes, LoadPicture, by_picture, judge_boxes, outcome_marks, xyxy
 from efpn.figures.outcomes import Window
 from efpn.figures.pairs import Pair, pair_sheet
-from efpn.metrics.bands import TT100K_BINS, SizeRule, box_sizes, in_band
+from efpn.metrics.bands import TT100K_BINS, SizeRule, in_band
 from efpn.metrics.outcomes import Outcomes
+from efpn.metrics.score import flat_objects
 
 CONTEXT: Final = 5.0  # a crop's side, in sides of the small objects it is about
 LEAST: Final = 96.0  # pixels of a crop's side
@@ -66,7 +67,7 @@ def differences(
     for image in ground_truth["images"]:
         real = truth[image["id"]]
         boxes = xyxy(real)
-        tiny = in_band(box_sizes(boxes, size_rule), small)
+        tiny = in_band(flat_objects(real, None).sizes(size_rule), small)
         first, second = (_found(judge_boxes(real, side[image["id"]]), len(real)) for side in sides)
         rows.append(Difference(image["id"], boxes[tiny & second & ~first], boxes[tiny & first & ~second]))
     return rows

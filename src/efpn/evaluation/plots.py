@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from matplotlib.figure import Figure
 
@@ -13,7 +13,7 @@ from efpn.errors import UserError
 from efpn.figures.curves import accuracy_recall, loss_bars, scale_curves
 from efpn.figures.sheet import save
 from efpn.metrics.bands import TT100K_BINS, Bands, SizeRule
-from efpn.metrics.counting import objects_by_size
+from efpn.metrics.counting import objects_by_size, rule_used
 from efpn.metrics.funnel import Funnel
 from efpn.metrics.scales import EDGES, by_scale
 from efpn.metrics.tt100k import curves
@@ -21,6 +21,7 @@ from efpn.runs.files import as_tt100k_results, write_json
 
 Boxes = Sequence[Mapping[str, Any]]
 Truth = Mapping[str, Any]
+AREAS: Final = {"area": "square root of the box's area", "annotation": "square root of the annotation's area"}
 
 
 def write_plot(stem: Path, figure: Figure, data: Any) -> list[Path]:
@@ -110,7 +111,8 @@ def plot_scales(
     first = next(iter(bins.values()), [])
     series = {run: {"AP": [one.ap for one in row], "AR": [one.ar for one in row]} for run, row in bins.items()}
     names, objects = [one.name for one in first], [one.objects for one in first]
-    figure = scale_curves(names, objects, series, title=title, width=width)
+    measured = AREAS[rule_used(ground_truth, "area", wanted)]
+    figure = scale_curves(names, objects, series, title=title, width=width, xlabel=f"{measured}, native pixels")
     return write_plot(stem, figure, {run: [one._asdict() for one in row] for run, row in bins.items()})
 
 

@@ -11,7 +11,7 @@ from efpn.evaluation.pictures import LoadPicture, outcome_sheet
 from efpn.evaluation.table import report_table
 from efpn.figures.sheet import save
 from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, Bands, SizeRule
-from efpn.metrics.counting import objects_by_size
+from efpn.metrics.counting import objects_by_size, rule_used
 from efpn.runs.files import as_tt100k_results, write_json, write_text
 
 METRICS, TABLE, DETECTIONS = "metrics.json", "table.md", "detections.json"
@@ -28,7 +28,7 @@ class Facts:
         score_threshold: the fixed one of accuracy, recall and F1.
         best_threshold: the one with the best F1 on ``best_chosen_on``; None where none was chosen.
         best_chosen_on: the split where it was chosen; never the one scored.
-        size_rule: of accuracy, recall and F1 (AP and AR go by area).
+        size_rule: of accuracy, recall and F1 (AP and AR go by area: the annotation's own, else the box's).
         bands: of AP and AR.
         bins: of accuracy, recall and F1.
         max_dets: COCO's cap per picture and category.
@@ -137,11 +137,11 @@ def _record(
             "best_f1_chosen_on": facts.best_chosen_on,
         },
         "rules": {
-            "ap_size_rule": "area",
+            "ap_size_rule": rule_used(ground_truth, "area", category_ids),
             "ap_edges": "closed",
             "ap_bands": dict(facts.bands),
             "ap_max_dets": facts.max_dets,
-            "f1_size_rule": facts.size_rule,
+            "f1_size_rule": rule_used(ground_truth, facts.size_rule, category_ids),
             "f1_bins": dict(facts.bins),
             "f1_iou": 0.5,
         },

@@ -9,7 +9,11 @@ from typing import Any, Final
 
 from efpn.metrics.bands import suffix
 
-RULES: Final = {"long_side": "longer side of the box", "area": "square root of the box's area"}
+RULES: Final = {
+    "long_side": "longer side of the box",
+    "area": "square root of the box's area",
+    "annotation": "square root of the annotation's own area, of the box's where it gives none",
+}
 MISSING: Final = "n/a"
 
 
@@ -49,6 +53,18 @@ def fact_list(facts: Mapping[str, Any], missing: str = MISSING) -> str:
 def number(value: float | None, digits: int = 3) -> str:
     """A metric for people; what does not exist is ``n/a``."""
     return MISSING if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def size_rules(rules: Mapping[str, Any]) -> str:
+    """How sizes were measured, in one sentence, for a table that has columns of both protocols.
+
+    Args:
+        rules: of ``metrics.json``.
+    """
+    return (
+        f"Sizes in native pixels. AP and AR: {RULES[rules['ap_size_rule']]}. Accuracy, recall and F1: "
+        f"{RULES[rules['f1_size_rule']]}."
+    )
 
 
 def report_table(record: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import WandbLogger
 
 from efpn.errors import UserError
-from efpn.evaluation.compare import Result
+from efpn.evaluation.compare import Result, said_sizes
 from efpn.evaluation.html import REPORT
 from efpn.evaluation.scored import CLASS_METRICS, Scored, class_scores
 from efpn.metrics.bands import suffix
@@ -58,6 +58,7 @@ class Tracking:
         """
         for result in results:
             self.run.summary.update({f"{result.name}/{name}": value for name, value in result.metrics.items()})
+        self.run.summary.update({"sizes": said_sizes(results)})
         compared: list[list[Any]] = [[result.name, *(result.metrics[name] for name in columns)] for result in results]
         tables = {"comparison": (["model", *columns], compared), "sizes": size_table(rows)}
         tables["classes"] = class_table(rows)

@@ -8,8 +8,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from efpn.metrics.bands import TT100K_BINS, Bands, SizeRule, box_sizes, in_band
+from efpn.metrics.bands import TT100K_BINS, Bands, SizeRule, in_band
 from efpn.metrics.causes import FALSE_ALARMS, MISSES, Stages, alarm_causes, miss_causes, reached
+from efpn.metrics.counting import UsedRule, rule_used
 from efpn.metrics.matching import Matcher, Objects
 from efpn.metrics.score import flat_objects
 from efpn.metrics.stages import StageRecord, rois, stages_of
@@ -60,7 +61,7 @@ class Funnel:
     """
 
     score_threshold: float
-    size_rule: SizeRule
+    size_rule: UsedRule
     bands: dict[str, tuple[float, float]]
     cap: int | None
     depth: int | None
@@ -109,13 +110,13 @@ def loss_funnel(
     fates = _Fates(
         miss_causes(truth, found, matched, score_threshold, stages),
         alarm_causes(truth, flat_objects(crowds, wanted), found, alarm),
-        box_sizes(truth.boxes, size_rule),
-        box_sizes(found.boxes, size_rule),
+        truth.sizes(size_rule),
+        found.sizes(size_rule),
     )
     before = None if record is None or stages is None else _before(truth, found, record, stages, size_rule)
     return Funnel(
         score_threshold,
-        size_rule,
+        rule_used(ground_truth, size_rule, wanted),
         dict(bands),
         record.cap if record else None,
         record.depth if record else None,

@@ -37,7 +37,7 @@ def score(
         detections: COCO results, native pixels.
         score_threshold: detections below it do not count for accuracy, recall and F1 (AP and AR use all).
         category_ids: the evaluated categories; by default all.
-        bands: AP's and AR's bands, by area.
+        bands: AP's and AR's bands, by area: the annotation's own where it gives one, else that of the box.
         bins: bins of accuracy, recall and F1, by ``size_rule``.
         size_rule: ``long_side`` or ``area``.
         max_dets: COCO's cap per picture and category.
@@ -127,13 +127,23 @@ def _matcher(
 
 
 def flat_objects(boxes: Iterable[Mapping[str, Any]], wanted: set[int] | None) -> Objects:
-    """COCO annotations or results of the categories ``wanted`` (None: all) as flat arrays, picture by picture."""
+    """COCO annotations or results of the categories ``wanted`` (None: all) as flat arrays, picture by picture.
+
+    An annotation's own area goes along; a result has none but that of its box.
+    """
     rows = [
-        (*box["bbox"], box["category_id"], box["image_id"], box.get("score", np.inf))
+        (*box["bbox"], box["category_id"], box["image_id"], box.get("score", np.inf), _own_area(box))
         for box in boxes
         if wanted is None or box["category_id"] in wanted
     ]
-    table = np.array(rows, dtype=np.float64).reshape(-1, 7)
+    table = np.array(rows, dtype=np.float64).reshape(-1, 8)
     table = table[np.argsort(table[:, 5], kind="stable")]
     table[:, 2:4] += table[:, :2]  # xywh to xyxy
-    return Objects(table[:, :4], table[:, 4].astype(np.int64), table[:, 5].astype(np.int64), table[:, 6])
+    return Objects(
+        table[:, :4], table[:, 4].astype(np.int64), table[:, 5].astype(np.int64), table[:, 6], areas=table[:, 7]
+    )
+
+
+def _own_area(box: Mapping[str, Any]) -> float:
+    area = None if "score" in box else box.get("area")
+    return np.nan if area is None else float(area)

@@ -13,6 +13,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from efpn.models.backbone import EFPNBackbone
+from efpn.models.crowds import ResizeWithCrowds
 from efpn.models.extension import Extension
 from efpn.models.roi_heads import OHEM, PyramidRoIHeads, RoISettings, SmallRoIs
 from efpn.models.rpn import PyramidRPN, RPNSettings
@@ -71,7 +72,7 @@ class EFPNDetector(GeneralizedRCNN):
         resize: Resize | None = None,
     ) -> None:
         sizes = resize or Resize()
-        transform = GeneralizedRCNNTransform if resize else NormalizeAndPad
+        transform = ResizeWithCrowds if resize else NormalizeAndPad
         super().__init__(
             backbone,
             PyramidRPN(backbone.out_channels, rpn or RPNSettings()),

@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign, nms
 from torchvision.ops.poolers import initLevelMapper
 
-from efpn.errors import UserError
+from efpn.errors import UserError, require_count, require_share
+from efpn.models.crowds import leave_out_crowds
 from efpn.models.fpn import STRIDES as FPN_STRIDES
 from efpn.models.windows import WindowedLevel
 
@@ -38,6 +39,8 @@ class RoISettings:
         score_thresh: detections below are dropped.
         nms_thresh: IoU above which the lower-scored detection of a class goes.
         detections_per_image: the highest-scored that are kept.
+        canonical_size: side of the RoIs that read P4, eq. 2; the paper's 224 sends those below 112 px to P2. Where
+            these go to P2' (COCO's ``small_roi_below``), 448 moves all levels down by one, so that P2 is read again.
     """
 
     batch_size: int = 512
@@ -47,6 +50,11 @@ class RoISettings:
     score_thresh: float = 0.05
     nms_thresh: float = 0.5
     detections_per_image: int = 100
+    canonical_size: int = 224
+
+    def __post_init__(self) -> None:
+        """Refuse a size by which eq. 2 has no level."""
+        require_count("model.roi.canonical_size", self.canonical_size, least=1)
 
 
 @dataclass(frozen=True)
@@ -74,13 +82,50 @@ class SmallRoIs:
 
 @dataclass(frozen=True)
 class OHEM:
-    """Online hard example mining (Shrivastava et al., 2016) on the small RoIs.
+    """Online hard example mining (Shrivastava et al., 2016) on the small RoIs: those of the highest loss train.
+
+    The three work in this order, on each image by itself; one that is None is passed over.
 
     Attributes:
-        per_image: RoIs that train, per picture of the batch; those of the highest loss.
+        nms: NMS by loss, the cited method's step against counting one hard place several times: of RoIs that overlap
+            by more than this IoU (there 0.7), whatever their class, the one of the highest loss stays.
+        keep: the hardest of what is left, as a share of it; rounded up. It sets how hard the mining is, whether an
+            image has 20 small RoIs or 500.
+        per_image: the most that train; alone it mines nothing where an image has fewer small RoIs.
     """
 
-    per_image: int = 128
+    per_image: int | None = 128
+    keep: float | None = None
+    nms: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers by which nothing could be mined."""
+        if self.per_image is not None:
+            require_count("model.ohem.per_image", self.per_image, least=1)
+        for name in ("keep", "nms"):
+            value = getattr(self, name)
+            if value is not None:
+                require_share(f"model.ohem.{name}", value)
+        if self.keep == 0:
+            raise UserError("model.ohem.keep=0: nothing would train; give a share above 0, or null for all")
+
+    def hardest(self, rois: list[Tensor], losses: Tensor) -> list[Tensor]:
+        """Rows of the RoIs that train, image by image, hardest first.
+
+        Args:
+            rois: ``(r, 4)`` of each image.
+            losses: ``(R,)`` of all of them, image after image.
+        """
+        counts = [len(boxes) for boxes in rois]
+        return [self._of_one(boxes, part) for boxes, part in zip(rois, losses.split(counts), strict=True)]
+
+    def _of_one(self, boxes: Tensor, losses: Tensor) -> Tensor:
+        left = torch.arange(len(losses), device=losses.device)
+        if self.nms is not None:
+            left = nms(boxes, losses.to(boxes), self.nms)
+        wanted = len(left) if self.keep is None else math.ceil(self.keep * len(left))
+        wanted = wanted if self.per_image is None else min(wanted, self.per_image)
+        return left[losses[left].topk(wanted).indices]
 
 
 class PyramidRoIAlign(nn.Module):
@@ -89,12 +134,13 @@ class PyramidRoIAlign(nn.Module):
     Args:
         small: the rule for small RoIs, or None for a plain FPN.
         sampling_ratio: sampling points per pooled cell and axis.
+        canonical_size: of eq. 2, see `RoISettings`.
     """
 
-    def __init__(self, small: SmallRoIs | None = None, sampling_ratio: int = 2) -> None:
+    def __init__(self, small: SmallRoIs | None = None, sampling_ratio: int = 2, canonical_size: int = 224) -> None:
         super().__init__()
         self.small = small
-        self.regular = pooler(LEVELS, sampling_ratio)
+        self.regular = pooler(LEVELS, sampling_ratio, canonical_size)
         self.extended = pooler((small.level,), sampling_ratio) if small else None
 
     def forward(
@@ -145,7 +191,7 @@ class PyramidRoIHeads(RoIHeads):
         ohem: OHEM | None = None,
     ) -> None:
         super().__init__(
-            box_roi_pool=PyramidRoIAlign(small),
+            box_roi_pool=PyramidRoIAlign(small, canonical_size=settings.canonical_size),
             box_head=TwoMLPHead(channels * POOLED_SIDE**2, settings.head_width),
             box_predictor=FastRCNNPredictor(settings.head_width, num_classes),
             fg_iou_thresh=settings.fg_iou,
@@ -218,36 +264,49 @@ class PyramidRoIHeads(RoIHeads):
         targets: list[dict[str, Tensor]] | None,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         if self.ohem is None:
-            sampled, _, labels, deltas = self.select_training_samples(proposals, targets)
-            return sampled, labels, deltas
-        rois, labels, deltas = self.small_candidates(proposals, targets or [])
-        with torch.no_grad():
-            outputs = self.box_outputs(features, rois, image_shapes)
-            losses = roi_losses(*outputs, torch.cat(labels), torch.cat(deltas))
-        hard = hardest(losses, [len(r) for r in rois], self.ohem.per_image)
-        return _pick(rois, hard), _pick(labels, hard), _pick(deltas, hard)
+            rois, labels, deltas = self.candidates(proposals, targets or [])
+            chosen = self.subsample(labels)
+        else:
+            rois, labels, deltas = self.small_candidates(proposals, targets or [])
+            with torch.no_grad():
+                outputs = self.box_outputs(features, rois, image_shapes)
+                losses = roi_losses(*outputs, torch.cat(labels), torch.cat(deltas))
+            chosen = self.ohem.hardest(rois, losses)
+        return _pick(rois, chosen), _pick(labels, chosen), _pick(deltas, chosen)
 
-    def small_candidates(
+    def candidates(
         self, proposals: list[Tensor], targets: list[dict[str, Tensor]]
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """All small RoIs (proposals and ground truth) with their labels and regression targets, per picture."""
+        """All RoIs (proposals and ground truth) with their labels and regression targets, per image.
+
+        A label is that of the matched ground truth, 0 for background, or -1 for what must not train (background in a
+        crowd region). The target of all that is not positive is the RoI itself, so that it is finite in any image.
+        """
         with torch.no_grad():
             truth = [t["boxes"].to(proposals[0].dtype) for t in targets]
             rois = self.add_gt_proposals(proposals, truth)
             matched, labels = self.assign_targets_to_proposals(rois, truth, [t["labels"] for t in targets])
-            # a picture without boxes matches index 0 of nothing: any box will do, its RoIs are background
-            filled = [boxes if len(boxes) else boxes.new_zeros(1, 4) for boxes in truth]
-            deltas = list(self.box_coder.encode([b[m] for b, m in zip(filled, matched, strict=True)], rois))
-            small = [self.box_roi_pool.is_small(boxes) for boxes in rois]
+            labels = [leave_out_crowds(*one) for one in zip(labels, rois, targets, strict=True)]
+            aims = [roi.clone() for roi in rois]
+            for aim, boxes, match, label in zip(aims, truth, matched, labels, strict=True):
+                aim[label > 0] = boxes[match[label > 0]]
+            return rois, labels, list(self.box_coder.encode(aims, rois))
+
+    def small_candidates(
+        self, proposals: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Those of the `candidates` that are small and may train."""
+        rois, labels, deltas = self.candidates(proposals, targets)
+        small = [self.box_roi_pool.is_small(boxes) & (label >= 0) for boxes, label in zip(rois, labels, strict=True)]
         return _pick(rois, small), _pick(labels, small), _pick(deltas, small)
 
 
-def pooler(levels: tuple[str, ...], sampling_ratio: int) -> MultiScaleRoIAlign:
-    """torchvision's RoIAlign over ``levels``, told their strides.
+def pooler(levels: tuple[str, ...], sampling_ratio: int, canonical_size: int = 224) -> MultiScaleRoIAlign:
+    """torchvision's RoIAlign over ``levels`` by eq. 2, told their strides.
 
     It would guess them from its first batch and keep them, wrong for good if those pictures are under about 45 px.
     """
-    align = MultiScaleRoIAlign(list(levels), POOLED_SIDE, sampling_ratio)
+    align = MultiScaleRoIAlign(list(levels), POOLED_SIDE, sampling_ratio, canonical_scale=canonical_size)
     align.scales = [1 / STRIDES[level] for level in levels]
     finest, coarsest = (int(math.log2(STRIDES[level])) for level in (levels[0], levels[-1]))
     align.map_levels = initLevelMapper(finest, coarsest, align.canonical_scale, align.canonical_level)
@@ -279,14 +338,3 @@ def roi_losses(logits: Tensor, deltas: Tensor, labels: Tensor, targets: Tensor) 
     own = deltas.unflatten(1, (deltas.shape[1] // 4, 4))[rows, labels]
     regression = F.smooth_l1_loss(own, targets.to(own), beta=1 / 9, reduction="none").sum(1)
     return F.cross_entropy(logits, labels, reduction="none") + regression * (labels > 0)
-
-
-def hardest(losses: Tensor, counts: list[int], per_image: int) -> list[Tensor]:
-    """Indices of the highest losses, at most ``per_image`` for each picture, in falling order.
-
-    Args:
-        losses: ``(R,)``, picture after picture.
-        counts: RoIs of each picture.
-        per_image: k of the top-k, clamped to what there is.
-    """
-    return [part.topk(min(per_image, len(part))).indices for part in losses.split(counts)]

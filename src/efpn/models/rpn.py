@@ -12,6 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 from efpn.errors import UserError, require_share
+from efpn.models.crowds import leave_out_crowds
 
 LEVELS = ("p2", "p3", "p4", "p5", "p6")
 
@@ -76,7 +77,7 @@ class Float32RPNHead(RPNHead):
 
 
 class PyramidRPN(RegionProposalNetwork):
-    """Reads ``p2 .. p6`` of a backbone's maps and leaves the others alone.
+    """Reads ``p2 .. p6`` of a backbone's maps and leaves the others alone; no anchor in a crowd region is a negative.
 
     Args:
         channels: depth of the levels.
@@ -108,3 +109,10 @@ class PyramidRPN(RegionProposalNetwork):
         # a frozen RPN is in eval mode in training too
         self.score_thresh = self.test_score_thresh if targets is None else 0.0
         return super().forward(images, {level: features[level] for level in LEVELS}, targets)
+
+    def assign_targets_to_anchors(
+        self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Label each anchor (1 object, 0 background, -1 left out) and match it to a ground truth."""
+        labels, matched = super().assign_targets_to_anchors(anchors, targets)
+        return [leave_out_crowds(*one) for one in zip(labels, anchors, targets, strict=True)], matched
