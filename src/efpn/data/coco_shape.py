@@ -57,7 +57,11 @@ _ANNOTATION: Final[Mapping[str, Rule]] = {
     "category_id": (True, is_id, "add it to 'categories' or correct category_id"),
     "bbox": (True, _is_box, "give four finite numbers: x, y, width, height"),
     "iscrowd": (False, _is_flag, "write the number 0 or 1 as iscrowd, or leave it out"),
-    "area": (False, _is_area, "give the object's area in square pixels, 0 or more, or leave it out"),
+    "area": (
+        False,
+        _is_area,
+        "give the object's area in square pixels, 0 or more, or leave it out (width x height counts then)",
+    ),
 }
 
 
