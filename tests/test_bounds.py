@@ -107,7 +107,7 @@ def test_the_scale_of_equal_cost_lies_between_one_and_two(bounded: Path) -> None
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (["scale=[3]"], r"scale=\[3\]: give sizes above 0 and up to 2"),
+        (["scale=[3]"], r"scale=\[3\]: must be a list of one or more, each a number greater than 0, up to 2"),
         (["variant=true_c2", "run=BASELINE"], "needs a phase with an extension that learns"),
         (["variant=fpn_scaled", "run=FINETUNE"], "needs a phase without an extension"),
     ],

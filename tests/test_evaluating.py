@@ -79,9 +79,7 @@ def test_runs_of_a_sweep_compare_in_one_call(trained: Path, tmp_path: Path) -> N
     swept = [f"demo/loss.lambda_pos-{value}/distill" for value in ("0.5", "1.5")]
     assert names == ["demo/baseline", *swept]
     assert (tmp_path / "out/demo/loss.lambda_pos-0.5/seed0/distill/metrics.json").is_file()
-    assert (
-        (tmp_path / "out/comparison-val.md").read_text().endswith("Accuracy, recall and F1: longer side of the box.\n")
-    )
+    assert (tmp_path / "out/comparison-val.md").read_text().endswith("recall and F1: longer side of the box.\n")
 
 
 def test_no_threshold_is_chosen_on_the_pictures_that_are_scored(
@@ -246,8 +244,8 @@ def test_the_multi_scale_test_stands_beside_the_single_scale_one(trained: Path) 
 @pytest.mark.parametrize(
     "option, message",
     [
-        ("scales=[]", "scales=[]: give sizes above 0 and up to 2"),
-        ("scales=[1,3]", "scales=[1, 3]: give sizes above 0 and up to 2"),
+        ("scales=[]", "scales=[]: must be a list of one or more, each a number greater than 0, up to 2"),
+        ("scales=[1,3]", "scales=[1, 3]: must be a list of one or more, each a number greater than 0, up to 2"),
         ("variant=orakle", "variant=orakle: unknown (did you mean oracle?)"),
         ("variant=[own,on_p4]", "variant=on_p4: unknown (did you mean on_p3?)"),
         ("variant=[]", "variant=[]: name at least one of own, oracle"),

@@ -66,6 +66,7 @@ SHARE: Final = number(" from 0 to 1", lambda v: 0 <= v <= 1)
 BELOW_ONE: Final = number(" from 0 on and less than 1", lambda v: 0 <= v < 1)
 POSITIVE: Final = number(" greater than 0", lambda v: v > 0)
 NOT_NEGATIVE: Final = number(", 0 or greater", lambda v: v >= 0)
+SCALE: Final = number(" greater than 0, up to 2", lambda v: 0 < v <= 2)
 COUNT: Final = whole(1)
 FLAG: Final = Rule("true or false", lambda v: isinstance(v, bool))
 FOLDER_NAME: Final = Rule(
@@ -164,6 +165,8 @@ EVALUATE: Final = DATA | MODEL | TRAINER | {
     "called": maybe(FOLDER_NAME),
     "missing": choice("error", "empty"),
     "short_side": maybe(COUNT),
+    "scales": several(SCALE),
+    "scale": several(SCALE),
     "small_roi_below": maybe(POSITIVE),
     "batch_size": maybe(COUNT),
     "limit": maybe(COUNT),

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 from efpn.errors import UserError
 from efpn.evaluation.scoring import eval_data
@@ -31,9 +31,8 @@ def equal_cost_scales(cfg: DictConfig, runs: Sequence[SavedRun]) -> list[float]:
     Raises:
         UserError: there is no plain FPN among ``runs`` to be enlarged.
     """
-    given = list(cfg.scale) if isinstance(cfg.scale, ListConfig) else [cfg.scale]
     if cfg.cost_of is None:
-        return given
+        return list(cfg.scale)
     plain = next((run for run in runs if PLAIN.fits(run.config.phases[run.phase].model)), None)
     if plain is None:
         raise UserError(f"cost_of={cfg.cost_of}: needs {PLAIN.kind}, to be enlarged; add one to run=")
