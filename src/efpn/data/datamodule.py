@@ -58,6 +58,7 @@ class DetectionDataModule(pl.LightningDataModule):
             count and go on without it.
 
     Attributes:
+        batches_done: what an interrupted run has already had of the epoch that the next training loader begins with.
         reports: what the check found, by role, as each is loaded.
     """
 
@@ -106,6 +107,7 @@ class DetectionDataModule(pl.LightningDataModule):
         self.limits: dict[str, int | None] = {"val": limit_val, "test": limit_test}
         self.on_unreadable = on_unreadable
         self.check_pictures = check_pictures
+        self.batches_done = 0
         self.reports: dict[str, CheckReport] = {}
         self._indices: dict[str, Index] = {}
 
@@ -176,8 +178,8 @@ class DetectionDataModule(pl.LightningDataModule):
         samples = math.ceil((self.samples_per_epoch or len(order)) / whole) * whole
         sampler = StreamSampler(order.tolist(), self.seed, samples, rank, world_size, labels.tolist())
         if self.trainer is not None:  # a resumed Trainer starts iterating before it sets the epoch
-            done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-            sampler.resume(self.trainer.current_epoch, done * self.batch_size)
+            sampler.resume(self.trainer.current_epoch, self.batches_done * self.batch_size)
+            self.batches_done = 0
         dataset = DetectionDataset(self.index("train"), self.train_transform, self.pairs, self.on_unreadable)
         return self._loader(dataset, sampler, self.batch_size)
 

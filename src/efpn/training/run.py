@@ -177,7 +177,9 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
     for logger in trainer.loggers:  # a logger that cannot start (no account) must not cost an earlier run its weights
         logger.log_hyperparams(plain_config(cfg))
     if resume:
-        require_same_shapes(read_resume_point(resume)["state_dict"], task.state_dict(), f"checkpoint {resume}", [])
+        point = read_resume_point(resume)
+        require_same_shapes(point["state_dict"], task.state_dict(), f"checkpoint {resume}", [])
+        data.batches_done = point["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"]
     record = read_record(resume.parent) if resume else {"started_from": source.config_hash if source else None}
     record |= {"phase": run.name}
     if trainer.is_global_zero:
