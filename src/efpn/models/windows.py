@@ -185,20 +185,18 @@ class WindowedLevel:
         """Multiply-adds of every part for each cell of P3, and the margin that the part is computed with."""
         near, far = self.margins
         ext, trunk = self.extension, self.trunk
-        post = self.post_reach / P2X_PER_P3
-        third = self._rim / 2
         # in cells of C2': what stage 3 sees around P3', or what the last convolution does
         second = (2 * self._rim + self.stage3_reach) if ext.lateral3 else self.post_reach
         first = second + self.stage2_reach
         parts = [
             (self.upsampler.work[0], near + far),
             (self.upsampler.work[1], near),
-            (P2X_PER_P3**2 * (weights(ext.lateral) + weights(ext.post)), post),
+            (P2X_PER_P3**2 * (weights(ext.lateral) + weights(ext.post)), self.post_reach / P2X_PER_P3),
             (P2X_PER_P3**2 * weights(trunk.layer1), first / P2X_PER_P3),
             (P2X_PER_P3**2 * self.fine.work, (first + self.fine.reach) / P2X_PER_P3),
         ]
         if ext.lateral3:
-            parts.append((4 * (weights(trunk.layer2) + weights(ext.lateral3)), third))
+            parts += [(4 * weights(trunk.layer2), second / P2X_PER_P3), (4 * weights(ext.lateral3), self._rim / 2)]
         work, margins = zip(*parts, strict=True)
         return np.array(work, float), np.array(margins, float)
 
