@@ -30,10 +30,10 @@ from efpn.models.fpn import Pyramid
 from efpn.models.trunk import ResNetTrunk
 from efpn.models.upsamplers import TwoStage, reach, upsample2x, weights
 
-P2X_PER_P3 = 4  # cells, along each axis
-P2X_STRIDE = 2  # pixels of the 1x picture
 log = logging.getLogger(__name__)
 
+P2X_PER_P3 = 4  # cells, along each axis
+P2X_STRIDE = 2  # pixels of the 1x image
 CROWD = 128  # rectangles; the halves of more are joined by themselves first
 
 Price = Callable[[np.ndarray], np.ndarray]  # rectangles (n, 4) to what each costs (n,)
@@ -117,7 +117,7 @@ class WindowedLevel:
     def __init__(
         self, extension: Extension, trunk: ResNetTrunk, pyramid: Pyramid, fine: Fine, settings: Windows
     ) -> None:
-        assert isinstance(extension.upsampler, TwoStage), "only what can_be_cut is cut"
+        assert isinstance(extension.upsampler, TwoStage), "nothing else is cut, see cuts_exactly"
         self.extension, self.upsampler, self.trunk = extension, extension.upsampler, trunk
         self.fine, self.settings = fine, settings
         maps = extension.sources(pyramid)
