@@ -59,7 +59,7 @@ def test_shares_of_the_gain_stand_below_the_comparison(bounded: Path, capsys: py
     assert [result.phase for result in results] == ["baseline", *BOUNDS, "distill", "finetune"]
     text = (bounded / "comparison-val.md").read_text()
     assert "| share of the gain | of | AP_S | AP_S_any | AR_S | best_F1_S |" in text
-    assert "(row - demo/control_head) / (bound - demo/control_head)" in text
+    assert "(row - control head) / (bound - control head)" in text
     assert "share of the gain" in capsys.readouterr().out
 
 
