@@ -55,12 +55,14 @@ def test_the_most_advanced_phase_stays_the_finetuned_one(bounded: Path) -> None:
 
 
 def test_shares_of_the_gain_stand_below_the_comparison(bounded: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, results = evaluated(f"run={bounded}", "split=val")
+    _, results = evaluated(f"run={bounded}", "split=val", "features=1")
     assert [result.phase for result in results] == ["baseline", *BOUNDS, "distill", "finetune"]
     text = (bounded / "comparison-val.md").read_text()
     assert "| share of the gain | of | AP_S | AP_S_any | AR_S | best_F1_S |" in text
-    assert "(row - demo/control_head) / (bound - demo/control_head)" in text
+    assert "(row - control head) / (bound - control head)" in text
     assert "share of the gain" in capsys.readouterr().out
+    (drawn,) = json.loads((bounded / "report-val/features.json").read_text()).values()
+    assert set(drawn) == {"P2, upsampled", "P2' demo/distill", "P2' demo/finetune"}  # a bound is its own target
 
 
 def test_half_oracles_and_enlarged_images_are_rows(bounded: Path) -> None:
@@ -92,6 +94,9 @@ def test_a_run_can_be_read_with_detail_of_another_source(bounded: Path, monkeypa
     evaluated(f"run={bounded}/finetune", "split=val", "detail=doubled")
     assert set(seen) == {("Image2x", True), ("Doubled", False)}
     record = json.loads((bounded / "finetune/eval/val-doubled/metrics.json").read_text())
+    assert record["more"]["detail of P2'"] == Doubled.__name__
+    evaluated(f"run={bounded}/distill", "split=val", "variant=on_p3x", "detail=doubled")
+    record = json.loads((bounded / "distill/eval/val-on_p3x-doubled/metrics.json").read_text())
     assert record["more"]["detail of P2'"] == Doubled.__name__
 
 

@@ -85,6 +85,7 @@ TRANSFORM: Final = {
     "direct": FLAG,
     "scale_jitter": several(POSITIVE, 2),
     "crop": maybe(COUNT),
+    "repeat_crop": maybe(COUNT),
     "object_crop_prob": SHARE,
     "hflip_prob": SHARE,
     "min_visibility": SHARE,
@@ -117,6 +118,7 @@ MODEL: Final = {
     "model.roi.batch_size": COUNT,
     "model.roi.head_width": COUNT,
     "model.roi.detections_per_image": COUNT,
+    "model.roi.canonical_size": COUNT,
     "model.roi.*_iou": SHARE,
     "model.r*.positive_fraction": SHARE,
     "model.r*.nms_thresh": SHARE,
@@ -125,6 +127,8 @@ MODEL: Final = {
     "model.windows.margin": maybe(whole(0)),
     "model.windows.dense_from": POSITIVE,
     "model.ohem.per_image": maybe(COUNT),
+    "model.ohem.keep": maybe(number(" greater than 0, up to 1", lambda v: 0 < v <= 1)),
+    "model.ohem.nms": maybe(SHARE),
 }
 TRAINER: Final = {
     "trainer.precision": PRECISION,

@@ -136,3 +136,17 @@ def test_share_of_the_gain_by_hand(tmp_path):
     assert gain_shares(results[:2]) == gain_shares(results[1:]) == ""
     show(results, tmp_path / "comparison")
     assert gain_shares(results) in (tmp_path / "comparison.md").read_text()
+
+
+def test_shares_are_taken_of_the_bounds_of_the_same_seed(tmp_path):
+    small = {0: (0.3, 0.4, 0.5), 1: (0.2, 0.25, 0.3), 2: (0.3, 0.4)}  # of control head, finetuned, bound
+    folders = [
+        run(tmp_path / f"{phase}{seed}", f"{phase}{seed}", FPN | {"AP_S": value}, seed=seed, more={"phase": phase})
+        for seed, values in small.items()
+        for phase, value in zip(("control_head", "finetune", "oracle_head"), values, strict=False)
+    ]
+    rows = gain_shares(load_results(folders)).splitlines()[2:-2]
+    assert [row.split(" | n/a")[0] for row in rows] == [
+        "| finetune0 | oracle_head0 | 50%",
+        "| finetune1 | oracle_head1 | 50%",
+    ]

@@ -36,7 +36,7 @@ from efpn.models import (
     make_extension,
 )
 from efpn.models.upsamplers import reach
-from efpn.models.windows import Price, WindowedLevel, cells_under, grown_areas, joined, united, window_of
+from efpn.models.windows import Price, Rect, WindowedLevel, cells_under, grown_areas, joined, united, window_of
 
 UPSAMPLERS = {
     "ftt": lambda c: FTT(c, 12),
@@ -236,7 +236,8 @@ def test_a_window_is_priced_with_all_its_margins() -> None:
 def test_a_window_of_the_second_pass_is_priced_with_all_its_margins() -> None:
     """By hand, for a window of 2 x 2 cells of P3: the last convolution sees 1/4 cell around, P3' is made with 1/2.
 
-    Stage 3 of a ResNet-18 sees 7 cells of C2' around that, 8 to stay even; stage 2 sees 4 more, stem and pool 2 more.
+    Stage 3 of a ResNet-18 sees 7 cells of C2' around that, 8 to stay even, and runs on all of them; stage 2 sees 4
+    more, stem and pool 2 more.
     """
     _, level = levels(detector("refined", detail=Doubled(), c3=True), torch.rand(1, 3, 256, 384))
     stage2, lateral, post = 4 * 9 * 64 * 64, 64 * 8, 9 * 8 * 8
@@ -244,11 +245,25 @@ def test_a_window_of_the_second_pass_is_priced_with_all_its_margins() -> None:
     expected = (
         4 * 9 * 8 * 8 * (2 + 2 * (1 + 4)) ** 2
         + 16 * (lateral + post) * 2.5**2
-        + 4 * (stage3 + 128 * 8) * 3**2
+        + 4 * 128 * 8 * 3**2
+        + 4 * stage3 * (2 + 2 * (2 + 8) / 4) ** 2
         + 16 * stage2 * (2 + 2 * (2 + 8 + 4) / 4) ** 2
         + 64 * 3 * 64 * 49 * (2 + 2 * (2 + 8 + 4 + 2) / 4) ** 2
     )
     assert level._price(np.array([[12, 12, 14, 14]])) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("upsampler, detail, c3", [("ftt", Stem(), False), ("refined", Doubled(), True)])
+def test_the_price_of_a_window_is_the_work_done_for_it(upsampler: str, detail: Detail, c3: bool) -> None:
+    model = detector(upsampler, detail=detail, c3=c3)
+    _, level = levels(model, torch.rand(1, 3, 384, 512))
+    done: list[int] = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda conv, _, out: done.append(conv.weight.numel() * out[0, 0].numel()))
+    with torch.no_grad():
+        level._computed(slice(0, 1), Rect(20, 24, 26, 28))
+    assert sum(done) == level._price(np.array([[20, 24, 26, 28]]))[0]
 
 
 class Attends(TwoStage):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ class Result:
         terms: split and rules; two runs compare only where these agree. What a run does not say is left out.
         source: the file it was read from.
         phase: of the run, if it is one of our own, detecting as it was trained.
+        seed: of its training.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Result:
     terms: Mapping[str, Any]
     source: Path
     phase: str | None = None
+    seed: int | None = None
 
 
 def load_result(path: Path, name: str | None = None) -> Result:
@@ -65,7 +68,8 @@ def load_result(path: Path, name: str | None = None) -> Result:
     best = (record.get("metrics_at_best_f1") or {}).get("F1_S")
     more = record.get("more") or {}
     phase = more.get("phase") if more.get("variant", "own") == "own" else None
-    return Result(name or record.get("name") or str(path), metrics | {"best_F1_S": best}, known, file, phase)
+    called = name or record.get("name") or str(path)
+    return Result(called, metrics | {"best_F1_S": best}, known, file, phase, record.get("seed"))
 
 
 def load_results(paths: Iterable[Path]) -> list[Result]:
@@ -140,22 +144,19 @@ def gain_shares(results: Sequence[Result]) -> str:
     """What each row takes of the gain that P2 of a second pass gives, as Markdown; empty without such bounds.
 
     The gain is the difference of two heads that were trained alike: the bound's on P2 of the second pass and the
-    control head's on P2 itself. A share is (row - control head) / (bound - control head). Shares of a gain of less than
-    half a point mean nothing and are left out.
+    control head's on P2 itself. A share is (row - control head) / (bound - control head), all three of one seed. Shares
+    of a gain of less than half a point mean nothing and are left out.
     """
-    by_phase = {result.phase: result for result in results if result.phase}
-    floor = by_phase.get("control_head")
-    bounds = [by_phase[phase] for phase in BOUNDS if phase in by_phase]
-    if floor is None or not bounds:
+    trained = {(one.phase, one.seed): one for one in results}
+    rows = []
+    for phase, result in itertools.product(BOUNDS, results):
+        floor, bound = (trained.get((name, result.seed)) for name in ("control_head", phase))
+        if floor and bound and result not in (floor, bound):
+            rows.append([result.name, bound.name, *(_share(result, floor, bound, metric) for metric in SHARED)])
+    if not rows:
         return ""
-    rows = [
-        [result.name, bound.name, *(_share(result, floor, bound, metric) for metric in SHARED)]
-        for bound in bounds
-        for result in results
-        if result not in (floor, bound)
-    ]
     table = markdown_table(["share of the gain", "of", *SHARED], rows)
-    return f"{table}\n\n(row - {floor.name}) / (bound - {floor.name})."
+    return f"{table}\n\n(row - control head) / (bound - control head), all of one seed."
 
 
 def _share(result: Result, floor: Result, bound: Result, metric: str) -> str:

@@ -15,7 +15,6 @@ from efpn.errors import UserError
 from efpn.evaluation.scoring import eval_data
 from efpn.evaluation.variants import PLAIN, find_variants
 from efpn.runs.checkpoints import read_handover
-from efpn.runs.phases import model_config
 from efpn.runs.rebuild import rebuild_detector
 from efpn.runs.saved import SavedRun, latest_run
 
@@ -56,10 +55,7 @@ def scale_of_equal_time(cfg: DictConfig, plain: SavedRun, rival: SavedRun) -> fl
 
 def seconds(cfg: DictConfig, run: SavedRun, predict: Callable[..., Any], batches: Sequence[Any]) -> float:
     """Time that ``run`` takes for ``batches``, the fastest of a few turns."""
-    extended = model_config(run.config, run.phase).extension is not None
-    detector = rebuild_detector(
-        run, read_handover(run.checkpoint), detail=cfg.detail if extended else None, changes=cfg.model
-    ).eval()
+    detector = rebuild_detector(run, read_handover(run.checkpoint), detail=cfg.detail, changes=cfg.model).eval()
     taken = []
     with torch.inference_mode():
         for _ in range(TURNS):

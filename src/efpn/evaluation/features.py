@@ -16,6 +16,7 @@ from efpn.data.dataset import DetectionDataset
 from efpn.errors import UserError
 from efpn.evaluation.plots import write_plot
 from efpn.evaluation.scoring import eval_data
+from efpn.evaluation.variants import EXTENDED
 from efpn.figures.features import FeatureRow, feature_sheet, relative_error
 from efpn.models import EFPNDetector
 from efpn.models.upsamplers import upsample2x
@@ -44,7 +45,7 @@ def draw_features(cfg: DictConfig, runs: Sequence[SavedRun], folder: Path) -> li
     samples = samples_with_small_objects(data, cfg.split, cfg.features)
     maps: list[dict[str, np.ndarray]] = [{} for _ in samples]
     for run, name in zip(extended, row_names(extended), strict=True):
-        detector = rebuild_detector(run, read_handover(run.checkpoint), changes=cfg.model).eval()
+        detector = rebuild_detector(run, read_handover(run.checkpoint), detail=cfg.detail, changes=cfg.model).eval()
         for found, sample in zip(maps, samples, strict=True):
             levels = extended_levels(detector, *sample[:2])
             if not np.allclose(found.setdefault(TARGET, levels["target"]), levels["target"], atol=1e-3):
@@ -58,14 +59,14 @@ def draw_features(cfg: DictConfig, runs: Sequence[SavedRun], folder: Path) -> li
 
 
 def with_extension(runs: Sequence[SavedRun]) -> list[SavedRun]:
-    """Those of the runs that have an extended level.
+    """Those of the runs whose extended level has learned; the bounds' is its own target.
 
     Raises:
         UserError: none has.
     """
-    found = [run for run in runs if run.config.phases[run.phase].model.extension]
+    found = [run for run in runs if EXTENDED.fits(run.config.phases[run.phase].model)]
     if not found:
-        raise UserError("features: needs a phase with an extension (distill or finetune); add one to run=")
+        raise UserError(f"features: needs {EXTENDED.kind}; add one to run=")
     return found
 
 

@@ -43,8 +43,8 @@ def evaluate_file(cfg: DictConfig, runs: list[SavedRun]) -> list[Result]:
         UserError: the file or the data cannot be used.
     """
     check_choices(cfg)
-    if cfg.variant != OWN or cfg.model or cfg.called:
-        raise UserError("detections=FILE is scored as it is: variant, table and model are for a run's own weights")
+    if cfg.variant != OWN or cfg.model or cfg.detail or cfg.called:
+        raise UserError("detections=FILE is scored as it is: variant, table, detail and model belong to a run")
     if cfg.limit is not None or (cfg.data_root and cfg.get("data")):
         raise UserError("detections=FILE is scored whole, on data.root=FOLDER: drop limit and data_root")
     start = time.perf_counter()

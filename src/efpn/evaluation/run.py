@@ -108,10 +108,11 @@ def rebuild(
             f"the data in {data.root} have {len(data.categories.names)} or others; use the data set of its training"
         )
     if variant.rule is None:
-        below, detail = cfg.small_roi_below, cfg.detail if model_config(run.config, run.phase).extension else None
-        return rebuild_detector(run, handover, small_roi_below=below, detail=detail, changes=cfg.model)
-    small = variant.rule.node(cfg.small_roi_below or run.config.small_roi_below)
-    return rebuild_detector(run, handover, small=small, extension=variant.rule.extension, changes=cfg.model)
+        rule: dict[str, Any] = {"small_roi_below": cfg.small_roi_below}
+    else:
+        small = variant.rule.node(cfg.small_roi_below or run.config.small_roi_below)
+        rule = {"small": small, "extension": variant.rule.extension}
+    return rebuild_detector(run, handover, detail=cfg.detail, changes=cfg.model, **rule)
 
 
 def wants_2x(cfg: DictConfig, run: SavedRun) -> bool:

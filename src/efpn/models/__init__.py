@@ -1,4 +1,4 @@
-"""Pure torch models: trunk -> FPN -> extension (FTT | ESPCN | nearest) -> RPN -> RoI heads -> detector."""
+"""Pure torch models: trunk -> FPN -> extension (upsampler, and detail from C2') -> RPN -> RoI heads -> detector."""
 
 from efpn.models.backbone import EFPNBackbone
 from efpn.models.detail import Detail, Doubled, Image2x, Stem

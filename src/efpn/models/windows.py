@@ -30,10 +30,10 @@ from efpn.models.fpn import Pyramid
 from efpn.models.trunk import ResNetTrunk
 from efpn.models.upsamplers import TwoStage, reach, upsample2x, weights
 
-P2X_PER_P3 = 4  # cells, along each axis
-P2X_STRIDE = 2  # pixels of the 1x picture
 log = logging.getLogger(__name__)
 
+P2X_PER_P3 = 4  # cells, along each axis
+P2X_STRIDE = 2  # pixels of the 1x image
 CROWD = 128  # rectangles; the halves of more are joined by themselves first
 
 Price = Callable[[np.ndarray], np.ndarray]  # rectangles (n, 4) to what each costs (n,)
@@ -117,7 +117,7 @@ class WindowedLevel:
     def __init__(
         self, extension: Extension, trunk: ResNetTrunk, pyramid: Pyramid, fine: Fine, settings: Windows
     ) -> None:
-        assert isinstance(extension.upsampler, TwoStage), "only what can_be_cut is cut"
+        assert isinstance(extension.upsampler, TwoStage), "nothing else is cut, see cuts_exactly"
         self.extension, self.upsampler, self.trunk = extension, extension.upsampler, trunk
         self.fine, self.settings = fine, settings
         maps = extension.sources(pyramid)
@@ -185,20 +185,18 @@ class WindowedLevel:
         """Multiply-adds of every part for each cell of P3, and the margin that the part is computed with."""
         near, far = self.margins
         ext, trunk = self.extension, self.trunk
-        post = self.post_reach / P2X_PER_P3
-        third = self._rim / 2
         # in cells of C2': what stage 3 sees around P3', or what the last convolution does
         second = (2 * self._rim + self.stage3_reach) if ext.lateral3 else self.post_reach
         first = second + self.stage2_reach
         parts = [
             (self.upsampler.work[0], near + far),
             (self.upsampler.work[1], near),
-            (P2X_PER_P3**2 * (weights(ext.lateral) + weights(ext.post)), post),
+            (P2X_PER_P3**2 * (weights(ext.lateral) + weights(ext.post)), self.post_reach / P2X_PER_P3),
             (P2X_PER_P3**2 * weights(trunk.layer1), first / P2X_PER_P3),
             (P2X_PER_P3**2 * self.fine.work, (first + self.fine.reach) / P2X_PER_P3),
         ]
         if ext.lateral3:
-            parts.append((4 * (weights(trunk.layer2) + weights(ext.lateral3)), third))
+            parts += [(4 * weights(trunk.layer2), second / P2X_PER_P3), (4 * weights(ext.lateral3), self._rim / 2)]
         work, margins = zip(*parts, strict=True)
         return np.array(work, float), np.array(margins, float)
 

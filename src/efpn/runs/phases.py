@@ -36,7 +36,7 @@ class PhaseRun:
     """One phase of one run.
 
     Attributes:
-        name: ``baseline``, ``distill``, ``finetune``, ``control``.
+        name: ``baseline``, ``distill``, ``finetune`` or another of ``cfg.phases``.
         folder: where it writes, ``<outputs>/<name>/seed<seed>/<phase>``.
         config: the phase's own node.
         identity: everything that makes it this run and no other, by dotted key.

@@ -36,7 +36,7 @@ def rebuild_detector(
         small_roi_below: 1x pixels, if another than the run's own.
         small: node of `efpn.models.SmallRoIs`, if RoIs are read otherwise than in training.
         extension: False leaves the extension out, whose levels are given then.
-        detail: where C2' comes from, if otherwise than trained.
+        detail: where C2' comes from, if otherwise than trained; nothing without an extension reads it.
         changes: what else differs from the run's own ``model`` node.
 
     Raises:
