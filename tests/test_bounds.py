@@ -113,6 +113,7 @@ def test_the_scale_of_equal_cost_lies_between_one_and_two(bounded: Path) -> None
     "overrides, message",
     [
         (["scale=[3]"], r"scale=\[3\]: must be a list of one or more, each a number greater than 0, up to 2"),
+        (["cost_of=FINETUNE"], "is the cost of variant=fpn_scaled; name that too"),
         (["variant=true_c2", "run=BASELINE"], "needs a phase with an extension that learns"),
         (["variant=fpn_scaled", "run=FINETUNE"], "needs a phase without an extension"),
     ],

@@ -30,6 +30,7 @@ from omegaconf.errors import InterpolationResolutionError
 from efpn.errors import Interrupted, UserError
 from efpn.ranges import check_targets
 from efpn.runs.devices import one_device
+from efpn.runs.files import FULL
 from efpn.runs.names import SWEPT
 from efpn.runs.phases import in_sweep
 from efpn.signals import stop_at_sigterm
@@ -37,11 +38,10 @@ from efpn.signals import stop_at_sigterm
 FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable: Hydra lets errors through instead of printing them itself
 SHARED = ("phase", "seed", "experiment")  # swept or not, they have a place of their own in a run's path
 
-
 ELSEWHERE = "write elsewhere, with paths.outputs=FOLDER in training and out=FOLDER in the other calls"
 IN_THE_WAY = f"something else stands there: move it away, or {ELSEWHERE}"
 WAYS_OUT = {  # by the system's number: what the machine refuses, and no line of this program can mend
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), f"free some space, or {ELSEWHERE}"),
+    **dict.fromkeys(FULL, f"free some space, or {ELSEWHERE}"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), f"change who may use it, or {ELSEWHERE}"),
     **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST), IN_THE_WAY),
     errno.ENAMETOOLONG: "give a shorter name=NAME",

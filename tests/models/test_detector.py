@@ -220,6 +220,9 @@ def test_a_detector_that_resizes_makes_the_2x_image_of_the_file_itself() -> None
     assert [tuple(one.shape) for one in seen] == [(1, 3, 64, 96), (1, 3, 128, 192)]
     torch.testing.assert_close(seen[1][0, :, :, :160], model.transform.normalize(image))
     assert not seen[1][..., 160:].any()
+    with torch.no_grad():  # given at another size than the detector's own
+        model([image], images_2x=[F.interpolate(image[None], scale_factor=0.5)[0]])
+    assert tuple(seen[3].shape) == (1, 3, 128, 192) and seen[3][0, :, 127, 159].any()
 
 
 def test_2x_images_are_asked_for_where_the_detector_does_not_resize() -> None:
@@ -232,6 +235,8 @@ def test_2x_images_are_asked_for_where_the_detector_does_not_resize() -> None:
         model.eval()(images)
     doubled = [F.interpolate(image[None], scale_factor=2)[0] for image in images]
     assert len(model(images, images_2x=doubled)) == 2
+    with pytest.raises(ValueError, match="give each at twice the size of its 1x image"):
+        model(images, images_2x=images)
     assert "loss_box_reg" in model.train()(images, targets, doubled)
     with pytest.raises(ValueError, match="target 0 holds a box without width or height"):
         model(images, [{**target, "boxes": target["boxes"][:, [0, 1, 0, 3]]} for target in targets], doubled)

@@ -39,8 +39,10 @@ ROLES: Final[tuple[Role, ...]] = ("val", "test")
 
 
 def check_choices(cfg: DictConfig) -> None:
-    """Raise `UserError` for values that no evaluation can have, and columns that do not exist."""
+    """Raise `UserError` for values that no evaluation can have or that nothing reads, and columns that do not exist."""
     check_values(cfg, EVALUATE)
+    if cfg.cost_of and "fpn_scaled" not in cfg.variant:
+        raise UserError(f"cost_of={cfg.cost_of}: is the cost of variant=fpn_scaled; name that too")
     if not cfg.columns:
         raise UserError(f"columns={cfg.columns}: name at least one of {', '.join(metric_names())}")
     if unknown := [str(column) for column in cfg.columns if column not in metric_names()]:

@@ -103,10 +103,11 @@ class EFPNDetector(GeneralizedRCNN):
             images: ``(3, h, w)`` each, in [0, 1].
             targets: in training, of each.
             images_2x: ``(3, 2h, 2w)`` each, where the extended level reads them (`EFPNBackbone.reads_2x`); a detector
-                that resizes by itself makes them of ``images``.
+                that resizes by itself takes them at any size, or makes them of ``images``.
 
         Raises:
-            ValueError: no targets in training, a box without width or height, or 2x images are needed and not given.
+            ValueError: no targets in training, a box without width or height, or 2x images are needed and not given, or
+                not of twice the size.
         """
         if self.training and targets is None:
             raise ValueError("in training the detector needs targets")
@@ -125,13 +126,16 @@ class EFPNDetector(GeneralizedRCNN):
 
     def _double(self, batch: ImageList, images: list[Tensor], images_2x: list[Tensor] | None) -> Tensor:
         """The 2x batch, exactly twice the size of the 1x one."""
-        if images_2x is None:
-            if isinstance(self.transform, NormalizeAndPad):
-                raise ValueError("the extended level reads the 2x images: call the detector with images_2x=")
+        wanted = [(2 * h, 2 * w) for h, w in batch.image_sizes]
+        if not isinstance(self.transform, NormalizeAndPad):
             images_2x = [
-                F.interpolate(image[None], (2 * h, 2 * w), mode="bilinear", antialias=True)[0]
-                for image, (h, w) in zip(images, batch.image_sizes, strict=True)
+                F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+                for image, size in zip(images_2x or images, wanted, strict=True)
             ]
+        elif images_2x is None:
+            raise ValueError("the extended level reads the 2x images: call the detector with images_2x=")
+        if (given := [tuple(image.shape[-2:]) for image in images_2x]) != wanted:
+            raise ValueError(f"2x images of {given} px: give each at twice the size of its 1x image, {wanted}")
         height, width = batch.tensors.shape[-2:]
         double = batch.tensors.new_zeros(len(images_2x), 3, 2 * height, 2 * width)
         for slot, image in zip(double, images_2x, strict=True):
@@ -149,7 +153,7 @@ class EFPNDetector(GeneralizedRCNN):
             torchvision's `ImageList` of the 1x pictures, ``(N, 3, H, W)``, and the 2x batch ``(N, 3, 2H, 2W)``.
 
         Raises:
-            ValueError: the detector itself resizes, which would break the pair.
+            ValueError: the detector itself resizes, which would break the pair, or the sizes are not those of one.
         """
         if not isinstance(self.transform, NormalizeAndPad):
             raise ValueError("a pair comes at its size: build the detector with resize=None")
