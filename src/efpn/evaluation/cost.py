@@ -5,33 +5,40 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from statistics import median
 from typing import Any, Final
 
 import numpy as np
 import torch
 from omegaconf import DictConfig
+from pytorch_lightning.utilities import move_data_to_device
 
+from efpn.benchmark.timing import interleave, synchronise
 from efpn.errors import UserError
 from efpn.evaluation.scoring import eval_data
-from efpn.evaluation.variants import PLAIN, find_variants
+from efpn.evaluation.variants import PLAIN, Variant, find_variants
 from efpn.runs.checkpoints import read_handover
-from efpn.runs.rebuild import rebuild_detector
+from efpn.runs.devices import one_device
+from efpn.runs.rebuild import quiet_trainer, rebuild_detector
 from efpn.runs.saved import SavedRun, latest_run
 
 log = logging.getLogger(__name__)
 
+SCALES: Final = (1.0, 1.2, 1.4, 1.7, 2.0)  # at which the plain FPN is timed
 IMAGES: Final = 8  # timed one by one
-TURNS: Final = 3  # the fastest of these counts: what disturbs a measurement only ever adds to it
+TURNS: Final = 3
 
 
 def equal_cost_scales(cfg: DictConfig, runs: Sequence[SavedRun]) -> list[float]:
     """The scales of ``variant=fpn_scaled``: those given, or the one at which it takes the time of ``cfg.cost_of``.
 
     Raises:
-        UserError: there is no plain FPN among ``runs`` to be enlarged.
+        UserError: there is no plain FPN among ``runs`` to be enlarged, or there are several devices.
     """
     if cfg.cost_of is None:
         return list(cfg.scale)
+    if not one_device(cfg):
+        raise UserError("cost_of: is measured on one device; give trainer.devices=1, or the scale it finds as scale=")
     plain = next((run for run in runs if PLAIN.fits(run.config.phases[run.phase].model)), None)
     if plain is None:
         raise UserError(f"cost_of={cfg.cost_of}: needs {PLAIN.kind}, to be enlarged; add one to run=")
@@ -45,22 +52,32 @@ def scale_of_equal_time(cfg: DictConfig, plain: SavedRun, rival: SavedRun) -> fl
     """Where the time of ``plain`` on enlarged images passes that of ``rival``, between 1 and 2; to two digits."""
     data = eval_data(cfg, rival, pairs=True)
     data.eval_batch_size = 1
-    batches = [batch for batch, _ in zip(data.val_dataloader(), range(IMAGES), strict=False)]
-    wanted = seconds(cfg, rival, find_variants("own", [1.0])[0].predict, batches)
-    scales = [1.0, 1.2, 1.4, 1.7, 2.0]
-    taken = [seconds(cfg, plain, one.predict, batches) for one in find_variants("fpn_scaled", [1.0], scales)]
-    # time grows with the scale; a reading that says otherwise is noise
-    return round(float(np.interp(wanted, np.maximum.accumulate(taken), scales)), 2)
-
-
-def seconds(cfg: DictConfig, run: SavedRun, predict: Callable[..., Any], batches: Sequence[Any]) -> float:
-    """Time that ``run`` takes for ``batches``, the fastest of a few turns."""
-    detector = rebuild_detector(run, read_handover(run.checkpoint), detail=cfg.detail, changes=cfg.model).eval()
-    taken = []
+    device = quiet_trainer(cfg.trainer, rival).strategy.root_device
+    loader = zip(range(IMAGES), data.val_dataloader(), strict=False)
+    batches = [move_data_to_device(batch, device) for _, batch in loader]
+    enlarged = find_variants("fpn_scaled", [1.0], SCALES)
+    timed = {0.0: stopwatch(cfg, rival, find_variants("own", [1.0])[0], batches, device)}
+    timed |= {scale: stopwatch(cfg, plain, one, batches, device) for scale, one in zip(SCALES, enlarged, strict=True)}
     with torch.inference_mode():
-        for _ in range(TURNS):
-            start = time.perf_counter()
-            for batch in batches:
-                predict(detector, batch)
-            taken.append(time.perf_counter() - start)
-    return min(taken)
+        taken = {scale: median(seconds) for scale, seconds in interleave(timed, TURNS, warmup=1).items()}
+    wanted = taken.pop(0.0)
+    # time grows with the scale; a reading that says otherwise is noise
+    return round(float(np.interp(wanted, np.maximum.accumulate(list(taken.values())), SCALES)), 2)
+
+
+def stopwatch(
+    cfg: DictConfig, run: SavedRun, variant: Variant, batches: Sequence[Any], device: torch.device
+) -> Callable[[int], float]:
+    """A function that detects in all ``batches`` and says how many seconds that took."""
+    detector = rebuild_detector(run, read_handover(run.checkpoint), detail=cfg.detail, changes=cfg.model)
+    detector = detector.eval().to(device)
+
+    def measured(turn: int) -> float:
+        synchronise(device)
+        start = time.perf_counter()
+        for batch in batches:
+            variant.predict(detector, batch)
+        synchronise(device)
+        return time.perf_counter() - start
+
+    return measured
