@@ -33,8 +33,14 @@ def test_help_names_the_groups_without_torch() -> None:
         (["--cfg", "job", "-m", "seed=0,1"], "--cfg goes without -m"),
         (["loss=null"], "a group is never null"),
         (["model.rpn.anchor_sizes=[8,16]"], "model.rpn.anchor_sizes=[8, 16]: give 5 sizes, one for each of p2, p3, p4"),
-        (["extension.upsampler.groups=3"], "extension.upsampler.groups=3: must divide the width, 64; use 1 or 64"),
-        (["phase=distill", "extension.upsampler.reduction=2"], "extension.upsampler.reduction=2: must be 1 or 3"),
+        (
+            ["extension=ftt", "extension.upsampler.groups=3"],
+            "extension.upsampler.groups=3: must divide the width, 64; use 1 or 64",
+        ),
+        (
+            ["phase=distill", "extension=ftt", "extension.upsampler.reduction=2"],
+            "extension.upsampler.reduction=2: must be 1 or 3",
+        ),
         (["phase=finetune", "model.windows.dense_from=0"], "model.windows.dense_from=0: must be a number greater than"),
         (["trainr.devices=1", "sed=3"], "trainr.devices: the config has no such key (did you mean trainer.devices?)"),
         (["loss.lambda_pos="], "loss.lambda_pos=: must be a number, 0 or greater"),

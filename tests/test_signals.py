@@ -17,6 +17,7 @@ from efpn.runs.checkpoints import read_checkpoint, read_handover
 from efpn.tasks.base import DetectorTask
 from efpn.training.run import train
 
+pytestmark = pytest.mark.slow
 ONE_STRETCH = ["phase=baseline", "phases.baseline.max_steps=6", "phases.baseline.checkpoint_every=6"]
 LONG = ["phase=baseline", *(f"phases.baseline.{key}=4000" for key in ("max_steps", "checkpoint_every", "val_every"))]
 

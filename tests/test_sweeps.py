@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from helpers import TINY, run
 
+pytestmark = pytest.mark.slow
 SWEEP = ["-m", *TINY, "phase=baseline", "sequence=[baseline]"]
 
 

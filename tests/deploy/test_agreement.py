@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -24,8 +26,9 @@ class Says(nn.Module):
     def __init__(self, table):
         super().__init__()
         self.table = table
+        self.backbone = SimpleNamespace(reads_2x=False)
 
-    def forward(self, pictures):
+    def forward(self, pictures, images_2x=None):
         return [rows(self.table) for _ in pictures]
 
 

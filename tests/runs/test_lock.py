@@ -34,6 +34,7 @@ def dead_process() -> int:
     return process.pid
 
 
+@pytest.mark.slow
 def test_a_second_run_is_refused_in_one_line_and_leaves_the_first_alone(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "demo/seed0/baseline"
     with lock(folder):

@@ -46,6 +46,7 @@ def test_any_other_call_understands_it_too(monkeypatch: pytest.MonkeyPatch) -> N
     assert make_trainer(node, logger=False).precision == "32-true"
 
 
+@pytest.mark.slow
 def test_the_saved_config_says_which_and_another_machine_is_not_another_run(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
