@@ -57,9 +57,9 @@ class PictureError(UserError):
 def read_picture(path: Path) -> NDArray[np.uint8]:
     """The picture as ``(h, w, 3)`` uint8 RGB, in the file's own orientation, as annotations count pixels.
 
-    More than eight bits a channel are brought to eight by their upper ones, floats from 0 to 1 by 255. What is transparent is
-    shown on white, as most viewers do: the colour stored below is whatever the program left there, and nobody who
-    drew the boxes saw it. Colour profiles are not applied.
+    More than eight bits a channel are brought to eight by their upper ones, floats from 0 to 1 by 255. What is
+    transparent is shown on white, as most viewers do: the colour stored below is whatever the program left there, and
+    nobody who drew the boxes saw it. Colour profiles are not applied.
 
     Raises:
         PictureError: missing, damaged, no picture, or of numbers whose range is not known; the message names the file.

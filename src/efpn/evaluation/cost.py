@@ -28,10 +28,12 @@ def equal_cost_scales(cfg: DictConfig, runs: Sequence[SavedRun]) -> list[float]:
     """The scales of ``variant=fpn_scaled``: those given, or the one at which it takes the time of ``cfg.cost_of``.
 
     Raises:
-        UserError: there is no plain FPN among ``runs`` to be enlarged.
+        UserError: there is no plain FPN among ``runs`` to be enlarged, or nothing is to be enlarged.
     """
     if cfg.cost_of is None:
-        return list(cfg.scale)
+        return list(dict.fromkeys(cfg.scale))
+    if "fpn_scaled" not in ([cfg.variant] if isinstance(cfg.variant, str) else cfg.variant):
+        raise UserError(f"cost_of={cfg.cost_of}: is of variant=fpn_scaled; add that, or leave cost_of out")
     plain = next((run for run in runs if PLAIN.fits(run.config.phases[run.phase].model)), None)
     if plain is None:
         raise UserError(f"cost_of={cfg.cost_of}: needs {PLAIN.kind}, to be enlarged; add one to run=")
@@ -49,8 +51,11 @@ def scale_of_equal_time(cfg: DictConfig, plain: SavedRun, rival: SavedRun) -> fl
     wanted = seconds(cfg, rival, find_variants("own", [1.0])[0].predict, batches)
     scales = [1.0, 1.2, 1.4, 1.7, 2.0]
     taken = [seconds(cfg, plain, one.predict, batches) for one in find_variants("fpn_scaled", [1.0], scales)]
-    # time grows with the scale; a reading that says otherwise is noise
-    return round(float(np.interp(wanted, np.maximum.accumulate(taken), scales)), 2)
+    taken = np.maximum.accumulate(taken)  # time grows with the scale; a reading that says otherwise is noise
+    if not taken[0] <= wanted <= taken[-1]:
+        bound = "less than at 1 times" if wanted < taken[0] else "more than at 2 times"
+        log.warning("cost_of: %s takes %s the 1x size, where the search ends", rival.name, bound)
+    return round(float(np.interp(wanted, taken, scales)), 2)
 
 
 def seconds(cfg: DictConfig, run: SavedRun, predict: Callable[..., Any], batches: Sequence[Any]) -> float:
