@@ -62,7 +62,10 @@ class CocoJson:
         if unknown:
             listed = ", ".join(unknown)
             raise UserError(f"{self._where(first)[1]}: no category named {listed}; correct data.source.evaluated")
-        return Categories(names, ids, tuple(self.evaluated is None or name in self.evaluated for name in names))
+        try:
+            return Categories(names, ids, tuple(self.evaluated is None or name in self.evaluated for name in names))
+        except UserError as error:
+            raise UserError(f"{self._where(first)[1]}: {error}") from None
 
     def _read(self, split: str) -> Index:
         folder, source = self._where(split)
