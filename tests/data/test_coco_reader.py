@@ -198,7 +198,10 @@ def test_splits_with_other_categories(coco):
             {"annotations": [{"id": 1, "image_id": "7", "category_id": 90, "bbox": [1, 2, 3, 4]}]},
             r"annotations\[0\]: image_id is '7'; each needs a whole number of at most 2",
         ),
-        ({"categories": [{"id": 1, "name": "x"}, {"id": 1, "name": "y"}]}, r"train\.json: categories: id given more than once: 1"),
+        (
+            {"categories": [{"id": 1, "name": "x"}, {"id": 1, "name": "y"}]},
+            r"train\.json: categories: id given more than once: 1",
+        ),
         ({"images": [{"id": True, "file_name": "a.jpg"}]}, r"images\[0\]: id is true; each needs a whole number of at"),
         ({"images": [{"id": 2**60, "file_name": "a.jpg"}]}, r"images\[0\]: id is 1152921504606846976; each needs"),
         ({"images": [{"id": 10**60, "file_name": "a.jpg"}]}, r"id is a number of more than 40 digits; each needs"),
