@@ -51,11 +51,11 @@ def scale_of_equal_time(cfg: DictConfig, plain: SavedRun, rival: SavedRun) -> fl
     wanted = seconds(cfg, rival, find_variants("own", [1.0])[0].predict, batches)
     scales = [1.0, 1.2, 1.4, 1.7, 2.0]
     taken = [seconds(cfg, plain, one.predict, batches) for one in find_variants("fpn_scaled", [1.0], scales)]
-    taken = np.maximum.accumulate(taken)  # time grows with the scale; a reading that says otherwise is noise
-    if not taken[0] <= wanted <= taken[-1]:
-        bound = "less than at 1 times" if wanted < taken[0] else "more than at 2 times"
+    rising = np.maximum.accumulate(taken)  # time grows with the scale; a reading that says otherwise is noise
+    if not rising[0] <= wanted <= rising[-1]:
+        bound = "less than at 1 times" if wanted < rising[0] else "more than at 2 times"
         log.warning("cost_of: %s takes %s the 1x size, where the search ends", rival.name, bound)
-    return round(float(np.interp(wanted, taken, scales)), 2)
+    return round(float(np.interp(wanted, rising, scales)), 2)
 
 
 def seconds(cfg: DictConfig, run: SavedRun, predict: Callable[..., Any], batches: Sequence[Any]) -> float:
