@@ -169,6 +169,12 @@ def test_duplicate_ids(coco):
     assert [record.path.name for record in index.records] == ["a.jpg"]
 
 
+def test_a_file_that_two_pictures_share(coco):
+    images = [{"id": 7, "file_name": "a.jpg"}, {"id": 8, "file_name": "a.jpg"}, {"id": 9, "file_name": "b.jpg"}]
+    (problem,) = load(coco(images=images, annotations=[])).problems
+    assert "train.json: file_name a.jpg: of 2 pictures; list each file once, with all its annotations" in str(problem)
+
+
 def test_splits_with_other_categories(coco):
     root = coco()
     content = json.loads((root / "train.json").read_text()) | {"categories": [{"id": 90, "name": "bulb"}]}
