@@ -10,6 +10,7 @@ from efpn.deploy.formats import check_packages
 from efpn.deploy.options import given_pictures
 from efpn.entry import call, start
 from efpn.ranges import EXPORT, check_values
+from efpn.runs.files import require_place
 from efpn.runs.saved import latest_run
 
 
@@ -19,7 +20,8 @@ def run(cfg: DictConfig) -> None:
     chosen = instantiate(cfg.format)
     check_packages(chosen)
     saved = latest_run(cfg.run)
-    pictures = given_pictures(cfg, saved.out_folder(cfg.out, "export"))
+    require_place(out := saved.out_folder(cfg.out, "export"))
+    pictures = given_pictures(cfg, out)
     from efpn.deploy.run import export  # imports torch, which a mistake in a path need not wait for
 
     export(cfg, saved, chosen, pictures)

@@ -11,6 +11,7 @@ from efpn.entry import call, check_one_device, check_sweep, start
 from efpn.prediction.options import asked_for, slices_of
 from efpn.prediction.pictures import DRAWN, check_out, find_pictures
 from efpn.ranges import PREDICT, check_values
+from efpn.runs.files import require_place
 from efpn.runs.saved import latest_run
 
 
@@ -22,6 +23,7 @@ def run(cfg: DictConfig) -> int:
     slices_of(cfg)
     saved = latest_run(cfg.run)
     out = saved.out_folder(cfg.out, "predictions")
+    require_place(out)
     pictures = find_pictures(asked_for(cfg), out)
     if cfg.draw:
         check_out(pictures, out / DRAWN)

@@ -131,10 +131,11 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(trained: Path, data: Path, t
 def test_a_finished_phase_is_not_overwritten_unless_asked(trained: Path, data: Path) -> None:
     outputs = trained.parents[1]
     before = (trained / "baseline" / "handover.ckpt").stat().st_mtime_ns
-    with pytest.raises(
-        UserError, match=r"phase=baseline is finished in .*resume=true keeps what is there.*overwrite=true"
-    ):
-        train(tiny(outputs, data, "phase=baseline"))
+    for more in ([], ["ckpt_path=elsewhere/last.ckpt"]):
+        with pytest.raises(
+            UserError, match=r"phase=baseline is finished in .*resume=true keeps what is there.*overwrite=true"
+        ):
+            train(tiny(outputs, data, "phase=baseline", *more))
     metrics, objects = train(tiny(outputs, data, "resume=true"))
     assert objects == {} and "val/AP" in metrics  # all were finished: nothing was trained
     assert (trained / "baseline" / "handover.ckpt").stat().st_mtime_ns == before

@@ -74,6 +74,11 @@ FOLDER_NAME: Final = Rule(
     lambda v: type(v) in (str, int) and re.fullmatch(r"[^/\\\x00-\x1f\x7f]+", str(v)) is not None
     and str(v) not in (".", "..") and len(str(v).encode("utf-8", "surrogateescape")) <= 200,
 )  # fmt: skip
+PATH: Final = Rule(
+    "a path as text (of a folder called 7: ./7)", lambda v: isinstance(v, str) and v != "" and "\0" not in v
+)
+PATHS: Final = Rule(f"{PATH.words}, or a list of those", lambda v: PATH.allows(v) or several(PATH).allows(v))
+WORDS: Final = several(Rule("text", lambda v: isinstance(v, str)))
 PRECISION: Final = choice(
     "auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true", "32", "bf16", "16", "64"
 )
@@ -105,12 +110,19 @@ DATA: Final = {
     "data.check_pictures": choice("all", "header", "none"),
     "data.on_unreadable": choice("error", "skip"),
     "data.source.counts.*": COUNT,
+    "data.root": PATH,
     "data.source.seed": whole(0),
+    "data.source.options.side": whole(16),
+    "data.source.options.signs": several(whole(0), 2),
+    "data.source.options.sign_size": several(POSITIVE, 2),
+    "data.source.options.median_size": POSITIVE,
+    "data.source.options.distractors": whole(0),
+    "data.source.options.empty": SHARE,
     **{f"data.*_transform.{key}": rule for key, rule in TRANSFORM.items()},
 }
 MODEL: Final = {
     "model.channels": COUNT,
-    "model.rpn.anchor_sizes": several(POSITIVE),
+    "model.rpn.anchor_sizes": several(COUNT),
     "model.rpn.aspect_ratios": several(POSITIVE),
     "model.rpn.p*_nms_top_n": ROWS,
     "model.rpn.batch_size": COUNT,
@@ -145,6 +157,11 @@ TRAIN: Final = DATA | MODEL | TRAINER | {
     "score_threshold": SHARE,
     "resume": choice("auto", "true", "false"),
     "overwrite": FLAG,
+    "sequence": WORDS,
+    "ckpt_path": maybe(PATH),
+    "init_ckpt": maybe(PATH),
+    "paths.*": PATH,
+    "backbone.weights": maybe(PATH),
     "backbone.trainable_stages": whole(0, 5),
     "loss.lambda_pos": NOT_NEGATIVE,
     "loss.on_p3x": FLAG,
@@ -153,6 +170,7 @@ TRAIN: Final = DATA | MODEL | TRAINER | {
     "phases.*.val_every": COUNT,
     "phases.*.reference_batch": maybe(COUNT),
     "phases.*.pairs": FLAG,
+    "phases.*.trainable": WORDS,
     "phases.*.optimizer.lr": POSITIVE,
     "phases.*.optimizer.momentum": BELOW_ONE,
     "phases.*.optimizer.weight_decay": NOT_NEGATIVE,
@@ -164,6 +182,13 @@ TRAIN: Final = DATA | MODEL | TRAINER | {
 }  # fmt: skip
 EVALUATE: Final = DATA | MODEL | TRAINER | {
     "trainer.precision": maybe(PRECISION),
+    "run": PATHS,
+    "detections*": maybe(PATH),
+    "cost_of": maybe(PATH),
+    "out": maybe(PATH),
+    "data_root": maybe(PATH),
+    "paths.*": PATH,
+    "columns": WORDS,
     "split": choice("val", "test"),
     "name": maybe(FOLDER_NAME),
     "called": maybe(FOLDER_NAME),
@@ -182,6 +207,9 @@ EVALUATE: Final = DATA | MODEL | TRAINER | {
 }  # fmt: skip
 PREDICT: Final = MODEL | TRAINER | {
     "trainer.precision": maybe(PRECISION),
+    "run": PATH,
+    "pictures": PATHS,
+    "out": maybe(PATH),
     "score_threshold": SHARE,
     "min_score": maybe(SHARE),
     "draw": FLAG,
@@ -191,7 +219,14 @@ PREDICT: Final = MODEL | TRAINER | {
     "slices.overlap": BELOW_ONE,
     "slices.whole": FLAG,
 }  # fmt: skip
-EXPORT: Final = {"check.pictures": COUNT, "check.boxes": POSITIVE, "check.scores": POSITIVE}
+EXPORT: Final = {
+    "run": PATH,
+    "out": maybe(PATH),
+    "pictures": maybe(PATHS),
+    "check.pictures": COUNT,
+    "check.boxes": POSITIVE,
+    "check.scores": POSITIVE,
+}
 
 
 def check_values(cfg: DictConfig, rules: Mapping[str, Rule]) -> None:

@@ -169,6 +169,12 @@ def test_duplicate_ids(coco):
     assert [record.path.name for record in index.records] == ["a.jpg"]
 
 
+def test_a_file_that_two_pictures_share(coco):
+    images = [{"id": 7, "file_name": "a.jpg"}, {"id": 8, "file_name": "a.jpg"}, {"id": 9, "file_name": "b.jpg"}]
+    (problem,) = load(coco(images=images, annotations=[])).problems
+    assert "train.json: file_name a.jpg: of 2 pictures; list each file once, with all its annotations" in str(problem)
+
+
 def test_splits_with_other_categories(coco):
     root = coco()
     content = json.loads((root / "train.json").read_text()) | {"categories": [{"id": 90, "name": "bulb"}]}
@@ -198,7 +204,10 @@ def test_splits_with_other_categories(coco):
             {"annotations": [{"id": 1, "image_id": "7", "category_id": 90, "bbox": [1, 2, 3, 4]}]},
             r"annotations\[0\]: image_id is '7'; each needs a whole number of at most 2",
         ),
-        ({"categories": [{"id": 1, "name": "x"}, {"id": 1, "name": "y"}]}, "categories: id given more than once: 1"),
+        (
+            {"categories": [{"id": 1, "name": "x"}, {"id": 1, "name": "y"}]},
+            r"train\.json: categories: id given more than once: 1",
+        ),
         ({"images": [{"id": True, "file_name": "a.jpg"}]}, r"images\[0\]: id is true; each needs a whole number of at"),
         ({"images": [{"id": 2**60, "file_name": "a.jpg"}]}, r"images\[0\]: id is 1152921504606846976; each needs"),
         ({"images": [{"id": 10**60, "file_name": "a.jpg"}]}, r"id is a number of more than 40 digits; each needs"),

@@ -217,11 +217,12 @@ def test_a_training_split_without_any_box_is_refused(module):
 
 def test_what_both_splits_have_wrong_is_said_once(module):
     data = module()
-    (data.source.root / "annotations.json").write_text("{}")
-    broken = DetectionDataModule(TT100K(data.source.root), data.splits, data.train_transform, data.eval_transform)
-    with pytest.raises(UserError) as caught:
-        broken.check("train", "val")
-    assert str(caught.value).count("annotations.json") == 1
+    for file, content in (("train/ids.txt", "1\n1\n2\n3\n"), ("annotations.json", "{}")):
+        (data.source.root / file).write_text(content)
+        broken = DetectionDataModule(TT100K(data.source.root), data.splits, data.train_transform, data.eval_transform)
+        with pytest.raises(UserError) as caught:
+            broken.check("train", "val")
+        assert str(caught.value).count(file) == 1
 
 
 @pytest.mark.parametrize(

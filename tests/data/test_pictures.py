@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,28 @@ def test_sixteen_bits_become_eight(tmp_path, suffix):
     pixels = read_picture(saved(tmp_path / f"a{suffix}", RAMP))
     assert pixels.dtype == np.uint8 and pixels.min() == 0 and pixels.max() == 255
     np.testing.assert_array_equal(pixels, np.stack([BIT8] * 3, axis=2))
+
+
+def grey_tiff(path: Path, data: bytes, bits: int, photometric: int) -> Path:
+    """A TIFF of RAMP's size, of a kind that Pillow reads and does not write."""
+    height, width = RAMP.shape
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height, 279: len(data)}
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = struct.pack("<2sHI", b"II", 42, 8 + len(data))
+    path.write_bytes(head + data + struct.pack("<H", len(tags)) + table + bytes(4))
+    return path
+
+
+def test_a_tiff_of_twelve_bits_is_not_nearly_black(tmp_path):
+    first, second = (RAMP.reshape(-1, 2) >> 4).astype(int).T
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1).astype(np.uint8)
+    pixels = read_picture(grey_tiff(tmp_path / "a.tif", packed.tobytes(), bits=12, photometric=1))
+    np.testing.assert_array_equal(pixels[..., 0], BIT8)
+
+
+def test_a_tiff_of_sixteen_bits_whose_zero_is_white_is_no_negative(tmp_path):
+    pixels = read_picture(grey_tiff(tmp_path / "a.tif", (65535 - RAMP).tobytes(), bits=16, photometric=0))
+    np.testing.assert_array_equal(pixels[..., 0], BIT8)
 
 
 def test_floats_from_0_to_1_are_scaled(tmp_path):

@@ -150,3 +150,10 @@ def test_sheet_is_written_and_has_pixels_of_each_kind(tmp_path):
 def test_an_empty_sheet_is_refused():
     with pytest.raises(ValueError, match="at least one panel"):
         contact_sheet([])
+
+
+def test_a_dollar_in_a_name_begins_no_formula(tmp_path):
+    """Nor does one that is none end the report."""
+    for name in ("$\\frac$", "$x^{$"):
+        sheet = contact_sheet([Panel(GREY, [Mark("miss", (20, 30, 60, 80), name)], name)], title=name)
+        assert save(sheet, tmp_path / "sheet.png").is_file()

@@ -33,8 +33,9 @@ class FindsBright(nn.Module):
     """Finds what is bright: the frame of each connected area, of class 1."""
 
     roi_heads = SimpleNamespace(nms_thresh=0.5, detections_per_img=100)
+    backbone = SimpleNamespace(reads_2x=False)
 
-    def forward(self, images):
+    def forward(self, images, images_2x=None):
         return [self.find((image[0].numpy() > 0.5).astype(np.uint8)) for image in images]
 
     def find(self, bright):

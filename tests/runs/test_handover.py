@@ -81,6 +81,21 @@ def test_a_truncated_checkpoint_is_named(tmp_path: Path) -> None:
         read_handover(path)
 
 
+@pytest.mark.parametrize("content", [7, [torch.zeros(2)], {1: 2, "a": 3}])
+def test_what_holds_no_fields_is_named(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "handover.ckpt")
+    with pytest.raises(UserError, match=r"handover\.ckpt: (damaged|not a handover of this version)"):
+        read_handover(tmp_path / "handover.ckpt")
+
+
+def test_nobody_is_told_to_load_without_the_guard(tmp_path: Path) -> None:
+    path = tmp_path / "handover.ckpt"
+    path.write_text("name: demo\n")
+    with pytest.raises(UserError, match="no checkpoint, or one that is more than") as caught:
+        read_checkpoint(path)
+    assert "weights_only" not in str(caught.value)
+
+
 def test_a_missing_or_foreign_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.ckpt: not found; check the path"):
         read_checkpoint(tmp_path / "none.ckpt")

@@ -97,9 +97,10 @@ def test_one_elsewhere_that_shows_signs_of_life_keeps_it(tmp_path: Path) -> None
         pass
 
 
-def test_a_lock_that_was_cut_off_counts_once_it_is_old(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [b"{", b"\xff\xfe{", b'{"host": "a", "pid": "7", "born": "", "job": null}'])
+def test_a_damaged_lock_counts_until_it_is_old(damage: bytes, tmp_path: Path) -> None:
     path = leave(tmp_path, Owner.me())
-    path.write_text("{")
+    path.write_bytes(damage)
     with pytest.raises(UserError, match="in use by an unknown process"), lock(tmp_path):
         pass
     os.utime(path, (0, 0))

@@ -62,7 +62,10 @@ class CocoJson:
         if unknown:
             listed = ", ".join(unknown)
             raise UserError(f"{self._where(first)[1]}: no category named {listed}; correct data.source.evaluated")
-        return Categories(names, ids, tuple(self.evaluated is None or name in self.evaluated for name in names))
+        try:
+            return Categories(names, ids, tuple(self.evaluated is None or name in self.evaluated for name in names))
+        except UserError as error:
+            raise UserError(f"{self._where(first)[1]}: {error}") from None
 
     def _read(self, split: str) -> Index:
         folder, source = self._where(split)
@@ -153,11 +156,16 @@ def _name(annotation: dict[str, Any], number: int) -> str:
 
 def _duplicates(content: dict[str, Any], source: Path) -> list[Problem]:
     pictures = repeated(image["id"] for image in content["images"])
+    files = repeated({image["id"]: image["file_name"] for image in content["images"]}.values())
     things = repeated(annotation["id"] for annotation in content["annotations"] if "id" in annotation)
     return [
         *(
             Problem(source, f"picture {key}", f"duplicate id, {n} times", "make ids unique")
             for key, n in pictures.items()
+        ),
+        *(
+            Problem(source, f"file_name {key}", f"of {n} pictures", "list each file once, with all its annotations")
+            for key, n in files.items()
         ),
         *(
             Problem(source, f"annotation {key}", f"duplicate id, {n} times", "make ids unique")

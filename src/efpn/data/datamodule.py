@@ -134,14 +134,14 @@ class DetectionDataModule(pl.LightningDataModule):
 
     def check(self, *roles: Role) -> None:
         """Load and check `roles`; raises one `UserError` with everything wrong in any of them."""
-        errors: list[str] = []  # what both splits of one file have wrong is said once
+        errors: dict[str, str] = {}  # by all but the split's name: what both splits of one file have wrong is said once
         for role in roles:
             try:
                 self.index(role)
             except UserError as error:
-                errors.append(str(error))
+                errors.setdefault(str(error).partition("\n")[2] or str(error), str(error))
         if errors:
-            raise UserError("\n".join(dict.fromkeys(errors)))
+            raise UserError("\n".join(errors.values()))
 
     def setup(self, stage: str) -> None:
         """Check what `stage` (``fit``, ``validate``, ``test``) will read, before it begins."""

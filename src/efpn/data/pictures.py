@@ -33,6 +33,7 @@ DAMAGE = (
     zlib.error,
     Image.DecompressionBombError,
 )
+BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF
 EIGHT_BITS = "save it with 8 or 16 bits a channel"
 
 
@@ -56,9 +57,9 @@ class PictureError(UserError):
 def read_picture(path: Path) -> NDArray[np.uint8]:
     """The picture as ``(h, w, 3)`` uint8 RGB, in the file's own orientation, as annotations count pixels.
 
-    Sixteen bits a channel are brought to eight by their upper byte, floats from 0 to 1 by 255. What is transparent is
-    shown on white, as most viewers do: the colour stored below is whatever the program left there, and nobody who
-    drew the boxes saw it. Colour profiles are not applied.
+    More than eight bits a channel are brought to eight by their upper ones, floats from 0 to 1 by 255. What is
+    transparent is shown on white, as most viewers do: the colour stored below is whatever the program left there, and
+    nobody who drew the boxes saw it. Colour profiles are not applied.
 
     Raises:
         PictureError: missing, damaged, no picture, or of numbers whose range is not known; the message names the file.
@@ -116,7 +117,7 @@ def _pixels(path: Path, picture: Image.Image, shrink: int = 1) -> NDArray[np.uin
     if picture.format == "JPEG" and picture.mode in ("L", "RGB"):
         return _jpeg_pixels(path.read_bytes(), -(-picture.height // shrink), -(-picture.width // shrink))
     if picture.mode.startswith("I;16"):
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        picture = _eight_bits(picture)
     elif picture.mode == "F":
         picture = _from_unit_range(path, np.asarray(picture))
     elif picture.mode == "I":
@@ -140,6 +141,14 @@ def _jpeg_pixels(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
         if not any(sign in str(error) for sign in HARMLESS):
             raise ValueError(f"truncated or damaged: {error}") from None
         return simplejpeg.decode_jpeg(data, "RGB", strict=False, **size)
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """The upper eight of a grey picture's bits; a TIFF's tags say how many there are and whether 0 is white."""
+    tags = getattr(picture, "tag_v2", {})
+    bits = tags.get(BITS_PER_SAMPLE, (16,))[0]
+    grey = (np.asarray(picture) >> (bits - 8)).astype(np.uint8)
+    return Image.fromarray(255 - grey if tags.get(PHOTOMETRIC) == 0 else grey)
 
 
 def _from_unit_range(path: Path, values: NDArray[np.float32]) -> Image.Image:

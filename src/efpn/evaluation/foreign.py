@@ -27,7 +27,7 @@ from efpn.evaluation.scoring import (
 from efpn.evaluation.tracking import drawn_names, start_tracking
 from efpn.evaluation.variants import OWN
 from efpn.metrics.results import read_results
-from efpn.runs.files import read_json
+from efpn.runs.files import read_json, require_place
 from efpn.runs.saved import SavedRun
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ def evaluate_file(cfg: DictConfig, runs: list[SavedRun]) -> list[Result]:
     name = source.stem if cfg.name is None else cfg.name
     facts = facts_of(cfg, data, name, best, start, {"detections": source})
     out = Path(cfg.out) if cfg.out else source.parent / f"{name}-{cfg.split}"
+    require_place(out)
     image_ids = [record.image_id for record in data.index(cfg.split).records]
     with start_tracking(cfg, label(cfg, name)) as tracking:
         scored = write_scores(out, data, cfg, found, image_ids, facts)

@@ -36,6 +36,7 @@ from efpn.metrics.stages import StageRecord
 from efpn.models import EFPNDetector
 from efpn.runs.checkpoints import Handover, read_handover
 from efpn.runs.devices import one_device
+from efpn.runs.files import require_place
 from efpn.runs.phases import model_config, reads_2x
 from efpn.runs.rebuild import quiet_trainer, rebuild_detector
 from efpn.runs.saved import SavedRun, broken_lineage
@@ -52,9 +53,12 @@ def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Result]:
 
     Raises:
         UserError: anything that does not fit together, before any picture is read.
+        OSError: nothing can be written to a row's folder, likewise.
     """
     check_choices(cfg)
     rows = plan_rows(cfg, runs, find_variants(cfg.variant, cfg.scales, equal_cost_scales(cfg, runs)))
+    for row in rows:
+        require_place(row.folder)
     runs = list(dict.fromkeys(row.run for row in rows))
     for warning in broken_lineage(runs):
         log.warning(warning)

@@ -51,6 +51,8 @@ class RPNSettings:
                 f"model.rpn.anchor_sizes={list(self.anchor_sizes)}: give {len(LEVELS)} sizes, one for each of "
                 f"{', '.join(LEVELS)} (pixels of the 1x input)"
             )
+        if self.bg_iou > self.fg_iou:
+            raise UserError(f"model.rpn.bg_iou={self.bg_iou}: must be at most model.rpn.fg_iou={self.fg_iou}")
         require_share("model.rpn.score_thresh", self.score_thresh)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -28,8 +29,8 @@ class Journal:
     """The entries of all pictures, in memory and as lines of a file that only grows.
 
     Its first line holds the terms of the prediction, each other one the entry of a picture. A file of the same terms
-    is read back, up to a line that a kill has cut off and without pictures that were changed since; one of other terms
-    is replaced by the first new entry.
+    is read back, up to a line that is cut off or damaged and without pictures that were changed since; one of other
+    terms is replaced by the first new entry.
 
     Args:
         folder: of the results.
@@ -68,7 +69,7 @@ class Journal:
 
     def _read_back(self) -> int:
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.is_file() else []
-        sound = [json.loads(line) for line in lines if line.endswith(b"\n")]
+        sound = list(itertools.takewhile(lambda line: line is not None, map(_parsed, lines)))
         if not sound or sound[0] != self._terms:
             return 0
         for line in sound[1:]:
@@ -76,3 +77,10 @@ class Journal:
             if self._changed.get(path) == line["changed"]:
                 self.entries[path] = line["entry"]
         return sum(map(len, lines[: len(sound)]))
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None

@@ -64,6 +64,8 @@ def terms(cfg: DictConfig, run: SavedRun, names: Sequence[str]) -> dict[str, Any
 
 def build_task(cfg: DictConfig, run: SavedRun) -> PredictionTask:
     """The run's detector and the run's own way to resize, with what the prediction asks to be different."""
+    if cfg.detail and run.config.phases[run.phase].model.extension is None:
+        raise UserError(f"detail: the {run.phase} phase in {run.folder} has no P2' for it to serve; leave it out")
     handover = read_handover(run.checkpoint)
     detector = rebuild_detector(run, handover, detail=cfg.detail, changes=cfg.model)
     if cfg.min_score is not None:

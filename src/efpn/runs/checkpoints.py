@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import pytorch_lightning as pl
@@ -74,14 +75,19 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Load a checkpoint of ours with ``weights_only=True``.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is missing, damaged or none of ours.
     """
     if not path.is_file():
         raise UserError(f"checkpoint {path}: not found; check the path")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise TypeError(f"it holds a {type(state).__name__}")
+        return state
     except Exception as error:  # torch raises half a dozen types for a damaged file
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, UnpicklingError):
+            first = "no checkpoint, or one that is more than numbers and text"  # torch's advice is to run its code
         raise UserError(
             f"checkpoint {path}: damaged or truncated ({first}); delete it and run its phase again, or copy it anew"
         ) from error
@@ -97,7 +103,8 @@ def read_handover(path: Path) -> Handover:
     if set(state) == {field.name for field in fields(Handover)}:
         return Handover(**state)
     raise UserError(
-        f"checkpoint {path}: not a handover of this version (fields {sorted(state)[:5]}); give a {HANDOVER_FILE}"
+        f"checkpoint {path}: not a handover of this version (fields {sorted(map(str, state))[:5]}); give a "
+        f"{HANDOVER_FILE}"
     )
 
 

@@ -74,6 +74,14 @@ def require_space(folder: Path, size: int, what: str) -> None:
         )
 
 
+def require_place(folder: Path) -> None:
+    """Raise `OSError`, with the path, if ``folder`` can be neither made nor written to; makes nothing."""
+    there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    number = 0 if os.access(there, os.W_OK) else errno.EACCES
+    if number := number if there.is_dir() else errno.ENOTDIR:
+        raise OSError(number, os.strerror(number), str(there))
+
+
 def in_units(size: int) -> str:
     """Bytes for a reader."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

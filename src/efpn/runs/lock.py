@@ -46,12 +46,13 @@ class Owner:
 
     @classmethod
     def of(cls, text: str) -> Self | None:
-        """The owner that a lock file names; None if it was cut off while it was written."""
+        """The owner that a lock file names; None if it was cut off while it was written, or damaged since."""
         try:
             record = json.loads(text)
         except ValueError:
             return None
-        return cls(**record) if isinstance(record, dict) and set(record) == {one.name for one in fields(cls)} else None
+        whole = isinstance(record, dict) and set(record) == {one.name for one in fields(cls)}
+        return cls(**record) if whole and type(record["pid"]) is int else None
 
     def lives(self, silence: float) -> bool:
         """Whether it still runs; of another machine's process, only how long it has been silent (seconds) tells."""
@@ -126,7 +127,7 @@ def refuse_or_clear(path: Path) -> None:
     case it is the new lock of another that was faster.
     """
     try:
-        found, silence = path.read_text(), silence_of(path)
+        found, silence = path.read_text(errors="replace"), silence_of(path)
         owner = Owner.of(found)
     except FileNotFoundError:
         return
@@ -141,7 +142,7 @@ def refuse_or_clear(path: Path) -> None:
         path.rename(aside)
     except FileNotFoundError:
         return
-    if aside.read_text() != found:
+    if aside.read_text(errors="replace") != found:
         os.link(aside, path)
     else:
         log.warning("%s: taken over from %s, which is dead", path.parent, who)

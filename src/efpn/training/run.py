@@ -133,7 +133,7 @@ def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
             f"phases.{run.name}.val_every={run.config.val_every}: must be a multiple of checkpoint_every="
             f"{run.config.checkpoint_every}"
         )
-    if cfg.overwrite or cfg.ckpt_path or not (run.finished or run.interrupted):
+    if cfg.overwrite or not (run.finished or (run.interrupted and not cfg.ckpt_path)):
         return
     if not cfg.resume:
         state = "finished" if run.finished else "under way"
