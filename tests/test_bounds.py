@@ -105,10 +105,6 @@ def test_the_scale_of_equal_cost_lies_between_one_and_two(bounded: Path) -> None
     (scale,) = equal_cost_scales(cfg, saved_runs(cfg.run))
     assert 1 <= scale <= 2
     cfg.run = str(bounded / "finetune")
-    cfg.variant = "own"
-    with pytest.raises(UserError, match=r"cost_of=.*: is of variant=fpn_scaled"):
-        equal_cost_scales(cfg, saved_runs(str(bounded)))
-    cfg.variant = "fpn_scaled"
     with pytest.raises(UserError, match=r"cost_of=.*needs a phase without an extension"):
         equal_cost_scales(cfg, saved_runs(cfg.run))
 

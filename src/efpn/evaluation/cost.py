@@ -33,21 +33,12 @@ def equal_cost_scales(cfg: DictConfig, runs: Sequence[SavedRun]) -> list[float]:
     """The scales of ``variant=fpn_scaled``: those given, or the one at which it takes the time of ``cfg.cost_of``.
 
     Raises:
-<<<<<<< HEAD
         UserError: there is no plain FPN among ``runs`` to be enlarged, or there are several devices.
     """
     if cfg.cost_of is None:
-        return list(cfg.scale)
+        return list(dict.fromkeys(cfg.scale))
     if not one_device(cfg):
         raise UserError("cost_of: is measured on one device; give trainer.devices=1, or the scale it finds as scale=")
-=======
-        UserError: there is no plain FPN among ``runs`` to be enlarged, or nothing is to be enlarged.
-    """
-    if cfg.cost_of is None:
-        return list(dict.fromkeys(cfg.scale))
-    if "fpn_scaled" not in ([cfg.variant] if isinstance(cfg.variant, str) else cfg.variant):
-        raise UserError(f"cost_of={cfg.cost_of}: is of variant=fpn_scaled; add that, or leave cost_of out")
->>>>>>> trial
     plain = next((run for run in runs if PLAIN.fits(run.config.phases[run.phase].model)), None)
     if plain is None:
         raise UserError(f"cost_of={cfg.cost_of}: needs {PLAIN.kind}, to be enlarged; add one to run=")
@@ -61,35 +52,20 @@ def scale_of_equal_time(cfg: DictConfig, plain: SavedRun, rival: SavedRun) -> fl
     """Where the time of ``plain`` on enlarged images passes that of ``rival``, between 1 and 2; to two digits."""
     data = eval_data(cfg, rival, pairs=True)
     data.eval_batch_size = 1
-<<<<<<< HEAD
     device = quiet_trainer(cfg.trainer, rival).strategy.root_device
     loader = zip(range(IMAGES), data.val_dataloader(), strict=False)
     batches = [move_data_to_device(batch, device) for _, batch in loader]
     enlarged = find_variants("fpn_scaled", [1.0], SCALES)
     timed = {0.0: stopwatch(cfg, rival, find_variants("own", [1.0])[0], batches, device)}
     timed |= {scale: stopwatch(cfg, plain, one, batches, device) for scale, one in zip(SCALES, enlarged, strict=True)}
-=======
-    batches = [batch for batch, _ in zip(data.val_dataloader(), range(IMAGES), strict=False)]
-    wanted = seconds(cfg, rival, find_variants("own", [1.0])[0].predict, batches)
-    scales = [1.0, 1.2, 1.4, 1.7, 2.0]
-    taken = [seconds(cfg, plain, one.predict, batches) for one in find_variants("fpn_scaled", [1.0], scales)]
-    rising = np.maximum.accumulate(taken)  # time grows with the scale; a reading that says otherwise is noise
-    if not rising[0] <= wanted <= rising[-1]:
-        bound = "less than at 1 times" if wanted < rising[0] else "more than at 2 times"
-        log.warning("cost_of: %s takes %s the 1x size, where the search ends", rival.name, bound)
-    return round(float(np.interp(wanted, rising, scales)), 2)
-
-
-def seconds(cfg: DictConfig, run: SavedRun, predict: Callable[..., Any], batches: Sequence[Any]) -> float:
-    """Time that ``run`` takes for ``batches``, the fastest of a few turns."""
-    detector = rebuild_detector(run, read_handover(run.checkpoint), detail=cfg.detail, changes=cfg.model).eval()
-    taken = []
->>>>>>> trial
     with torch.inference_mode():
         taken = {scale: median(seconds) for scale, seconds in interleave(timed, TURNS, warmup=1).items()}
     wanted = taken.pop(0.0)
-    # time grows with the scale; a reading that says otherwise is noise
-    return round(float(np.interp(wanted, np.maximum.accumulate(list(taken.values())), SCALES)), 2)
+    rising = np.maximum.accumulate(list(taken.values()))  # a larger image that took less is noise
+    if not rising[0] <= wanted <= rising[-1]:
+        bound = "less than at 1 times" if wanted < rising[0] else "more than at 2 times"
+        log.warning("cost_of: %s takes %s the 1x size, where the search ends", rival.name, bound)
+    return round(float(np.interp(wanted, rising, SCALES)), 2)
 
 
 def stopwatch(
