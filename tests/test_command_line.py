@@ -34,8 +34,14 @@ def test_help_names_the_groups_without_torch() -> None:
         (["loss=null"], "a group is never null"),
         (["model.rpn.anchor_sizes=[8,16]"], "model.rpn.anchor_sizes=[8, 16]: give 5 sizes, one for each of p2, p3, p4"),
         (["model.rpn.bg_iou=0.8"], "model.rpn.bg_iou=0.8: must be at most model.rpn.fg_iou=0.7"),
-        (["extension.upsampler.groups=3"], "extension.upsampler.groups=3: must divide the width, 64; use 1 or 64"),
-        (["phase=distill", "extension.upsampler.reduction=2"], "extension.upsampler.reduction=2: must be 1 or 3"),
+        (
+            ["extension=ftt", "extension.upsampler.groups=3"],
+            "extension.upsampler.groups=3: must divide the width, 64; use 1 or 64",
+        ),
+        (
+            ["phase=distill", "extension=ftt", "extension.upsampler.reduction=2"],
+            "extension.upsampler.reduction=2: must be 1 or 3",
+        ),
         (["phase=finetune", "model.windows.dense_from=0"], "model.windows.dense_from=0: must be a number greater than"),
         (["trainr.devices=1", "sed=3"], "trainr.devices: the config has no such key (did you mean trainer.devices?)"),
         (["phase=baseline", "phases.baseline=null"], "phases.baseline=None: a phase is a group of options"),
