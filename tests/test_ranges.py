@@ -56,6 +56,8 @@ GIVEN = {"train": [], "evaluate": ["run=x"], "predict": ["run=x", "pictures=y"],
         ("train", "model.roi.canonical_size=0", "a whole number, at least 1"),
         ("train", "phases.finetune.model.ohem.keep=0", "a number greater than 0, up to 1, or null"),
         ("train", "phases.finetune.model.ohem.nms=7", "a number from 0 to 1, or null"),
+        ("train", "phases.distill.model.small.level=p9", "one of p2, p3, p2x, p3x"),
+        ("train", "extension.c3=perhaps", "true or false"),
         ("train", "small_roi_below=0", "a number greater than 0"),
         ("train", "trainer.accumulate_grad_batches=0", "a whole number, at least 1"),
         ("train", "trainer.gradient_clip_val=-1", "a number greater than 0, or null"),
@@ -107,6 +109,7 @@ def test_every_rule_is_about_a_key_that_exists() -> None:
     schedule = ["+phases.baseline.task.schedule." + word for word in ("final=0.1", "gamma=0.1", "milestones=[0.5]")]
     more = {"train": ["trainer=slurm", *schedule], "evaluate": ["data=coco", "+model.rpn.score_thresh=0.1"]}
     known = {key for entry in BY_ENTRY for key in dotted_keys(config(entry, *GIVEN[entry], *more.get(entry, [])))}
+    known |= set(dotted_keys(config("train", "extension=ftt")))
     known |= {key.removeprefix("phases.finetune.") for key in known}
     patterns = {pattern for rules in BY_ENTRY.values() for pattern in rules}
     assert not {pattern for pattern in patterns if not any(fnmatchcase(key, pattern) for key in known)}

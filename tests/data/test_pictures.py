@@ -139,6 +139,14 @@ def test_a_jpeg_cut_in_the_middle_is_found_by_decoding_all(index, picture):
     assert len(check_index(broken, open_pictures="all", on_error="skip")[0]) == 1
 
 
+def test_a_cmyk_jpeg_cut_in_the_middle_is_found_too(tmp_path, photo):
+    path = saved(tmp_path / "ink.jpg", Image.open(photo).convert("CMYK"))
+    assert probe_picture(path, decode=True)
+    cut_in_the_middle(path)
+    with pytest.raises(PictureError, match=r"ink\.jpg: cannot be read \(truncated or damaged"):
+        probe_picture(path, decode=True)
+
+
 def test_without_that_check_it_is_named_or_passed_over_in_training(index, picture):
     broken = index([], [])
     cut_in_the_middle(picture(broken.records[0].path, 200, 200))

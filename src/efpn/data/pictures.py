@@ -116,6 +116,8 @@ def _pixels(path: Path, picture: Image.Image, shrink: int = 1) -> NDArray[np.uin
     """All of a picture as `read_picture` gives it; a JPEG at a half, a quarter or an eighth of its size if asked."""
     if picture.format == "JPEG" and picture.mode in ("L", "RGB"):
         return _jpeg_pixels(path.read_bytes(), -(-picture.height // shrink), -(-picture.width // shrink))
+    if picture.format == "JPEG" and picture.mode == "CMYK":
+        _jpeg_pixels(path.read_bytes(), picture.height, picture.width, "CMYK")  # are all there? Pillow knows the ink
     if picture.mode.startswith("I;16"):
         picture = _eight_bits(picture)
     elif picture.mode == "F":
@@ -128,7 +130,7 @@ def _pixels(path: Path, picture: Image.Image, shrink: int = 1) -> NDArray[np.uin
     return np.asarray(picture.convert("RGB"))
 
 
-def _jpeg_pixels(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
+def _jpeg_pixels(data: bytes, height: int, width: int, colour: str = "RGB") -> NDArray[np.uint8]:
     """Decode a JPEG to at least that size; raises `ValueError` where pixels are missing.
 
     The values are Pillow's to the last bit, but Pillow and OpenCV paint what is missing in grey, and say nothing.
@@ -136,11 +138,11 @@ def _jpeg_pixels(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
     size = {"min_height": height, "min_width": width}
     data += JPEG_END  # where that alone is missing, no pixel is
     try:
-        return simplejpeg.decode_jpeg(data, "RGB", **size)
+        return simplejpeg.decode_jpeg(data, colour, **size)
     except ValueError as error:
         if not any(sign in str(error) for sign in HARMLESS):
             raise ValueError(f"truncated or damaged: {error}") from None
-        return simplejpeg.decode_jpeg(data, "RGB", strict=False, **size)
+        return simplejpeg.decode_jpeg(data, colour, strict=False, **size)
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:

@@ -91,7 +91,7 @@ def phase_names(cfg: DictConfig) -> list[str]:
     """The phases to run, in order: ``cfg.phase`` itself, or ``cfg.sequence`` for ``all``.
 
     Raises:
-        UserError: unknown phase, with the nearest right name.
+        UserError: unknown phase, with the nearest right name, or one whose options are gone.
     """
     known = [*cfg.phases, "all"]
     names = list(cfg.sequence) if cfg.phase == "all" else [cfg.phase]
@@ -100,6 +100,8 @@ def phase_names(cfg: DictConfig) -> list[str]:
             near = difflib.get_close_matches(str(name), known, 1)
             hint = f" (did you mean phase={near[0]}?)" if near else ""
             raise UserError(f"phase={name}: unknown{hint}; use one of {', '.join(known)}")
+        if name != "all" and not OmegaConf.is_dict(cfg.phases[name]):
+            raise UserError(f"phases.{name}={cfg.phases[name]}: a phase is a group of options; leave it as it is")
     return names
 
 
