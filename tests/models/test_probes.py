@@ -82,7 +82,10 @@ class Fixed(torch.nn.Module):
         nms_thresh = 0.5
         detections_per_img = 3
 
-    def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    class backbone:
+        reads_2x = False
+
+    def forward(self, images: list[torch.Tensor], images_2x: None = None) -> list[dict[str, torch.Tensor]]:
         found = []
         for image in images:
             height, width = image.shape[-2:]
@@ -161,3 +164,16 @@ def test_of_the_2x_image_only_p4_is_not_the_true_one() -> None:
         got = read_from_p2x(model, lambda part=part: HalfOracle(model, part)([image], [image_2x]))
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
     assert (own - true).abs().max() > 1e-2
+
+
+def test_at_every_scale_a_detector_that_reads_2x_images_gets_them() -> None:
+    model = continued(Image2x())
+    seen: list[tuple[torch.Size, torch.Size]] = []
+    model.backbone.register_forward_pre_hook(lambda module, given: seen.append((given[0].shape, given[1].shape)))
+    image_2x = torch.rand(3, 128, 192)
+    alone = MultiScale(model, [1.0])([image_2x])[0]
+    with torch.no_grad():
+        own = model([F.avg_pool2d(image_2x, 2)], images_2x=[image_2x])[0]
+    torch.testing.assert_close(alone["boxes"], own["boxes"])
+    MultiScale(model, [1.4])([image_2x])
+    assert all(tuple(double[2:]) == (2 * single[2], 2 * single[3]) for single, double in seen) and len(seen) == 3

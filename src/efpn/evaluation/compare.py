@@ -37,6 +37,7 @@ class Result:
         source: the file it was read from.
         phase: of the run, if it is one of our own, detecting as it was trained.
         seed: of its training.
+        best_f1_small: F1_S at the threshold of best F1, where one was chosen.
     """
 
     name: str
@@ -45,6 +46,12 @@ class Result:
     source: Path
     phase: str | None = None
     seed: int | None = None
+    best_f1_small: float | None = None
+
+    @property
+    def shared(self) -> dict[str, float | None]:
+        """The metrics whose gain is shared out, by name."""
+        return {**self.metrics, "best_F1_S": self.best_f1_small}
 
 
 def load_result(path: Path, name: str | None = None) -> Result:
@@ -69,7 +76,7 @@ def load_result(path: Path, name: str | None = None) -> Result:
     more = record.get("more") or {}
     phase = more.get("phase") if more.get("variant", "own") == "own" else None
     called = name or record.get("name") or str(path)
-    return Result(called, metrics | {"best_F1_S": best}, known, file, phase, record.get("seed"))
+    return Result(called, metrics, known, file, phase, record.get("seed"), best)
 
 
 def load_results(paths: Iterable[Path]) -> list[Result]:
@@ -160,7 +167,7 @@ def gain_shares(results: Sequence[Result]) -> str:
 
 
 def _share(result: Result, floor: Result, bound: Result, metric: str) -> str:
-    value, low, high = (one.metrics.get(metric) for one in (result, floor, bound))
+    value, low, high = (one.shared.get(metric) for one in (result, floor, bound))
     if value is None or low is None or high is None or high - low < LEAST_GAIN:
         return MISSING
     return f"{(value - low) / (high - low):.0%}"

@@ -43,8 +43,6 @@ def check_choices(cfg: DictConfig) -> None:
     check_values(cfg, EVALUATE)
     if cfg.cost_of and "fpn_scaled" not in cfg.variant:
         raise UserError(f"cost_of={cfg.cost_of}: is the cost of variant=fpn_scaled; name that too")
-    if not cfg.columns:
-        raise UserError(f"columns={cfg.columns}: name at least one of {', '.join(metric_names())}")
     if unknown := [str(column) for column in cfg.columns if column not in metric_names()]:
         raise UserError(f"columns: no metric {', '.join(unknown)}; choose from {', '.join(metric_names())}")
 

@@ -121,12 +121,15 @@ class MultiScale(nn.Module):
 
     def _at(self, scale: float, images_2x: list[Tensor]) -> list[Detections]:
         images = [resized(image, scale / 2) for image in images_2x]
+        doubled = [
+            to_size(big, [2 * side for side in small.shape[-2:]]) for big, small in zip(images_2x, images, strict=True)
+        ]
         back = [
             torch.tensor([big.shape[-1], big.shape[-2]], device=big.device)
             / (2 * torch.tensor([small.shape[-1], small.shape[-2]], device=big.device))
             for big, small in zip(images_2x, images, strict=True)
         ]
-        found = self.detector(images)
+        found = self.detector(images, images_2x=doubled if self.detector.backbone.reads_2x else None)
         for one, ratio in zip(found, back, strict=True):
             one["boxes"] = one["boxes"] * ratio.repeat(2)
         return found
@@ -147,5 +150,11 @@ def resized(image: Tensor, factor: float) -> Tensor:
     """A ``(3, h, w)`` picture made smaller by ``factor``; the half is the 2x2 mean, as everywhere else."""
     if factor == 0.5:
         return F.avg_pool2d(image, 2)
-    size = [round(side * factor) for side in image.shape[-2:]]
-    return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
+    return to_size(image, [round(side * factor) for side in image.shape[-2:]])
+
+
+def to_size(image: Tensor, size: Sequence[int]) -> Tensor:
+    """A ``(3, h, w)`` image at ``size``, height and width; as it is where it has that."""
+    if list(image.shape[-2:]) == list(size):
+        return image
+    return F.interpolate(image[None], size=list(size), mode="bilinear", antialias=True)[0]
