@@ -108,7 +108,8 @@ def differs(model: EFPNDetector, boxes: list[list[list[float]]], images: Tensor)
     return float((got - expected).abs().max() / expected.std()) if len(got) else 0.0
 
 
-@pytest.mark.parametrize("upsampler, arch", [*((name, "resnet18") for name in UPSAMPLERS), ("ftt", "resnet50")])
+@pytest.mark.parametrize("arch", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("upsampler", list(UPSAMPLERS))
 def test_pooled_features_are_those_of_the_dense_map(upsampler: str, arch: str) -> None:
     model = detector(upsampler, arch, Windows(dense_from=100))
     image = torch.rand(1, 3, 256, 384)
