@@ -63,13 +63,13 @@ def test_finetuning_leaves_all_but_what_it_names_bit_identical(trained: Path) ->
 
 
 def test_the_paper_finetunes_the_new_head_alone(trained: Path, data: Path, tmp_path: Path) -> None:
-    only_head = "phases.finetune.task.trainable=[roi_heads.small_head.*]"
+    only_head = "phases.finetune.task.trainable=[*small_head.*]"
     init = f"init_ckpt={trained / 'distill' / 'handover.ckpt'}"
     train(tiny(tmp_path, data, "phase=finetune", only_head, init))
     assert changed(weights(trained / "distill"), weights(tmp_path / "demo/seed0/finetune")) == set()
 
 
-@pytest.mark.parametrize("trainable", ["[roi_heads.small_head.*]", "[roi_heads.small_head.*,backbone.extension.*]"])
+@pytest.mark.parametrize("trainable", ["[*small_head.*]", "[*small_head.*,backbone.extension.*]"])
 def test_finetuning_without_distillation_trains_extension_and_head(
     trainable: str, trained: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -132,6 +132,14 @@ MODEL: Final = {
     "model.roi.detections_per_image": COUNT,
     "model.roi.canonical_size": COUNT,
     "model.roi.*_iou": SHARE,
+    "model.dense.anchor_sizes": several(COUNT),
+    "model.dense.aspect_ratios": several(POSITIVE),
+    "model.dense.*_iou": SHARE,
+    "model.dense.center_radius": POSITIVE,
+    "model.dense.score_thresh": SHARE,
+    "model.dense.nms_thresh": SHARE,
+    "model.dense.detections_per_image": COUNT,
+    "model.dense.candidates": COUNT,
     "model.r*.positive_fraction": SHARE,
     "model.r*.nms_thresh": SHARE,
     "model.r*.score_thresh": SHARE,
@@ -144,9 +152,9 @@ MODEL: Final = {
     "model.windows.tile": COUNT,
     "model.windows.margin": maybe(whole(0)),
     "model.windows.dense_from": POSITIVE,
-    "model.ohem.per_image": maybe(COUNT),
-    "model.ohem.keep": maybe(number(" greater than 0, up to 1", lambda v: 0 < v <= 1)),
-    "model.ohem.nms": maybe(SHARE),
+    "*mining.per_image": maybe(COUNT),
+    "*mining.keep": maybe(number(" greater than 0, up to 1", lambda v: 0 < v <= 1)),
+    "*mining.nms": maybe(SHARE),
 }
 TRAINER: Final = {
     "trainer.precision": PRECISION,
@@ -272,7 +280,9 @@ def check_targets(node: DictConfig, place: str = "") -> None:
     except Exception as error:  # importing a module may raise anything
         reason = str(error).splitlines()[0]
         raise UserError(f"{place}._target_={node._target_}: no class or function to be had ({reason})") from None
-    strange = [str(key) for key in node if not str(key).startswith("_") and key not in known]
+    passed_over = ("leaves_out", *(node.get("leaves_out") or ()))  # what the chosen detector does not read
+    given = [str(key) for key in node if not str(key).startswith("_") and key not in passed_over]
+    strange = [key for key in given if key not in known]
     if strange and not any(one.kind is one.VAR_KEYWORD for one in known.values()):
         raise UserError(f"{place}.{strange[0]}: {node._target_} takes no such option; it takes {', '.join(known)}")
 

@@ -7,8 +7,8 @@ import torch
 
 from efpn.deploy.formats import Onnx, Torch
 from efpn.deploy.graph import trace
-from efpn.models import FTT, EFPNDetector, Extension, ResNetTrunk, RoISettings, RPNSettings, SmallRoIs, build_detector
-from efpn.models.detector import IMAGENET_MEAN
+from efpn.models import FTT, EFPNDetector, Extension, ResNet, RoISettings, RPNSettings, SmallRoIs, build_faster_rcnn
+from efpn.models.backbones import IMAGENET_MEAN
 
 FORMATS = {"onnx": Onnx(), "torch": Torch()}
 
@@ -16,12 +16,12 @@ FORMATS = {"onnx": Onnx(), "torch": Torch()}
 def random_detector(extended: bool = True, own_head: bool = True, below: float = 24.0) -> EFPNDetector:
     """resnet18, 16 channels, with weights that spread RoIs over sizes and scores over (0, 1)."""
     torch.manual_seed(0)
-    trunk = ResNetTrunk("resnet18", weights=None, norm="frozen", trainable_stages=3)
+    trunk = ResNet("resnet18", weights=None, norm="frozen", trainable_stages=3)
 
     def extension(c2_channels: int, channels: int, **others: int) -> Extension:
         return Extension(FTT(channels, width=8), c2_channels, channels)
 
-    detector = build_detector(
+    detector = build_faster_rcnn(
         trunk,
         5,
         channels=16,

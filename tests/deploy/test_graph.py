@@ -9,8 +9,9 @@ from torch import nn
 
 from deploy.conftest import blank, noise, random_detector
 from efpn.deploy.agreement import Tolerance, differences
-from efpn.deploy.graph import DetectorGraph, pick, survivors
+from efpn.deploy.graph import DetectorGraph
 from efpn.models import Resize, fasterrcnn_resnet50_efpn
+from efpn.models.filters import picked, survivors
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("graph")]  # what is exported once serves all
 
@@ -68,7 +69,7 @@ class Survivors(nn.Module):
     """NMS over the boxes of some score, whose number the trace does not know."""
 
     def forward(self, boxes, scores):
-        boxes, scores = pick((boxes, scores), scores > 0.5)
+        boxes, scores = picked(scores > 0.5, boxes, scores)
         return boxes[survivors(boxes, scores, 0.5)]
 
 

@@ -22,19 +22,19 @@ from efpn.models import (
     Image2x,
     Nearest,
     Pyramid,
-    ResNetTrunk,
+    ResNet,
     Stem,
     WholePass,
     Windows,
 )
-from efpn.models.backbone import check_levels
+from efpn.models.neck import check_levels
 from efpn.types import LevelSpec
 
 
 def backbone(arch: str = "resnet18", channels: int = 8, upsampler: nn.Module | None = None, **options) -> EFPNBackbone:
-    trunk = ResNetTrunk(arch, weights=None)
+    resnet = ResNet(arch, weights=None)
     upsampler = upsampler or FTT(channels, width=8)
-    return EFPNBackbone(trunk, channels, Extension(upsampler, trunk.channels["c2"], channels, **options)).eval()
+    return EFPNBackbone(resnet, channels, Extension(upsampler, resnet.levels[0].channels, channels, **options)).eval()
 
 
 def extended(model: EFPNBackbone, images: Tensor, images_2x: Tensor | None = None) -> tuple[Pyramid, Tensor, Tensor]:
@@ -71,22 +71,22 @@ def c2_of(model: EFPNBackbone, images: Tensor, images_2x: Tensor | None = None) 
 
 def test_c2_of_the_paper_is_stage_2_without_the_max_pool_on_shared_weights() -> None:
     model = backbone()
-    images, trunk = torch.rand(1, 3, 64, 64), model.body
-    stem = trunk.relu(trunk.bn1(trunk.conv1(images)))
-    torch.testing.assert_close(c2_of(model, images), trunk.layer1(stem))
+    images, resnet = torch.rand(1, 3, 64, 64), model.body
+    stem = resnet.relu(resnet.bn1(resnet.conv1(images)))
+    torch.testing.assert_close(c2_of(model, images), resnet.layer1(stem))
     names = [name for name, _ in model.named_parameters() if name.startswith("extension.")]
     assert not any("layer1" in name for name in names)
 
 
 @pytest.mark.parametrize("detail", [Doubled(), Image2x()])
 def test_c2_and_c3_of_an_image_of_twice_the_size_are_the_backbones_own(detail: Detail) -> None:
-    trunk = ResNetTrunk("resnet18", weights=None)
+    resnet = ResNet("resnet18", weights=None)
     extension = Extension(Nearest(8, blocks=1), 64, 8, c3_channels=128)
-    model = EFPNBackbone(trunk, 8, extension, detail).eval()
+    model = EFPNBackbone(resnet, 8, extension, detail).eval()
     images, images_2x = torch.rand(1, 3, 64, 64), torch.rand(1, 3, 128, 128)
     assert model.reads_2x == isinstance(detail, Image2x)
     read = images_2x if model.reads_2x else F.interpolate(images, scale_factor=2, mode="bicubic")
-    stages = trunk(read)
+    stages = resnet(read)
     torch.testing.assert_close(c2_of(model, images, images_2x), stages["c2"])
     pyramid, p3x, p2x = extended(model, images, images_2x)
     p3 = F.interpolate(extension.upsampler.refine(pyramid.inner["p3"]), scale_factor=2)
@@ -98,11 +98,11 @@ def test_c2_and_c3_of_an_image_of_twice_the_size_are_the_backbones_own(detail: D
 def test_detail_of_the_2x_images_without_them_says_so() -> None:
     extension = Extension(Nearest(), 64, 8)
     with pytest.raises(ValueError, match="call the detector with images_2x="):
-        EFPNBackbone(ResNetTrunk("resnet18", weights=None), 8, extension, Image2x())(torch.rand(1, 3, 64, 64))
+        EFPNBackbone(ResNet("resnet18", weights=None), 8, extension, Image2x())(torch.rand(1, 3, 64, 64))
 
 
 def test_a_whole_pass_gives_the_levels_of_the_2x_image() -> None:
-    model = EFPNBackbone(ResNetTrunk("resnet18", weights=None), 8, WholePass(8), Image2x(), Windows()).eval()
+    model = EFPNBackbone(ResNet("resnet18", weights=None), 8, WholePass(8), Image2x(), Windows()).eval()
     images_2x = torch.rand(1, 3, 128, 128)
     maps = model(torch.rand(1, 3, 64, 64), images_2x)
     second = model.pyramid(images_2x)
@@ -110,12 +110,12 @@ def test_a_whole_pass_gives_the_levels_of_the_2x_image() -> None:
     torch.testing.assert_close(maps["p3x"], second.inner["p3"])
     assert not list(model.extension.parameters())
     with pytest.raises(UserError, match="give detail=doubled or image_2x"):
-        EFPNBackbone(ResNetTrunk("resnet18", weights=None), 8, WholePass(8), Stem())
+        EFPNBackbone(ResNet("resnet18", weights=None), 8, WholePass(8), Stem())
 
 
 def test_a_continued_pyramid_that_starts_from_the_fpn_is_the_fpn_but_for_p4() -> None:
     """With true P4-2x in the place of what the upsampler gives, P3' and P2' are P3 and P2 of the 2x image."""
-    model = EFPNBackbone(ResNetTrunk("resnet18", weights=None), 8, Extension(Nearest(8), 64, 8, c3_channels=128)).eval()
+    model = EFPNBackbone(ResNet("resnet18", weights=None), 8, Extension(Nearest(8), 64, 8, c3_channels=128)).eval()
     model.start_extension()
     images_2x = torch.rand(1, 3, 128, 128)
     stages = model.body(images_2x)
@@ -126,19 +126,19 @@ def test_a_continued_pyramid_that_starts_from_the_fpn_is_the_fpn_but_for_p4() ->
     torch.testing.assert_close(p2x, pyramid.output["p2"])
 
 
-def test_trunk_gives_what_torchvision_gives(tmp_path: Path) -> None:
+def test_resnet_gives_what_torchvision_gives(tmp_path: Path) -> None:
     net = torchvision.models.resnet18().eval()
     torch.save(net.state_dict(), tmp_path / "weights.pth")
-    trunk = ResNetTrunk("resnet18", weights=str(tmp_path / "weights.pth")).eval()
+    resnet = ResNet("resnet18", weights=str(tmp_path / "weights.pth")).eval()
     images = torch.rand(1, 3, 64, 64)
     x = net.maxpool(net.relu(net.bn1(net.conv1(images))))
     x = net.layer4(net.layer3(net.layer2(net.layer1(x))))
-    torch.testing.assert_close(trunk(images)["c5"], x, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(resnet(images)["c5"], x, rtol=1e-4, atol=1e-5)
 
 
 def test_fpn_is_torchvisions_with_its_inner_maps_in_view() -> None:
     depths = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
-    ours = FPN(depths, 8)
+    ours = FPN([LevelSpec(name, 2 ** int(name[1]), depth) for name, depth in depths.items()], 8)
     reference = FeaturePyramidNetwork([4, 8, 16, 32], 8)
     reference.load_state_dict(ours.state_dict())
     stages = {f"c{i}": torch.rand(1, depths[f"c{i}"], 2 ** (6 - i), 2 ** (6 - i)) for i in range(2, 6)}
@@ -183,12 +183,12 @@ def test_unknown_source_is_named() -> None:
 
 @pytest.mark.parametrize("stages, learns", [(0, []), (3, ["layer2", "layer3", "layer4"])])
 def test_trainable_stages_count_from_the_top(stages: int, learns: list[str]) -> None:
-    trunk = ResNetTrunk("resnet18", weights=None, trainable_stages=stages)
-    assert sorted({n.split(".")[0] for n, p in trunk.named_parameters() if p.requires_grad}) == learns
+    resnet = ResNet("resnet18", weights=None, trainable_stages=stages)
+    assert sorted({n.split(".")[0] for n, p in resnet.named_parameters() if p.requires_grad}) == learns
 
 
 def test_frozen_norm_is_batch_norm_in_eval_mode() -> None:
-    frozen, reference = ResNetTrunk("resnet18", None, "frozen"), ResNetTrunk("resnet18", None, "batch").eval()
+    frozen, reference = ResNet("resnet18", None, "frozen"), ResNet("resnet18", None, "batch").eval()
     reference.load_state_dict(frozen.state_dict(), strict=False)
     images = torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(frozen.train()(images)["c5"], reference(images)["c5"], rtol=1e-4, atol=1e-5)
@@ -196,31 +196,31 @@ def test_frozen_norm_is_batch_norm_in_eval_mode() -> None:
 
 def test_bad_weights_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"weights file nowhere\.pth: not found"):
-        ResNetTrunk("resnet18", weights="nowhere.pth")
+        ResNet("resnet18", weights="nowhere.pth")
     torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7), "head.bias": torch.zeros(3)}, tmp_path / "wrong.pth")
     with pytest.raises(UserError, match=r"does not fit resnet18: \d+ missing \(bn1.weight.*1 unexpected \(head.bias\)"):
-        ResNetTrunk("resnet18", weights=str(tmp_path / "wrong.pth"))
+        ResNet("resnet18", weights=str(tmp_path / "wrong.pth"))
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "cut.pth")
     content = (tmp_path / "cut.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"cut\.pth: cannot be read .* download or copy it again"):
-        ResNetTrunk("resnet18", weights=str(tmp_path / "cut.pth"))
+        ResNet("resnet18", weights=str(tmp_path / "cut.pth"))
 
 
 def test_weights_of_another_depth_are_refused(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet34().state_dict(), tmp_path / "r34.pth")
     with pytest.raises(UserError, match="does not fit resnet18"):
-        ResNetTrunk("resnet18", weights=str(tmp_path / "r34.pth"))
+        ResNet("resnet18", weights=str(tmp_path / "r34.pth"))
     torch.save(torchvision.models.resnet50().state_dict(), tmp_path / "r50.pth")
     with pytest.raises(UserError, match="does not fit resnet18"):
-        ResNetTrunk("resnet18", weights=str(tmp_path / "r50.pth"))
+        ResNet("resnet18", weights=str(tmp_path / "r50.pth"))
 
 
 def test_unknown_names_are_answered_with_the_known() -> None:
     with pytest.raises(UserError, match=r"backbone.arch=resnet19: unknown; torchvision offers .*resnet18"):
-        ResNetTrunk("resnet19", weights=None)
+        ResNet("resnet19", weights=None)
     with pytest.raises(UserError, match="backbone.norm=group: unknown; use one of frozen, batch"):
-        ResNetTrunk("resnet18", weights=None, norm="group")
+        ResNet("resnet18", weights=None, norm="group")
 
 
 def test_a_failed_download_says_what_to_do_offline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,4 +229,4 @@ def test_a_failed_download_says_what_to_do_offline(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
     with pytest.raises(UserError, match=r"could not be downloaded \(no route\). Offline: copy that file here"):
-        ResNetTrunk("resnet18", weights="imagenet")
+        ResNet("resnet18", weights="imagenet")

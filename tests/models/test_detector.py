@@ -23,14 +23,15 @@ from efpn.models import (
     Nearest,
     Oracle,
     Resize,
-    ResNetTrunk,
+    ResNet,
     RoISettings,
     RPNSettings,
     SmallRoIs,
-    build_detector,
+    build_faster_rcnn,
     fasterrcnn_resnet50_efpn,
     make_extension,
 )
+from efpn.models.detector import make_transform
 
 RPN = RPNSettings(anchor_sizes=(8, 16, 32, 64, 128), post_nms_top_n=(100, 50))
 ROI = RoISettings(head_width=16, batch_size=16, score_thresh=0.0)
@@ -38,14 +39,14 @@ ROI = RoISettings(head_width=16, batch_size=16, score_thresh=0.0)
 
 def detector(extended: bool = True, own_head: bool = True) -> EFPNDetector:
     torch.manual_seed(0)
-    trunk = ResNetTrunk("resnet18", weights=None, norm="batch", trainable_stages=5)
+    resnet = ResNet("resnet18", weights=None, norm="batch", trainable_stages=5)
 
     def extension(c2_channels: int, channels: int, **others: int) -> Extension:
         return Extension(FTT(channels, width=8), c2_channels, channels)
 
     small = SmallRoIs(32, own_head=own_head) if extended else None
-    return build_detector(
-        trunk, 4, channels=8, extension=extension if extended else None, rpn=RPN, roi=ROI, small=small
+    return build_faster_rcnn(
+        resnet, 4, channels=8, extension=extension if extended else None, rpn=RPN, roi=ROI, small=small
     )
 
 
@@ -97,7 +98,7 @@ def test_an_image_that_is_all_crowd_teaches_no_background(resize: Resize | None)
     images, targets = batch()
     targets[1]["ignore_boxes"] = torch.tensor([[0.0, 0, 64, 64]])
     model = detector()
-    model.transform = EFPNDetector(model.backbone, 4, resize=resize).transform
+    model.transform = make_transform(model.backbone, resize)
     torch.manual_seed(3)
     losses = model.train()(images[1:], targets[1:])  # alone: no object, nothing but the crowd
     assert losses["loss_classifier"].item() == 0 and losses["loss_box_reg"].item() == 0
@@ -227,9 +228,11 @@ def test_a_detector_that_resizes_makes_the_2x_image_of_the_file_itself() -> None
 
 def test_2x_images_are_asked_for_where_the_detector_does_not_resize() -> None:
     extension = partial(make_extension, Nearest, c3=True)
-    trunk = ResNetTrunk("resnet18", weights=None)
+    resnet = ResNet("resnet18", weights=None)
     small = SmallRoIs(32, own_head=True)
-    model = build_detector(trunk, 4, channels=8, rpn=RPN, roi=ROI, small=small, extension=extension, detail=Image2x())
+    model = build_faster_rcnn(
+        resnet, 4, channels=8, rpn=RPN, roi=ROI, small=small, extension=extension, detail=Image2x()
+    )
     images, targets = batch()
     with pytest.raises(ValueError, match="call the detector with images_2x="):
         model.eval()(images)

@@ -21,10 +21,10 @@ from efpn.models import (
     Nearest,
     OnP3x,
     Oracle,
-    ResNetTrunk,
+    ResNet,
     RoISettings,
     SmallRoIs,
-    build_detector,
+    build_faster_rcnn,
     make_extension,
 )
 from efpn.models.probes import resized
@@ -33,14 +33,14 @@ from efpn.models.probes import resized
 def detector(level: str, extended: bool = False, source: str = "inner") -> EFPNDetector:
     """With every RoI read from ``level``."""
     torch.manual_seed(0)
-    trunk = ResNetTrunk("resnet18", weights=None, norm="batch", trainable_stages=5)
+    resnet = ResNet("resnet18", weights=None, norm="batch", trainable_stages=5)
     roi = RoISettings(head_width=16, score_thresh=0.0, detections_per_image=30)
 
     def extension(c2_channels: int, channels: int, **others: int) -> Extension:
         return Extension(Nearest(), c2_channels, channels, source=source)  # type: ignore[arg-type]
 
     small = SmallRoIs(math.inf, level=level)
-    built = build_detector(trunk, 4, channels=8, roi=roi, small=small, extension=extension if extended else None)
+    built = build_faster_rcnn(resnet, 4, channels=8, roi=roi, small=small, extension=extension if extended else None)
     return built.eval()
 
 
@@ -78,9 +78,8 @@ def test_p3x_is_read_as_the_kind_of_map_that_it_imitates(source: str) -> None:
 class Fixed(torch.nn.Module):
     """Finds one box over the left upper quarter of any picture, surer in larger ones, and one that only it sees."""
 
-    class roi_heads:
-        nms_thresh = 0.5
-        detections_per_img = 3
+    nms_thresh = 0.5
+    detections_per_img = 3
 
     class backbone:
         reads_2x = False
@@ -102,7 +101,7 @@ def test_scales_are_united_in_1x_pixels_with_the_surest_first() -> None:
     assert found["boxes"][0].tolist() == [0, 0, 40, 20]
     # 4 px boxes of the sizes 0.5, 1 and 2 are 8, 4 and 2 px wide in the 1x picture: no two overlap by half
     assert {box[2] - box[0] for box in found["boxes"][1:].tolist()} <= {8.0, 4.0, 2.0}
-    assert len(found["boxes"]) == Fixed.roi_heads.detections_per_img
+    assert len(found["boxes"]) == Fixed.detections_per_img
 
 
 def test_one_scale_alone_is_the_detector_itself() -> None:
@@ -123,10 +122,10 @@ def test_the_2x_picture_stays_as_it_is_and_half_of_it_is_the_2x2_mean() -> None:
 def continued(detail: Detail) -> EFPNDetector:
     """With a second pass whose layers are the FPN's own, and P3 as it is in the place of P4 of the 2x image."""
     torch.manual_seed(0)
-    trunk = ResNetTrunk("resnet18", weights=None, norm="batch", trainable_stages=5)
+    resnet = ResNet("resnet18", weights=None, norm="batch", trainable_stages=5)
     roi = RoISettings(head_width=16, score_thresh=0.0, detections_per_image=30)
     extension = partial(make_extension, Nearest, c3=True)
-    built = build_detector(trunk, 4, channels=8, roi=roi, small=SmallRoIs(40), extension=extension, detail=detail)
+    built = build_faster_rcnn(resnet, 4, channels=8, roi=roi, small=SmallRoIs(40), extension=extension, detail=detail)
     built.backbone.start_extension()
     return built.eval()
 

@@ -10,21 +10,25 @@ from torchvision.ops import MultiScaleRoIAlign
 from efpn.errors import UserError
 from efpn.models import OHEM, PyramidRoIHeads, RoISettings, SmallRoIs
 from efpn.models.roi_heads import PyramidRoIAlign, box_losses, interleave, roi_losses
+from efpn.types import LevelSpec
 
 CHANNELS, SIDE, CLASSES = 4, 128, 3
 SHAPES = [(SIDE, SIDE)]
 SMALL_BOX, LARGE_BOX = [8.0, 8.0, 24.0, 24.0], [10.0, 20.0, 90.0, 100.0]
 
 
+STRIDES = {"p2x": 2, "p2": 4, "p3": 8, "p4": 16, "p5": 32}
+LEVELS = [LevelSpec(name, stride, CHANNELS) for name, stride in STRIDES.items()]
+
+
 def maps(requires_grad: bool = False) -> dict[str, torch.Tensor]:
-    strides = {"p2x": 2, "p2": 4, "p3": 8, "p4": 16, "p5": 32}
     return {
-        name: torch.rand(1, CHANNELS, SIDE // s, SIDE // s, requires_grad=requires_grad) for name, s in strides.items()
+        name: torch.rand(1, CHANNELS, SIDE // s, SIDE // s, requires_grad=requires_grad) for name, s in STRIDES.items()
     }
 
 
-def heads(small: SmallRoIs | None = None, ohem: OHEM | None = None, **settings) -> PyramidRoIHeads:
-    return PyramidRoIHeads(CHANNELS, CLASSES, RoISettings(head_width=16, **settings), small, ohem)
+def heads(small: SmallRoIs | None = None, **settings) -> PyramidRoIHeads:
+    return PyramidRoIHeads(LEVELS, CLASSES, RoISettings(head_width=16, **settings), small)
 
 
 def target(*boxes: list[float]) -> list[dict[str, torch.Tensor]]:
@@ -32,14 +36,14 @@ def target(*boxes: list[float]) -> list[dict[str, torch.Tensor]]:
 
 
 def test_small_is_the_root_of_the_area_below_the_threshold() -> None:
-    pool = PyramidRoIAlign(SmallRoIs(below=16))
+    pool = PyramidRoIAlign(LEVELS, SmallRoIs(below=16))
     boxes = torch.tensor([[0.0, 0, 16, 16], [0, 0, 15.9, 16], [0, 0, 64, 3.9], [0, 0, 64, 4.1]])
     assert pool.is_small(boxes).tolist() == [False, True, True, False]
 
 
 def test_small_rois_read_p2x_and_the_others_their_fpn_level() -> None:
     features, proposals = maps(), [torch.tensor([LARGE_BOX, SMALL_BOX, LARGE_BOX])]
-    pooled = PyramidRoIAlign(SmallRoIs(below=20))(features, proposals, SHAPES)
+    pooled = PyramidRoIAlign(LEVELS, SmallRoIs(below=20))(features, proposals, SHAPES)
     regular = MultiScaleRoIAlign(["p2", "p3", "p4", "p5"], 7, 2)(features, proposals, SHAPES)
     extended = MultiScaleRoIAlign(["p2x"], 7, 2)(features, proposals, SHAPES)
     torch.testing.assert_close(pooled, torch.stack([regular[0], extended[1], regular[2]]))
@@ -49,7 +53,7 @@ def test_cocos_rule_leaves_p2_without_a_roi_and_the_shifted_one_does_not() -> No
     sides = torch.tensor([112.0, 130, 223, 224, 447, 448, 900])
     boxes = torch.stack([0 * sides, 0 * sides, sides, sides], 1)
     small = SmallRoIs(below=112)
-    assert not PyramidRoIAlign(small).is_small(boxes).any()
+    assert not PyramidRoIAlign(LEVELS, small).is_small(boxes).any()
     paper, shifted = (heads(small, canonical_size=size).box_roi_pool.regular for size in (224, 448))
     assert paper.map_levels([boxes]).tolist() == [1, 1, 1, 2, 2, 3, 3]  # P3 and up
     assert shifted.map_levels([boxes]).tolist() == [0, 0, 0, 1, 1, 2, 3]
@@ -60,7 +64,7 @@ def test_cocos_rule_leaves_p2_without_a_roi_and_the_shifted_one_does_not() -> No
 def test_small_rois_of_several_pictures_stay_in_order() -> None:
     features = {name: torch.cat([level, level + 1]) for name, level in maps().items()}
     proposals = [torch.tensor([SMALL_BOX, LARGE_BOX]), torch.tensor([LARGE_BOX, SMALL_BOX])]
-    pooled = PyramidRoIAlign(SmallRoIs(below=20))(features, proposals, SHAPES * 2)
+    pooled = PyramidRoIAlign(LEVELS, SmallRoIs(below=20))(features, proposals, SHAPES * 2)
     torch.testing.assert_close(pooled[2:].flip(0), pooled[:2] + 1)
 
 
@@ -140,7 +144,7 @@ def test_nms_by_loss_leaves_the_hardest_of_each_place() -> None:
 
 @pytest.mark.parametrize("wrong", [{"keep": 0}, {"keep": 1.5}, {"keep": -1}, {"nms": 7}, {"per_image": 0}])
 def test_ohem_by_which_nothing_is_mined_is_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(UserError, match=f"model.ohem.{next(iter(wrong))}="):
+    with pytest.raises(UserError, match=f"mining.{next(iter(wrong))}="):
         OHEM(**wrong)
 
 
@@ -152,7 +156,7 @@ def test_roi_losses_average_to_torchvisions_loss() -> None:
 
 
 def test_ohem_trains_on_the_small_rois_of_highest_loss() -> None:
-    model = heads(SmallRoIs(below=40, own_head=True), OHEM(per_image=2)).train()
+    model = heads(SmallRoIs(below=40, own_head=True, mining=OHEM(per_image=2))).train()
     features = maps()
     proposals = [torch.tensor([LARGE_BOX, SMALL_BOX, [60.0, 60, 80, 80], [30.0, 90, 40, 99], [90.0, 5, 99, 20]])]
     truth = target(SMALL_BOX)
@@ -169,7 +173,7 @@ def test_ohem_trains_on_the_small_rois_of_highest_loss() -> None:
 
 
 def test_no_small_roi_gives_a_zero_loss_that_reaches_every_parameter() -> None:
-    model = heads(SmallRoIs(below=40, own_head=True), OHEM(per_image=2)).train()
+    model = heads(SmallRoIs(below=40, own_head=True, mining=OHEM(per_image=2))).train()
     features = maps(requires_grad=True)
     _, losses = model(features, [torch.tensor([LARGE_BOX])], SHAPES, target(LARGE_BOX))
     total = sum(losses.values())
@@ -180,7 +184,7 @@ def test_no_small_roi_gives_a_zero_loss_that_reaches_every_parameter() -> None:
 
 
 def test_ohem_on_an_image_without_boxes_takes_the_hardest() -> None:
-    model = heads(SmallRoIs(below=40, own_head=True), OHEM(per_image=4)).train()
+    model = heads(SmallRoIs(below=40, own_head=True, mining=OHEM(per_image=4))).train()
     features, proposals = maps(), [torch.cat([apart(6), torch.tensor([LARGE_BOX])])]
     rois, labels, deltas = model.small_candidates(proposals, target())
     assert len(rois[0]) == 6 and not labels[0].any() and not deltas[0].any()
@@ -217,7 +221,7 @@ IN_CROWD, HALF_OUT, MOSTLY_OUT = [62.0, 62, 74, 74], [54.0, 62, 66, 74], [53.0, 
 
 @pytest.mark.parametrize("ohem", [None, OHEM()])
 def test_no_roi_in_a_crowd_region_is_background(ohem: OHEM | None) -> None:
-    model = heads(SmallRoIs(below=40, own_head=True), ohem).train()
+    model = heads(SmallRoIs(below=40, own_head=True, mining=ohem)).train()
     proposals = [torch.tensor([SMALL_BOX, IN_CROWD, HALF_OUT, MOSTLY_OUT])]
     truth = [{**target([8.0, 8, 24, 26])[0], "ignore_boxes": CROWD}]
     rois, labels, _ = model._training_rois(maps(), proposals, SHAPES, truth)
@@ -238,13 +242,8 @@ def test_a_threshold_that_sends_nothing_to_p2x_is_refused(below: float) -> None:
         SmallRoIs(below=below)
 
 
-def test_ohem_needs_small_rois() -> None:
-    with pytest.raises(UserError, match="model.ohem: mines small RoIs, so it needs model.small"):
-        heads(ohem=OHEM())
-
-
 def test_strides_are_known_and_not_guessed_from_a_first_small_picture() -> None:
-    fresh, used = PyramidRoIAlign(), PyramidRoIAlign()
+    fresh, used = PyramidRoIAlign(LEVELS), PyramidRoIAlign(LEVELS)
     tiny = {f"p{n}": torch.rand(1, CHANNELS, -(-40 // 2**n), -(-40 // 2**n)) for n in (2, 3, 4, 5)}
     used(tiny, [torch.tensor([SMALL_BOX])], [(40, 40)])
     features, proposals = maps(), [torch.tensor([LARGE_BOX, SMALL_BOX, [0.0, 0, 128, 128]])]

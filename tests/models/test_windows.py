@@ -24,7 +24,7 @@ from efpn.models import (
     EFPNDetector,
     Image2x,
     Nearest,
-    ResNetTrunk,
+    ResNet,
     RoISettings,
     RPNSettings,
     SmallRoIs,
@@ -32,7 +32,7 @@ from efpn.models import (
     TwoStage,
     Upsampler,
     Windows,
-    build_detector,
+    build_faster_rcnn,
     make_extension,
 )
 from efpn.models.upsamplers import reach
@@ -53,20 +53,20 @@ def detector(
     upsampler: str = "ftt",
     arch: str = "resnet18",
     windows: Windows | None = None,
-    trunk: ResNetTrunk | None = None,
+    resnet: ResNet | None = None,
     detail: Detail | None = None,
     c3: bool = False,
     **options: Any,
 ) -> EFPNDetector:
     """With every layer of the extension random, none at zero."""
     torch.manual_seed(0)
-    trunk = trunk or ResNetTrunk(arch, weights=None, norm="batch", trainable_stages=5)
+    resnet = resnet or ResNet(arch, weights=None, norm="batch", trainable_stages=5)
     roi = RoISettings(head_width=16, score_thresh=0.0, detections_per_image=50)
     rpn = RPNSettings(anchor_sizes=(8, 16, 32, 64, 128), post_nms_top_n=(100, 60))
 
     extension = partial(make_extension, lambda channels: UPSAMPLERS[upsampler](channels), c3=c3, **options)
     parts: dict[str, Any] = {"small": SmallRoIs(24, own_head=True), "extension": extension, "detail": detail}
-    model = build_detector(trunk, 4, channels=8, rpn=rpn, roi=roi, windows=windows, **parts)
+    model = build_faster_rcnn(resnet, 4, channels=8, rpn=rpn, roi=roi, windows=windows, **parts)
     for module in model.backbone.extension.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
@@ -166,8 +166,8 @@ def test_pooled_features_are_those_of_the_dense_map_on_real_pictures(
 ) -> None:
     """ImageNet weights; few and many proposals on the signs, none on the last picture, one picture and four."""
     images, boxes = real_pictures
-    trunk = ResNetTrunk("resnet50", str(shared / "weights" / "resnet50_imagenet_fp16.pth"))
-    model = detector(trunk=trunk, windows=Windows(dense_from=100))
+    resnet = ResNet("resnet50", str(shared / "weights" / "resnet50_imagenet_fp16.pth"))
+    model = detector(resnet=resnet, windows=Windows(dense_from=100))
     wanted = [*(around(one, each, 352) for one in boxes[:3]), []]
     assert sum(map(len, wanted)) >= 3 * each
     assert differs(model, wanted, images) < 1e-3
@@ -366,13 +366,13 @@ def test_reach_is_what_a_changed_cell_changes(upsampler: str) -> None:
 
 def test_reach_of_stage_2() -> None:
     for arch, cells in (("resnet18", 4), ("resnet50", 3)):
-        assert reach(ResNetTrunk(arch, weights=None, norm="batch", trainable_stages=5).layer1) == cells
+        assert reach(ResNet(arch, weights=None, norm="batch", trainable_stages=5).layer1) == cells
 
 
 def test_reach_of_stage_3_is_counted_where_it_reads() -> None:
     """Its first 3x3 convolution halves the resolution: 1 cell, then 2 for each of the three that follow."""
     for arch, cells in (("resnet18", 7), ("resnet50", 7)):
-        assert reach(ResNetTrunk(arch, weights=None, norm="batch", trainable_stages=5).layer2) == cells
+        assert reach(ResNet(arch, weights=None, norm="batch", trainable_stages=5).layer2) == cells
 
 
 def test_cells_under_boxes_by_hand() -> None:

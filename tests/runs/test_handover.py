@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from efpn.errors import UserError
-from efpn.models import FTT, EFPNDetector, Extension, ResNetTrunk, SmallRoIs, build_detector
+from efpn.models import FTT, EFPNDetector, Extension, ResNet, SmallRoIs, build_faster_rcnn
 from efpn.runs.checkpoints import Handover, load_handover, read_checkpoint, read_handover
 
 
@@ -17,8 +17,8 @@ def detector(*, extended: bool = False, own_head: bool = False, channels: int = 
         return Extension(FTT(channels, width=8), c2_channels, channels)
 
     small = SmallRoIs(32, own_head=own_head) if extended else None
-    trunk = ResNetTrunk("resnet18", weights=None)
-    return build_detector(trunk, 3, channels=channels, extension=extension if extended else None, small=small)
+    trunk = ResNet("resnet18", weights=None)
+    return build_faster_rcnn(trunk, 3, channels=channels, extension=extension if extended else None, small=small)
 
 
 def handover(model: EFPNDetector, phase: str = "baseline") -> Handover:

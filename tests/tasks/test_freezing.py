@@ -7,17 +7,17 @@ import torch
 
 from efpn.errors import UserError
 from efpn.losses import DualLoss
-from efpn.models import FTT, EFPNDetector, Extension, ResNetTrunk, SmallRoIs, build_detector
+from efpn.models import FTT, EFPNDetector, Extension, ResNet, SmallRoIs, build_faster_rcnn
 from efpn.tasks import DetectionTask, DistillationTask
 
 
 def detector() -> EFPNDetector:
-    trunk = ResNetTrunk("resnet18", weights=None, norm="batch", trainable_stages=5)
+    trunk = ResNet("resnet18", weights=None, norm="batch", trainable_stages=5)
 
     def extension(c2_channels: int, channels: int, **others: int) -> Extension:
         return Extension(FTT(channels, width=8), c2_channels, channels)
 
-    return build_detector(trunk, 3, channels=8, extension=extension, small=SmallRoIs(32, own_head=True))
+    return build_faster_rcnn(trunk, 3, channels=8, extension=extension, small=SmallRoIs(32, own_head=True))
 
 
 def test_only_the_named_parts_have_a_gradient() -> None:
@@ -27,7 +27,7 @@ def test_only_the_named_parts_have_a_gradient() -> None:
 
 
 def test_what_is_frozen_stays_in_eval_mode() -> None:
-    model = DetectionTask(detector(), trainable=["roi_heads.small_head.*", "backbone.extension.*"]).train().detector
+    model = DetectionTask(detector(), trainable=["*small_head.*", "backbone.extension.*"]).train().detector
     assert model.training and model.roi_heads.training and model.backbone.extension.training
     assert not model.rpn.training and not model.backbone.fpn.training and not model.roi_heads.box_head.training
     assert not any(module.training for module in model.backbone.body.modules())
@@ -39,8 +39,8 @@ def test_everything_trains_in_the_baseline() -> None:
 
 
 def test_a_part_that_the_model_froze_stays_frozen() -> None:
-    trunk = ResNetTrunk("resnet18", weights=None, norm="batch", trainable_stages=3)
-    task = DetectionTask(build_detector(trunk, 3, channels=8), trainable=["*"]).train()
+    trunk = ResNet("resnet18", weights=None, norm="batch", trainable_stages=3)
+    task = DetectionTask(build_faster_rcnn(trunk, 3, channels=8), trainable=["*"]).train()
     body = task.detector.backbone.body
     assert not body.layer1.training and body.layer2.training
     assert not any(p.requires_grad for p in body.layer1.parameters())

@@ -1,29 +1,29 @@
 """The detector as one traceable graph for one picture of any size.
 
-torchvision's own RPN filter, RoI pooler and post-processing branch on how many boxes are left (an ``if`` on
-``boxes.numel()``, ``len(rois)``), which `torch.export` cannot follow. Here the same arithmetic is written without such
-branches, on the detector's own modules and numbers; every export is compared with the detector itself.
+torchvision's anchors and RoI pooler branch on sizes and on how many boxes there are, which `torch.export` cannot
+follow. Here the same arithmetic is written without such branches, on the detector's own modules and filters
+(`efpn.models.filters`); every export is compared with the detector itself.
 """
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, nms, roi_align
+from torchvision.ops import MultiScaleRoIAlign, roi_align
 
-from efpn.models import EFPNDetector
+from efpn.errors import UserError
+from efpn.models import EFPNDetector, FasterRCNN
 from efpn.models.detector import NormalizeAndPad
 from efpn.models.roi_heads import interleave
 from efpn.models.rpn import LEVELS
 
 SMALLEST_SIDE = 65  # from here on P6 has two cells or more; a map of one cell is traced as a constant
 EXAMPLE_SIZE = (200, 328)  # any size with two different sides that are no multiples of the padding
-DETECTION_MIN_SIZE = 1e-2  # 1x pixels; fixed in torchvision's post-processing
-OUTSIDE = ((-2.0, -2.0, -1.0, -1.0), (-4.0, -2.0, -3.0, -1.0))  # two boxes that meet neither each other nor a picture
 Size = tuple[int, int]
 
 
@@ -38,10 +38,13 @@ class DetectorGraph(nn.Module):
 
     Raises:
         ValueError: the detector itself resizes pictures.
+        UserError: it is another than Faster R-CNN.
     """
 
     def __init__(self, detector: EFPNDetector) -> None:
         super().__init__()
+        if not isinstance(detector, FasterRCNN):
+            raise UserError(f"export: {type(detector).__name__} cannot be exported; detector=faster_rcnn can")
         if not isinstance(detector.transform, NormalizeAndPad):
             raise ValueError("a picture comes at its 1x size: build the detector with resize=None")
         self.detector = detector
@@ -71,28 +74,15 @@ class DetectorGraph(nn.Module):
     def _proposals(self, maps: dict[str, Tensor], images: Tensor, size: Size) -> Tensor:
         """The RPN's boxes of all levels together ``(R, 4)``, 1x pixels."""
         rpn = self.detector.rpn
-        outputs = zip(*rpn.head([maps[name] for name in LEVELS]), strict=True)
-        levels = [
-            self._level_proposals(cell, logits, deltas, images, size)
-            for cell, (logits, deltas) in zip(rpn.anchor_generator.cell_anchors, outputs, strict=True)
-        ]
-        boxes, scores = (torch.cat(parts) for parts in zip(*levels, strict=True))
-        return boxes[highest(scores, rpn.post_nms_top_n())]
-
-    def _level_proposals(
-        self, cell: Tensor, logits: Tensor, deltas: Tensor, images: Tensor, size: Size
-    ) -> tuple[Tensor, Tensor]:
-        """Boxes and scores of one level after its NMS, from ``logits (1, A, h, w)`` and ``deltas (1, 4 A, h, w)``."""
-        rpn = self.detector.rpn
-        anchors = level_anchors(cell.float(), logits, images)
-        objectness = logits[0].permute(1, 2, 0).reshape(-1)
-        moves = deltas[0].unflatten(0, (-1, 4)).permute(2, 3, 0, 1).reshape(-1, 4)
-        top = highest(objectness, rpn.pre_nms_top_n())
-        boxes = clip_boxes_to_image(rpn.box_coder.decode_single(moves[top], anchors[top]), size)
-        scores = objectness[top].sigmoid()
-        boxes, scores = pick((boxes, scores), (shorter(boxes) >= rpn.min_size) & (scores >= rpn.test_score_thresh))
-        kept = survivors(boxes, scores, rpn.nms_thresh)
-        return boxes[kept], scores[kept]
+        boxes, objectness = [], []
+        for cell, logits, deltas in zip(
+            rpn.anchor_generator.cell_anchors, *rpn.head([maps[name] for name in LEVELS]), strict=True
+        ):
+            anchors = level_anchors(cell.float(), logits, images)
+            moves = deltas[0].unflatten(0, (-1, 4)).permute(2, 3, 0, 1).reshape(-1, 4)
+            boxes.append(rpn.box_coder.decode_single(moves, anchors))
+            objectness.append(logits[0].permute(1, 2, 0).reshape(-1))
+        return replace(rpn.filter(), score_thresh=rpn.test_score_thresh)(boxes, objectness, size).kept()[0]
 
     def box_outputs(self, maps: dict[str, Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits ``(R, K + 1)`` and deltas ``(R, 4 (K + 1))``, each RoI from its level and head."""
@@ -105,17 +95,8 @@ class DetectorGraph(nn.Module):
         return interleave(others[0], smalls[0], small), interleave(others[1], smalls[1], small)
 
     def _detections(self, logits: Tensor, deltas: Tensor, rois: Tensor, size: Size) -> tuple[Tensor, Tensor, Tensor]:
-        heads = self.detector.roi_heads
-        classes = logits.shape[1]
-        boxes = heads.box_coder.decode_single(deltas, rois).unflatten(1, (classes, 4))
-        boxes = clip_boxes_to_image(boxes, size)[:, 1:].reshape(-1, 4)
-        scores = logits.softmax(1)[:, 1:]
-        labels = torch.arange(1, classes).expand_as(scores).reshape(-1)
-        scores = scores.reshape(-1)
-        wanted = (scores > heads.score_thresh) & (shorter(boxes) >= DETECTION_MIN_SIZE)
-        boxes, labels, scores = pick((boxes, labels, scores), wanted)
-        kept = survivors(apart(boxes, labels), scores, heads.nms_thresh)[: heads.detections_per_img]
-        return boxes[kept], labels[kept], scores[kept]
+        boxes, scores, labels, _ = self.detector.roi_heads.ranked_in_one(logits, deltas, rois, size).kept()
+        return boxes, labels, scores
 
 
 def trace(detector: EFPNDetector) -> ExportedProgram:
@@ -155,36 +136,3 @@ def pooled(align: MultiScaleRoIAlign, maps: dict[str, Tensor], rois: Tensor) -> 
         for name, scale, own in zip(align.featmap_names, align.scales, rows, strict=True)
     ]
     return torch.cat(parts)[torch.argsort(torch.cat(rows))]
-
-
-def highest(scores: Tensor, count: int) -> Tensor:
-    """Rows of the ``count`` highest scores, or of all where there are fewer, in falling order."""
-    return scores.topk(torch.sym_min(count, scores.shape[0])).indices
-
-
-def survivors(boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
-    """Rows that are left by NMS, highest score first; boxes ``(n, 4)`` inside the picture, scores from 0 up, n from 0.
-
-    torchvision declares to `torch.export` that NMS leaves two boxes or more, and the graph would stop where there are
-    fewer. Two that always stay, last by their score, make that true.
-    """
-    boxes = torch.cat([boxes, boxes.new_tensor(OUTSIDE)])
-    scores = torch.cat([scores, scores.new_full((len(OUTSIDE),), -1.0)])
-    return nms(boxes, scores, iou)[: -len(OUTSIDE)]
-
-
-def pick(columns: tuple[Tensor, ...], wanted: Tensor) -> tuple[Tensor, ...]:
-    """The wanted rows of each."""
-    rows = torch.where(wanted)[0]
-    return tuple(column[rows] for column in columns)
-
-
-def shorter(boxes: Tensor) -> Tensor:
-    """The shorter side of each box ``(n,)``."""
-    return (boxes[:, 2:] - boxes[:, :2]).amin(dim=1)
-
-
-def apart(boxes: Tensor, labels: Tensor) -> Tensor:
-    """Boxes moved so that no two of different classes meet, as torchvision does for one NMS over all classes."""
-    largest = torch.cat([boxes.reshape(-1), boxes.new_zeros(1)]).max()  # of no box at all: 0
-    return boxes + (labels.to(boxes) * (largest + 1))[:, None]

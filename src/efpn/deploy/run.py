@@ -121,8 +121,6 @@ def checked(agreement: Agreement, tolerance: Tolerance) -> dict[str, Any]:
 def facts_of(run: SavedRun, handover: Handover, detector: EFPNDetector) -> dict[str, Any]:
     """What whoever runs the file must know."""
     transform = run.config.data.eval_transform
-    heads = detector.roi_heads
-    small = heads.box_roi_pool.small
     factor = 1 if transform.get("direct") and not detector.backbone.reads_2x else 2
     return {
         "run": run.name,
@@ -141,6 +139,6 @@ def facts_of(run: SavedRun, handover: Handover, detector: EFPNDetector) -> dict[
             "given": 2 if detector.backbone.reads_2x else 1,  # ... and given, by means of blocks, at so many times
         },
         "outputs": dict(zip(OUTPUTS, ("(n, 4) xyxy, 1x pixels", "(n,) from 1", "(n,) falling"), strict=True)),
-        "score_thresh": heads.score_thresh,
-        "small_roi_below": small.below if small else None,
+        "score_thresh": detector.score_thresh,
+        "small_roi_below": detector.small.below if detector.small else None,
     }

@@ -33,7 +33,7 @@ from efpn.evaluation.tracking import drawn_names, start_tracking
 from efpn.evaluation.variants import Variant, find_variants
 from efpn.metrics.accumulate import Collected
 from efpn.metrics.stages import StageRecord
-from efpn.models import EFPNDetector
+from efpn.models import EFPNDetector, FasterRCNN
 from efpn.runs.checkpoints import Handover, read_handover
 from efpn.runs.devices import one_device
 from efpn.runs.files import require_place
@@ -131,7 +131,7 @@ def collect_stages(
     cfg: DictConfig, run: SavedRun, detector: EFPNDetector, variant: Variant, data: DetectionDataModule
 ) -> tuple[Collected, StageRecord | None]:
     """Detect in the split to score; on one process, in one pass, with a record of what came before the detections."""
-    if not (one_device(cfg) and variant.recorded):
+    if not (one_device(cfg) and variant.recorded and isinstance(detector, FasterRCNN)):
         return collect(cfg, run, detector, variant, data, cfg.split), None
     with StageRecorder(detector, list(data.categories.ids)) as recorder:
         seen = collect(cfg, run, detector, recorder.watch(variant), data, cfg.split)
@@ -182,7 +182,7 @@ def more_facts(cfg: DictConfig, row: Row, handover: Handover, detector: EFPNDete
 
 def small_rule(detector: EFPNDetector) -> str:
     """Which RoIs are read from a level of their own."""
-    small = detector.roi_heads.box_roi_pool.small
+    small = detector.small
     if small is None:
         return "none"
     return f"{'all' if math.isinf(small.below) else f'below {small.below:g} px'}, read from {small.level}"

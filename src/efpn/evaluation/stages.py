@@ -1,28 +1,24 @@
 """Recording what a detector does before its detections, without a change to what it detects.
 
-The two caps (the RPN's top n after NMS, detections per picture) are lifted while the recorder looks and applied by the
-recorder itself: both come after NMS and keep the best-scored, so that what goes on is the same to the bit.
+The filters of RPN and RoI heads tell what NMS has left of each image, beyond their caps too (`efpn.models.filters`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops.boxes import clip_boxes_to_image
 
 from efpn.errors import UserError
 from efpn.evaluation.variants import Found, Variant
 from efpn.metrics.stages import Proposals, StageRecord
-from efpn.models import EFPNDetector
+from efpn.models import EFPNDetector, FasterRCNN
+from efpn.models.filters import Ranked
 from efpn.models.roi_heads import LEVELS, PyramidRoIAlign
-
-NO_LIMIT = 2**31
 
 
 @dataclass
@@ -48,8 +44,8 @@ class StageRecorder:
         depth: proposals per picture to keep; more than the RPN's own top n show what that cap costs.
     """
 
-    def __init__(self, detector: EFPNDetector, category_ids: Sequence[int], depth: int = 2000) -> None:
-        self.rpn, self.heads = detector.rpn, detector.roi_heads
+    def __init__(self, detector: FasterRCNN, category_ids: Sequence[int], depth: int = 2000) -> None:
+        self.rpn, self.heads, self.classes = detector.rpn, detector.roi_heads, detector.num_classes
         self.category_ids = list(category_ids)
         self.cap: int = self.rpn._post_nms_top_n["testing"]
         self.depth = max(depth, self.cap)
@@ -60,13 +56,12 @@ class StageRecorder:
 
     def __enter__(self) -> Self:
         """Start to watch."""
-        self.rpn.filter_proposals = self._watching_rpn(self.rpn.filter_proposals)
-        self.heads.postprocess_detections = self._watching_heads(self.heads.postprocess_detections)
+        self.rpn.watcher, self.heads.watcher = self._see_proposals, self._see_detections
         return self
 
     def __exit__(self, *_: object) -> None:
         """Leave the detector as it was."""
-        del self.rpn.filter_proposals, self.heads.postprocess_detections
+        self.rpn.watcher = self.heads.watcher = None
 
     def watch(self, variant: Variant) -> Variant:
         """The same way to detect, with each batch filed under its pictures' ids."""
@@ -113,48 +108,23 @@ class StageRecorder:
             where = {"image_id": image_id, "category_id": self.category_ids[label - 1]}
             self._cut.append({**where, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score})
 
-    def _watching_rpn(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def filter_proposals(proposals: Tensor, objectness: Tensor, sizes: Any, anchors: Any) -> Any:
-            if self.rpn.training:
-                return original(proposals, objectness, sizes, anchors)
-            with _lifted(self.rpn._post_nms_top_n, "testing", self.depth):
-                boxes, scores = original(proposals, objectness, sizes, anchors)
-            none, nothing = np.empty(0, "<U3"), (torch.empty(0, 4), torch.empty(0), torch.empty(0, dtype=torch.int64))
-            self._batch = [
-                _Picture(tuple(size), b.detach().cpu(), s.detach().cpu(), none, none, nothing)
-                for size, b, s in zip(sizes, boxes, scores, strict=True)
-            ]
-            return [b[: self.cap] for b in boxes], [s[: self.cap] for s in scores]
+    def _see_proposals(self, ranked: list[Ranked]) -> None:
+        self._batch = []
+        if self.rpn.training:
+            return
+        none, nothing = np.empty(0, "<U3"), (torch.empty(0, 4), torch.empty(0), torch.empty(0, dtype=torch.int64))
+        for one in ranked:
+            boxes, scores = (part[: self.depth].detach().cpu() for part in (one.boxes, one.scores))
+            self._batch.append(_Picture(one.size, boxes, scores, none, none, nothing))
 
-        return filter_proposals
-
-    def _watching_heads(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def postprocess_detections(logits: Tensor, deltas: Tensor, proposals: list[Tensor], sizes: Any) -> Any:
-            cap = self.heads.detections_per_img
-            with _lifted(self.heads.__dict__, "detections_per_img", NO_LIMIT):
-                found = original(logits, deltas, proposals, sizes)  # boxes, scores, labels of each picture
-            kept = tuple([part[:cap] for part in parts] for parts in found)
-            levels = [pooled_from(self.heads.box_roi_pool, boxes) for boxes in proposals]
-            origins = self._origins(logits, deltas, proposals, sizes, kept)
-            for place, (picture, level, origin) in enumerate(zip(self._batch, levels, origins, strict=True)):
-                picture.levels, picture.sources = level, level[origin]
-                boxes, scores, labels = (parts[place][cap:].detach().cpu() for parts in found)
-                picture.cut = (boxes, scores, labels)
-            return kept
-
-        return postprocess_detections
-
-    def _origins(
-        self, logits: Tensor, deltas: Tensor, proposals: list[Tensor], sizes: Any, kept: Any
-    ) -> Iterator[np.ndarray]:
-        """Of each picture's detections ``(d,)`` the RoI that became them: the one with this box and this score."""
-        counts = [len(boxes) for boxes in proposals]
-        # torchvision leaves the boxes of no RoI at all in another shape
-        decoded = self.heads.box_coder.decode(deltas, proposals).reshape(-1, deltas.shape[1] // 4, 4).split(counts)
-        probable = logits.softmax(-1).split(counts)
-        for boxes, scores, size, box, score, label in zip(decoded, probable, sizes, *kept, strict=True):
-            off = (clip_boxes_to_image(boxes[:, label], size) - box).abs().sum(-1) + (scores[:, label] - score).abs()
-            yield (off.argmin(0) if off.numel() else label).cpu().numpy()
+    def _see_detections(self, ranked: list[Ranked], proposals: list[Tensor]) -> None:
+        for picture, one, boxes in zip(self._batch, ranked, proposals, strict=True):
+            rois = (one.rows // (self.classes - 1)).cpu().numpy()
+            picture.levels = pooled_from(self.heads.box_roi_pool, boxes)
+            picture.sources = picture.levels[rois[: one.cap]]
+            parts = (one.boxes, one.scores, one.labels)
+            boxes_cut, scores_cut, labels_cut = (part[one.cap :].detach().cpu() for part in parts)
+            picture.cut = (boxes_cut, scores_cut, labels_cut)
 
 
 def pooled_from(pool: PyramidRoIAlign, boxes: Tensor) -> np.ndarray:
@@ -166,13 +136,3 @@ def pooled_from(pool: PyramidRoIAlign, boxes: Tensor) -> np.ndarray:
         return np.empty(0, "<U3")
     regular = np.array(LEVELS)[pool.regular.map_levels([boxes]).cpu().numpy()]
     return regular if pool.small is None else np.where(pool.is_small(boxes).cpu().numpy(), pool.small.level, regular)
-
-
-@contextmanager
-def _lifted(holder: dict[str, Any], key: str, value: int) -> Iterator[None]:
-    """Another value for a while."""
-    before, holder[key] = holder[key], value
-    try:
-        yield
-    finally:
-        holder[key] = before

@@ -1,27 +1,34 @@
-"""Pure torch models: trunk -> FPN -> extension (upsampler, and detail from C2') -> RPN -> RoI heads -> detector."""
+"""Pure torch models: backbone -> FPN -> extension (upsampler, and detail from C2') -> detector."""
 
-from efpn.models.backbone import EFPNBackbone
+from efpn.models.backbones import Backbone, ResNet
+from efpn.models.dense import FCOS, FCOSSettings, RetinaNet, RetinaNetSettings, build_fcos, build_retinanet
 from efpn.models.detail import Detail, Doubled, Image2x, Stem
-from efpn.models.detector import EFPNDetector, Resize, build_detector, fasterrcnn_resnet50_efpn
+from efpn.models.detector import EFPNDetector, Resize
 from efpn.models.extension import Extension, WholePass, make_extension
+from efpn.models.faster_rcnn import FasterRCNN, build_faster_rcnn, fasterrcnn_resnet50_efpn
 from efpn.models.fpn import FPN, Pyramid
+from efpn.models.neck import EFPNBackbone
 from efpn.models.probes import HalfOracle, MultiScale, OnP3x, Oracle
 from efpn.models.roi_heads import OHEM, PyramidRoIHeads, RoISettings, SmallRoIs
 from efpn.models.rpn import PyramidRPN, RPNSettings
-from efpn.models.trunk import ResNetTrunk
+from efpn.models.timm_backbone import Timm
 from efpn.models.upsamplers import ESPCN, FTT, Nearest, TwoStage, Upsampler
 from efpn.models.windows import Windows
 
 __all__ = [
     "ESPCN",
+    "FCOS",
     "FPN",
     "FTT",
     "OHEM",
+    "Backbone",
     "Detail",
     "Doubled",
     "EFPNBackbone",
     "EFPNDetector",
     "Extension",
+    "FCOSSettings",
+    "FasterRCNN",
     "HalfOracle",
     "Image2x",
     "MultiScale",
@@ -32,16 +39,21 @@ __all__ = [
     "PyramidRPN",
     "PyramidRoIHeads",
     "RPNSettings",
-    "ResNetTrunk",
+    "ResNet",
     "Resize",
+    "RetinaNet",
+    "RetinaNetSettings",
     "RoISettings",
     "SmallRoIs",
     "Stem",
+    "Timm",
     "TwoStage",
     "Upsampler",
     "WholePass",
     "Windows",
-    "build_detector",
+    "build_faster_rcnn",
+    "build_fcos",
+    "build_retinanet",
     "fasterrcnn_resnet50_efpn",
     "make_extension",
 ]

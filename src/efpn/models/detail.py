@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 from typing import Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from efpn.models.trunk import ResNetTrunk
+from efpn.errors import UserError
+from efpn.models.backbones import Backbone
+from efpn.models.receptive import macs_per_cell, reach
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,13 @@ class Detail(Protocol):
     reads_stem: bool
     reads_2x: bool
 
-    def fine(self, trunk: ResNetTrunk, images: Tensor, c1: Tensor | None, images_2x: Tensor | None) -> Fine:
+    def fine(self, backbone: Backbone, images: Tensor, c1: Tensor | None, images_2x: Tensor | None) -> Fine:
         """Prepare what stage 2 is run on.
 
         Args:
-            trunk: whose stem is used.
+            backbone: whose entry is used.
             images: ``(N, 3, H, W)`` normalised 1x images.
-            c1: ``(N, 64, H/2, W/2)``, the stem's map of them, where ``reads_stem``.
+            c1: ``(N, any, H/2, W/2)``, the stem's map of them, where ``reads_stem``.
             images_2x: ``(N, 3, 2H, 2W)``, where ``reads_2x``.
         """
 
@@ -65,9 +68,9 @@ class Stem:
     reads_stem = True
     reads_2x = False
 
-    def fine(self, trunk: ResNetTrunk, images: Tensor, c1: Tensor | None, images_2x: Tensor | None) -> Fine:
+    def fine(self, backbone: Backbone, images: Tensor, c1: Tensor | None, images_2x: Tensor | None) -> Fine:
         """See `Detail.fine`."""
-        assert c1 is not None, "the trunk was run without stem=True"
+        assert c1 is not None, "the backbone was run without stem=True"
         return Fine(c1, nn.Identity())
 
 
@@ -78,9 +81,9 @@ class Doubled:
     reads_stem = False
     reads_2x = False
 
-    def fine(self, trunk: ResNetTrunk, images: Tensor, c1: Tensor | None, images_2x: Tensor | None) -> Fine:
+    def fine(self, backbone: Backbone, images: Tensor, c1: Tensor | None, images_2x: Tensor | None) -> Fine:
         """See `Detail.fine`."""
-        return whole_stem(trunk, F.interpolate(images, scale_factor=2.0, mode="bicubic", align_corners=False))
+        return entry_on(backbone, F.interpolate(images, scale_factor=2.0, mode="bicubic", align_corners=False))
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Image2x:
     reads_stem = False
     reads_2x = True
 
-    def fine(self, trunk: ResNetTrunk, images: Tensor, c1: Tensor | None, images_2x: Tensor | None) -> Fine:
+    def fine(self, backbone: Backbone, images: Tensor, c1: Tensor | None, images_2x: Tensor | None) -> Fine:
         """See `Detail.fine`.
 
         Raises:
@@ -98,12 +101,23 @@ class Image2x:
         """
         if images_2x is None:
             raise ValueError("the extended level reads the 2x images: call the detector with images_2x=")
-        return whole_stem(trunk, images_2x)
+        return entry_on(backbone, images_2x)
 
 
-def whole_stem(trunk: ResNetTrunk, images_2x: Tensor) -> Fine:
-    """Stem and max-pool on an image of twice the size.
+def entry_on(backbone: Backbone, images_2x: Tensor) -> Fine:
+    """The backbone's entry on an image of twice the size: a cell of C2' is ``stride`` of its pixels wide."""
+    entry, cells = backbone.entry, backbone.levels[0].stride
+    return Fine(images_2x, entry, cells, reach=ceil(reach(entry) / cells), work=macs_per_cell(entry, cells))
 
-    A pooled cell sees 5 px beyond its own 4 (3 of the 7x7 convolution, 2 of the max-pool at its stride): 2 cells.
+
+def require_stem(detail: Detail, backbone: Backbone) -> None:
+    """Refuse the paper's detail where the backbone cannot give the stem's map at stride 2.
+
+    Raises:
+        UserError: with what to use.
     """
-    return Fine(images_2x, trunk.pooled_stem, cells=4, reach=2, work=4 * trunk.conv1.weight.numel())
+    if detail.reads_stem and backbone.stem is None:
+        raise UserError(
+            f"detail=stem: {type(backbone).__name__} has no stem of stride 2 with a pooling layer after it; use "
+            "detail=doubled or detail=image_2x"
+        )

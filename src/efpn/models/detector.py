@@ -1,31 +1,31 @@
-"""Faster R-CNN on an (extended) feature pyramid, in torchvision's calling convention."""
+"""What all detectors on an (extended) feature pyramid share, in torchvision's calling convention.
+
+A new one is an `EFPNDetector` that turns levels into losses and detections, and a function that builds it.
+"""
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from efpn.models.backbone import EFPNBackbone
+from efpn.models.backbones import Backbone
 from efpn.models.crowds import ResizeWithCrowds
-from efpn.models.detail import Detail, Image2x, Stem
-from efpn.models.extension import Extension, WholePass, make_extension
-from efpn.models.roi_heads import OHEM, PyramidRoIHeads, RoISettings, SmallRoIs
-from efpn.models.rpn import PyramidRPN, RPNSettings
-from efpn.models.trunk import ResNetTrunk
-from efpn.models.upsamplers import FTT, Nearest
+from efpn.models.detail import Detail
+from efpn.models.extension import Extension, WholePass
+from efpn.models.neck import EFPNBackbone
+from efpn.models.roi_heads import SmallRoIs
 from efpn.models.windows import Windows
 from efpn.types import Detections
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Features = Mapping[str, Any]  # level name to its map, or to one that waits to be computed (`WindowedLevel`)
 
 
 @dataclass(frozen=True)
@@ -47,49 +47,50 @@ class NormalizeAndPad(GeneralizedRCNNTransform):
         return image, target
 
 
-class EFPNDetector(GeneralizedRCNN):
-    """torchvision's two-stage detector of an `EFPNBackbone`, `PyramidRPN` and `PyramidRoIHeads`.
+class EFPNDetector(nn.Module, abc.ABC):
+    """A detector of an `EFPNBackbone` and of heads that a subclass brings.
 
-    ``model(images, targets)`` takes a list of ``(3, h, w)`` pictures in [0, 1] and, in training, a list of
-    ``{"boxes": (n, 4) xyxy in pixels of the given picture, "labels": (n,)}``; it returns a dict of losses in training
-    and a list of `Detections`, in pixels of the given pictures, in eval mode.
+    ``model(images, targets)`` takes a list of ``(3, h, w)`` images in [0, 1] and, in training, a list of
+    ``{"boxes": (n, 4) xyxy in pixels of the given image, "labels": (n,)}``; it returns a dict of losses in training
+    and a list of `Detections`, in pixels of the given images, in eval mode.
 
-    Args:
-        backbone: the levels.
+    Attributes:
+        backbone: gives the levels.
         num_classes: classes with the background.
-        rpn: numbers of the region proposal network.
-        roi: numbers of the box heads.
-        small: which RoIs are small and where they go; None without an extended level.
-        ohem: mine hard small RoIs in training (the finetuning phase).
-        resize: resize inside the model as torchvision does; None where the data are already at their size.
+        small: which objects read the extended level, and how; None for a plain FPN.
+        score_thresh: detections have to score higher.
+        nms_thresh: IoU above which the lower-scored detection of a class goes.
+        detections_per_img: the highest-scored that are kept.
     """
 
-    def __init__(
-        self,
-        backbone: EFPNBackbone,
-        num_classes: int,
-        rpn: RPNSettings | None = None,
-        roi: RoISettings | None = None,
-        small: SmallRoIs | None = None,
-        ohem: OHEM | None = None,
-        resize: Resize | None = None,
-    ) -> None:
-        sizes = resize or Resize()
-        transform = ResizeWithCrowds if resize else NormalizeAndPad
-        super().__init__(
-            backbone,
-            PyramidRPN(backbone.out_channels, rpn or RPNSettings()),
-            PyramidRoIHeads(backbone.out_channels, num_classes, roi or RoISettings(), small, ohem),
-            transform(sizes.short_side, sizes.max_size, list(IMAGENET_MEAN), list(IMAGENET_STD), size_divisible=32),
-        )
-        self.num_classes = num_classes
+    backbone: EFPNBackbone
+    transform: GeneralizedRCNNTransform
+    num_classes: int
+    small: SmallRoIs | None
+    score_thresh: float
+    nms_thresh: float
+    detections_per_img: int
 
+    @abc.abstractmethod
+    def losses(self, features: Features, images: ImageList, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Named losses of a batch.
+
+        Args:
+            features: levels by name.
+            images: torchvision's `ImageList` of the batch.
+            targets: boxes in 1x pixels.
+        """
+
+    @abc.abstractmethod
+    def detections(self, features: Features, images: ImageList) -> list[Detections]:
+        """Detections of each image, in 1x pixels of the padded batch."""
+
+    @abc.abstractmethod
     def starters(self) -> dict[str, Callable[[], None]]:
         """Parts that a phase may add to a trained detector: name prefix -> how they start from what is trained."""
-        return {
-            "backbone.extension.": self.backbone.start_extension,
-            "roi_heads.small_head.": self.roi_heads.start_small_head,
-        }
+
+    def give_losses(self, mode: bool) -> None:
+        """Give losses in training whatever is frozen (an extension may train alone)."""
 
     def forward(
         self,
@@ -118,11 +119,9 @@ class EFPNDetector(GeneralizedRCNN):
                 raise ValueError(f"target {number} holds a box without width or height: {target['boxes'].tolist()}")
         double = self._double(batch, images, images_2x) if self.backbone.reads_2x else None
         features = self.backbone(batch.tensors, double)
-        proposals, losses = self.rpn(batch, features, targets)
-        detections, more = self.roi_heads(features, proposals, batch.image_sizes, targets)
-        if self.training:
-            return {**more, **losses}
-        return self.transform.postprocess(detections, batch.image_sizes, sizes)
+        if self.training and targets is not None:
+            return self.losses(features, batch, targets)
+        return self.transform.postprocess(self.detections(features, batch), batch.image_sizes, sizes)
 
     def _double(self, batch: ImageList, images: list[Tensor], images_2x: list[Tensor] | None) -> Tensor:
         """The 2x batch, exactly twice the size of the 1x one."""
@@ -161,93 +160,40 @@ class EFPNDetector(GeneralizedRCNN):
         return batch_1x, self._double(batch_1x, images_1x, images_2x)
 
     @torch.no_grad()
-    def detect(
-        self, features: Mapping[str, Tensor], images: ImageList, sizes: Sequence[tuple[int, int]]
-    ) -> list[Detections]:
-        """RPN, heads and post-processing on ready-made levels.
+    def detect(self, features: Features, images: ImageList, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+        """Heads and post-processing on ready-made levels.
 
         Args:
             features: the levels by name.
             images: torchvision's `ImageList` of the batch.
             sizes: ``(height, width)`` that the boxes are brought back to.
         """
-        proposals, _ = self.rpn(images, features)
-        detections, _ = self.roi_heads(features, proposals, images.image_sizes)
-        return self.transform.postprocess(detections, images.image_sizes, list(sizes))
+        return self.transform.postprocess(self.detections(features, images), images.image_sizes, list(sizes))
 
 
-def build_detector(
-    trunk: ResNetTrunk,
-    num_classes: int,
-    *,
-    channels: int = 256,
-    extension: Callable[..., Extension | WholePass] | None = None,
-    detail: Detail | None = None,
-    rpn: RPNSettings | None = None,
-    roi: RoISettings | None = None,
-    small: SmallRoIs | None = None,
-    ohem: OHEM | None = None,
-    resize: Resize | None = None,
+def make_transform(backbone: EFPNBackbone, resize: Resize | None) -> GeneralizedRCNNTransform:
+    """Normalise as the backbone was trained and pad; resize too if ``resize`` is given."""
+    sizes, kind = resize or Resize(), ResizeWithCrowds if resize else NormalizeAndPad
+    body = backbone.body
+    return kind(sizes.short_side, sizes.max_size, list(body.mean), list(body.std), size_divisible=32)
+
+
+def make_neck(
+    backbone: Backbone,
+    channels: int,
+    extension: Callable[..., Extension | WholePass] | None,
+    detail: Detail | None,
     windows: Windows | None = None,
-) -> EFPNDetector:
-    """Put a detector together.
+) -> EFPNBackbone:
+    """Backbone, FPN and extension.
 
     Args:
-        trunk: the ResNet.
-        num_classes: classes with the background.
-        channels: depth of the pyramid (256 in the paper).
+        backbone: gives C2 to C5.
+        channels: depth of the pyramid.
         extension: called with ``c2_channels``, ``c3_channels`` and ``channels``; None gives a plain FPN.
         detail: where C2' comes from; None is the paper's `Stem`.
-        rpn: see `RPNSettings`.
-        roi: see `RoISettings`.
-        small: see `SmallRoIs`.
-        ohem: see `OHEM`.
-        resize: see `Resize`.
         windows: see `Windows`; None computes P2' whole.
     """
-    depths = {f"{stage}_channels": trunk.channels[stage] for stage in ("c2", "c3")}
+    depths = {f"{level.name}_channels": level.channels for level in backbone.levels[:2]}
     built = extension(channels=channels, **depths) if extension else None
-    backbone = EFPNBackbone(trunk, channels, built, detail, windows)
-    detector = EFPNDetector(backbone, num_classes, rpn, roi, small, ohem, resize)
-    # convolutions run faster in this layout, under bf16 above all; shapes and results stay as they are
-    return detector.to(memory_format=torch.channels_last)
-
-
-def fasterrcnn_resnet50_efpn(
-    num_classes: int = 91,
-    *,
-    arch: str = "resnet50",
-    weights_backbone: str | None = "imagenet",
-    trainable_stages: int = 3,
-    small_roi_below: float = 112.0,
-    ftt_width: int | None = None,
-    resize: Resize | None = None,
-) -> EFPNDetector:
-    """Faster R-CNN with an EFPN neck, to be used as torchvision's ``fasterrcnn_resnet50_fpn``.
-
-    Args:
-        num_classes: classes with the background.
-        arch: a ResNet or ResNeXt of torchvision.
-        weights_backbone: ``imagenet``, a local file, or None (then batch-norm learns and all stages train).
-        trainable_stages: stages of the trunk that train, from the top.
-        small_roi_below: RoIs with ``sqrt(w * h)`` under this read P2' (pixels after resizing).
-        ftt_width: None makes P2' by a second pass of stages 2 and 3 on the image at twice the size, which does best;
-            a number takes the paper's form, FTT of this width and C2' of the stem's map.
-        resize: 800/1333 by default.
-    """
-    scratch = weights_backbone is None
-    trunk = ResNetTrunk(arch, weights_backbone, "batch" if scratch else "frozen", 5 if scratch else trainable_stages)
-
-    second_pass = ftt_width is None
-    upsampler = partial(Nearest, blocks=2) if ftt_width is None else partial(FTT, width=ftt_width)
-    detector = build_detector(
-        trunk,
-        num_classes,
-        extension=partial(make_extension, upsampler, c3=second_pass),
-        detail=Image2x() if second_pass else Stem(),
-        small=SmallRoIs(small_roi_below, own_head=True),
-        resize=resize or Resize(),
-        windows=Windows(),
-    )
-    detector.backbone.start_extension()
-    return detector
+    return EFPNBackbone(backbone, channels, built, detail, windows)

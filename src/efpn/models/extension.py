@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from efpn.errors import UserError
 from efpn.models.detail import Fine
-from efpn.models.fpn import FPN, Pyramid
+from efpn.models.fpn import FPN, Pyramid, extended_levels
 from efpn.models.upsamplers import Upsampler, upsample2x
-from efpn.types import LevelSpec
 
 if TYPE_CHECKING:
-    from efpn.models.backbone import EFPNBackbone
+    from efpn.models.neck import EFPNBackbone
 
 Source = Literal["inner", "output"]
 
@@ -55,7 +54,7 @@ class Extension(nn.Module):
         self.lateral = nn.Conv2d(c2_channels, channels, 1)
         self.lateral3 = nn.Conv2d(c3_channels, channels, 1) if c3_channels else None
         self.post = nn.Conv2d(channels, channels, 3, padding=1) if post_conv else nn.Identity()
-        self.levels = (LevelSpec("p3x", 4, channels), LevelSpec("p2x", 2, channels))
+        self.levels = extended_levels(channels)
 
     def forward(self, p3: Tensor, p2: Tensor, c2x: Tensor, c3x: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Build the extended levels.
@@ -83,8 +82,9 @@ class Extension(nn.Module):
     def extend(self, backbone: EFPNBackbone, pyramid: Pyramid, fine: Fine) -> tuple[Tensor, Tensor]:
         """Build P3' and P2' whole, from one pass of the backbone."""
         maps = self.sources(pyramid)
-        c2x = backbone.body.layer1(fine.entry(fine.map))
-        return self(maps["p3"], maps["p2"], c2x, backbone.body.layer2(c2x) if self.lateral3 else None)
+        stage2, stage3, *_ = backbone.body.stages
+        c2x = stage2(fine.entry(fine.map))
+        return self(maps["p3"], maps["p2"], c2x, stage3(c2x) if self.lateral3 else None)
 
     def sources(self, pyramid: Pyramid) -> dict[str, Tensor]:
         """The maps that feed the upsampler; P3 of the 2x pass from here is the target of P3'."""
@@ -117,7 +117,7 @@ class WholePass(nn.Module):
     def __init__(self, channels: int, source: Source = "inner", **depths: int) -> None:
         super().__init__()
         self.source = checked(source)
-        self.levels = (LevelSpec("p3x", 4, channels), LevelSpec("p2x", 2, channels))
+        self.levels = extended_levels(channels)
 
     def extend(self, backbone: EFPNBackbone, pyramid: Pyramid, fine: Fine) -> tuple[Tensor, Tensor]:
         """P3 and P2 of the pass on ``fine.map``.

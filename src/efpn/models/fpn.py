@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -11,11 +12,9 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from efpn.types import LevelSpec
 
-STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}
-
 
 class Pyramid(NamedTuple):
-    """One pass of trunk and FPN.
+    """One pass of backbone and FPN.
 
     Attributes:
         inner: ``p2 .. p5`` before the 3x3 output convolution (lateral + top-down sum).
@@ -30,13 +29,14 @@ class FPN(FeaturePyramidNetwork):
     """torchvision's FPN over C2 to C5 with P6 by max-pooling (Lin et al., 2017); parameters keep torchvision's names.
 
     Args:
-        in_channels: depth of ``c2 .. c5``.
+        stages: the backbone's ``c2 .. c5``.
         channels: depth of every level.
     """
 
-    def __init__(self, in_channels: dict[str, int], channels: int) -> None:
-        super().__init__([in_channels[c] for c in ("c2", "c3", "c4", "c5")], channels, LastLevelMaxPool())
-        self.levels = tuple(LevelSpec(name, stride, channels) for name, stride in STRIDES.items())
+    def __init__(self, stages: Sequence[LevelSpec], channels: int) -> None:
+        super().__init__([stage.channels for stage in stages], channels, LastLevelMaxPool())
+        strides = [*(stage.stride for stage in stages), 2 * stages[-1].stride]
+        self.levels = tuple(LevelSpec(f"p{number}", stride, channels) for number, stride in enumerate(strides, start=2))
 
     def forward(self, stages: dict[str, Tensor]) -> Pyramid:
         """Merge ``c2 .. c5`` top-down into inner and output maps."""
@@ -48,3 +48,8 @@ class FPN(FeaturePyramidNetwork):
         output = {f"p{i + 2}": self.layer_blocks[i](inner[f"p{i + 2}"]) for i in range(4)}
         output["p6"] = F.max_pool2d(output["p5"], kernel_size=1, stride=2)
         return Pyramid(inner, output)
+
+
+def extended_levels(channels: int, p2_stride: int = 4) -> tuple[LevelSpec, LevelSpec]:
+    """P3' at the stride of P2, and P2' at half of it."""
+    return LevelSpec("p3x", p2_stride, channels), LevelSpec("p2x", p2_stride // 2, channels)

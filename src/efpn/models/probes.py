@@ -90,8 +90,9 @@ class HalfOracle(nn.Module):
         true = backbone.body(double)
         second = backbone.fpn(true)
         maps = extension.sources(pyramid)
-        c2 = backbone.body.layer1(fine.entry(fine.map))
-        c3 = true["c3"] if self.part == "c3" else (backbone.body.layer2(c2) if extension.lateral3 else None)
+        stage2, stage3, *_ = backbone.body.stages
+        c2 = stage2(fine.entry(fine.map))
+        c3 = true["c3"] if self.part == "c3" else (stage3(c2) if extension.lateral3 else None)
         upsampled = upsample2x(second.inner["p4"]) if self.part == "p4" else extension.upsampler(maps["p3"], maps["p2"])
         p3x = extension.with_c3(upsampled, c3)
         if self.part == "c3" and extension.lateral3 is None:
@@ -136,8 +137,8 @@ class MultiScale(nn.Module):
 
     def _united(self, found: Sequence[Detections]) -> Detections:
         boxes, scores, labels = (torch.cat([one[key] for one in found]) for key in ("boxes", "scores", "labels"))
-        heads = self.detector.roi_heads
-        kept = batched_nms(boxes, scores, labels, heads.nms_thresh)[: heads.detections_per_img]
+        detector = self.detector
+        kept = batched_nms(boxes, scores, labels, detector.nms_thresh)[: detector.detections_per_img]
         return {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +21,12 @@ from torchvision.ops.poolers import initLevelMapper
 
 from efpn.errors import UserError, require_count, require_share
 from efpn.models.crowds import leave_out_crowds
-from efpn.models.fpn import STRIDES as FPN_STRIDES
+from efpn.models.filters import DetectionFilter, Ranked
 from efpn.models.windows import WindowedLevel
+from efpn.types import LevelSpec
 
 POOLED_SIDE = 7
 LEVELS = ("p2", "p3", "p4", "p5")
-STRIDES = {"p2x": 2, "p3x": 4, **FPN_STRIDES}
 
 
 @dataclass(frozen=True)
@@ -58,29 +59,6 @@ class RoISettings:
 
 
 @dataclass(frozen=True)
-class SmallRoIs:
-    """Where small RoIs go.
-
-    Attributes:
-        below: RoIs with ``sqrt(w * h)`` under this many 1x pixels are small (TT100K: 56, COCO: 112).
-        level: the map that they are pooled from: ``p2x``, or another to compare with.
-        own_head: a box head of their own, started from the other; False sends them through the one head.
-    """
-
-    below: float
-    level: str = "p2x"
-    own_head: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse a threshold that sends no RoI to the extended level."""
-        if not self.below > 0:
-            raise UserError(
-                f"small_roi_below={self.below}: must be greater than 0 (pixels of the 1x input; 56 for TT100K at "
-                "1400 px, 112 for COCO at 800 px)"
-            )
-
-
-@dataclass(frozen=True)
 class OHEM:
     """Online hard example mining (Shrivastava et al., 2016) on the small RoIs: those of the highest loss train.
 
@@ -101,13 +79,13 @@ class OHEM:
     def __post_init__(self) -> None:
         """Refuse numbers by which nothing could be mined."""
         if self.per_image is not None:
-            require_count("model.ohem.per_image", self.per_image, least=1)
+            require_count("mining.per_image", self.per_image, least=1)
         for name in ("keep", "nms"):
             value = getattr(self, name)
             if value is not None:
-                require_share(f"model.ohem.{name}", value)
+                require_share(f"mining.{name}", value)
         if self.keep == 0:
-            raise UserError("model.ohem.keep=0: nothing would train; give a share above 0, or null for all")
+            raise UserError("mining.keep=0: nothing would train; give a share above 0, or null for all")
 
     def hardest(self, rois: list[Tensor], losses: Tensor) -> list[Tensor]:
         """Rows of the RoIs that train, image by image, hardest first.
@@ -128,20 +106,53 @@ class OHEM:
         return left[losses[left].topk(wanted).indices]
 
 
+@dataclass(frozen=True)
+class SmallRoIs:
+    """Where small RoIs go.
+
+    Attributes:
+        below: RoIs with ``sqrt(w * h)`` under this many 1x pixels are small (TT100K: 56, COCO: 112).
+        level: the map that they are pooled from: ``p2x``, or another to compare with.
+        own_head: a box head of their own, started from the other; False sends them through the one head.
+        mining: train on the hardest small RoIs only, instead of a random sample of all (the finetuning phase).
+    """
+
+    below: float
+    level: str = "p2x"
+    own_head: bool = False
+    mining: OHEM | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a threshold that sends no RoI to the extended level."""
+        if not self.below > 0:
+            raise UserError(
+                f"small_roi_below={self.below}: must be greater than 0 (pixels of the 1x input; 56 for TT100K at "
+                "1400 px, 112 for COCO at 800 px)"
+            )
+
+
 class PyramidRoIAlign(nn.Module):
     """RoIAlign from ``p2 .. p5`` by eq. 2 and, for small RoIs, from the extended level.
 
     Args:
+        levels: what there is to pool from.
         small: the rule for small RoIs, or None for a plain FPN.
         sampling_ratio: sampling points per pooled cell and axis.
         canonical_size: of eq. 2, see `RoISettings`.
     """
 
-    def __init__(self, small: SmallRoIs | None = None, sampling_ratio: int = 2, canonical_size: int = 224) -> None:
+    def __init__(
+        self,
+        levels: Sequence[LevelSpec],
+        small: SmallRoIs | None = None,
+        sampling_ratio: int = 2,
+        canonical_size: int = 224,
+    ) -> None:
         super().__init__()
+        named = {level.name: level for level in levels}
         self.small = small
-        self.regular = pooler(LEVELS, sampling_ratio, canonical_size)
-        self.extended = pooler((small.level,), sampling_ratio) if small else None
+        self.regular = pooler([named[name] for name in LEVELS], sampling_ratio, canonical_size)
+        self.extended = pooler([named[small.level]], sampling_ratio) if small else None
 
     def forward(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
@@ -175,24 +186,22 @@ class PyramidRoIHeads(RoIHeads):
     """torchvision's RoI heads with the extended level, a second box head for it, and OHEM.
 
     Args:
-        channels: depth of the levels.
+        levels: what there is to pool from.
         num_classes: classes with the background.
         settings: the numbers.
         small: the rule for small RoIs; None gives torchvision's own heads.
-        ohem: train on the hardest small RoIs only, instead of a random sample of all (the finetuning phase).
     """
 
     def __init__(
         self,
-        channels: int,
+        levels: Sequence[LevelSpec],
         num_classes: int,
         settings: RoISettings,
         small: SmallRoIs | None = None,
-        ohem: OHEM | None = None,
     ) -> None:
         super().__init__(
-            box_roi_pool=PyramidRoIAlign(small, canonical_size=settings.canonical_size),
-            box_head=TwoMLPHead(channels * POOLED_SIDE**2, settings.head_width),
+            box_roi_pool=PyramidRoIAlign(levels, small, canonical_size=settings.canonical_size),
+            box_head=TwoMLPHead(levels[0].channels * POOLED_SIDE**2, settings.head_width),
             box_predictor=FastRCNNPredictor(settings.head_width, num_classes),
             fg_iou_thresh=settings.fg_iou,
             bg_iou_thresh=settings.fg_iou,
@@ -203,10 +212,9 @@ class PyramidRoIHeads(RoIHeads):
             nms_thresh=settings.nms_thresh,
             detections_per_img=settings.detections_per_image,
         )
-        if ohem is not None and small is None:
-            raise UserError("model.ohem: mines small RoIs, so it needs model.small (small_roi_below)")
-        self.ohem = ohem
+        self.ohem = small.mining if small else None
         self.small_head = self._copied_head() if small and small.own_head else None
+        self.watcher: Callable[[list[Ranked], list[Tensor]], None] | None = None  # told what is left, and the proposals
 
     def forward(
         self,
@@ -226,9 +234,11 @@ class PyramidRoIHeads(RoIHeads):
             outputs = self.box_outputs(features, proposals, image_shapes)
             return [], box_losses(*outputs, labels, deltas)
         outputs = self.box_outputs(features, proposals, image_shapes)
-        boxes, scores, found = self.postprocess_detections(*outputs, proposals, image_shapes)
-        detections = [{"boxes": b, "labels": k, "scores": s} for b, k, s in zip(boxes, found, scores, strict=True)]
-        return detections, {}
+        ranked = self.ranked(*outputs, proposals, image_shapes)
+        if self.watcher:
+            self.watcher(ranked, proposals)
+        kept = [one.kept() for one in ranked]
+        return [{"boxes": boxes, "labels": labels, "scores": scores} for boxes, scores, labels, _ in kept], {}
 
     def box_outputs(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
@@ -239,6 +249,20 @@ class PyramidRoIHeads(RoIHeads):
         """
         logits, deltas = self._by_level(self.box_roi_pool(features, proposals, image_shapes), proposals)
         return logits.float(), deltas.float()
+
+    def ranked(
+        self, logits: Tensor, deltas: Tensor, proposals: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> list[Ranked]:
+        """What is left of each image's boxes; ``row // K`` is the RoI that a detection came from."""
+        counts = [len(boxes) for boxes in proposals]
+        outputs = zip(logits.split(counts), deltas.split(counts), proposals, image_shapes, strict=True)
+        return [self.ranked_in_one(*one) for one in outputs]
+
+    def ranked_in_one(self, logits: Tensor, deltas: Tensor, proposals: Tensor, size: tuple[int, int]) -> Ranked:
+        """As `ranked`, of one image."""
+        chosen = DetectionFilter(self.detections_per_img, self.nms_thresh, self.score_thresh)
+        decoded = self.box_coder.decode_single(deltas, proposals).unflatten(1, (-1, 4))
+        return chosen(decoded[:, 1:], logits.softmax(-1)[:, 1:], size)
 
     def _by_level(self, pooled: Tensor, proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
         if self.small_head is None:
@@ -301,14 +325,15 @@ class PyramidRoIHeads(RoIHeads):
         return _pick(rois, small), _pick(labels, small), _pick(deltas, small)
 
 
-def pooler(levels: tuple[str, ...], sampling_ratio: int, canonical_size: int = 224) -> MultiScaleRoIAlign:
+def pooler(levels: Sequence[LevelSpec], sampling_ratio: int, canonical_size: int = 224) -> MultiScaleRoIAlign:
     """torchvision's RoIAlign over ``levels`` by eq. 2, told their strides.
 
     It would guess them from its first batch and keep them, wrong for good if those pictures are under about 45 px.
     """
-    align = MultiScaleRoIAlign(list(levels), POOLED_SIDE, sampling_ratio, canonical_scale=canonical_size)
-    align.scales = [1 / STRIDES[level] for level in levels]
-    finest, coarsest = (int(math.log2(STRIDES[level])) for level in (levels[0], levels[-1]))
+    names = [level.name for level in levels]
+    align = MultiScaleRoIAlign(names, POOLED_SIDE, sampling_ratio, canonical_scale=canonical_size)
+    align.scales = [1 / level.stride for level in levels]
+    finest, coarsest = (int(math.log2(level.stride)) for level in (levels[0], levels[-1]))
     align.map_levels = initLevelMapper(finest, coarsest, align.canonical_scale, align.canonical_level)
     return align
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 from efpn.errors import UserError, require_share
 from efpn.models.crowds import leave_out_crowds
+from efpn.models.filters import ProposalFilter, Ranked
 
 LEVELS = ("p2", "p3", "p4", "p5", "p6")
 
@@ -103,6 +104,9 @@ class PyramidRPN(RegionProposalNetwork):
             nms_thresh=settings.nms_thresh,
         )
         self.test_score_thresh = settings.score_thresh
+        self.watcher: Callable[[list[Ranked]], None] | None = (
+            None  # told what is left of each image, beyond the cap too
+        )
 
     def forward(
         self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]] | None = None
@@ -118,3 +122,28 @@ class PyramidRPN(RegionProposalNetwork):
         """Label each anchor (1 object, 0 background, -1 left out) and match it to a ground truth."""
         labels, matched = super().assign_targets_to_anchors(anchors, targets)
         return [leave_out_crowds(*one) for one in zip(labels, anchors, targets, strict=True)], matched
+
+    def filter(self) -> ProposalFilter:
+        """The filter of the mode that the RPN is in."""
+        return ProposalFilter(
+            self.pre_nms_top_n(), self.post_nms_top_n(), self.nms_thresh, self.score_thresh, self.min_size
+        )
+
+    def filter_proposals(
+        self,
+        proposals: Tensor,
+        objectness: Tensor,
+        image_shapes: list[tuple[int, int]],
+        num_anchors_per_level: list[int],
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Boxes and objectness of the proposals of each image, from ``(N, A, 4)`` and ``(N * A, 1)``."""
+        logits = objectness.detach().reshape(len(proposals), -1)
+        chosen = self.filter()
+        ranked = [
+            chosen(boxes.split(num_anchors_per_level), own.split(num_anchors_per_level), size)
+            for boxes, own, size in zip(proposals, logits, image_shapes, strict=True)
+        ]
+        if self.watcher:
+            self.watcher(ranked)
+        kept = [one.kept() for one in ranked]
+        return [one[0] for one in kept], [one[1] for one in kept]

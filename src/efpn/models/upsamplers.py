@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efpn.errors import UserError, require_count
+from efpn.models.receptive import reach, weights
 
 SLOPE = 0.1
 
@@ -210,24 +211,6 @@ class Nearest(TwoStage):
 def upsample2x(x: Tensor) -> Tensor:
     """Nearest-neighbour upsampling by two, the arrow of eq. 1."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
-
-
-def weights(module: nn.Module) -> int:
-    """Weights of all convolutions in a module: their multiply-adds for each cell."""
-    return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Conv2d))
-
-
-def reach(module: nn.Module) -> int:
-    """How far, in cells that it reads, a chain of convolutions sees to each side, beyond the cells that it shrinks.
-
-    A shortcut beside the chain (a 1x1 convolution named ``downsample``, as in torchvision) sees nothing.
-    """
-    cells, stride = 0, 1
-    for name, conv in module.named_modules():
-        if isinstance(conv, nn.Conv2d) and "downsample" not in name:
-            cells += (conv.kernel_size[0] - 1) // 2 * conv.dilation[0] * stride
-            stride *= conv.stride[0]
-    return cells
 
 
 def _require_ftt(width: int, blocks: int, reduction: int, groups: int) -> None:

@@ -24,11 +24,12 @@ from torch import Tensor, nn
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from efpn.errors import UserError, require_count
-from efpn.models.detail import Fine, whole_stem
+from efpn.models.backbones import Backbone
+from efpn.models.detail import Fine, entry_on
 from efpn.models.extension import Extension
 from efpn.models.fpn import Pyramid
-from efpn.models.trunk import ResNetTrunk
-from efpn.models.upsamplers import TwoStage, reach, upsample2x, weights
+from efpn.models.receptive import reach, weights
+from efpn.models.upsamplers import TwoStage, upsample2x
 
 log = logging.getLogger(__name__)
 
@@ -108,24 +109,25 @@ class WindowedLevel:
 
     Args:
         extension: makes it.
-        trunk: its stages 2 and 3 make C2' and C3'.
+        backbone: its stages 2 and 3 make C2' and C3'.
         pyramid: of the batch.
         fine: what C2' of the batch is made of.
         settings: how it is cut.
     """
 
     def __init__(
-        self, extension: Extension, trunk: ResNetTrunk, pyramid: Pyramid, fine: Fine, settings: Windows
+        self, extension: Extension, backbone: Backbone, pyramid: Pyramid, fine: Fine, settings: Windows
     ) -> None:
         assert isinstance(extension.upsampler, TwoStage), "nothing else is cut, see cuts_exactly"
-        self.extension, self.upsampler, self.trunk = extension, extension.upsampler, trunk
+        self.extension, self.upsampler = extension, extension.upsampler
+        self.stage2, self.stage3 = backbone.stages[:2]
         self.fine, self.settings = fine, settings
         maps = extension.sources(pyramid)
         self.p3, self.p2 = maps["p3"], maps["p2"]
         self.size = (self.p3.shape[-2], self.p3.shape[-1])
-        self.post_reach, self.stage2_reach = reach(extension.post), reach(trunk.layer1)
+        self.post_reach, self.stage2_reach = reach(extension.post), reach(self.stage2)
         # stage 3 halves the resolution: it is cut at even cells
-        self.stage3_reach = 2 * math.ceil(reach(trunk.layer2) / 2) if extension.lateral3 else 0
+        self.stage3_reach = 2 * math.ceil(reach(self.stage3) / 2) if extension.lateral3 else 0
         self.margins = self._margins()
         self._work = self._priced()
 
@@ -184,7 +186,7 @@ class WindowedLevel:
     def _priced(self) -> tuple[np.ndarray, np.ndarray]:
         """Multiply-adds of every part for each cell of P3, and the margin that the part is computed with."""
         near, far = self.margins
-        ext, trunk = self.extension, self.trunk
+        ext = self.extension
         # in cells of C2': what stage 3 sees around P3', or what the last convolution does
         second = (2 * self._rim + self.stage3_reach) if ext.lateral3 else self.post_reach
         first = second + self.stage2_reach
@@ -192,18 +194,18 @@ class WindowedLevel:
             (self.upsampler.work[0], near + far),
             (self.upsampler.work[1], near),
             (P2X_PER_P3**2 * (weights(ext.lateral) + weights(ext.post)), self.post_reach / P2X_PER_P3),
-            (P2X_PER_P3**2 * weights(trunk.layer1), first / P2X_PER_P3),
+            (P2X_PER_P3**2 * weights(self.stage2), first / P2X_PER_P3),
             (P2X_PER_P3**2 * self.fine.work, (first + self.fine.reach) / P2X_PER_P3),
         ]
         if ext.lateral3:
-            parts += [(4 * weights(trunk.layer2), second / P2X_PER_P3), (4 * weights(ext.lateral3), self._rim / 2)]
+            parts += [(4 * weights(self.stage3), second / P2X_PER_P3), (4 * weights(ext.lateral3), self._rim / 2)]
         work, margins = zip(*parts, strict=True)
         return np.array(work, float), np.array(margins, float)
 
     def _whole(self) -> Tensor:
         """P2' of the batch, dense."""
-        c2x = self.trunk.layer1(self.fine.entry(self.fine.map))
-        c3x = self.trunk.layer2(c2x) if self.extension.lateral3 else None
+        c2x = self.stage2(self.fine.entry(self.fine.map))
+        c3x = self.stage3(c2x) if self.extension.lateral3 else None
         return self.extension(self.p3, self.p2, c2x, c3x)[1]
 
     def _computed(self, one: slice, part: Rect) -> Tensor:
@@ -216,7 +218,7 @@ class WindowedLevel:
         c2x = self._c2x(one, c2_part, fine)
         p3x = self._upsampled(one, part, p3_part)
         if self.extension.lateral3:
-            c3x = p3_part.within(self.trunk.layer2(c2x), c2_part.over(2))
+            c3x = p3_part.within(self.stage3(c2x), c2_part.over(2))
             p3x = self.extension.with_c3(p3x, c3x)
         upsampled = around.within(upsample2x(p3x), p3_part.times(2))
         return wanted.within(self.extension.merge(upsampled, around.within(c2x, c2_part)), around)
@@ -235,23 +237,23 @@ class WindowedLevel:
         beneath = wanted.grown(self.stage2_reach, *size)
         read = beneath.grown(self.fine.reach, *size)
         entered = beneath.within(self.fine.entry(read.times(self.fine.cells).of(self.fine.map[one])), read)
-        return wanted.within(self.trunk.layer1(entered), beneath)
+        return wanted.within(self.stage2(entered), beneath)
 
 
 @torch.no_grad()
-def cuts_exactly(extension: nn.Module, trunk: ResNetTrunk, channels: int) -> bool:
+def cuts_exactly(extension: nn.Module, backbone: Backbone, channels: int) -> bool:
     """Whether windows of an extension's P2' are those of the dense map; tried out on a copy with random weights.
 
     Only an `Extension` whose upsampler says how far it sees can be cut at all. On the meta device its word is taken.
 
     Args:
         extension: as built.
-        trunk: whose stages it is used with.
+        backbone: whose stages it is used with.
         channels: depth of the pyramid.
     """
     if not isinstance(getattr(extension, "upsampler", None), TwoStage):
         return False
-    if next(trunk.parameters()).is_meta:
+    if next(backbone.parameters()).is_meta:
         return True
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -262,11 +264,11 @@ def cuts_exactly(extension: nn.Module, trunk: ResNetTrunk, channels: int) -> boo
         side = 2 * (sum(tried.upsampler.reach) + 6)  # type: ignore[arg-type]
         maps = {"p3": torch.rand(1, channels, side, side), "p2": torch.rand(1, channels, 2 * side, 2 * side)}
         image = torch.rand(1, 3, 16 * side, 16 * side)
-        training = trunk.training
-        level = WindowedLevel(tried, trunk.eval(), Pyramid(maps, maps), whole_stem(trunk, image), Windows())
+        training = backbone.training
+        level = WindowedLevel(tried, backbone.eval(), Pyramid(maps, maps), entry_on(backbone, image), Windows())
         middle = Rect(side // 2 - 1, side // 2, side // 2 + 1, side // 2 + 2)
         dense, cut = middle.times(P2X_PER_P3).of(level._whole()), level._computed(slice(0, 1), middle)
-        trunk.train(training)
+        backbone.train(training)
     if torch.allclose(cut, dense, rtol=1e-3, atol=1e-3 * float(dense.std())):
         return True
     log.warning(

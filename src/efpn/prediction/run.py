@@ -69,7 +69,7 @@ def build_task(cfg: DictConfig, run: SavedRun) -> PredictionTask:
     handover = read_handover(run.checkpoint)
     detector = rebuild_detector(run, handover, detail=cfg.detail, changes=cfg.model)
     if cfg.min_score is not None:
-        detector.roi_heads.score_thresh = cfg.min_score
+        detector.score_thresh = cfg.min_score
     node = run.config.data.eval_transform.copy()
     resize_to(node, cfg.short_side)
     return PredictionTask(detector, instantiate(node, _convert_="all"), slices_of(cfg), cfg.batch_size)

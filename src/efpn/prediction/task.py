@@ -97,7 +97,7 @@ class PredictionTask(pl.LightningModule):
             seen += self._detect_windows(image, windows[start : start + self.batch_size])
         if self.slices and self.slices.whole and len(windows) > 1:
             seen[0] = larger_than(seen[0], self.slices.shared)
-        return merge_windows(seen, windows, height, width, self.detector.roi_heads.nms_thresh)
+        return merge_windows(seen, windows, height, width, self.detector.nms_thresh)
 
     def _detect_windows(self, image: NDArray[np.uint8], windows: list[Window]) -> list[dict[str, Tensor]]:
         parts = [np.ascontiguousarray(image[y1:y2, x1:x2]) for x1, y1, x2, y2 in windows]

@@ -24,7 +24,7 @@ from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, METRICS_FILE, RESUME_FIL
 # extension and the like are part of a phase's own node where the phase uses them.
 FREE = (
     "trainer", "logger", "callbacks", "paths", "resume", "overwrite", "phase", "phases", "sequence", "ckpt_path",
-    "init_ckpt", "score_threshold", "backbone.weights", "model.trunk.weights", "data.root", "data.source.root",
+    "init_ckpt", "score_threshold", "backbone.weights", "model.backbone.weights", "data.root", "data.source.root",
     "loss", "extension", "detail", "ftt_width", "small_roi_below", "model.windows", "model.rpn.score_thresh",
     "data.num_workers", "data.eval_batch_size", "data.limit_val", "data.check_pictures",
 )  # fmt: skip
@@ -114,8 +114,13 @@ def phase_run(cfg: DictConfig, name: str) -> PhaseRun:
 
 
 def model_config(cfg: DictConfig, name: str) -> DictConfig:
-    """The detector of phase ``name``: the common one with what the phase adds (neck, small RoIs, OHEM)."""
-    merged = OmegaConf.create({**cfg.model, **cfg.phases[name].get("model", {})})
+    """The detector of phase ``name``: the common one with what the phase adds (neck, the rule for what is small).
+
+    Nodes that the chosen detector does not read are left out.
+    """
+    unread = ("leaves_out", *cfg.model.leaves_out)
+    common = {key: value for key, value in cfg.model.items_ex(resolve=False) if key not in unread}
+    merged = OmegaConf.create({**common, **cfg.phases[name].get("model", {})})
     merged._set_parent(cfg)
     assert isinstance(merged, DictConfig)
     return merged

@@ -57,7 +57,7 @@ def rebuild_detector(
             if OmegaConf.is_dict(change) and not OmegaConf.is_dict(node.get(key)):
                 raise UserError(f"model.{key!s}: the {run.phase} phase in {run.folder} has none to change")
         node.merge_with(changes)
-    given = {"num_classes": len(handover.classes) + 1, "trunk": {"weights": None}, "ohem": None}
+    given = {"num_classes": len(handover.classes) + 1, "backbone": {"weights": None}}
     try:
         detector: EFPNDetector = instantiate(node, **given, _convert_="all")
     except InstantiationException as error:

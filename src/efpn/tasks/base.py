@@ -122,14 +122,14 @@ class DetectorTask(pl.LightningModule):
 
 def count_capped(detector: EFPNDetector, found: Sequence[Mapping[str, Tensor]]) -> int:
     """How many pictures hold as many detections as the detector's own cap allows."""
-    return sum(len(one["boxes"]) >= detector.roi_heads.detections_per_img for one in found)
+    return sum(len(one["boxes"]) >= detector.detections_per_img for one in found)
 
 
 def warn_of_cap(detector: EFPNDetector, capped: int, what: str = "pictures") -> None:
     """Say if the cap may have cut off something in ``capped`` pictures (or ``what`` else was counted)."""
     if capped:
-        cap = detector.roi_heads.detections_per_img
-        log.warning("%d %s reach model.roi.detections_per_image=%d: objects may be cut off there", capped, what, cap)
+        cap = detector.detections_per_img
+        log.warning("%d %s reach detections_per_image=%d: objects may be cut off there", capped, what, cap)
 
 
 def native_detections(

@@ -18,9 +18,9 @@ class DetectionTask(DetectorTask):
     """
 
     def train(self, mode: bool = True) -> Self:
-        """Switch modes; the RoI heads give losses even with all their weights frozen (an extension trains alone)."""
+        """Switch modes; heads give losses even with all their weights frozen (an extension trains alone)."""
         super().train(mode)
-        self.detector.roi_heads.training = mode
+        self.detector.give_losses(mode)
         return self
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

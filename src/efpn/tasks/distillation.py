@@ -14,7 +14,7 @@ DistillationLoss = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor
 
 
 class DistillationTask(DetectorTask):
-    """Trains the extension alone; the teacher is the same frozen trunk and FPN on the 2x picture.
+    """Trains the extension alone; the teacher is the same frozen backbone and FPN on the 2x picture.
 
     Args:
         loss: see `efpn.losses.DualLoss`; ``loss((p3x, p2x), targets, boxes)``.

@@ -13,7 +13,7 @@ from efpn.errors import UserError
 def train_only(model: nn.Module, patterns: Sequence[str]) -> None:
     """Leave a gradient only to the parameters whose name matches a pattern (``backbone.extension.*``).
 
-    A parameter that the model itself froze (the trunk's first stages) stays frozen.
+    A parameter that the model itself froze (the backbone's first stages) stays frozen.
 
     Raises:
         UserError: a pattern matches no parameter.

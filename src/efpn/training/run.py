@@ -278,14 +278,14 @@ def build_data(cfg: DictConfig, run: PhaseRun, world_size: int) -> DetectionData
 def build_model(cfg: DictConfig, phase: str, data: DetectionDataModule, pretrained: bool) -> EFPNDetector:
     """The detector of a phase; ``pretrained`` loads the backbone's weights, which a checkpoint would replace."""
     node = model_config(cfg, phase)
-    weights = {} if pretrained else {"trunk": {"weights": None}}
+    weights = {} if pretrained else {"backbone": {"weights": None}}
     return instantiate(node, num_classes=data.num_classes, **weights, _convert_="all")
 
 
 def blank_detector(cfg: DictConfig, phase: str) -> EFPNDetector:
     """The detector of a phase without numbers in it, on no device: it proves the config, and tells its parts."""
     with torch.device("meta"):
-        return instantiate(model_config(cfg, phase), num_classes=2, trunk={"weights": None}, _convert_="all")
+        return instantiate(model_config(cfg, phase), num_classes=2, backbone={"weights": None}, _convert_="all")
 
 
 def new_parts(cfg: DictConfig, run: PhaseRun, detector: EFPNDetector) -> list[str]:

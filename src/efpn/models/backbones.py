@@ -1,8 +1,12 @@
-"""ResNet and ResNeXt trunks whose stem and first stages can be run by themselves, for C2' and C3'."""
+"""Backbones: images in, C2 to C5 out. Their entry and first stages can be run by themselves, for C2' and C3'.
+
+A new one is a `Backbone` that names its parts; what is built of it (pyramid, extension, tiles) follows from its levels.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import abc
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -14,12 +18,84 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from efpn.errors import UserError
+from efpn.types import LevelSpec
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NAMES, STRIDES = ("c2", "c3", "c4", "c5"), (4, 8, 16, 32)
+
+
+class Backbone(nn.Module, abc.ABC):
+    """A convolutional backbone in parts: entry, and four stages that give C2 to C5.
+
+    Attributes:
+        levels: a `LevelSpec` for each of ``c2 .. c5``; strides are 4, 8, 16, 32.
+        mean: of the pixels that it was trained on, RGB in [0, 1].
+        std: likewise.
+    """
+
+    levels: tuple[LevelSpec, ...]
+    mean: Sequence[float] = IMAGENET_MEAN
+    std: Sequence[float] = IMAGENET_STD
+
+    @property
+    @abc.abstractmethod
+    def entry(self) -> nn.Module:
+        """All before stage 2: images ``(N, 3, H, W)`` to ``(N, any, H/4, W/4)``."""
+
+    @property
+    @abc.abstractmethod
+    def stages(self) -> Sequence[nn.Module]:
+        """Stages 2 to 5, each on the map of the one before it."""
+
+    @property
+    def stem(self) -> nn.Module | None:
+        """The entry without its last, pooling layer: images to what stage 2 can read at ``(N, any, H/2, W/2)``.
+
+        None where the entry has no such layer: C2' cannot be made of the stem's map then (`efpn.models.Stem`).
+        """
+        return None
+
+    @property
+    def pool(self) -> nn.Module:
+        """What turns the stem's map into that of the entry."""
+        raise NotImplementedError(f"{type(self).__name__} has no stem of stride 2")
+
+    def forward(self, images: Tensor, stem: bool = False) -> dict[str, Tensor]:
+        """Run all parts.
+
+        Args:
+            images: ``(N, 3, H, W)`` normalised images.
+            stem: also return the stem's map.
+
+        Returns:
+            ``c2 .. c5`` at strides 4 to 32 and, if asked for, ``c1`` at stride 2.
+        """
+        maps = {}
+        if stem:
+            assert self.stem is not None, "asked for by nothing but efpn.models.Stem, which checks it"
+            maps["c1"] = self.stem(images)
+        found = self.pool(maps["c1"]) if stem else self.entry(images)
+        for level, stage in zip(self.levels, self.stages, strict=True):
+            found = maps[level.name] = stage(found)
+        return maps
+
+    def freeze(self, trainable_stages: int) -> None:
+        """Leave a gradient to the last ``trainable_stages`` of the five: entry and stages 2 to 5.
+
+        Raises:
+            UserError: there are not so many.
+        """
+        parts = [*reversed(self.stages), self.entry]
+        if not 0 <= trainable_stages <= len(parts):
+            raise UserError(f"backbone.trainable_stages={trainable_stages}: must lie between 0 and {len(parts)}")
+        for part in parts[trainable_stages:]:
+            part.requires_grad_(False)
 
 
 class FrozenBatchNorm(FrozenBatchNorm2d):
     """torchvision's frozen batch-norm through the fused kernel, which keeps bf16 maps in bf16.
 
-    torchvision multiplies by float32 scales, so that under autocast every map of the trunk is promoted to float32.
+    torchvision multiplies by float32 scales, so that under autocast every map of the backbone is promoted to float32.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -31,7 +107,7 @@ class FrozenBatchNorm(FrozenBatchNorm2d):
 NORMS: dict[str, Callable[..., nn.Module]] = {"frozen": FrozenBatchNorm, "batch": nn.BatchNorm2d}
 
 
-class ResNetTrunk(nn.Module):
+class ResNet(Backbone):
     """A torchvision ResNet without its classifier, under torchvision's own parameter names.
 
     Args:
@@ -51,38 +127,34 @@ class ResNetTrunk(nn.Module):
         self, arch: str = "resnet50", weights: str | None = "imagenet", norm: str = "frozen", trainable_stages: int = 3
     ) -> None:
         super().__init__()
-        if norm not in NORMS:
-            raise UserError(f"backbone.norm={norm}: unknown; use one of {', '.join(NORMS)}")
-        net = _torchvision_resnet(arch, NORMS[norm])
+        net = _torchvision_resnet(arch, NORMS[checked_norm(norm)])
         self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
-        width = net.fc.in_features
-        self.channels = {"c2": width // 8, "c3": width // 4, "c4": width // 2, "c5": width}
+        depths = [net.fc.in_features // share for share in (8, 4, 2, 1)]
+        self.levels = tuple(LevelSpec(*level) for level in zip(NAMES, STRIDES, depths, strict=True))
         if weights is not None:
             self.load_weights(weights, arch)
-        self._freeze(trainable_stages)
+        self.freeze(trainable_stages)
 
-    def forward(self, images: Tensor, stem: bool = False) -> dict[str, Tensor]:
-        """Run the stages.
+    @property
+    def stem(self) -> nn.Module:
+        """Convolution, norm and ReLU: ``(N, 64, H/2, W/2)``."""
+        return nn.Sequential(self.conv1, self.bn1, self.relu)
 
-        Args:
-            images: ``(N, 3, H, W)`` normalised images.
-            stem: also return the stem's map.
+    @property
+    def pool(self) -> nn.Module:
+        """The max-pool."""
+        return self.maxpool
 
-        Returns:
-            ``c2 .. c5`` at strides 4 to 32 and, if asked for, ``c1`` ``(N, 64, H/2, W/2)``, the stem's map before its
-            max-pool.
-        """
-        c1 = self.relu(self.bn1(self.conv1(images)))
-        maps = {"c2": self.layer1(self.maxpool(c1))}
-        maps["c3"] = self.layer2(maps["c2"])
-        maps["c4"] = self.layer3(maps["c3"])
-        maps["c5"] = self.layer4(maps["c4"])
-        return {"c1": c1, **maps} if stem else maps
+    @property
+    def entry(self) -> nn.Module:
+        """Stem and max-pool: ``(N, 64, H/4, W/4)``."""
+        return nn.Sequential(self.conv1, self.bn1, self.relu, self.maxpool)
 
-    def pooled_stem(self, images: Tensor) -> Tensor:
-        """What stage 2 reads, ``(N, 64, H/4, W/4)``, of ``(N, 3, H, W)``."""
-        return self.maxpool(self.relu(self.bn1(self.conv1(images))))
+    @property
+    def stages(self) -> Sequence[nn.Module]:
+        """torchvision's four layers."""
+        return self.layer1, self.layer2, self.layer3, self.layer4
 
     def load_weights(self, weights: str, arch: str) -> None:
         """Load ImageNet weights by name or from a local file, strictly but for the classifier ``fc``."""
@@ -99,12 +171,12 @@ class ResNetTrunk(nn.Module):
             raise UserError(f"backbone.weights={weights}: does not fit {arch}: {found}; give torchvision's {arch}")
         self.load_state_dict(state, strict=False)
 
-    def _freeze(self, trainable_stages: int) -> None:
-        stages = [[self.layer4], [self.layer3], [self.layer2], [self.layer1], [self.conv1, self.bn1]]
-        if not 0 <= trainable_stages <= len(stages):
-            raise UserError(f"backbone.trainable_stages={trainable_stages}: must lie between 0 and {len(stages)}")
-        for module in (m for stage in stages[trainable_stages:] for m in stage):
-            module.requires_grad_(False)
+
+def checked_norm(norm: str) -> str:
+    """Raise `UserError` if ``norm`` is neither ``frozen`` nor ``batch``."""
+    if norm not in NORMS:
+        raise UserError(f"backbone.norm={norm}: unknown; use one of {', '.join(NORMS)}")
+    return norm
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:

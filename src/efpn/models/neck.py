@@ -1,16 +1,17 @@
-"""Trunk, FPN and extension as one torchvision backbone."""
+"""Backbone, FPN and extension as what torchvision's detectors call a backbone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from efpn.models.detail import Detail, Fine, Stem
+from efpn.models.backbones import Backbone
+from efpn.models.detail import Detail, Fine, Stem, require_stem
 from efpn.models.extension import Extension, WholePass
 from efpn.models.fpn import FPN, Pyramid
-from efpn.models.trunk import ResNetTrunk
 from efpn.models.windows import WindowedLevel, Windows, cuts_exactly
 from efpn.types import LevelSpec
 
@@ -21,7 +22,7 @@ class EFPNBackbone(nn.Module):
     """What torchvision's detectors call a backbone: images in, named levels out.
 
     Args:
-        trunk: gives ``c2 .. c5``, and its first stages for C2' and C3'.
+        body: the backbone proper (torchvision's name for it); gives ``c2 .. c5``, and its first stages C2' and C3'.
         channels: depth of every level.
         extension: builds P3' and P2'. None gives a plain FPN.
         detail: where C2' comes from; None is the paper's `Stem`.
@@ -32,23 +33,27 @@ class EFPNBackbone(nn.Module):
         levels: a `LevelSpec` for every map that `forward` returns, checked against a real pass at construction.
     """
 
+    extension: Any  # an `Extension`, a `WholePass`, or None
+
     def __init__(
         self,
-        trunk: ResNetTrunk,
+        body: Backbone,
         channels: int,
         extension: Extension | WholePass | None = None,
         detail: Detail | None = None,
         windows: Windows | None = None,
     ) -> None:
         super().__init__()
-        self.body = trunk
-        self.fpn = FPN(trunk.channels, channels)
+        self.body = body
+        self.fpn = FPN(body.levels, channels)
         self.extension = extension
         self.detail = detail or Stem()
         self.out_channels = channels
         self.levels = self.fpn.levels + (extension.levels if extension else ())
+        if extension:
+            require_stem(self.detail, body)
         check_levels(self, self.levels)
-        self.windows = windows if extension and windows and cuts_exactly(extension, trunk, channels) else None
+        self.windows = windows if extension and windows and cuts_exactly(extension, body, channels) else None
 
     @property
     def reads_2x(self) -> bool:
@@ -80,11 +85,11 @@ class EFPNBackbone(nn.Module):
         return {**pyramid.output, "p3x": p3x, "p2x": p2x}
 
     def pyramid(self, images: Tensor) -> Pyramid:
-        """Run trunk and FPN alone."""
+        """Run backbone and FPN alone."""
         return self.fpn(self.body(images))
 
     def prepare(self, images: Tensor, images_2x: Tensor | None = None) -> tuple[Pyramid, Fine]:
-        """Run trunk and FPN, and get ready what C2' is made of."""
+        """Run backbone and FPN, and get ready what C2' is made of."""
         stages = self.body(images, stem=self.detail.reads_stem)
         return self.fpn(stages), self.detail.fine(self.body, images, stages.get("c1"), images_2x)
 

@@ -1,0 +1,89 @@
+"""timm's networks as backbones: by a real pass, with and without a stem for the paper's C2'."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from efpn.errors import UserError
+from efpn.models import Image2x, SmallRoIs, Stem, Timm, Windows, build_faster_rcnn, make_extension
+from efpn.models.upsamplers import Nearest
+
+timm = pytest.importorskip("timm")
+
+
+def extension(**depths: int):
+    return make_extension(Nearest, c3=True, **depths)
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "resnet18", "regnety_002"])
+def test_its_maps_are_timms(name: str) -> None:
+    torch.manual_seed(0)
+    backbone = Timm(name, weights=None).eval()
+    images = torch.rand(1, 3, 64, 96)
+    expected = backbone.net(images)[-4:]
+    got = backbone(images)
+    for level, theirs in zip(backbone.levels, expected, strict=True):
+        assert torch.equal(got[level.name], theirs)
+        assert theirs.shape == (1, level.channels, 64 // level.stride, 96 // level.stride)
+
+
+def test_the_papers_detail_needs_a_stem_of_stride_2() -> None:
+    resnet, convnext = Timm("resnet18", weights=None), Timm("convnext_atto", weights=None)
+    c1 = resnet(torch.rand(1, 3, 64, 64), stem=True)["c1"]
+    assert c1.shape == (1, 64, 32, 32)
+    with pytest.raises(UserError, match="detail=stem: Timm has no stem of stride 2.*use detail=doubled"):
+        build_faster_rcnn(convnext, 3, channels=8, extension=extension, detail=Stem())
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "resnet18"])
+def test_windows_are_exact(name: str) -> None:
+    torch.manual_seed(0)
+    small = SmallRoIs(40)
+    backbone = Timm(name, weights=None)
+    for weight in backbone.parameters():
+        if weight.ndim == 1:
+            weight.data.uniform_(0.5, 1.0)  # a layer scale near zero would hide what is before it
+    options = {"channels": 8, "extension": extension, "detail": Image2x(), "small": small, "windows": Windows()}
+    model = build_faster_rcnn(backbone, 3, **options).eval()
+    assert model.backbone.windows is not None
+    images, doubled = torch.rand(1, 3, 256, 256), torch.rand(1, 3, 512, 512)
+    boxes = [torch.tensor([[100.0, 90, 120, 110]])]
+    align = model.roi_heads.box_roi_pool
+    with torch.no_grad():
+        cut = align(model.backbone(images, doubled), boxes, [(256, 256)])
+        dense = align(model.backbone.whole(images, doubled), boxes, [(256, 256)])
+    torch.testing.assert_close(cut, dense, rtol=1e-3, atol=1e-4)
+
+
+def test_weights_come_from_a_local_file(tmp_path: Path) -> None:
+    net = timm.create_model("convnext_atto", num_classes=3)
+    torch.save(net.state_dict(), tmp_path / "weights.pth")
+    backbone = Timm("convnext_atto", weights=str(tmp_path / "weights.pth"))
+    assert torch.equal(backbone.net["stages_1"].blocks[0].conv_dw.weight, net.stages[1].blocks[0].conv_dw.weight)
+    with pytest.raises(UserError, match=r"does not fit convnext_femto: \d+ missing or of another shape"):
+        Timm("convnext_femto", weights=str(tmp_path / "weights.pth"))
+    with pytest.raises(UserError, match=r"nothing.pth: not found"):
+        Timm("convnext_atto", weights=str(tmp_path / "nothing.pth"))
+
+
+@pytest.mark.parametrize("stages, learns", [(5, True), (4, False), (0, False)])
+def test_stages_freeze_from_the_bottom(stages: int, learns: bool) -> None:
+    backbone = Timm("convnext_atto", weights=None, trainable_stages=stages)
+    assert all(p.requires_grad == learns for p in backbone.entry.parameters())
+    assert all(p.requires_grad == (stages > 0) for p in backbone.stages[3].parameters())
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("convnext_huge_indeed", "timm has no such network; it has convne"),
+        ("vit_tiny_patch16_224", "is no chain of layers with maps at strides 4, 8, 16 and 32"),
+        ("swin_tiny_patch4_window7_224", "takes images of one size alone"),
+    ],
+)
+def test_what_is_no_such_network_is_named(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"backbone.name={name}: .*{message}"):
+        Timm(name, weights=None)
