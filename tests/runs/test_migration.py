@@ -1,0 +1,40 @@
+"""The folder of an older run still opens: its config is read in today's words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from helpers import config
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from efpn.runs.files import read_config
+from efpn.runs.phases import model_config
+
+
+def as_before_version_2(cfg):
+    """What version 0.1 wrote for this config."""
+    old = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    old.model.trunk = old.model.pop("backbone")
+    del old.model["leaves_out"], old["mining"]
+    for node in (old.backbone, old.model.trunk):
+        node._target_ = "efpn.models.ResNetTrunk"
+    old.model._target_ = "efpn.models.build_detector"
+    for phase in old.phases.values():
+        small = phase.model.get("small")
+        phase.model.ohem = small.pop("mining", None) if small else None
+    return old
+
+
+def test_a_run_of_version_1_is_read_in_todays_words(tmp_path: Path) -> None:
+    cfg = config("train", "experiment=demo", "mining.keep=0.25")
+    OmegaConf.save(as_before_version_2(cfg), tmp_path / "config.yaml")
+    assert "trunk" in (tmp_path / "config.yaml").read_text()
+    read = read_config(tmp_path / "config.yaml")
+    for phase in ("baseline", "finetune"):
+        expected = OmegaConf.to_container(model_config(cfg, phase), resolve=True)
+        assert OmegaConf.to_container(model_config(read, phase), resolve=True) == expected
+    detector = instantiate(model_config(read, "finetune"), num_classes=3, backbone={"weights": None}, _convert_="all")
+    assert detector.roi_heads.ohem.keep == 0.25
+    OmegaConf.save(read, tmp_path / "again.yaml")
+    assert read_config(tmp_path / "again.yaml") == read
