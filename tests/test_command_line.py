@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, run, run_here
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py", "predict.py", "export.py"])
 def test_help_shows_how_to_call(script: str) -> None:

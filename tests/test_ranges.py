@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 from helpers import ROOT, config, run
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 
 from efpn.entry import dotted_keys
 from efpn.errors import UserError
 from efpn.ranges import EVALUATE, EXPORT, PREDICT, TRAIN, check_targets, check_values
 
+parsed = OverridesParser.create().parse_override
 BY_ENTRY = {"train": TRAIN, "evaluate": EVALUATE, "predict": PREDICT, "export": EXPORT}
 GIVEN = {"train": [], "evaluate": ["run=x"], "predict": ["run=x", "pictures=y"], "export": ["run=x"]}
+
+
+@pytest.fixture(scope="module")
+def composed() -> Mapping[str, DictConfig]:
+    """The config of each entry, to which the tests make their changes as Hydra does."""
+    return {entry: config(entry, *GIVEN[entry]) for entry in BY_ENTRY}
 
 
 @pytest.mark.parametrize(
@@ -84,8 +94,12 @@ GIVEN = {"train": [], "evaluate": ["run=x"], "predict": ["run=x", "pictures=y"],
         ("export", "check.pictures=0", "a whole number, at least 1"),
     ],
 )
-def test_it_is_named_with_what_is_allowed(entry: str, option: str, allowed: str) -> None:
-    cfg = config(entry, *GIVEN[entry], option)
+def test_it_is_named_with_what_is_allowed(
+    entry: str, option: str, allowed: str, composed: Mapping[str, DictConfig]
+) -> None:
+    change = parsed(option)
+    cfg = composed[entry].copy()
+    OmegaConf.update(cfg, change.key_or_group, change.value(), force_add=change.is_add())
     with pytest.raises(UserError) as caught:
         check_values(cfg, BY_ENTRY[entry])
     key = option.split("=")[0].lstrip("+")
@@ -109,7 +123,8 @@ def test_every_rule_is_about_a_key_that_exists() -> None:
     schedule = ["+phases.baseline.task.schedule." + word for word in ("final=0.1", "gamma=0.1", "milestones=[0.5]")]
     more = {"train": ["trainer=slurm", *schedule], "evaluate": ["data=coco", "+model.rpn.score_thresh=0.1"]}
     known = {key for entry in BY_ENTRY for key in dotted_keys(config(entry, *GIVEN[entry], *more.get(entry, [])))}
-    known |= set(dotted_keys(config("train", "extension=ftt")))
+    for choice in ("extension=ftt", "detector=retinanet", "detector=fcos"):
+        known |= set(dotted_keys(config("train", choice)))
     known |= {key.removeprefix("phases.finetune.") for key in known}
     patterns = {pattern for rules in BY_ENTRY.values() for pattern in rules}
     assert not {pattern for pattern in patterns if not any(fnmatchcase(key, pattern) for key in known)}

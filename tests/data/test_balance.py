@@ -65,6 +65,7 @@ def test_crops_count_for_what_their_windows_show(index):
     assert make_plan(far, target=5).repeats.tolist() == [3]  # two, and twice two
 
 
+@pytest.mark.slow
 def test_the_papers_plan_with_crops_on_the_real_labels(shared_data):
     source = TT100K(shared_data / "tt100k_labels", evaluated={"min_count": 100, "splits": ["train", "test"]})
     train, _ = check_index(source.load("train"), open_pictures="none")
@@ -99,6 +100,7 @@ def in_a_window(record, label, side, random, classes):
     return np.bincount(record.labels[inside] - 1, minlength=classes)
 
 
+@pytest.mark.slow
 def test_the_papers_plan_on_the_real_labels(shared_data):
     source = TT100K(shared_data / "tt100k_labels", evaluated={"min_count": 100, "splits": ["train", "test"]})
     train, _ = check_index(source.load("train"), open_pictures="none")

@@ -156,6 +156,7 @@ def test_without_opening_pictures_what_is_known_is_checked(index):
     assert "is inverted" in message and "does not exist" not in message
 
 
+@pytest.mark.slow
 def test_ten_thousand_pictures_take_seconds(index):
     one = index([[1, 2, 11, 12]])
     path = one.records[0].path

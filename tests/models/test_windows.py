@@ -108,7 +108,8 @@ def differs(model: EFPNDetector, boxes: list[list[list[float]]], images: Tensor)
     return float((got - expected).abs().max() / expected.std()) if len(got) else 0.0
 
 
-@pytest.mark.parametrize("arch", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
 @pytest.mark.parametrize("upsampler", list(UPSAMPLERS))
 def test_pooled_features_are_those_of_the_dense_map(upsampler: str, arch: str) -> None:
     model = detector(upsampler, arch, Windows(dense_from=100))
@@ -134,6 +135,7 @@ def test_every_source_of_detail_can_be_cut(detail: Detail, upsampler: str, c3: b
     assert differs(model, [every], torch.rand(1, 3, 256, 384)) < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source, post_conv", [("inner", False), ("output", True)])
 @pytest.mark.parametrize("c3", [False, True])
 def test_every_form_of_the_extension_can_be_cut(source: str, post_conv: bool, c3: bool) -> None:

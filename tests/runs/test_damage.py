@@ -20,6 +20,8 @@ from efpn.runs.saved import saved_runs
 from efpn.tasks.base import DetectorTask
 from efpn.training.run import train
 
+pytestmark = pytest.mark.slow
+
 
 def stop_at(patch: pytest.MonkeyPatch, step: int, do) -> None:
     """Call ``do`` at the first batch of that step."""
@@ -101,7 +103,6 @@ def test_a_resume_point_goes_on_in_another_folder(interrupted: Path, data: Path,
     assert record["steps"] == 4 and record["started_from"] is None
 
 
-@pytest.mark.slow
 def test_a_full_disk_leaves_the_checkpoint_before(data: Path, tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     narrow = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))  # noqa: E731
@@ -129,7 +130,6 @@ def test_a_disk_that_is_too_small_is_foreseen(data: Path, tmp_path: Path, monkey
     assert not list((tmp_path / "demo/seed0/baseline").iterdir())
 
 
-@pytest.mark.slow
 def test_outputs_that_are_no_folder_are_named_before_the_data_are_read(tmp_path: Path) -> None:
     (tmp_path / "outputs").write_text("a file")
     done = run("train.py", *TINY, f"paths.outputs={tmp_path / 'outputs'}", f"data.root={tmp_path / 'data'}")

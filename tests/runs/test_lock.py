@@ -18,6 +18,8 @@ from efpn.errors import UserError
 from efpn.runs.lock import SILENT, Owner, birth, lock
 from efpn.training.run import train
 
+pytestmark = pytest.mark.slow
+
 
 def leave(folder: Path, owner: Owner, silent: float = 0.0) -> Path:
     """A lock as another process has left it."""
@@ -34,7 +36,6 @@ def dead_process() -> int:
     return process.pid
 
 
-@pytest.mark.slow
 def test_a_second_run_is_refused_in_one_line_and_leaves_the_first_alone(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "demo/seed0/baseline"
     with lock(folder):

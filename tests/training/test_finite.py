@@ -13,6 +13,8 @@ from efpn.runs.checkpoints import Handover, first_non_finite, read_checkpoint
 from efpn.tasks import DetectionTask
 from efpn.training.run import train
 
+pytestmark = pytest.mark.slow
+
 
 def spoil(monkeypatch: pytest.MonkeyPatch, step: int, how) -> None:
     """Let ``how(task, loss)`` make another loss of the one at ``step``."""
@@ -60,7 +62,6 @@ def test_it_stops_there_and_keeps_the_resume_point(
     assert point["global_step"] == 2 and first_non_finite(point["state_dict"].items()) is None
 
 
-@pytest.mark.slow
 def test_a_rate_that_is_too_high_ends_with_a_status_and_one_line(data: Path, tmp_path: Path) -> None:
     high = ["phase=baseline", "phases.baseline.task.optimizer.lr=1e30", "trainer.gradient_clip_val=null"]
     done = run("train.py", *TINY, f"paths.outputs={tmp_path}", f"data.root={data}", *high)
