@@ -11,7 +11,7 @@ from helpers import ROOT, config, run
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from efpn.entry import dotted_keys
+from efpn.configs import walk
 from efpn.errors import UserError
 from efpn.ranges import EVALUATE, EXPORT, PREDICT, TRAIN, check_targets, check_values
 
@@ -122,9 +122,9 @@ def test_the_other_entries_keep_to_them(entry: str) -> None:
 def test_every_rule_is_about_a_key_that_exists() -> None:
     schedule = ["+phases.baseline.task.schedule." + word for word in ("final=0.1", "gamma=0.1", "milestones=[0.5]")]
     more = {"train": ["trainer=slurm", *schedule], "evaluate": ["data=coco", "+model.rpn.score_thresh=0.1"]}
-    known = {key for entry in BY_ENTRY for key in dotted_keys(config(entry, *GIVEN[entry], *more.get(entry, [])))}
+    known = {key for entry in BY_ENTRY for key, _ in walk(config(entry, *GIVEN[entry], *more.get(entry, [])))}
     for choice in ("extension=ftt", "detector=retinanet", "detector=fcos"):
-        known |= set(dotted_keys(config("train", choice)))
+        known |= {key for key, _ in walk(config("train", choice))}
     known |= {key.removeprefix("phases.finetune.") for key in known}
     patterns = {pattern for rules in BY_ENTRY.values() for pattern in rules}
     assert not {pattern for pattern in patterns if not any(fnmatchcase(key, pattern) for key in known)}

@@ -15,7 +15,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
+from efpn.configs import walk
 from efpn.errors import Interrupted, UserError
-from efpn.ranges import check_targets
+from efpn.ranges import check_target
 from efpn.runs.devices import one_device
 from efpn.runs.files import FULL
 from efpn.runs.names import SWEPT
@@ -106,7 +107,7 @@ def check_one_device(cfg: DictConfig) -> None:
 
 def check_source(cfg: DictConfig) -> None:
     """Find a missing data folder or annotation file before torch is imported."""
-    check_targets(cfg.data.source, "data.source")
+    check_target(cfg.data.source, "data.source")
     instantiate(cfg.data.source, _convert_="all")
 
 
@@ -149,20 +150,12 @@ def unknown_key(key: str, config_name: str) -> str:
     given = [word for word in sys.argv[1:] if "=" in word and not word.startswith(("-", f"{key}="))]
     with initialize_config_dir(str(Path(sys.argv[0]).resolve().parent / "conf"), version_base="1.3"):
         try:
-            known = list(dotted_keys(compose(config_name, given)))
+            known = [key for key, _ in walk(compose(config_name, given))]
         except HydraException:  # there is more wrong with the other words, or they are a sweep's
-            known = list(dotted_keys(compose(config_name)))
+            known = [key for key, _ in walk(compose(config_name))]
     near = difflib.get_close_matches(key, known, 1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     return f"{key}: the config has no such key{hint}; --cfg job prints all of them"
-
-
-def dotted_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    """All keys of a config, ``loss.lambda_pos``."""
-    for key in map(str, node):
-        yield f"{prefix}{key}"
-        if isinstance(value := node._get_node(key), DictConfig) and not (value._is_none() or value._is_missing()):
-            yield from dotted_keys(value, f"{prefix}{key}.")
 
 
 def call(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:

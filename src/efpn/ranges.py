@@ -9,14 +9,15 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from hydra.utils import get_object
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 
+from efpn.configs import leaves, walk
 from efpn.errors import UserError, raise_listed
 
 
@@ -250,7 +251,7 @@ def check_values(cfg: DictConfig, rules: Mapping[str, Rule]) -> None:
         UserError: with key, value and what is allowed, one line each.
     """
     faults = []
-    for key, value in own_values(cfg):
+    for key, value in leaves(cfg, own=True):
         short = re.sub(r"^phases\.[^.]+\.(?=(data|model)\.)", "", key)
         rule = next((rule for pattern, rule in rules.items() if fnmatchcase(short, pattern)), None)
         if rule and not rule.allows(value):
@@ -260,21 +261,19 @@ def check_values(cfg: DictConfig, rules: Mapping[str, Rule]) -> None:
     raise_listed("config", faults)
 
 
-def check_targets(node: DictConfig, place: str = "") -> None:
+def check_targets(cfg: DictConfig) -> None:
     """Find every ``_target_`` that is not there, and every option that the one there does not take; imports them all.
-
-    Args:
-        node: of the config.
-        place: its own dotted key.
 
     Raises:
         UserError: with the key.
     """
-    for key, value in own_items(node):
-        if isinstance(value, DictConfig):
-            check_targets(value, f"{place}.{key}" if place else key)
-    if "_target_" not in node:
-        return
+    for key, group in walk(cfg, own=True):
+        if isinstance(group, DictConfig) and "_target_" in group:
+            check_target(group, key)
+
+
+def check_target(node: DictConfig, place: str) -> None:
+    """As `check_targets`, of the node at ``place``, a dotted key."""
     try:
         known = inspect.signature(get_object(node._target_)).parameters
     except Exception as error:  # importing a module may raise anything
@@ -285,19 +284,3 @@ def check_targets(node: DictConfig, place: str = "") -> None:
     strange = [key for key in given if key not in known]
     if strange and not any(one.kind is one.VAR_KEYWORD for one in known.values()):
         raise UserError(f"{place}.{strange[0]}: {node._target_} takes no such option; it takes {', '.join(known)}")
-
-
-def own_values(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """All values of a config, by dotted key."""
-    for key, value in own_items(node):
-        if isinstance(value, DictConfig):
-            yield from own_values(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def own_items(node: DictConfig) -> Iterator[tuple[str, Any]]:
-    """What stands in a node itself: nothing that is read from another key, and nothing that is still to be given."""
-    for key in map(str, node):
-        if not (OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key)):
-            yield key, node[key]

@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from efpn.configs import leaves
 from efpn.errors import UserError
 from efpn.runs.files import read_config
 from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, METRICS_FILE, RESUME_FILE, SWEPT
@@ -108,8 +109,8 @@ def phase_names(cfg: DictConfig) -> list[str]:
 def phase_run(cfg: DictConfig, name: str) -> PhaseRun:
     """Describe phase ``name`` of this config."""
     plain = plain_config(cfg)
-    identity = {k: v for k, v in _flat(plain).items() if not any(k == f or k.startswith(f"{f}.") for f in FREE)}
-    identity |= {f"phases.{name}.{k}": v for k, v in _flat(plain["phases"][name]).items() if not k.startswith("val_")}
+    identity = {k: v for k, v in leaves(plain) if not any(k == f or k.startswith(f"{f}.") for f in FREE)}
+    identity |= {f"phases.{name}.{k}": v for k, v in leaves(plain["phases"][name]) if not k.startswith("val_")}
     return PhaseRun(name, Path(cfg.paths.run) / name, cfg.phases[name], identity)
 
 
@@ -173,10 +174,3 @@ def plain_config(cfg: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
-
-
-def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
