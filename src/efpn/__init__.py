@@ -3,4 +3,4 @@
 Importing this package imports neither torch nor Lightning, so that a command line can answer a typing error at once.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -92,12 +92,12 @@ class HalfOracle(nn.Module):
         maps = extension.sources(pyramid)
         stage2, stage3, *_ = backbone.body.stages
         c2 = stage2(fine.entry(fine.map))
-        c3 = true["c3"] if self.part == "c3" else (stage3(c2) if extension.lateral3 else None)
-        upsampled = upsample2x(second.inner["p4"]) if self.part == "p4" else extension.upsampler(maps["p3"], maps["p2"])
-        p3x = extension.with_c3(upsampled, c3)
+        used = {"c2": c2, "c3": stage3(c2), "p4": extension.upsampler(maps["p3"], maps["p2"])}
+        used[self.part] = {**true, "p4": upsample2x(second.inner["p4"])}[self.part]
+        p3x = extension.with_c3(used["p4"], used["c3"])
         if self.part == "c3" and extension.lateral3 is None:
             p3x = extension.sources(second)["p3"]
-        p2x = extension.merge(upsample2x(p3x), true["c2"] if self.part == "c2" else c2)
+        p2x = extension.merge(upsample2x(p3x), used["c2"])
         return self.detector.detect({**pyramid.output, "p2x": p2x}, batch, sizes_of(images_1x))
 
 
