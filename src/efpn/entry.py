@@ -144,14 +144,14 @@ def start(main: Callable[[], Any], config_name: str) -> None:
 
 def unknown_key(key: str, config_name: str) -> str:
     """Say that the config has no ``key``, and which one is meant: the nearest in the config without that override."""
-    if key.startswith("model.") and config_name != "train":
-        return f"{key}: the run's model has its own; change it with a plus, +{key}=VALUE"
     given = [word for word in sys.argv[1:] if "=" in word and not word.startswith(("-", f"{key}="))]
     with initialize_config_dir(str(Path(sys.argv[0]).resolve().parent / "conf"), version_base="1.3"):
         try:
             known = list(dotted_keys(compose(config_name, given)))
         except HydraException:  # there is more wrong with the other words, or they are a sweep's
             known = list(dotted_keys(compose(config_name)))
+    if key.startswith("model.") and not any(one.startswith("model.") for one in known):
+        return f"{key}: the run's model has its own; change it with a plus, +{key}=VALUE"
     near = difflib.get_close_matches(key, known, 1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     return f"{key}: the config has no such key{hint}; --cfg job prints all of them"

@@ -83,6 +83,10 @@ PRECISION: Final = choice(
     "auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true", "32", "bf16", "16", "64"
 )
 ROWS: Final = several(COUNT, 2)
+SIZE: Final = Rule(
+    "pixels, at least 32, or HEIGHTxWIDTH such as 700x1000",
+    lambda v: re.fullmatch(r"\d+(x\d+)?", str(v)) is not None and min(map(int, str(v).split("x"))) >= 32,
+)
 
 TRANSFORM: Final = {
     "short_side": COUNT,
@@ -233,6 +237,37 @@ EXPORT: Final = {
     "check.boxes": POSITIVE,
     "check.scores": POSITIVE,
 }
+BENCHMARK: Final = {**MODEL, **{key: rule for key, rule in DATA.items() if "_transform." in key}} | {
+    "size": maybe(SIZE),
+    "batch": COUNT,
+    "classes": whole(2),
+    "ftt_width": COUNT,
+    "small_roi_below": POSITIVE,
+    "proposals.total": COUNT,
+    "proposals.small": whole(0),
+    "proposals.objects": COUNT,
+    "device": Rule("text, such as cpu or cuda:1", lambda v: isinstance(v, str)),
+    "precision": choice("32", "bf16", "fp16"),
+    "threads": maybe(COUNT),
+    "channels_last": FLAG,
+    "compile": FLAG,
+    "repeats": COUNT,
+    "warmup": whole(0),
+    "memory": FLAG,
+    "seed": whole(0),
+    "out": PATH,
+    "name": maybe(FOLDER_NAME),
+    "models": maybe(WORDS),
+    "steps": maybe(WORDS),
+    "run": maybe(PATH),
+    "pictures": maybe(PATH),
+    "workers": several(whole(0)),
+    "files": COUNT,
+    "file_size": COUNT,
+    "load": COUNT,
+    "counts": several(whole(0)),
+    "per_object": COUNT,
+}  # fmt: skip
 
 
 def check_values(cfg: DictConfig, rules: Mapping[str, Rule]) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from efpn.benchmark.proposals import Composition, FixedProposals, make_proposals, object_boxes
+from efpn.benchmark.inputs import Composition, FixedProposals, make_proposals, object_boxes
 
 
 def sizes(boxes):

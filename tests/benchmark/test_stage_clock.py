@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from efpn.benchmark.stages import StageClock, Stages, stopwatch
+from efpn.benchmark.timing import StageClock, Stages, stopwatch
 
 
 class Hand:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from efpn.benchmark.measure import warn_of_gaps
-from efpn.benchmark.ratios import Ratio, evaluate, peak
+from efpn.benchmark.measure import Ratio, evaluate, peak, warn_of_gaps
 from efpn.benchmark.timing import Reading, Spread, interleave, stage_medians, stage_share
 
 
@@ -25,8 +24,9 @@ def test_the_warm_up_does_not_count():
 
 
 def test_spread_is_median_minimum_and_quartiles():
-    assert Spread.of([5.0, 1.0, 2.0, 4.0, 3.0]) == Spread(3.0, 1.0, 2.0, 4.0, 5)
-    assert Spread.of([7.0]) == Spread(7.0, 7.0, 7.0, 7.0, 1)
+    readings = [Reading(seconds, {}) for seconds in (5.0, 1.0, 2.0, 4.0, 3.0)]
+    assert Spread.of(readings) == Spread(3.0, 1.0, 2.0, 4.0, 5)
+    assert Spread.of(readings[:1]) == Spread(5.0, 5.0, 5.0, 5.0, 1)
 
 
 READINGS = [Reading(10.0, {"trunk": 6.0, "rest": 3.0}), Reading(20.0, {"trunk": 10.0, "rest": 10.0, "post": 2.0})]
