@@ -205,8 +205,18 @@ def in_one_line(error: Exception) -> str | None:
         return " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno in WAYS_OUT:
         return f"{error.filename or 'a file'}: {error.strerror}; {WAYS_OUT[error.errno]}"
-    cause = user_error_behind(error) if isinstance(error, InstantiationException) else None
-    return str(cause) if cause else None
+    if not isinstance(error, InstantiationException):
+        return None
+    cause = user_error_behind(error)
+    return str(cause) if cause else refused_elsewhere(error)
+
+
+def refused_elsewhere(error: InstantiationException) -> str | None:
+    """What a class of another project says of the values that a config gives it; None of one of ours."""
+    found = re.match(r"Error in call to target '(?!efpn\.)([^']+)':.*full_key: (\S+)", str(error), re.DOTALL)
+    if found is None or not isinstance(error.__cause__, ValueError | TypeError):
+        return None
+    return f"{found[2]}: {found[1]} refuses it: {' '.join(str(error.__cause__).split())}"
 
 
 class JobFailed(Exception):

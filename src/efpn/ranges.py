@@ -96,12 +96,12 @@ TRANSFORM: Final = {
     "crop": maybe(COUNT),
     "repeat_crop": maybe(COUNT),
     "object_crop_prob": SHARE,
-    "hflip_prob": SHARE,
     "min_visibility": SHARE,
-    "color_jitter.brightness": NOT_NEGATIVE,
-    "color_jitter.contrast": NOT_NEGATIVE,
-    "color_jitter.saturation": NOT_NEGATIVE,
-    "color_jitter.hue": number(" from 0 to 0.5", lambda v: 0 <= v <= 0.5),
+    "augment.*.p": SHARE,
+    "augment.color.brightness": NOT_NEGATIVE,
+    "augment.color.contrast": NOT_NEGATIVE,
+    "augment.color.saturation": NOT_NEGATIVE,
+    "augment.color.hue": number(" from 0 to 0.5", lambda v: 0 <= v <= 0.5),
 }
 DATA: Final = {
     "data.batch_size": COUNT,
@@ -298,8 +298,11 @@ def check_targets(node: DictConfig, place: str = "") -> None:
         UserError: with the key.
     """
     for key, value in own_items(node):
-        if isinstance(value, DictConfig):
-            check_targets(value, f"{place}.{key}" if place else key)
+        nodes = {key: value} if isinstance(value, DictConfig) else {}
+        if isinstance(value, ListConfig):
+            nodes = {f"{key}.{n}": one for n, one in enumerate(value) if isinstance(one, DictConfig)}
+        for name, one in nodes.items():
+            check_targets(one, f"{place}.{name}" if place else name)
     if "_target_" not in node:
         return
     try:

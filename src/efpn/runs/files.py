@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from efpn.errors import UserError
 from efpn.given import load_json
+from efpn.runs.migration import migrated
 from efpn.runs.names import METRICS_FILE
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -134,7 +135,7 @@ def read_config(path: Path, keys: Sequence[str] = ("name", "seed", "phases", "da
     if reason:
         raise UserError(f"{path}: damaged ({reason}); {way_out}")
     assert isinstance(config, DictConfig)
-    return config
+    return migrated(config)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
