@@ -23,6 +23,7 @@ TRAINED = ("run=x", "pictures=y")
         (["models=[efpn,fpn3x]"], "models=['efpn', 'fpn3x']: unknown fpn3x; choose from fpn-1x, fpn-2x, oracle"),
         (["run=outputs/x"], "run= and pictures=: a trained run detects in real pictures; give both"),
         ([*TRAINED, "ftt_width=64"], "ftt_width=64: a trained run= has its own; leave it out"),
+        ([*TRAINED, "model=faster_rcnn"], "model=faster_rcnn: a trained run= has its own"),
         ([*TRAINED, "backbone=resnet18"], "backbone=resnet18: a trained run= has its own"),
         ([f"+rows.{'x' * 200}={{}}"], "name is not given, and all that was given makes too long a one"),
     ],

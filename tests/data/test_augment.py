@@ -122,6 +122,13 @@ def test_what_does_not_fit_is_refused_when_it_is_built(entry, message):
         TrainTransform(80, 100, augment=[entry])
 
 
+def test_a_size_that_changes_seldom_is_told_too():
+    transform = TrainTransform(80, 100, augment=[A.RandomCrop(32, 32, p=0.02)])
+    with pytest.raises(UserError, match="made .32, 32, 3. of .160, 200, 3.; leave out what changes the size"):
+        for seed in range(400):
+            transform(*painted(), factor=2, seed=seed)
+
+
 def test_an_entry_without_anything_is_left_out():
     assert len(augmentations({"color": ColorJitter(hue=0.1), "flip": None})) == 1
     assert augmentations(None) == augmentations([]) == []

@@ -8,36 +8,17 @@ RPN proposes around small objects, and larger ones anywhere.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from efpn.benchmark.setting import Setting
+from efpn.benchmark.setting import Composition, Setting
 
 SMALLEST: Final = 0.15  # of the threshold: the side of the smallest small proposal
 LARGEST: Final = 8.0  # of the threshold, or half of the image: the side of the largest proposal
 
 Batch = tuple[list[Tensor], list[Tensor]]  # 1x and 2x images
-
-
-@dataclass(frozen=True)
-class Composition:
-    """What the proposals of one image are.
-
-    Attributes:
-        total: proposals.
-        small: how many of them are small.
-        objects: spots that the small ones lie around.
-        below: pixels of the 1x image that ``sqrt(w * h)`` of a small one stays under.
-    """
-
-    total: int
-    small: int
-    objects: int
-    below: float
 
 
 def random_batch(setting: Setting) -> Batch:

@@ -20,7 +20,6 @@ import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from PIL import Image
-from torch.utils.benchmark import Timer
 
 from efpn.benchmark.inputs import object_boxes
 from efpn.benchmark.report import ratio_table, write_report
@@ -115,6 +114,8 @@ def loader_rate(source: WrittenPictures, setting: Setting, workers: int, pairs: 
 
 def decode_rates(paths: Sequence[Path]) -> dict[str, float]:
     """Images a second in one thread: as the loader decodes whole images, and at half size."""
+    from torch.utils.benchmark import Timer  # looks for a compiler and CUDA's, aloud: not before it is needed
+
     ways: dict[str, Callable[[Path], Any]] = {
         "decode": read_picture,
         "decode at half size": partial(read_smaller, shrink=lambda height, width: 2),

@@ -12,7 +12,6 @@ from typing import Any, Final
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from efpn.benchmark.inputs import Composition
 from efpn.errors import UserError
 
 PRECISIONS: Final = {"32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -26,6 +25,23 @@ UNNAMED: Final = (
 UNTRAINED: Final = (  # what a trained run has of its own
     "backbone", "extension", "detail", "ftt_width", "small_roi_below", "classes", "proposals", "phases", "rows"
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What the proposals of one image are.
+
+    Attributes:
+        total: proposals.
+        small: how many of them are small.
+        objects: spots that the small ones lie around.
+        below: pixels of the 1x image that ``sqrt(w * h)`` of a small one stays under.
+    """
+
+    total: int
+    small: int
+    objects: int
+    below: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +169,7 @@ def require_trained(cfg: DictConfig) -> None:
     if not (cfg.run and cfg.pictures):
         raise UserError("run= and pictures=: a trained run detects in real pictures; give both or neither")
     for word in cfg.words:
-        if key_of(word).split(".")[0] in UNTRAINED:
+        if key_of(word) == "model" or key_of(word).split(".")[0] in UNTRAINED:
             raise UserError(f"{word}: a trained run= has its own; leave it out")
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
+from torch import Tensor
 
 from efpn.benchmark.inference import workload
 from efpn.benchmark.inputs import fixed_boxes
@@ -70,20 +72,19 @@ def measure(
     timed: dict[tuple[str, int], Callable[[int], Reading]] = {}
     for name in names:
         work = workload(setting, name)
+        measured = stop_watched(work, setting.device)
         for count, one in settings.items():
             boxes = fixed_boxes(one, setting.cfg.rows[name].get("proposals", 1))
-            timed[name, count] = _with_boxes(work, boxes, stop_watched(work, setting.device))
+            timed[name, count] = partial(timed_with, boxes, work, measured)
     readings = interleave(timed, setting.cfg.repeats, setting.cfg.warmup)
     return {name: {count: readings[name, count] for count in settings} for name in names}
 
 
-def _with_boxes(work: Workload, boxes: list[Any], measured: Callable[[int], Reading]) -> Callable[[int], Reading]:
-    def timed(turn: int) -> Reading:
-        assert work.proposals is not None, "only random detectors have proposals that can be set"
-        work.proposals.boxes = boxes
-        return measured(turn)
-
-    return timed
+def timed_with(boxes: list[Tensor], work: Workload, measured: Callable[[int], Reading], turn: int) -> Reading:
+    """What ``work`` takes with these proposals."""
+    assert work.proposals is not None, "only random detectors have proposals that can be set"
+    work.proposals.boxes = boxes
+    return measured(turn)
 
 
 def curve_ratios(models: Mapping[str, Mapping[str, Any]]) -> dict[str, list[float]]:

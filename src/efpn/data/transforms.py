@@ -263,7 +263,12 @@ class TrainTransform:
         for augmentation in self.augment:
             if not resized and not (augmentation.pointwise and window.enlarges(factor)):
                 pixels, resized = window.resize(pixels, factor), True
+            size = pixels.shape
             pixels, boxes = augmentation(pixels, boxes, random)
+            if pixels.shape != size:  # one that does so seldom was not found when it was built
+                raise UserError(
+                    f"train_transform.augment: made {pixels.shape} of {size}; leave out what changes the size"
+                )
         return pixels if resized else window.resize(pixels, factor), boxes / factor
 
     def _window(
