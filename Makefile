@@ -25,8 +25,8 @@ demo: $(READY)  ## train and compare FPN and EFPN on drawn signs (minutes on two
 	$(BIN)/python train.py experiment=demo resume=true
 	$(BIN)/python evaluate.py run=outputs/demo/seed0
 
-benchmark: $(READY)  ## time, memory and multiply-adds of every model on this machine (BENCHMARK='WHAT --option ...' to choose)
-	$(BIN)/python -m efpn.benchmark $(BENCHMARK)
+benchmark: $(READY)  ## time, memory and multiply-adds of every model on this machine (BENCHMARK='what=training key=value ...' to choose)
+	$(BIN)/python benchmark.py $(BENCHMARK)
 
 test: $(READY) check  ## lint, types and all tests, on TESTERS processes (default: one for each core, four at most)
 	$(PYTEST)

@@ -89,16 +89,16 @@ def run_here(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 SMALL_BENCHMARK = [
-    *("--size", "64", "--backbone", "resnet18", "--channels", "16", "--ftt-width", "8", "--classes", "3"),
-    *("--proposals", "40", "--small", "12", "--objects", "3", "--small-below", "16"),
-    *("--repeats", "2", "--warmup", "0", "--threads", "1"),
+    *("size=64", "backbone=resnet18", "model.channels=16", "ftt_width=8", "classes=3", "small_roi_below=16"),
+    *("proposals.total=40", "proposals.small=12", "proposals.objects=3"),
+    *("repeats=2", "warmup=0", "threads=1", "memory=false", "name=small"),
 ]
-SMALL_NAME = "resnet18-16ch-ftt8-3classes-40proposals-12small-3objects-below16"  # of its files
 
 
-def benchmark_options(*words: str) -> Any:
+def benchmark_setting(*words: str) -> Any:
     """What the words stand for on the command line of the benchmarks, on top of a tiny setting."""
-    from efpn.benchmark.cli import build_parser  # the other users of this file need neither
-    from efpn.benchmark.options import read_options
+    from efpn.benchmark.setting import read_setting  # with torch, which other users of this file do not need
 
-    return read_options(build_parser().parse_args(["inference", *SMALL_BENCHMARK, *words]))
+    cfg = config("benchmark", *SMALL_BENCHMARK, *words)
+    cfg.words = [*SMALL_BENCHMARK, *words]
+    return read_setting(cfg)

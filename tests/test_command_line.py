@@ -12,7 +12,7 @@ from helpers import ROOT, run, run_here
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "predict.py", "export.py"])
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "predict.py", "export.py", "benchmark.py"])
 def test_help_shows_how_to_call(script: str) -> None:
     done = run(script, "--help")
     assert done.returncode == 0 and f"python {script} " in done.stdout and "powered by Hydra" not in done.stdout
@@ -133,6 +133,7 @@ def test_what_cannot_be_predicted_is_named_at_once(finished: Path, arguments: li
     [
         ("train.py", ["experiment=tt100k_efpn", "data.root=nowhere"]),
         ("predict.py", ["pictures=nowhere"]),
+        ("benchmark.py", ["run=nowhere", "pictures=nowhere"]),
     ],
 )
 def test_mistakes_are_answered_before_torch_is_imported(script: str, arguments: list[str], finished: Path) -> None:

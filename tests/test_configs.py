@@ -128,7 +128,7 @@ def test_the_papers_settings_for_tt100k() -> None:
     assert (cfg.data.train_transform.short_side, cfg.small_roi_below, cfg.loss.lambda_pos) == (1400, 56, 1.0)
     assert cfg.phases.distill.model.extension.upsampler.blocks == 2 and cfg.backbone.arch == "resnet50"
     assert cfg.data.balance == 1000 and phase_names(cfg) == ["distill"]
-    assert cfg.data.train_transform.repeat_crop == 700 and cfg.data.train_transform.color_jitter.hue > 0
+    assert cfg.data.train_transform.repeat_crop == 700 and cfg.data.train_transform.augment.color.hue > 0
     assert cfg.phases.distill.task.loss.on_p3x and cfg.phases.finetune.task.trainable == ["*small_head.*"]
 
 

@@ -6,24 +6,23 @@ import copy
 
 import pytest
 import torch
-from helpers import benchmark_options
+from helpers import benchmark_setting
 from torch import Tensor
 
-from efpn.benchmark import inference
-from efpn.benchmark.detectors import RandomDetectors
+from efpn.benchmark import inference, training
 from efpn.benchmark.inputs import random_batch
-from efpn.benchmark.memory import peak_bytes
-from efpn.benchmark.options import Options
-from efpn.benchmark.training import STEPS
+from efpn.benchmark.measure import peak_bytes
+from efpn.benchmark.models import build_row
+from efpn.benchmark.setting import Setting
 from efpn.models import EFPNDetector
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
-def options(*words: str) -> Options:
+def on_gpu(*words: str) -> Setting:
     """ResNet-50 at 256 px on the GPU."""
-    setting = ("--size", "256", "--backbone", "resnet50", "--channels", "256", "--ftt-width", "128")
-    return benchmark_options(*setting, "--small-below", "56", "--device", "cuda", *words)
+    usual = ("size=256", "backbone=resnet50", "model.channels=256", "ftt_width=128", "small_roi_below=56")
+    return benchmark_setting(*usual, "device=cuda", *words)
 
 
 @pytest.fixture
@@ -48,14 +47,14 @@ BOXES = torch.tensor([[10.0, 12, 30, 36], [100, 100, 140, 130], [20, 30, 220, 20
 def test_a_distillation_step_needs_less_than_training_fpn_on_the_2x_picture() -> None:
     peaks = {}
     for name in ("distill", "fpn-2x"):
-        peaks[name] = peak_bytes(STEPS[name].build(options()), torch.device("cuda"))
+        peaks[name] = peak_bytes(training.workload(on_gpu(), name), torch.device("cuda"))
     assert 0 < peaks["distill"] < peaks["fpn-2x"]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_detections_are_finite_in_half_precision(precision: str) -> None:
-    setting = options("--precision", precision)
-    detector = RandomDetectors(setting).efpn().to(setting.device).eval()
+    setting = on_gpu(f"precision={precision}")
+    detector = build_row(setting, "efpn")
     detector.roi_heads.score_thresh = 0.0
     with torch.inference_mode(), setting.autocast():
         found = detector(random_batch(setting)[0])[0]
@@ -65,14 +64,14 @@ def test_detections_are_finite_in_half_precision(precision: str) -> None:
 
 @pytest.mark.parametrize("name", ["baseline", "distill", "finetune"])
 def test_a_step_in_half_precision_leaves_finite_weights(name: str) -> None:
-    work = STEPS[name].build(options("--precision", "bf16"))
+    work = training.workload(on_gpu("precision=bf16"), name)
     work.run(0)
     assert all(value.isfinite().all() for value in work.model.state_dict().values())
 
 
 def test_channels_last_changes_the_layout_alone(exact: None) -> None:
-    setting = options("--no-channels-last")
-    detector = RandomDetectors(setting).efpn().to(setting.device).eval()
+    setting = on_gpu("channels_last=false")
+    detector = build_row(setting, "efpn")
     images, boxes = random_batch(setting)[0], BOXES.to(setting.device)
     plain = box_outputs(detector, images, boxes)
     moved = copy.deepcopy(detector).to(memory_format=torch.channels_last)
@@ -82,8 +81,8 @@ def test_channels_last_changes_the_layout_alone(exact: None) -> None:
 
 
 def test_cpu_and_cuda_agree(exact: None) -> None:
-    setting = options()
-    detector, images = RandomDetectors(setting).efpn().eval(), [one.cpu() for one in random_batch(setting)[0]]
+    setting = on_gpu()
+    detector, images = build_row(setting, "efpn").cpu(), [one.cpu() for one in random_batch(setting)[0]]
     detector.roi_heads.score_thresh = 0.0
     on_cpu = box_outputs(detector, images, BOXES)
     with torch.inference_mode():
@@ -97,9 +96,9 @@ def test_cpu_and_cuda_agree(exact: None) -> None:
 
 
 def test_windows_need_less_memory_than_the_whole_map_and_than_fpn_on_the_2x_picture() -> None:
-    few = options("--small", "30", "--objects", "2", "--proposals", "100")
+    few = on_gpu("proposals.small=30", "proposals.objects=2", "proposals.total=100")
     peaks = {
-        name: peak_bytes(inference.prepare(name, few), torch.device("cuda"))
+        name: peak_bytes(inference.workload(few, name), torch.device("cuda"))
         for name in ("efpn", "efpn-whole", "fpn-2x")
     }
     assert 0 < peaks["efpn"] < peaks["efpn-whole"]

@@ -13,11 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from efpn.configs import walk
 from efpn.errors import UserError
-from efpn.ranges import EVALUATE, EXPORT, PREDICT, TRAIN, check_targets, check_values
+from efpn.ranges import BENCHMARK, EVALUATE, EXPORT, PREDICT, TRAIN, check_targets, check_values
 
 parsed = OverridesParser.create().parse_override
-BY_ENTRY = {"train": TRAIN, "evaluate": EVALUATE, "predict": PREDICT, "export": EXPORT}
-GIVEN = {"train": [], "evaluate": ["run=x"], "predict": ["run=x", "pictures=y"], "export": ["run=x"]}
+BY_ENTRY = {"train": TRAIN, "evaluate": EVALUATE, "predict": PREDICT, "export": EXPORT, "benchmark": BENCHMARK}
+GIVEN = {"train": [], "evaluate": ["run=x"], "predict": ["run=x", "pictures=y"], "export": ["run=x"], "benchmark": []}
+
+WHAT = sorted(path.stem for path in (ROOT / "conf/what").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +94,16 @@ def composed() -> Mapping[str, DictConfig]:
         ("export", "check.boxes=0", "a number greater than 0"),
         ("export", "check.scores=tight", "a number greater than 0"),
         ("export", "check.pictures=0", "a whole number, at least 1"),
+        ("benchmark", "size=big", "pixels, at least 32, or HEIGHTxWIDTH such as 700x1000"),
+        ("benchmark", "size=64x64x64", "pixels, at least 32"),
+        ("benchmark", "size=64x16", "pixels, at least 32"),
+        ("benchmark", "precision=int8", "one of 32, bf16, fp16"),
+        ("benchmark", "batch=two", "a whole number, at least 1"),
+        ("benchmark", "ftt_width=-1", "a whole number, at least 1"),
+        ("benchmark", "proposals.total=0", "a whole number, at least 1"),
+        ("benchmark", "proposals.small=-1", "a whole number, at least 0"),
+        ("benchmark", "model.rpn.score_thresh=2", "a number from 0 to 1"),
+        ("benchmark", "models=[]", "a list of one or more, each text, or null"),
     ],
 )
 def test_it_is_named_with_what_is_allowed(
@@ -114,9 +126,14 @@ def test_every_experiment_keeps_to_them(experiment: str) -> None:
     check_targets(cfg)
 
 
-@pytest.mark.parametrize("entry", ["evaluate", "predict", "export"])
+@pytest.mark.parametrize("entry", ["evaluate", "predict", "export", "benchmark"])
 def test_the_other_entries_keep_to_them(entry: str) -> None:
     check_values(config(entry, *GIVEN[entry]), BY_ENTRY[entry])
+
+
+@pytest.mark.parametrize("what", WHAT)
+def test_all_that_can_be_measured_keeps_to_them(what: str) -> None:
+    check_values(config("benchmark", f"what={what}"), BENCHMARK)
 
 
 def test_every_rule_is_about_a_key_that_exists() -> None:
@@ -125,6 +142,7 @@ def test_every_rule_is_about_a_key_that_exists() -> None:
     known = {key for entry in BY_ENTRY for key, _ in walk(config(entry, *GIVEN[entry], *more.get(entry, [])))}
     for choice in ("extension=ftt", "detector=retinanet", "detector=fcos"):
         known |= {key for key, _ in walk(config("train", choice))}
+    known |= {key for what in WHAT for key, _ in walk(config("benchmark", f"what={what}"))}
     known |= {key.removeprefix("phases.finetune.") for key in known}
     patterns = {pattern for rules in BY_ENTRY.values() for pattern in rules}
     assert not {pattern for pattern in patterns if not any(fnmatchcase(key, pattern) for key in known)}

@@ -145,14 +145,14 @@ def start(main: Callable[[], Any], config_name: str) -> None:
 
 def unknown_key(key: str, config_name: str) -> str:
     """Say that the config has no ``key``, and which one is meant: the nearest in the config without that override."""
-    if key.startswith("model.") and config_name != "train":
-        return f"{key}: the run's model has its own; change it with a plus, +{key}=VALUE"
     given = [word for word in sys.argv[1:] if "=" in word and not word.startswith(("-", f"{key}="))]
     with initialize_config_dir(str(Path(sys.argv[0]).resolve().parent / "conf"), version_base="1.3"):
         try:
             known = [key for key, _ in walk(compose(config_name, given))]
         except HydraException:  # there is more wrong with the other words, or they are a sweep's
             known = [key for key, _ in walk(compose(config_name))]
+    if key.startswith("model.") and not any(one.startswith("model.") for one in known):
+        return f"{key}: the run's model has its own; change it with a plus, +{key}=VALUE"
     near = difflib.get_close_matches(key, known, 1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     return f"{key}: the config has no such key{hint}; --cfg job prints all of them"
@@ -198,8 +198,18 @@ def in_one_line(error: Exception) -> str | None:
         return " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno in WAYS_OUT:
         return f"{error.filename or 'a file'}: {error.strerror}; {WAYS_OUT[error.errno]}"
-    cause = user_error_behind(error) if isinstance(error, InstantiationException) else None
-    return str(cause) if cause else None
+    if not isinstance(error, InstantiationException):
+        return None
+    cause = user_error_behind(error)
+    return str(cause) if cause else refused_elsewhere(error)
+
+
+def refused_elsewhere(error: InstantiationException) -> str | None:
+    """What a class of another project says of the values that a config gives it; None of one of ours."""
+    found = re.match(r"Error in call to target '(?!efpn\.)([^']+)':.*full_key: (\S+)", str(error), re.DOTALL)
+    if found is None or not isinstance(error.__cause__, ValueError | TypeError):
+        return None
+    return f"{found[2]}: {found[1]} refuses it: {' '.join(str(error.__cause__).split())}"
 
 
 class JobFailed(Exception):

@@ -84,6 +84,10 @@ PRECISION: Final = choice(
     "auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true", "32", "bf16", "16", "64"
 )
 ROWS: Final = several(COUNT, 2)
+SIZE: Final = Rule(
+    "pixels, at least 32, or HEIGHTxWIDTH such as 700x1000",
+    lambda v: re.fullmatch(r"\d+(x\d+)?", str(v)) is not None and min(map(int, str(v).split("x"))) >= 32,
+)
 
 TRANSFORM: Final = {
     "short_side": COUNT,
@@ -93,12 +97,12 @@ TRANSFORM: Final = {
     "crop": maybe(COUNT),
     "repeat_crop": maybe(COUNT),
     "object_crop_prob": SHARE,
-    "hflip_prob": SHARE,
     "min_visibility": SHARE,
-    "color_jitter.brightness": NOT_NEGATIVE,
-    "color_jitter.contrast": NOT_NEGATIVE,
-    "color_jitter.saturation": NOT_NEGATIVE,
-    "color_jitter.hue": number(" from 0 to 0.5", lambda v: 0 <= v <= 0.5),
+    "augment.*.p": SHARE,
+    "augment.color.brightness": NOT_NEGATIVE,
+    "augment.color.contrast": NOT_NEGATIVE,
+    "augment.color.saturation": NOT_NEGATIVE,
+    "augment.color.hue": number(" from 0 to 0.5", lambda v: 0 <= v <= 0.5),
 }
 DATA: Final = {
     "data.batch_size": COUNT,
@@ -242,6 +246,37 @@ EXPORT: Final = {
     "check.boxes": POSITIVE,
     "check.scores": POSITIVE,
 }
+BENCHMARK: Final = {**MODEL, **{key: rule for key, rule in DATA.items() if "_transform." in key}} | {
+    "size": maybe(SIZE),
+    "batch": COUNT,
+    "classes": whole(2),
+    "ftt_width": COUNT,
+    "small_roi_below": POSITIVE,
+    "proposals.total": COUNT,
+    "proposals.small": whole(0),
+    "proposals.objects": COUNT,
+    "device": Rule("text, such as cpu or cuda:1", lambda v: isinstance(v, str)),
+    "precision": choice("32", "bf16", "fp16"),
+    "threads": maybe(COUNT),
+    "channels_last": FLAG,
+    "compile": FLAG,
+    "repeats": COUNT,
+    "warmup": whole(0),
+    "memory": FLAG,
+    "seed": whole(0),
+    "out": PATH,
+    "name": maybe(FOLDER_NAME),
+    "models": maybe(WORDS),
+    "steps": maybe(WORDS),
+    "run": maybe(PATH),
+    "pictures": maybe(PATH),
+    "workers": several(whole(0)),
+    "files": COUNT,
+    "file_size": COUNT,
+    "load": COUNT,
+    "counts": several(whole(0)),
+    "per_object": COUNT,
+}  # fmt: skip
 
 
 def check_values(cfg: DictConfig, rules: Mapping[str, Rule]) -> None:
@@ -261,15 +296,23 @@ def check_values(cfg: DictConfig, rules: Mapping[str, Rule]) -> None:
     raise_listed("config", faults)
 
 
-def check_targets(cfg: DictConfig) -> None:
+def check_targets(cfg: DictConfig, place: str = "") -> None:
     """Find every ``_target_`` that is not there, and every option that the one there does not take; imports them all.
+
+    Args:
+        cfg: the config, or the node of it at ``place``, a dotted key.
+        place: see above.
 
     Raises:
         UserError: with the key.
     """
-    for key, group in walk(cfg, own=True):
-        if isinstance(group, DictConfig) and "_target_" in group:
-            check_target(group, key)
+    for key, value in [(place, cfg), *walk(cfg, own=True, prefix=f"{place}." if place else "")]:
+        nodes = {key: value}
+        if isinstance(value, ListConfig):
+            nodes = {f"{key}.{number}": one for number, one in enumerate(value)}
+        for name, node in nodes.items():
+            if isinstance(node, DictConfig) and "_target_" in node:
+                check_target(node, name)
 
 
 def check_target(node: DictConfig, place: str) -> None:

@@ -1,74 +1,81 @@
-"""A mistake is one line that names the option, and status 2."""
+"""A mistake is one line that names the option, before anything is built."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from helpers import benchmark_setting, config, run_here
 
-from efpn.benchmark.cli import main
-from efpn.benchmark.words import choose, read_size, whole_numbers
+from efpn.benchmark.inference import run
+from efpn.benchmark.setting import choose, read_setting, read_size
+from efpn.benchmark.training import run as run_training
 from efpn.errors import UserError
+
+TRAINED = ("run=x", "pictures=y")
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--size", "big"], "--size=big: must be pixels, at least 32"),
-        (["--size", "16"], "--size=16: must be pixels, at least 32"),
-        (["--size", "64x64x64"], "--size=64x64x64: must be pixels"),
-        (["--precision", "int8"], "--precision: invalid choice: 'int8'"),
-        (["--batch", "0"], "--batch=0: must be a whole number, at least 1"),
-        (["--batch", "two"], "--batch: invalid int value: 'two'"),
-        (["--ftt-width", "-1"], "--ftt-width=-1: must be a whole number, at least 1"),
-        (["--proposals", "100"], "--proposals=100: fewer than --small=300; raise it or lower --small"),
-        (["--proposals", "0", "--small", "0"], "--proposals=0: must be a whole number, at least 1"),
-        (["--run", "x", "--pictures", "y", "--channels", "64"], "--channels=64: a trained --run has its own"),
-        (["--size", "64"], "--small-below=56: must be from 8 to 0.8 of the picture's shorter side (51.2 here)"),
-        (["--device", "gpu"], "--device=gpu: not to be had here; use cpu"),
-        (["--models", "efpn,fpn3x"], "--models=efpn,fpn3x: unknown fpn3x; choose from fpn-1x, fpn-2x, oracle"),
-        (["--objectness", "0.1"], "--objectness: untrained detectors have none that means anything; give --run"),
-        (["--run", "x", "--pictures", "y", "--objectness", "2"], "--objectness=2.0: must be a number from 0 to 1"),
-        (["--run", "outputs/x"], "--run and --pictures: a trained run detects in real pictures; give both"),
-        (["--backbone", "resnet19"], "backbone.arch=resnet19: unknown; torchvision offers"),
-        (["--siz", "64"], "unrecognized arguments: --siz"),
-        (["trainig"], "invalid choice: 'trainig'"),
-        (["training", "--steps", "warm"], "--steps=warm: unknown warm; choose from baseline"),
-        (["loader", "--workers", "a"], "--workers=a: must be whole numbers with commas"),
-        (["loader", "--file-size", "64"], "--file-size=64: smaller than --size"),
-        (["small-proposals", "--counts", "1,-2"], "--counts=1,-2: must be whole numbers with commas"),
-        (["small-proposals", "--no-memory"], "unrecognized arguments: --no-memory"),
+        (["proposals.total=100"], "proposals.total=100: fewer than proposals.small=300; raise it or lower"),
+        (["size=64"], "small_roi_below=56: must be from 8 to 0.8 of the image's shorter side (51.2 here)"),
+        (["device=gpu"], "device=gpu: not to be had here; use cpu"),
+        (["models=[efpn,fpn3x]"], "models=['efpn', 'fpn3x']: unknown fpn3x; choose from fpn-1x, fpn-2x, oracle"),
+        (["run=outputs/x"], "run= and pictures=: a trained run detects in real pictures; give both"),
+        ([*TRAINED, "ftt_width=64"], "ftt_width=64: a trained run= has its own; leave it out"),
+        ([*TRAINED, "detector=fcos"], "detector=fcos: a trained run= has its own"),
+        ([*TRAINED, "backbone=resnet18"], "backbone=resnet18: a trained run= has its own"),
+        ([f"+rows.{'x' * 200}={{}}"], "name is not given, and all that was given makes too long a one"),
     ],
 )
-def test_one_line_and_status_2(words, message, capsys):
-    assert main(words) == 2
-    said = capsys.readouterr()
-    assert said.err.startswith("error: ") and message in said.err and said.err.count("\n") == 1
-    assert not said.out
+def test_what_contradicts_itself_is_named(words, message):
+    cfg = config("benchmark", *words)
+    cfg.words = words
+    with pytest.raises(UserError) as caught:
+        run(cfg)
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
 
 
-def test_a_missing_run_is_named(capsys):
-    assert main(["--run", "nowhere", "--pictures", "nowhere"]) == 2
-    assert "run=nowhere: no such file or folder" in capsys.readouterr().err
+def test_an_unknown_step_is_named():
+    with pytest.raises(UserError, match=r"steps=\['warm'\]: unknown warm; choose from baseline"):
+        run_training(config("benchmark", "what=training", "steps=[warm]"))
 
 
-def test_a_gpu_that_is_not_there_is_named(capsys):
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["size=16"], "size=16: must be pixels, at least 32, or HEIGHTxWIDTH such as 700x1000"),
+        (["siz=64"], "siz: the config has no such key (did you mean size?)"),
+        (["model.chanels=64"], "model.chanels: the config has no such key (did you mean model.channels?)"),
+        (["what=trainig"], "Could not find 'what/trainig'"),
+        (["what=small-proposals", "run=x"], "run: the config has no such key"),
+        (["backbone.arch=resnet19", "memory=false"], "backbone.arch=resnet19: unknown; torchvision offers"),
+        (["what=loader", "file_size=64"], "file_size=64: smaller than size"),
+        (["run=nowhere", "pictures=nowhere"], "run=nowhere: no such file or folder"),
+        (["out=README.md/x"], "README.md: Not a directory; something else stands there"),
+    ],
+)
+def test_one_line_and_status_2(words, message):
+    done = run_here("benchmark.py", *words)
+    assert done.returncode == 2 and message in done.stderr
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+
+
+def test_a_gpu_that_is_not_there_is_named():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    assert main(["--device", "cuda"]) == 2
-    assert "--device=cuda: not to be had here" in capsys.readouterr().err
-
-
-def test_help_tells_how_to_call(capsys):
-    with pytest.raises(SystemExit) as end:
-        main(["--help"])
-    said = capsys.readouterr().out
-    assert end.value.code == 0 and "python -m efpn.benchmark loader --size 512" in said
-    assert all(name in said for name in ("inference", "training", "loader", "small-proposals"))
+    with pytest.raises(UserError, match="device=cuda: not to be had here"):
+        read_setting(config("benchmark", "device=cuda"))
 
 
 def test_lists_keep_the_order_of_the_known():
-    assert choose("--models", "c, a", ["a", "b", "c"]) == ["a", "c"] and choose("--models", None, ["a"]) == ["a"]
-    with pytest.raises(UserError, match="--models=,"):
-        choose("--models", ",", ["a"])
-    assert whole_numbers("--workers", "2,0,2") == [0, 2]
-    assert read_size("700") == (700, 700) and read_size("700X1000") == (700, 1000)
+    assert choose("models", ["c", "a"], ["a", "b", "c"]) == ["a", "c"] and choose("models", None, ["a"]) == ["a"]
+    assert read_size(700) == (700, 700) and read_size("700X1000") == (700, 1000)
+
+
+def test_a_file_is_named_by_what_was_given():
+    words = ["threads=1", "size=64x80", "precision=bf16", "small_roi_below=16", "model.windows.margin=2"]
+    cfg = config("benchmark", *words)
+    cfg.words = words
+    assert read_setting(cfg).file_name == "inference-cpu-64x80-bf16-model.windows.margin-2-small_roi_below-16"
+    assert benchmark_setting().file_name == "small"

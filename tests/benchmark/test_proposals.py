@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from efpn.benchmark.proposals import Composition, FixedProposals, make_proposals, object_boxes
+from efpn.benchmark.inputs import FixedProposals, make_proposals, object_boxes
+from efpn.benchmark.setting import Composition
 
 
 def sizes(boxes):

@@ -5,26 +5,25 @@ from __future__ import annotations
 import json
 
 import pytest
-from helpers import SMALL_BENCHMARK, SMALL_NAME, benchmark_options
+from helpers import SMALL_BENCHMARK, benchmark_setting, run_here
 
 from efpn.benchmark import small_proposals
-from efpn.benchmark.cli import main
 
 
 @pytest.mark.slow
 def test_files_and_ratios(tmp_path):
-    few = ["--counts", "0,2,9", "--per-object", "5", "--out", str(tmp_path)]
-    assert main(["small-proposals", *SMALL_BENCHMARK, *few]) == 0
-    name = f"small-proposals-cpu-64-32-{SMALL_NAME}"
-    record = json.loads((tmp_path / f"{name}.json").read_text())
+    words = ["what=small-proposals", *SMALL_BENCHMARK, "counts=[0,9,2]", "per_object=5", f"out={tmp_path}"]
+    done = run_here("benchmark.py", *words)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "small.json").read_text())
     assert record["objects"] == [0, 2, 9] and record["small"] == [0, 10, 40]
     medians = {key: [one["median"] for one in model["seconds"]] for key, model in record["models"].items()}
     expected = [a / b for a, b in zip(medians["efpn"], medians["fpn-2x"], strict=True)]
     assert record["ratios"]["EFPN / FPN-2x"] == pytest.approx(expected)
     assert set(record["ratios"]) == {"EFPN / FPN-1x", "EFPN / FPN-2x"}
-    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    text = (tmp_path / f"{name}.md").read_text()
-    assert f"]({name}.png)" in text and "| 9 | 40 |" in text
+    assert (tmp_path / "small.png").read_bytes().startswith(b"\x89PNG")
+    text = (tmp_path / "small.md").read_text()
+    assert "](small.png)" in text and "| 9 | 40 |" in text
 
 
 def test_each_number_of_objects_has_its_own_proposals(monkeypatch):
@@ -34,9 +33,9 @@ def test_each_number_of_objects_has_its_own_proposals(monkeypatch):
         return lambda turn: seen.append(sum(_small(boxes) for boxes in work.proposals.boxes))
 
     monkeypatch.setattr(small_proposals, "stop_watched", watch)
-    options = benchmark_options("--repeats", "1")
-    settings = {0: options.with_small(0, 0), 2: options.with_small(2, 10), 9: options.with_small(9, 40)}
-    small_proposals.measure(["efpn"], settings, options)
+    setting = benchmark_setting("repeats=1")
+    settings = {0: setting.with_small(0, 0), 2: setting.with_small(2, 10), 9: setting.with_small(9, 40)}
+    small_proposals.measure(["efpn"], settings, setting)
     assert seen == [0, 10, 40]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from efpn.benchmark.stages import StageClock, Stages, stopwatch
+from efpn.benchmark.timing import StageClock, Stages, stopwatch
 
 
 class Hand:
@@ -34,7 +34,7 @@ class Part(nn.Module):
 
 
 def lazy_detector(hand):
-    """Its heads run the extension and the trunk's second stage by themselves, as a lazy extension does."""
+    """Its heads run the extension and the backbone's second stage by themselves, as a lazy extension does."""
     model = nn.Module()
     model.backbone, model.backbone.body = nn.Module(), nn.Module()
     model.backbone.body.layer1 = Part(hand, 100)
@@ -72,29 +72,29 @@ def test_an_inner_stage_stops_the_outer_one():
 def test_a_stage_within_itself_counts_once():
     hand = Hand()
     clock = StageClock(hand)
-    with clock.stage("trunk"):
+    with clock.stage("backbone"):
         hand.now += 1
-        with clock.stage("trunk"):
+        with clock.stage("backbone"):
             hand.now += 10
-    assert clock.read() == {"trunk": 11}
+    assert clock.read() == {"backbone": 11}
 
 
 def test_a_stage_that_raises_ends():
     hand = Hand()
     clock = StageClock(hand)
-    with pytest.raises(ZeroDivisionError), clock.stage("rest"), clock.stage("trunk"):
+    with pytest.raises(ZeroDivisionError), clock.stage("rest"), clock.stage("backbone"):
         hand.now += 1
         raise ZeroDivisionError
     with clock.stage("post"):
         hand.now += 7
-    assert clock.read() == {"trunk": 1, "rest": 0, "post": 7}
+    assert clock.read() == {"backbone": 1, "rest": 0, "post": 7}
 
 
 def test_marks_need_not_be_numbers():
     clock = StageClock(iter(["a", "bbb", "ffffff"]).__next__, lambda earlier, later: len(later) - len(earlier))
-    with clock.stage("trunk"):
+    with clock.stage("backbone"):
         pass
-    assert clock.read() == {"trunk": 2}
+    assert clock.read() == {"backbone": 2}
 
 
 def test_what_pooling_calls_is_not_pooling():
@@ -105,7 +105,7 @@ def test_what_pooling_calls_is_not_pooling():
         hand.now += 0.5
         model.rpn()
         model.roi_heads()
-    assert clock.read() == {"rest": 0.5, "rpn": 2000, "heads": 2, "trunk": 200, "extension": 20}
+    assert clock.read() == {"rest": 0.5, "rpn": 2000, "heads": 2, "backbone": 200, "extension": 20}
 
 
 def test_without_a_clock_the_parts_run_all_the_same():
@@ -130,9 +130,9 @@ def test_a_detector_inside_a_model_is_found():
 def test_cuda_events_measure_what_the_device_does():
     clock = stopwatch(torch.device("cuda"))
     matrix = torch.rand(4096, 4096, device="cuda")
-    with clock.stage("rest"), clock.stage("trunk"):
+    with clock.stage("rest"), clock.stage("backbone"):
         for _ in range(20):
             matrix = matrix @ matrix
     torch.cuda.synchronize()
     spent = clock.read()
-    assert spent["trunk"] > 10 * spent["rest"] >= 0
+    assert spent["backbone"] > 10 * spent["rest"] >= 0

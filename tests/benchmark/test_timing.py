@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from efpn.benchmark.measure import warn_of_gaps
-from efpn.benchmark.ratios import Ratio, evaluate, peak
+from efpn.benchmark.measure import Ratio, evaluate, peak, warn_of_gaps
 from efpn.benchmark.timing import Reading, Spread, interleave, stage_medians, stage_share
 
 
@@ -25,15 +24,20 @@ def test_the_warm_up_does_not_count():
 
 
 def test_spread_is_median_minimum_and_quartiles():
-    assert Spread.of([5.0, 1.0, 2.0, 4.0, 3.0]) == Spread(3.0, 1.0, 2.0, 4.0, 5)
-    assert Spread.of([7.0]) == Spread(7.0, 7.0, 7.0, 7.0, 1)
+    readings = [Reading(seconds, {}) for seconds in (5.0, 1.0, 2.0, 4.0, 3.0)]
+    assert Spread.of(readings) == Spread(3.0, 1.0, 2.0, 4.0, 5)
+    assert Spread.of(readings[:1]) == Spread(5.0, 5.0, 5.0, 5.0, 1)
 
 
-READINGS = [Reading(10.0, {"trunk": 6.0, "rest": 3.0}), Reading(20.0, {"trunk": 10.0, "rest": 10.0, "post": 2.0})]
+READINGS = [Reading(10.0, {"backbone": 6.0, "rest": 3.0}), Reading(20.0, {"backbone": 10.0, "rest": 10.0, "post": 2.0})]
 
 
 def test_stages_are_medians_over_the_runs_in_order():
-    assert list(stage_medians(READINGS, ("post", "trunk", "fpn")).items()) == [("post", 1), ("trunk", 8), ("rest", 6.5)]
+    assert list(stage_medians(READINGS, ("post", "backbone", "fpn")).items()) == [
+        ("post", 1),
+        ("backbone", 8),
+        ("rest", 6.5),
+    ]
 
 
 def test_the_worst_share_is_told():

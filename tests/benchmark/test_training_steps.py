@@ -6,10 +6,9 @@ import json
 
 import pytest
 import torch
-from helpers import SMALL_BENCHMARK, SMALL_NAME, benchmark_options
+from helpers import SMALL_BENCHMARK, benchmark_setting, run_here
 
-from efpn.benchmark.cli import main
-from efpn.benchmark.training import STEPS
+from efpn.benchmark.training import workload
 
 pytestmark = pytest.mark.slow
 
@@ -17,10 +16,11 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
     out = tmp_path_factory.mktemp("benchmarks")
-    assert main(["training", *SMALL_BENCHMARK, "--no-memory", "--out", str(out)]) == 0
-    text = (out / f"training-cpu-64-32-{SMALL_NAME}.md").read_text()
+    done = run_here("benchmark.py", "what=training", *SMALL_BENCHMARK, f"out={out}")
+    assert done.returncode == 0, done.stderr
+    text = (out / "small.md").read_text()
     assert "time, baseline / torchvision in a bare loop" in text and "<= 1.05" in text
-    return json.loads((out / f"training-cpu-64-32-{SMALL_NAME}.json").read_text())
+    return json.loads((out / "small.json").read_text())
 
 
 def test_the_ratios_are_those_of_the_medians(record):
@@ -42,15 +42,15 @@ def test_the_ratios_are_those_of_the_medians(record):
 
 def test_stages_name_the_parts_of_a_step(record):
     steps = record["models"]
-    assert set(steps["distill"]["stages"]) == {"trunk", "fpn", "extension", "backward", "update", "rest"}
-    assert set(steps["bare-forward"]["stages"]) == {"trunk", "fpn", "extension", "rest"}
+    assert set(steps["distill"]["stages"]) == {"backbone", "fpn", "extension", "backward", "update", "rest"}
+    assert set(steps["bare-forward"]["stages"]) == {"backbone", "fpn", "extension", "rest"}
     assert {"rpn", "heads", "backward", "update"} <= set(steps["baseline"]["stages"]) & set(steps["finetune"]["stages"])
     assert all(step["stage_share"] == pytest.approx(1, abs=0.05) for step in steps.values())
 
 
 def test_the_bare_passes_are_those_of_the_step(record):
     counted = {name: step["multiply_adds"] for name, step in record["models"].items()}
-    forward = ("trunk", "fpn", "extension")
+    forward = ("backbone", "fpn", "extension")
     assert {s: counted["distill"][s] for s in forward} == {s: counted["bare-forward"][s] for s in forward}
     assert counted["distill"]["backward"] == counted["bare-backward"]["backward"] > counted["distill"]["extension"]
     assert counted["bare-forward"].get("backward", 0) == 0
@@ -72,7 +72,7 @@ LEARNS = {
 
 @pytest.mark.parametrize("name", LEARNS)
 def test_a_step_trains_what_its_phase_trains(name):
-    work = STEPS[name].build(benchmark_options())
+    work = workload(benchmark_setting(), name)
     before = {key: value.clone() for key, value in work.model.state_dict().items()}
     work.run(0)
     moved = {key for key, value in work.model.state_dict().items() if not torch.equal(value, before[key])}
@@ -84,7 +84,7 @@ def test_a_step_trains_what_its_phase_trains(name):
 
 def test_the_bare_passes_train_nothing_but_the_second_has_gradients():
     for name, has in (("bare-forward", False), ("bare-backward", True)):
-        work = STEPS[name].build(benchmark_options())
+        work = workload(benchmark_setting(), name)
         before = {key: value.clone() for key, value in work.model.state_dict().items()}
         work.run(0)
         assert all(torch.equal(value, before[key]) for key, value in work.model.state_dict().items())

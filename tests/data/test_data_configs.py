@@ -30,9 +30,9 @@ def test_all_have_the_same_keys(data, name):
 def test_papers_settings(data):
     signs, things = data("tt100k"), data("coco")
     assert (signs.train_transform.short_side, signs.train_transform.max_size) == (1400, 1400)
-    assert (signs.balance, signs.train_transform.hflip_prob) == (1000, 0)
+    assert (signs.balance, list(signs.train_transform.augment)) == (1000, ["color"])
     assert (things.train_transform.short_side, things.train_transform.max_size) == (800, 1333)
-    assert things.train_transform.hflip_prob == 0.5
+    assert things.train_transform.augment.flip.p == 0.5
 
 
 def test_synthetic_gives_batches(data, tmp_path):

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from efpn.data.augment import ColorJitter, HorizontalFlip
 from efpn.data.coco import CocoJson
 from efpn.data.dataset import DetectionDataset, halve, to_tensor
 from efpn.data.pictures import PictureError, probe_picture, read_picture, read_smaller
@@ -36,7 +37,7 @@ def test_pictures_without_boxes_have_empty_targets(index):
     [
         EvalTransform(21, 33),
         EvalTransform(77, 99),
-        TrainTransform(24, 32, (0.5, 2.0), crop=24, hflip_prob=0.5, color_jitter={"contrast": 0.5}),
+        TrainTransform(24, 32, (0.5, 2.0), crop=24, augment=[ColorJitter(contrast=0.5), HorizontalFlip(0.5)]),
         TrainTransform(24, 32, (0.5, 2.0)),
     ],
 )
@@ -78,9 +79,11 @@ def test_crowds_are_no_objects_but_regions_to_ignore(crowded):
 
 
 def test_crowds_go_with_the_picture_through_crop_and_flip(crowded):
-    mirror = TrainTransform(30, 40, hflip_prob=1.0)
+    mirror = TrainTransform(30, 40, augment=[HorizontalFlip(1.0)])
     assert DetectionDataset(crowded, mirror)[1][1]["ignore_boxes"].tolist() == [[0, 0, 20, 30]]
-    cropped = DetectionDataset(crowded, TrainTransform(30, 40, (0.7, 1.5), crop=24, hflip_prob=0.5), pairs=True)
+    cropped = DetectionDataset(
+        crowded, TrainTransform(30, 40, (0.7, 1.5), crop=24, augment=[HorizontalFlip(0.5)]), pairs=True
+    )
     seen = 0
     for seed in range(30):
         image, _, target = cropped[1, seed]

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from efpn.data.augment import ColorJitter, HorizontalFlip
 from efpn.data.transforms import EvalTransform, TrainTransform, clip_boxes, size_factor
 from efpn.errors import UserError
 
@@ -66,7 +67,13 @@ def test_one_factor_of_the_double_size_is_the_2x_picture():
 
 @pytest.mark.parametrize("factor", [1, 2])
 @pytest.mark.parametrize(
-    "options", [SIGNS, SIGNS | {"hflip_prob": 1.0}, SIGNS | {"crop": None, "hflip_prob": 0.5}, SIGNS | {"crop": 240}]
+    "options",
+    [
+        SIGNS,
+        SIGNS | {"augment": [HorizontalFlip(1.0)]},
+        SIGNS | {"crop": None, "augment": [HorizontalFlip(0.5)]},
+        SIGNS | {"crop": 240},
+    ],
 )
 def test_boxes_follow_the_object(options, factor):
     transform = TrainTransform(**options)
@@ -128,8 +135,8 @@ def test_boxes_with_too_little_left_are_dropped():
 
 
 def test_everything_is_drawn_from_the_seed():
-    transform = TrainTransform(**SIGNS, hflip_prob=0.5, color_jitter={"brightness": 0.4, "hue": 0.1})
-    twin = TrainTransform(**SIGNS, hflip_prob=0.5, color_jitter={"brightness": 0.4, "hue": 0.1})
+    transform = TrainTransform(**SIGNS, augment=[ColorJitter(brightness=0.4, hue=0.1), HorizontalFlip(0.5)])
+    twin = TrainTransform(**SIGNS, augment=[ColorJitter(brightness=0.4, hue=0.1), HorizontalFlip(0.5)])
     image = np.random.default_rng(0).integers(0, 256, (150, 150, 3), np.uint8)
     boxes = np.array([[20.0, 20, 60, 60]])
     first = [transform(image, boxes, factor=2, seed=seed).image for seed in range(6)]
@@ -140,7 +147,7 @@ def test_everything_is_drawn_from_the_seed():
 
 
 def test_colour_jitter_changes_colours_not_geometry():
-    plain, coloured = TrainTransform(**SIGNS), TrainTransform(**SIGNS, color_jitter={"brightness": [0.5, 0.5]})
+    plain, coloured = TrainTransform(**SIGNS), TrainTransform(**SIGNS, augment=[ColorJitter(brightness=[0.5, 0.5])])
     image, boxes = painted(200, 200, (50, 50, 90, 90)), np.array([[50.0, 50, 90, 90]])
     one, other = (transform(image, boxes, factor=2, seed=3) for transform in (plain, coloured))
     assert one.image.shape == other.image.shape

@@ -1,41 +1,137 @@
-"""Pictures, ground truth and proposals that a seed draws."""
+"""Images, ground truth and proposals that a seed draws.
+
+The composition of the proposals is chosen, so that the cost of RoI pooling does not hang on random weights: the RPN
+runs, and its time counts, but what it proposes is replaced by a few hundred small boxes around some spots, as a trained
+RPN proposes around small objects, and larger ones anywhere.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Final
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from efpn.benchmark.options import Options
-from efpn.benchmark.proposals import make_proposals, object_boxes
+from efpn.benchmark.setting import Composition, Setting
 
-Batch = tuple[list[Tensor], list[Tensor]]  # 1x and 2x pictures
+SMALLEST: Final = 0.15  # of the threshold: the side of the smallest small proposal
+LARGEST: Final = 8.0  # of the threshold, or half of the image: the side of the largest proposal
+
+Batch = tuple[list[Tensor], list[Tensor]]  # 1x and 2x images
 
 
-def random_batch(options: Options) -> Batch:
-    """One batch of noise, 1x and 2x; nothing that is measured depends on what is in the pictures."""
-    random = torch.Generator().manual_seed(options.seed)
+def random_batch(setting: Setting) -> Batch:
+    """One batch of noise, 1x and 2x; nothing that is measured depends on what is in the images."""
+    random = torch.Generator().manual_seed(setting.cfg.seed)
 
     def batch(scale: int) -> list[Tensor]:
-        shape = (3, scale * options.height, scale * options.width)
-        return [torch.rand(shape, generator=random).to(options.device) for _ in range(options.batch)]
+        shape = (3, scale * setting.height, scale * setting.width)
+        return [torch.rand(shape, generator=random).to(setting.device) for _ in range(setting.cfg.batch)]
 
     return batch(1), batch(2)
 
 
-def fixed_boxes(options: Options, scale: int) -> list[Tensor]:
-    """Proposals of each picture, in pixels of a picture of ``scale`` times the 1x size."""
-    how, seeds = options.proposals, range(options.seed, options.seed + options.batch)
-    return [scale * make_proposals(how, options.height, options.width, s).to(options.device) for s in seeds]
+def fixed_boxes(setting: Setting, scale: int) -> list[Tensor]:
+    """Proposals of each image, in pixels of an image of ``scale`` times the 1x size."""
+    made = [make_proposals(setting.proposals, setting.height, setting.width, seed) for seed in seeds(setting)]
+    return [scale * boxes.to(setting.device) for boxes in made]
 
 
-def random_targets(options: Options, scale: int = 1) -> list[dict[str, Tensor]]:
-    """Ground truth of each picture: the objects that the small proposals lie around, with labels drawn at random."""
-    random = torch.Generator().manual_seed(options.seed)
-    how, seeds = options.proposals, range(options.seed, options.seed + options.batch)
+def random_targets(setting: Setting, scale: int = 1) -> list[dict[str, Tensor]]:
+    """Ground truth of each image: the objects that the small proposals lie around, with labels drawn at random."""
+    random = torch.Generator().manual_seed(setting.cfg.seed)
+    how, classes = setting.proposals, setting.cfg.classes
     return [
         {
-            "boxes": scale * object_boxes(how, options.height, options.width, seed).to(options.device),
-            "labels": torch.randint(1, options.classes, (how.objects,), generator=random).to(options.device),
+            "boxes": scale * object_boxes(how, setting.height, setting.width, seed).to(setting.device),
+            "labels": torch.randint(1, classes, (how.objects,), generator=random).to(setting.device),
         }
-        for seed in seeds
+        for seed in seeds(setting)
     ]
+
+
+def seeds(setting: Setting) -> range:
+    """One for each image of the batch."""
+    return range(setting.cfg.seed, setting.cfg.seed + setting.cfg.batch)
+
+
+def object_boxes(how: Composition, height: int, width: int, seed: int) -> Tensor:
+    """The small objects themselves, ``(objects, 4)`` xyxy in 1x pixels, each inside the image."""
+    return _objects(how, _room(height, width), torch.Generator().manual_seed(seed))
+
+
+def make_proposals(how: Composition, height: int, width: int, seed: int) -> Tensor:
+    """Boxes ``(total, 4)`` xyxy inside an image of ``height`` x ``width`` pixels, in mixed order.
+
+    Args:
+        how: their composition.
+        height: pixels of the 1x image.
+        width: likewise.
+        seed: of everything that is drawn.
+    """
+    random, room = torch.Generator().manual_seed(seed), _room(height, width)
+    boxes = torch.cat([_small_boxes(how, room, random), _large_boxes(how, room, random)])
+    return boxes[torch.randperm(len(boxes), generator=random)]
+
+
+def _room(height: int, width: int) -> Tensor:
+    return torch.tensor([width, height], dtype=torch.float32)
+
+
+def _objects(how: Composition, room: Tensor, random: torch.Generator) -> Tensor:
+    """Squares of 0.2 to 0.7 of the threshold, anywhere."""
+    side = how.below * (0.2 + 0.5 * torch.rand(how.objects, 1, generator=random))
+    start = torch.rand(how.objects, 2, generator=random) * (room - side)
+    return torch.cat([start, start + side], dim=1)
+
+
+def _small_boxes(how: Composition, room: Tensor, random: torch.Generator) -> Tensor:
+    """The objects in turn, moved by up to half of their side and up to a third larger or smaller on each side."""
+    if not how.small:
+        return torch.zeros(0, 4)
+    objects = _objects(how, room, random)[torch.arange(how.small) % how.objects]
+    side = objects[:, 2:] - objects[:, :2]
+    sides = side * (0.75 + 0.5 * torch.rand(how.small, 2, generator=random))
+    sides = sides.clamp(SMALLEST * how.below, 0.95 * how.below)
+    middle = (objects[:, :2] + objects[:, 2:]) / 2 + side * (torch.rand(how.small, 2, generator=random) - 0.5)
+    return _inside(middle, sides, room)
+
+
+def _large_boxes(how: Composition, room: Tensor, random: torch.Generator) -> Tensor:
+    """Log-uniform in size, from the threshold up, as the RPN's levels share them; anywhere."""
+    number = how.total - how.small
+    low, high = 1.05 * how.below, max(1.1 * how.below, min(LARGEST * how.below, float(room.min()) / 2))
+    side = low * (high / low) ** torch.rand(number, 1, generator=random)
+    stretch = 0.98 + 0.04 * torch.rand(number, 1, generator=random)
+    sides = torch.cat([side * stretch, side / stretch], dim=1)
+    return _inside(torch.rand(number, 2, generator=random) * room, sides, room)
+
+
+def _inside(middle: Tensor, sides: Tensor, room: Tensor) -> Tensor:
+    """Boxes of these sides, pushed into the image."""
+    start = torch.minimum((middle - sides / 2).clamp(min=0), room - sides)
+    return torch.cat([start, start + sides], dim=1)
+
+
+class FixedProposals:
+    """Stands between a detector's RPN and its heads: the RPN runs as ever, what it proposes is replaced.
+
+    Args:
+        detector: whose ``rpn`` is meant; changed in place.
+        boxes: per image of the batch, in pixels of the image that the RPN sees.
+
+    Attributes:
+        boxes: may be set anew between two runs.
+    """
+
+    def __init__(self, detector: nn.Module, boxes: Sequence[Tensor]) -> None:
+        self.boxes = list(boxes)
+        rpn: Any = detector.rpn
+        propose = rpn.forward
+
+        def forward(*args: Any, **options: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
+            _, losses = propose(*args, **options)
+            return list(self.boxes), losses
+
+        rpn.forward = forward

@@ -1,13 +1,12 @@
-"""Whether the loader keeps up with training: pictures per second of both, and what decoding alone takes.
+"""Whether the loader keeps up with training: images per second of both, and what decoding alone takes.
 
-Pictures are JPEG files that the measurement writes itself into a temporary folder; the loader is the real one, with
-the transforms of ``conf/data/tt100k.yaml``. On a CPU loader and training step share the cores, so that each rate is
-what one of them reaches alone.
+Images are JPEG files that the measurement writes itself into a temporary folder; the loader is the real one, with the
+transforms of the config's ``data``. On a CPU loader and training step share the cores, so that each rate is what one of
+them reaches alone.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,54 +17,51 @@ from typing import Any, Final
 
 import cv2
 import numpy as np
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 from PIL import Image
 
-from efpn.benchmark.machine import machine_facts
-from efpn.benchmark.options import Options, add_options, read_options
-from efpn.benchmark.proposals import object_boxes
+from efpn.benchmark.inputs import object_boxes
 from efpn.benchmark.report import ratio_table, write_report
+from efpn.benchmark.setting import Setting, read_setting
 from efpn.benchmark.timing import interleave, stop_watched
-from efpn.benchmark.training import STEPS
-from efpn.benchmark.words import whole_numbers
+from efpn.benchmark.training import workload
 from efpn.data.datamodule import DetectionDataModule
 from efpn.data.pictures import read_picture, read_smaller
 from efpn.data.reading import make_record
 from efpn.data.records import Categories, Index
-from efpn.data.transforms import EvalTransform, TrainTransform
-from efpn.errors import UserError, require_count
-from efpn.evaluation.table import escaped, fact_list, markdown_table, number
+from efpn.errors import UserError
+from efpn.evaluation.table import markdown_table, number
 
 QUALITY: Final = 92  # of the JPEG files
-JITTER: Final = (0.8, 1.25)
-COLOUR: Final = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.02}
-VISIBLE: Final = 0.3
-PHASES: Final = {"baseline": False, "distill": True}  # training step -> whether it is fed with pairs
+PHASES: Final = ("baseline", "distill")  # fed with single images, and with pairs
 NOTES: Final = (
     "Loader: decoding, transforms and batching of the real data module; the rate from the first batch to the last.",
-    "Step: the rate of the training step alone, from its median time (see python -m efpn.benchmark training).",
+    "Step: the rate of the training step alone, from its median time (see python benchmark.py what=training).",
     "On a CPU both share the cores, so that each rate is what one of them reaches alone.",
     "The loader decodes a JPEG at a half, a quarter or an eighth of its size (libjpeg's reduced decode) where what is "
-    "trained on has no more pixels: 2 x --size x the scale jitter (0.8 to 1.25) within half of --file-size.",
+    "trained on has no more pixels: 2 x size x the scale jitter (0.8 to 1.25) within half of file_size.",
 )
 
 
 class WrittenPictures:
-    """A source of noise pictures as JPEG files, each with boxes.
+    """A source of noise images as JPEG files, each with boxes.
 
     Args:
         folder: that they are written into.
         files: how many.
         side: pixels of each, square.
-        options: whose objects the boxes are, and whose seed it is.
+        setting: whose objects the boxes are, and whose seed it is.
     """
 
     categories = Categories(("object",), (1,), (True,))
 
-    def __init__(self, folder: Path, files: int, side: int, options: Options) -> None:
+    def __init__(self, folder: Path, files: int, side: int, setting: Setting) -> None:
+        seeds = range(setting.cfg.seed, setting.cfg.seed + files)
         self.folder = folder
-        self.paths = [write_noise(folder / f"{n}.jpg", side, options.seed + n) for n in range(files)]
+        self.paths = [write_noise(folder / f"{number}.jpg", side, seed) for number, seed in enumerate(seeds)]
         self.side = side
-        self.boxes = [object_boxes(options.proposals, side, side, options.seed + n).tolist() for n in range(files)]
+        self.boxes = [object_boxes(setting.proposals, side, side, seed).tolist() for seed in seeds]
 
     def load(self, split: str) -> Index:
         """All of them, whatever the split."""
@@ -87,17 +83,28 @@ def write_noise(path: Path, side: int, seed: int) -> Path:
     return path
 
 
-def loader_rate(source: WrittenPictures, options: Options, workers: int, pairs: bool, pictures: int) -> float:
-    """Pictures a second that the training loader gives, from its first batch on.
+def training_data(source: WrittenPictures, setting: Setting, workers: int, pairs: bool) -> DetectionDataModule:
+    """The data module that a training would use, for ``load`` images and one batch to begin with."""
+    cfg = setting.cfg
+    short, long = sorted((setting.height, setting.width))
+    size = {"short_side": short, "max_size": long}
+    return DetectionDataModule(
+        source,
+        {"train": "train"},
+        instantiate(cfg.data.train_transform, **size, _convert_="all"),
+        instantiate(cfg.data.eval_transform, **size, _convert_="all"),
+        batch_size=cfg.batch,
+        num_workers=workers,
+        pairs=pairs,
+        seed=cfg.seed,
+        samples_per_epoch=cfg.load + cfg.batch,
+        check_pictures="none",
+    )
 
-    Args:
-        source: of the pictures.
-        options: the setting; its size is that of the 1x picture.
-        workers: processes.
-        pairs: as distillation needs them.
-        pictures: to load.
-    """
-    batches = iter(training_data(source, options, workers, pairs, pictures).train_dataloader())
+
+def loader_rate(source: WrittenPictures, setting: Setting, workers: int, pairs: bool) -> float:
+    """Images a second that the training loader gives, from its first batch on."""
+    batches = iter(training_data(source, setting, workers, pairs).train_dataloader())
     next(batches)
     start, seen = time.perf_counter(), 0
     for batch in batches:
@@ -105,88 +112,50 @@ def loader_rate(source: WrittenPictures, options: Options, workers: int, pairs: 
     return seen / (time.perf_counter() - start)
 
 
-def training_data(
-    source: WrittenPictures, options: Options, workers: int, pairs: bool, pictures: int
-) -> DetectionDataModule:
-    """The data module that a training would use, for ``pictures`` and one batch to begin with."""
-    short, long = sorted((options.height, options.width))
-    return DetectionDataModule(
-        source,
-        {"train": "train"},
-        TrainTransform(short, long, scale_jitter=JITTER, color_jitter=COLOUR, min_visibility=VISIBLE),
-        EvalTransform(short, long),
-        batch_size=options.batch,
-        num_workers=workers,
-        pairs=pairs,
-        seed=options.seed,
-        samples_per_epoch=pictures + options.batch,
-        check_pictures="none",
-    )
-
-
 def decode_rates(paths: Sequence[Path]) -> dict[str, float]:
-    """Pictures a second in one thread: as the loader decodes whole pictures, and at half size."""
+    """Images a second in one thread: as the loader decodes whole images, and at half size."""
+    from torch.utils.benchmark import Timer  # looks for a compiler and CUDA's, aloud: not before it is needed
+
     ways: dict[str, Callable[[Path], Any]] = {
         "decode": read_picture,
         "decode at half size": partial(read_smaller, shrink=lambda height, width: 2),
     }
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for path in paths:
-        for name, decode in ways.items():
-            start = time.perf_counter()
-            decode(path)
-            taken[name].append(time.perf_counter() - start)
+
+    def timed(turn: int, decode: Callable[[Path], Any]) -> float:
+        return Timer("decode(path)", globals={"decode": decode, "path": paths[turn]}).timeit(1).mean
+
+    taken = interleave({name: partial(timed, decode=decode) for name, decode in ways.items()}, len(paths), warmup=0)
     return {name: 1 / median(seconds) for name, seconds in taken.items()}
 
 
-def step_rates(options: Options) -> dict[str, float]:
-    """Pictures a second that each training step takes."""
-    watched = {name: stop_watched(STEPS[name].build(options), options.device) for name in PHASES}
-    readings = interleave(watched, options.repeats, options.warmup)
-    return {name: options.batch / median(r.seconds for r in readings[name]) for name in PHASES}
+def step_rates(setting: Setting) -> dict[str, float]:
+    """Images a second that each training step takes."""
+    watched = {name: stop_watched(workload(setting, name), setting.device) for name in PHASES}
+    readings = interleave(watched, setting.cfg.repeats, setting.cfg.warmup)
+    return {name: setting.cfg.batch / median(r.seconds for r in readings[name]) for name in PHASES}
 
 
-def add_parser(parser: argparse.ArgumentParser) -> None:
-    """The options of this measurement."""
-    add = parser.add_argument
-    add("--workers", default="0,1,2", metavar="N,N", help="loader processes to try (default 0,1,2)")
-    add("--files", type=int, default=16, metavar="N", help="JPEG files to write (default 16)")
-    add("--file-size", type=int, default=2048, metavar="PX", help="side of each (default 2048)")
-    add("--load", type=int, default=48, metavar="N", help="pictures that are loaded for each rate (default 48)")
-    add_options(parser, repeats=5, warmup=1)
-
-
-def run(given: argparse.Namespace, arguments: Sequence[str]) -> str:
+def run(cfg: DictConfig) -> str:
     """Measure, write the files and return the report.
 
     Raises:
         UserError: an option that makes no sense.
     """
-    options, workers = read_options(given), whole_numbers("--workers", given.workers)
-    for name in ("files", "file_size", "load"):
-        require_count(f"--{name.replace('_', '-')}", getattr(given, name), least=1)
-    if given.file_size < min(options.height, options.width):
-        raise UserError(f"--file-size={given.file_size}: smaller than --size; pictures are not to be enlarged")
+    setting = read_setting(cfg)
+    if cfg.file_size < min(setting.height, setting.width):
+        raise UserError(f"file_size={cfg.file_size}: smaller than size; images are not to be enlarged")
     with TemporaryDirectory() as folder:
-        source = WrittenPictures(Path(folder), given.files, given.file_size, options)
+        source = WrittenPictures(Path(folder), cfg.files, cfg.file_size, setting)
         rates = {
-            phase: {str(n): loader_rate(source, options, n, pairs, given.load) for n in workers}
-            for phase, pairs in PHASES.items()
+            phase: {str(n): loader_rate(source, setting, n, cfg.phases[phase].pairs) for n in cfg.workers}
+            for phase in PHASES
         }
         decoding = decode_rates(source.paths)
         size = median(path.stat().st_size for path in source.paths)
-    steps = step_rates(options)
-    record = {
-        "ratios": rate_ratios(steps, rates),
-        "loader": rates,
-        "step": steps,
-        "decoding": decoding,
-        "setting": {**options.as_record(), "files": given.files, "file_size": given.file_size, "file_bytes": size},
-        "machine": machine_facts(options.device, arguments),
-    }
-    text = loader_text(f"Loader at {options.size_name} px", record)
-    write_report(options.out, options.name("loader"), record, text)
-    return text
+    steps = step_rates(setting)
+    record = {"ratios": rate_ratios(steps, rates), "loader": rates, "step": steps, "decoding": decoding}
+    facts = {**setting.as_record(), "files": cfg.files, "file_size": cfg.file_size, "file_bytes": size}
+    return write_report(setting, f"Loader at {setting.size_name} px", record, rate_parts(record), NOTES, facts)
 
 
 def rate_ratios(steps: dict[str, float], rates: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
@@ -198,8 +167,8 @@ def rate_ratios(steps: dict[str, float], rates: dict[str, dict[str, float]]) -> 
     ]
 
 
-def loader_text(title: str, record: dict[str, Any]) -> str:
-    """Ratios, rates, setting and machine as Markdown."""
+def rate_parts(record: dict[str, Any]) -> list[str]:
+    """Ratios and rates as Markdown."""
     rows = [
         [f"{phase} loader, workers: {n}", number(rate, 2)]
         for phase, given in record["loader"].items()
@@ -207,14 +176,4 @@ def loader_text(title: str, record: dict[str, Any]) -> str:
     ]
     rows += [[f"{phase} step", number(rate, 2)] for phase, rate in record["step"].items()]
     rows += [[f"{name}, one thread", number(rate, 2)] for name, rate in record["decoding"].items()]
-    parts = [
-        f"# {escaped(title)}",
-        ratio_table(record["ratios"]),
-        "## Pictures a second",
-        markdown_table(["", "pictures/s"], rows),
-        "## How it was measured",
-        "\n".join(f"- {note}" for note in NOTES),
-        "## Setting and machine",
-        fact_list({**record["setting"], **record["machine"]}),
-    ]
-    return "\n\n".join(parts) + "\n"
+    return [ratio_table(record["ratios"]), "## Pictures a second", markdown_table(["", "pictures/s"], rows)]

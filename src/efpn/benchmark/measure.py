@@ -1,57 +1,90 @@
-"""All there is to know about some pieces of work: time by stage, multiply-adds, parameters, peak memory."""
+"""All there is to know about some pieces of work: time by stage, multiply-adds, parameters, peak memory, and ratios.
+
+Peak memory is what a piece of work needs above what stands before its first run (weights, input, the program itself).
+On CUDA this is ``torch.cuda.max_memory_allocated`` less what was allocated before: tensors, without the caching
+allocator's reserve. On a CPU it is the growth of the resident memory of a fresh process that does nothing else, from
+before the first run to the peak over two runs: torch's profiler sees the tensors there, but not the scratch buffers of
+the kernels. In training the gradients and the optimizer's state are part of it.
+
+The C library keeps freed memory for later, which can hide an allocation or add to the peak; the child process is
+therefore told (glibc's MALLOC_MMAP_THRESHOLD_) to map every block of 1 MiB or more by itself and to give it back at
+once. Elsewhere than on Linux there is no such switch, and the peak is the process's largest ever, so that a peak below
+that of building the model is not seen.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import os
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final
 
-from efpn.benchmark.memory import peak_bytes, peak_of_a_fresh_process
-from efpn.benchmark.operations import multiply_adds, parameters
-from efpn.benchmark.options import Options
-from efpn.benchmark.stages import STAGES
-from efpn.benchmark.timing import Spread, Workload, interleave, stage_medians, stage_share, stop_watched
+import torch
+from hydra.utils import get_method
+from omegaconf import DictConfig, OmegaConf
+from torch.utils.flop_counter import FlopCounterMode
+
+from efpn.benchmark.setting import Setting, read_setting
+from efpn.benchmark.timing import (
+    STAGES,
+    Spread,
+    StageClock,
+    Workload,
+    interleave,
+    stage_medians,
+    stage_share,
+    stop_watched,
+    synchronise,
+)
+from efpn.errors import UserError
 
 log = logging.getLogger(__name__)
-Record = dict[str, Any]
+Record = Mapping[str, Any]
+Build = Callable[[Setting, str], Workload]  # a function of a module: a child process finds it by its name
 GAP: Final = 0.05  # of the time of a run
+RUNS: Final = 2  # whose peak is taken
+STATUS: Final = Path("/proc/self/status")
 
 
 def measure(
-    titles: Mapping[str, str],
-    build: Callable[[str], Workload],
-    options: Options,
-    arguments: Sequence[str],
-    stages: Sequence[str] = STAGES,
+    titles: Mapping[str, str], build: Build, setting: Setting, stages: Sequence[str] = STAGES
 ) -> dict[str, Record]:
     """Measure everything, interleaved.
 
     Args:
         titles: what each piece of work is called, by its name.
         build: makes it, by name.
-        options: the setting.
-        arguments: of this command, for the child processes that measure memory on a CPU.
+        setting: of all of them.
         stages: in the order in which they are to be listed.
 
     Returns:
         By name: ``title``, ``seconds`` (a `Spread`), ``stages`` (median seconds), ``stage_share``,
         ``multiply_adds`` (by stage), ``parameters``, ``weight_bytes`` and ``peak_bytes`` (None if not asked for).
     """
-    peaks = {name: _peak(name, build, options, arguments) for name in titles}
-    works = {name: build(name) for name in titles}
+    peaks = {name: peak_of(name, build, setting) if setting.cfg.memory else None for name in titles}
+    works = {name: build(setting, name) for name in titles}
     counted = {name: multiply_adds(work) for name, work in works.items()}
-    watched = {name: stop_watched(work, options.device) for name, work in works.items()}
-    readings = interleave(watched, options.repeats, options.warmup)
+    watched = {name: stop_watched(work, setting.device) for name, work in works.items()}
+    readings = interleave(watched, setting.cfg.repeats, setting.cfg.warmup)
     shares = {name: stage_share(readings[name]) for name in titles}
     warn_of_gaps(shares)
     return {
         name: {
             "title": title,
-            "seconds": Spread.of([reading.seconds for reading in readings[name]]).as_record(),
+            "seconds": asdict(Spread.of(readings[name])),
             "stages": stage_medians(readings[name], stages),
             "stage_share": shares[name],
             "multiply_adds": counted[name],
-            "parameters": parameters(works[name].model),
+            # frozen batch-norm has buffers, which count as weights alone
+            "parameters": sum(parameter.numel() for parameter in works[name].model.parameters()),
             "weight_bytes": sum(tensor.nbytes for tensor in works[name].model.state_dict().values()),
             "peak_bytes": peaks[name],
         }
@@ -66,10 +99,118 @@ def warn_of_gaps(shares: Mapping[str, float]) -> None:
             log.warning("%s: its stages add up to %.0f %% of the wall-clock time of a run", name, 100 * share)
 
 
-def _peak(name: str, build: Callable[[str], Workload], options: Options, arguments: Sequence[str]) -> int | None:
-    if not options.memory:
-        return None
+def multiply_adds(work: Workload) -> dict[str, int]:
+    """Multiply-adds of one run by stage: convolutions and matrix products, which torch counts two operations each.
+
+    RoIAlign, interpolation, activations and NMS have none.
+    """
+    with FlopCounterMode(display=False) as counter:
+        clock = StageClock(counter.get_total_flops)
+        with work.stages.counted_by(clock):
+            work.run(0)
+        return {stage: int(flops) // 2 for stage, flops in clock.read().items()}
+
+
+def peak_of(name: str, build: Build, setting: Setting) -> int:
+    """Peak memory of the piece of work ``name``: on a CPU that of a child process that builds and runs it alone.
+
+    Raises:
+        UserError: the child could not do what it was told; in its words.
+        RuntimeError: the child failed; with its last words.
+    """
     log.info("peak memory of %s", name)
-    if options.device.type == "cpu":
-        return peak_of_a_fresh_process(arguments, name)
-    return peak_bytes(build(name), options.device)
+    if setting.device.type != "cpu":
+        return peak_bytes(build(setting, name), setting.device)
+    command = [sys.executable, "-m", "efpn.benchmark.measure", f"{build.__module__}.{build.__qualname__}", name]
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+    told = OmegaConf.to_yaml(setting.cfg, resolve=True)
+    done = subprocess.run(command, input=told, capture_output=True, text=True, env=env, check=False)
+    if done.returncode == 0:
+        return int(json.loads(done.stdout.splitlines()[-1])["peak_bytes"])
+    said = (done.stderr.strip() or f"status {done.returncode}").splitlines()[-1]
+    if done.returncode == 2:
+        raise UserError(said.removeprefix("error: "))
+    raise RuntimeError(f"measuring the memory of {name} failed: {said}")
+
+
+def answer(build: str, name: str) -> int:
+    """What the child does: read the config from stdin, print the peak, and return the exit status."""
+    try:
+        setting = read_setting(DictConfig(OmegaConf.create(sys.stdin.read())))
+        print(json.dumps({"peak_bytes": peak_bytes(get_method(build)(setting, name), setting.device)}))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def peak_bytes(work: Workload, device: torch.device) -> int:
+    """Run the work twice, for the first time, and return its peak (see the module)."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    else:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
+        before = resident_bytes("VmRSS")
+    for turn in range(RUNS):
+        work.run(turn)
+    synchronise(device)
+    return (torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident_bytes("VmHWM")) - before
+
+
+def resident_bytes(field: str) -> int:
+    """Resident memory of this process, now (``VmRSS``) or at its peak (``VmHWM``).
+
+    On Linux not ``ru_maxrss``, which starts from the size of the process that started this one; elsewhere it is all
+    there is, and always the peak.
+    """
+    if STATUS.is_file() and (found := re.search(rf"^{field}:\s+(\d+) kB", STATUS.read_text(), re.MULTILINE)):
+        return int(found[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def seconds(record: Record) -> float | None:
+    """Median time."""
+    return record["seconds"]["median"]
+
+
+def peak(record: Record) -> float | None:
+    """Peak memory above the weights, if it was measured."""
+    return record["peak_bytes"]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A quotient of two that were measured, and the target that it may not pass; absolute numbers do not carry over.
+
+    Attributes:
+        name: for people.
+        of: name of the numerator among what was measured.
+        to: of the denominator.
+        what: reads the number from a record.
+        target: None where there is none.
+    """
+
+    name: str
+    of: str
+    to: str
+    what: Callable[[Record], float | None] = seconds
+    target: float | None = None
+
+
+def evaluate(ratios: Iterable[Ratio], measured: Mapping[str, Record]) -> list[dict[str, Any]]:
+    """``name, value, target, met`` of all ratios whose two sides were measured."""
+    found = []
+    for ratio in ratios:
+        above, below = (ratio.what(measured[side]) if side in measured else None for side in (ratio.of, ratio.to))
+        if above is not None and below:
+            value, target = above / below, ratio.target
+            met = None if target is None else value <= target
+            found.append({"name": ratio.name, "value": value, "target": target, "met": met})
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(answer(*sys.argv[1:]))

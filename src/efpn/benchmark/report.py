@@ -2,51 +2,105 @@
 
 from __future__ import annotations
 
+import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from efpn.benchmark.stages import REST, STAGES
+import torch
+import torchvision
+
+from efpn.benchmark.setting import Setting
+from efpn.benchmark.timing import REST, STAGES
+from efpn.evaluation.provenance import git_commit, hardware
 from efpn.evaluation.table import escaped, fact_list, markdown_table, number
 from efpn.runs.files import write_json, write_text
 
+CPU_FACTS: Final = Path("/proc/cpuinfo")
 MEGA, GIGA = 1e6, 1e9
 
 
-def write_report(folder: Path, name: str, record: Mapping[str, Any], text: str) -> list[Path]:
-    """Write ``name.json`` and ``name.md`` and return where they are."""
-    return [
-        write_json(folder / f"{name}.json", record, indent=2),
-        write_text(folder / f"{name}.md", text),
-    ]
-
-
-def comparison_text(title: str, record: Mapping[str, Any], notes: Sequence[str], stages: Sequence[str] = STAGES) -> str:
-    """Ratios, then all models, then where their time goes, then the setting and the machine.
+def write_report(
+    setting: Setting,
+    title: str,
+    record: Mapping[str, Any],
+    parts: Sequence[str],
+    notes: Sequence[str],
+    facts: Mapping[str, Any] | None = None,
+) -> str:
+    """Write what was measured as JSON and a page of it as Markdown, and return the page.
 
     Args:
-        title: heading.
-        record: ``ratios``, ``models``, ``setting`` and ``machine``.
+        setting: names the files; it and the machine are told too.
+        title: heading of the page.
+        record: what was measured.
+        parts: of the page: tables and headings, ratios first.
         notes: what a reader must know of how it was measured.
+        facts: of the setting, if others than its own record.
+    """
+    setting_record = setting.as_record() if facts is None else facts
+    machine = machine_facts(setting)
+    listed = "\n".join(f"- {note}" for note in notes)
+    ends = ["## How it was measured", listed, "## Setting and machine", fact_list({**setting_record, **machine})]
+    text = "\n\n".join([f"# {escaped(title)}", *parts, *ends]) + "\n"
+    out = Path(setting.cfg.out)
+    write_json(out / f"{setting.file_name}.json", {**record, "setting": setting_record, "machine": machine}, indent=2)
+    write_text(out / f"{setting.file_name}.md", text)
+    return text
+
+
+def machine_facts(setting: Setting) -> dict[str, Any]:
+    """What a reader must know of machine and call: hardware, versions, command, commit; no name and path of its own."""
+    device = setting.device
+    gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    return {
+        "cpu": cpu_model(),
+        "cores": hardware(),
+        **gpu,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "command": command(setting.cfg.words),
+        "commit": git_commit(),
+    }
+
+
+def command(words: Sequence[str]) -> str:
+    """The call, to be pasted into a shell; an absolute path is shortened to its last part."""
+    pairs = [word.partition("=") for word in words]
+    shown = [
+        f"{key}={Path(value).name}" if Path(value).is_absolute() else f"{key}{eq}{value}" for key, eq, value in pairs
+    ]
+    return shlex.join(["python", "benchmark.py", *shown])
+
+
+def cpu_model() -> str:
+    """The processor's name as the system gives it."""
+    lines = CPU_FACTS.read_text(encoding="utf-8").splitlines() if CPU_FACTS.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def comparison(record: Mapping[str, Any], stages: Sequence[str] = STAGES) -> list[str]:
+    """Ratios, then all models, then where their time goes.
+
+    Args:
+        record: ``ratios`` and ``models``.
         stages: columns, in order; those that no model has are left out.
     """
     models = record["models"]
     shown = [stage for stage in (*stages, REST) if any(stage in model["stages"] for model in models.values())]
-    parts = [
-        f"# {escaped(title)}",
+    return [
         ratio_table(record["ratios"]) if record["ratios"] else "No ratio: its two sides were not both measured.",
         "## Each of them",
         model_table(models),
         "## Time by stage, ms",
-        _stage_table(models, shown),
+        stage_table(models, shown),
         "## Multiply-adds by stage, G",
-        _operation_table(models, shown),
-        "## How it was measured",
-        "\n".join(f"- {note}" for note in notes),
-        "## Setting and machine",
-        fact_list({**record["setting"], **record["machine"]}),
+        operation_table(models, shown),
     ]
-    return "\n\n".join(parts) + "\n"
 
 
 def ratio_table(ratios: Sequence[Mapping[str, Any]]) -> str:
@@ -68,9 +122,9 @@ def model_table(models: Mapping[str, Mapping[str, Any]]) -> str:
         rows.append(
             [
                 model["title"],
-                _ms(time["median"]),
-                _ms(time["least"]),
-                f"{_ms(time['lower_quartile'])} to {_ms(time['upper_quartile'])}",
+                milliseconds(time["median"]),
+                milliseconds(time["least"]),
+                f"{milliseconds(time['lower_quartile'])} to {milliseconds(time['upper_quartile'])}",
                 number(None if peak is None else peak / MEGA, 0),
                 number(model["weight_bytes"] / MEGA, 0),
                 number(sum(model["multiply_adds"].values()) / GIGA, 1),
@@ -80,11 +134,12 @@ def model_table(models: Mapping[str, Mapping[str, Any]]) -> str:
     return markdown_table(head, rows)
 
 
-def _stage_table(models: Mapping[str, Mapping[str, Any]], shown: Sequence[str]) -> str:
+def stage_table(models: Mapping[str, Mapping[str, Any]], shown: Sequence[str]) -> str:
+    """Median time of each stage, and how much of the whole they explain."""
     rows = [
         [
             model["title"],
-            *(_ms(model["stages"][stage]) if stage in model["stages"] else "" for stage in shown),
+            *(milliseconds(model["stages"][stage]) if stage in model["stages"] else "" for stage in shown),
             f"{100 * model['stage_share']:.1f} %",
         ]
         for model in models.values()
@@ -92,7 +147,8 @@ def _stage_table(models: Mapping[str, Mapping[str, Any]], shown: Sequence[str]) 
     return markdown_table(["", *shown, "sum / wall clock, worst run"], rows)
 
 
-def _operation_table(models: Mapping[str, Mapping[str, Any]], shown: Sequence[str]) -> str:
+def operation_table(models: Mapping[str, Mapping[str, Any]], shown: Sequence[str]) -> str:
+    """Multiply-adds of each stage that has any."""
     counted = [stage for stage in shown if any(model["multiply_adds"].get(stage) for model in models.values())]
     rows = [
         [model["title"], *(number(model["multiply_adds"].get(stage, 0) / GIGA, 1) for stage in counted)]
@@ -101,5 +157,6 @@ def _operation_table(models: Mapping[str, Mapping[str, Any]], shown: Sequence[st
     return markdown_table(["", *counted], rows)
 
 
-def _ms(value: float) -> str:
+def milliseconds(value: float) -> str:
+    """Seconds, in ms."""
     return number(1000 * value, 1)

@@ -1,21 +1,156 @@
-"""Measuring several things side by side: interleaved in one process, so that a slow minute of the machine hits all."""
+"""Measuring several models side by side, and where in a forward pass their time goes.
+
+A clock of our own in place of torch's, because ``torch.utils.benchmark.Timer`` times one model in a block, where a slow
+minute of the machine hits that one alone (here every turn runs all of them), and ``torch.profiler`` slows down each
+operator by more than some of them take.
+"""
 
 from __future__ import annotations
 
+import operator
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from statistics import median, quantiles
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import nn
 
-from efpn.benchmark.proposals import FixedProposals
-from efpn.benchmark.stages import REST, StageClock, Stages, stopwatch
+from efpn.benchmark.inputs import FixedProposals
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
+
+STAGES: Final = ("backbone", "fpn", "extension", "rpn", "heads", "post")  # in the order of a forward pass
+REST: Final = "rest"  # what no stage claims: normalising, padding, the glue between the parts
+
+# Methods by stage, looked up on the detector; what a model does not have is passed over. Parts of parts are listed
+# where a model may call them by themselves (the backbone's first stages, what the extension does window by window).
+FIRST: Final = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2")
+METHODS: Final = (
+    ("backbone.body.forward", "backbone"),
+    *(
+        (f"backbone.body.{part}.forward", "backbone")
+        for part in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2")
+    ),
+    ("backbone.fpn.forward", "fpn"),
+    ("backbone.extension.forward", "extension"),
+    ("backbone.extension.upsampler.content_of", "extension"),
+    ("backbone.extension.upsampler.texture_of", "extension"),
+    ("backbone.extension.with_c3", "extension"),
+    ("backbone.extension.merge", "extension"),
+    ("rpn.forward", "rpn"),
+    ("roi_heads.forward", "heads"),
+    ("roi_heads.ranked", "post"),
+    ("transform.postprocess", "post"),
+)
+
+
+class StageClock:
+    """Adds up, for each stage, what passes between the marks at which it is the innermost one.
+
+    A stage that is entered while another runs stops the other's clock until it ends: an extension that RoI pooling
+    calls counts as extension, not as pooling.
+
+    Args:
+        now: takes a mark.
+        between: ``(earlier, later) -> amount``; by default their difference.
+    """
+
+    def __init__(self, now: Callable[[], Any], between: Callable[[Any, Any], float] | None = None) -> None:
+        self._now = now
+        self._between = between or (lambda earlier, later: operator.sub(later, earlier))
+        self._running: list[str] = []
+        self._marks: list[tuple[Any, str | None]] = []
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count what happens inside as ``name``, but for the stages that begin in it."""
+        self._running.append(name)
+        self._mark()
+        try:
+            yield
+        finally:
+            self._running.pop()
+            self._mark()
+
+    def read(self) -> dict[str, float]:
+        """The amounts since the last reading, by stage; starts anew."""
+        spent: dict[str, float] = {}
+        for (start, name), (end, _) in zip(self._marks, self._marks[1:], strict=False):
+            if name is not None:
+                spent[name] = spent.get(name, 0.0) + self._between(start, end)
+        self._marks.clear()
+        return spent
+
+    def _mark(self) -> None:
+        self._marks.append((self._now(), self._running[-1] if self._running else None))
+
+
+def stopwatch(device: torch.device) -> StageClock:
+    """A clock in seconds. On CUDA its marks are events in the stream, so that taking them does not stop the device."""
+    if device.type == "cuda":
+        return StageClock(_cuda_mark, lambda start, end: start.elapsed_time(end) / 1000)
+    return StageClock(time.perf_counter)
+
+
+def _cuda_mark() -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+class Stages:
+    """The timed parts of one model; without a clock they run as they always do.
+
+    The methods are replaced on the instance, once: a compiled part around them is traced without them.
+
+    Args:
+        model: a detector, or a module that holds one as ``detector``.
+
+    Attributes:
+        clock: that counts now, or None.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.clock: StageClock | None = None
+        for path, stage in METHODS:
+            *parts, name = path.split(".")
+            owner: Any = getattr(model, "detector", model)
+            for part in parts:
+                owner = getattr(owner, part, None)
+            if hasattr(owner, name):
+                setattr(owner, name, self._timed(getattr(owner, name), stage))
+
+    @contextmanager
+    def counted_by(self, clock: StageClock) -> Iterator[None]:
+        """Let ``clock`` count what runs inside; what is in no stage is the rest."""
+        self.clock = clock
+        try:
+            with clock.stage(REST):
+                yield
+        finally:
+            self.clock = None
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count what happens inside as ``name``, if there is a clock."""
+        if self.clock is None:
+            yield
+        else:
+            with self.clock.stage(name):
+                yield
+
+    def _timed(self, method: Callable[..., Any], stage: str) -> Callable[..., Any]:
+        def timed(*args: Any, **options: Any) -> Any:
+            if torch.compiler.is_compiling():
+                return method(*args, **options)
+            with self.stage(stage):
+                return method(*args, **options)
+
+        return timed
 
 
 @dataclass(frozen=True)
@@ -54,14 +189,11 @@ class Spread:
     runs: int
 
     @classmethod
-    def of(cls, seconds: Sequence[float]) -> Spread:
+    def of(cls, readings: Sequence[Reading]) -> Spread:
         """Median, minimum and quartiles; of a single run all are the same."""
-        low, _, high = quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else [seconds[0]] * 3
+        seconds = [reading.seconds for reading in readings]
+        low, _, high = quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
         return cls(median(seconds), min(seconds), low, high, len(seconds))
-
-    def as_record(self) -> dict[str, float]:
-        """For JSON."""
-        return asdict(self)
 
 
 def interleave(things: Mapping[K, Callable[[int], T]], repeats: int, warmup: int) -> dict[K, list[T]]:
@@ -117,11 +249,3 @@ def stage_share(readings: Sequence[Reading]) -> float:
     """How much of the wall-clock time the stages explain together, the worst of all runs; 1 if all of it."""
     shares = [sum(reading.stages.values()) / reading.seconds for reading in readings]
     return max(shares, key=lambda share: abs(share - 1))
-
-
-def count(work: Workload, now: Callable[[], float]) -> dict[str, float]:
-    """Run ``work`` once and add up, by stage, what ``now`` counts."""
-    clock = StageClock(now)
-    with work.stages.counted_by(clock):
-        work.run(0)
-    return clock.read()

@@ -1,4 +1,4 @@
-"""Geometry and colour of one picture: what the network sees of it. The only module that imports albumentations.
+"""Geometry of one image: what the network sees of it. What else is done to it: `efpn.data.augment`.
 
 Every transform maps a native picture to a window of the resized one and answers in 1x pixels. The picture itself is
 handed over at `factor` times the 1x size: a 2x picture is what both scales of a pair are made of (1x = its 2x2 mean),
@@ -8,19 +8,17 @@ is resized.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import albumentations as A
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from efpn.data.augment import Boxes, Pixels, augmentations
 from efpn.errors import UserError
 
-Pixels = NDArray[np.uint8]
-Boxes = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
 NO_BOXES: Boxes = np.zeros((0, 4))
@@ -174,7 +172,7 @@ class EvalTransform:
 
 
 class TrainTransform:
-    """Scale jitter, crop, flip and colour jitter, all drawn from the seed of the sample.
+    """Scale jitter, crop and the augmentations of the config, all drawn from the seed of the sample.
 
     A JPEG that ends up at half of its size or less (files from four times the 1x size on, since 1x is made of the 2x
     picture) may be read at that size, see `shrink`; its pixels are then libjpeg's means in place of OpenCV's.
@@ -188,14 +186,12 @@ class TrainTransform:
         object_crop_prob: how often the crop is placed around a random object; else anywhere.
         repeat_crop: side of the square window, in 1x pixels, around an object that a class balance repeats the picture
             for. Where there is a `crop`, that is its side; where both are None, the whole picture comes again.
-        hflip_prob: how often the picture is mirrored; 0 for signs, whose mirror image is another sign.
-        color_jitter: strengths of `albumentations.ColorJitter`: brightness, contrast, saturation, hue; one that is not
-            given is left alone.
-        min_visibility: share of a box that must be left in the crop for it to be kept.
+        min_visibility: share of a box that must be left in sight for it to be kept.
         direct: as in `EvalTransform`.
+        augment: a list of transforms, or of some by name, see `efpn.data.augment`; they are done one after the other.
 
     Raises:
-        UserError: `scale_jitter`, `crop` or `repeat_crop` make no sense.
+        UserError: `scale_jitter`, `crop`, `repeat_crop` or what is in `augment` make no sense.
     """
 
     def __init__(
@@ -205,11 +201,10 @@ class TrainTransform:
         scale_jitter: tuple[float, float] | None = None,
         crop: int | None = None,
         object_crop_prob: float = 0.0,
-        hflip_prob: float = 0.0,
-        color_jitter: Mapping[str, Any] | None = None,
         min_visibility: float = 0.3,
         direct: bool = False,
         repeat_crop: int | None = None,
+        augment: Mapping[str, Any] | Iterable[Any] | None = None,
     ) -> None:
         self.short_side = short_side
         self.max_size = max_size
@@ -222,8 +217,7 @@ class TrainTransform:
         self.crop = crop
         self.repeat_crop = repeat_crop
         self.object_crop_prob = object_crop_prob
-        self.hflip_prob = hflip_prob
-        self.color = _color_jitter(color_jitter) if color_jitter else None
+        self.augment = augmentations(augment)
         self.min_visibility = min_visibility
         self.direct = direct
 
@@ -234,12 +228,10 @@ class TrainTransform:
         random = np.random.default_rng(seed)
         crop = self.repeat_crop if self.crop is None and len(focus) else self.crop
         window = self._window(image, boxes, crop, focus, random)
-        pixels = self._pixels(window, image, factor, random)
-        moved, kept = clip_boxes(window.move(boxes), window.out_width, window.out_height, self.min_visibility)
-        regions, _ = clip_boxes(window.move(ignore), window.out_width, window.out_height, 0)
-        if random.random() < self.hflip_prob:
-            pixels = pixels[:, ::-1]
-            moved, regions = (_mirrored(one, window.out_width) for one in (moved, regions))
+        shown = window.move(np.concatenate([boxes, ignore]))
+        pixels, shown = self._augmented(window, image, shown, factor, random)
+        moved, kept = clip_boxes(shown[: len(boxes)], window.out_width, window.out_height, self.min_visibility)
+        regions, _ = clip_boxes(shown[len(boxes) :], window.out_width, window.out_height, 0)
         return View(_pad(pixels, crop, factor), moved, kept, window.scale, regions)
 
     def shrink(self, height: int, width: int, *, factor: int, seed: int) -> int:
@@ -259,14 +251,25 @@ class TrainTransform:
         low, high = np.log(self.scale_jitter)
         return float(size_factor(height, width, self.short_side, self.max_size) * np.exp(random.uniform(low, high)))
 
-    def _pixels(self, window: Window, image: Pixels, factor: int, random: np.random.Generator) -> Pixels:
-        part = window.take(image)
-        if self.color is None:
-            return window.resize(part, factor)
-        self.color.set_random_seed(int(random.integers(2**31)))
-        if window.enlarges(factor):  # colour changes each pixel by itself, so it is done where the pixels are fewer
-            return window.resize(self.color(image=np.ascontiguousarray(part))["image"], factor)
-        return np.asarray(self.color(image=np.ascontiguousarray(window.resize(part, factor)))["image"], np.uint8)
+    def _augmented(
+        self, window: Window, image: Pixels, shown: Boxes, factor: int, random: np.random.Generator
+    ) -> tuple[Pixels, Boxes]:
+        """The window's pixels and what is in it (1x pixels), after all augmentations.
+
+        Those that change each pixel by itself and come first are done where the pixels are fewer.
+        """
+        pixels, resized = window.take(image), False
+        boxes = factor * shown
+        for augmentation in self.augment:
+            if not resized and not (augmentation.pointwise and window.enlarges(factor)):
+                pixels, resized = window.resize(pixels, factor), True
+            size = pixels.shape
+            pixels, boxes = augmentation(pixels, boxes, random)
+            if pixels.shape != size:  # one that does so seldom was not found when it was built
+                raise UserError(
+                    f"train_transform.augment: made {pixels.shape} of {size}; leave out what changes the size"
+                )
+        return pixels if resized else window.resize(pixels, factor), boxes / factor
 
     def _window(
         self, image: Pixels, boxes: Boxes, crop: int | None, focus: Rows, random: np.random.Generator
@@ -282,10 +285,6 @@ class TrainTransform:
         x, w, out_w = _place(width, factor, crop, None if target is None else (target[0], target[2]), random)
         y, h, out_h = _place(height, factor, crop, None if target is None else (target[1], target[3]), random)
         return Window(x, y, w, h, out_w, out_h)
-
-
-def _mirrored(boxes: Boxes, width: float) -> Boxes:
-    return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
 
 
 def _pad(pixels: Pixels, crop: int | None, factor: int) -> Pixels:
@@ -311,13 +310,6 @@ def _place(
         ends = sorted((int(np.ceil(target[1])) - native, int(np.floor(target[0]))))
         low, high = (int(np.clip(end, low, high)) for end in ends)
     return int(random.integers(low, high + 1)), max(1, native), crop
-
-
-def _color_jitter(strengths: Mapping[str, Any]) -> A.Compose:
-    # Albumentations' own defaults turn the hue by up to half the circle, which makes blue signs red.
-    return A.Compose(
-        [A.ColorJitter(**{"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0, "p": 1, **strengths})]
-    )
 
 
 def _area(boxes: Boxes) -> NDArray[np.float64]:

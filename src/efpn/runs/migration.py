@@ -11,21 +11,35 @@ RENAMED = {  # `_target_`s
 
 
 def migrated(config: DictConfig) -> DictConfig:
-    """The same run's config in today's words; one that is of today stays as it is.
+    """The run's config, changed to today's words; one that is of today stays as it is.
 
-    Before version 0.2 the detector's backbone was its ``trunk``, and OHEM a node of its own beside ``small``.
+    Before version 0.2 the detector's backbone was its ``trunk``, OHEM a node of its own beside ``small``, and colour
+    jitter and flip were arguments of the training transform, not entries of its ``augment``.
     """
+    OmegaConf.set_struct(config, False)
+    for node in (config, *config.phases.values()):
+        _augment(node.get("data", {}).get("train_transform", {}))
     if "trunk" not in config.model:
         return config
-    config = config.copy()
-    OmegaConf.set_struct(config, False)
     config.model.backbone = config.model.pop("trunk")
     config.model.leaves_out = []
+    for node in (config.get("backbone"), config.model, config.model.backbone):
+        if OmegaConf.is_dict(node):
+            node["_target_"] = RENAMED.get(node["_target_"], node["_target_"])
     for phase in config.phases.values():
         ohem = phase.model.pop("ohem", None)
         if phase.model.get("small"):
             phase.model.small.mining = ohem
-    for node in (config.get("backbone"), config.model, config.model.backbone):
-        if OmegaConf.is_dict(node):
-            node["_target_"] = RENAMED.get(node["_target_"], node["_target_"])
     return config
+
+
+def _augment(transform: DictConfig) -> None:
+    """Make entries of ``augment`` of what were arguments."""
+    color, flip = transform.pop("color_jitter", None), transform.pop("hflip_prob", None)
+    if color is None and flip is None:
+        return
+    transform.augment = {}
+    if color:
+        transform.augment.color = {"_target_": "efpn.data.augment.ColorJitter", **color}
+    if flip:
+        transform.augment.flip = {"_target_": "efpn.data.augment.HorizontalFlip", "p": flip}

@@ -1,0 +1,174 @@
+"""The models that are compared: of the training's own configs with random weights, or of a trained run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import torchvision
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+from torchvision.models import get_model
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from efpn.benchmark.inputs import Batch
+from efpn.benchmark.setting import Setting
+from efpn.data.dataset import halve, to_tensor
+from efpn.data.pictures import read_picture
+from efpn.data.transforms import NO_BOXES, Transform
+from efpn.errors import UserError
+from efpn.models import EFPNDetector, FasterRCNN
+from efpn.prediction.pictures import find_pictures
+from efpn.runs.checkpoints import read_handover
+from efpn.runs.phases import model_config
+from efpn.runs.rebuild import rebuild_detector, resize_to
+from efpn.runs.saved import saved_runs
+
+BRANCH_SCALE: Final = 0.1  # of residual branches; untrained and unnormalised they would let the maps overflow
+
+
+def build_row(setting: Setting, name: str) -> nn.Module:
+    """The model of one of the config's ``rows``, in eval mode."""
+    row = setting.cfg.rows[name]
+    changes = row.get("model", {})
+    if "detector" in row:
+        model = instantiate(row.detector)(setting=setting)
+    elif setting.run:
+        model = trained_detector(setting, row.phase, changes)
+    else:
+        model = random_detector(setting, row.phase, changes)
+    if "wrap" in row:
+        model = instantiate(row.wrap, model)
+    return model.eval().to(setting.device)
+
+
+def random_detector(setting: Setting, phase: str, changes: Mapping[Any, Any] | None = None) -> EFPNDetector:
+    """The untrained detector of a phase: how long it takes does not hang on its weights.
+
+    Args:
+        setting: whose config and seed it is of.
+        phase: of the config's ``phases``.
+        changes: nodes that take the place of the model's own.
+    """
+    torch.manual_seed(setting.cfg.seed)
+    node = OmegaConf.create({**model_config(setting.cfg, phase), **(changes or {})})
+    node._set_parent(setting.cfg)
+    given = {"num_classes": setting.cfg.classes, "backbone": {"weights": None}}
+    detector: EFPNDetector = instantiate(node, **given, _convert_="all")
+    tame(detector)
+    return detector.to(memory_format=memory_format(setting))
+
+
+def torchvision_detector(arch: str, channels: int, num_classes: int, setting: Setting) -> nn.Module:
+    """torchvision's Faster R-CNN of the same backbone and depth that resizes to the size it is given.
+
+    For ``resnet50`` and 256 channels this is ``fasterrcnn_resnet50_fpn``, part for part.
+    """
+    torch.manual_seed(setting.cfg.seed)
+    resnet = get_model(arch, weights=None, norm_layer=FrozenBatchNorm2d)
+    resnet.requires_grad_(False)
+    for stage in (resnet.layer2, resnet.layer3, resnet.layer4):  # torchvision's default of three trainable stages
+        stage.requires_grad_(True)
+    width = resnet.fc.in_features
+    stages = {f"layer{n}": str(n - 1) for n in (1, 2, 3, 4)}
+    depths = [width // 8, width // 4, width // 2, width]
+    neck = BackboneWithFPN(resnet, stages, depths, channels, extra_blocks=LastLevelMaxPool())
+    short, long = sorted((setting.height, setting.width))
+    model = torchvision.models.detection.FasterRCNN(neck, num_classes, min_size=short, max_size=long)
+    tame(model)
+    return model
+
+
+def tame(model: nn.Module) -> None:
+    """Scale residual branches down, so that maps keep their size through untrained stages, in half precision too."""
+    ends = {Bottleneck: "bn3", BasicBlock: "bn2"}
+    for block in model.modules():
+        if type(block) in ends:
+            nn.init.constant_(getattr(block, ends[type(block)]).weight, BRANCH_SCALE)
+
+
+def memory_format(setting: Setting) -> torch.memory_format:
+    """Layout of our models."""
+    return torch.channels_last if setting.cfg.channels_last else torch.contiguous_format
+
+
+def compile_parts(model: nn.Module) -> None:
+    """Let torch.compile have backbone, FPN and whole extension; windows and RoIs have other shapes in every image."""
+    backbone = getattr(model, "detector", model).backbone
+    for name in ("body", "fpn", "extension"):
+        part = getattr(backbone, name, None)
+        if part is not None:
+            part.forward = torch.compile(part.forward, dynamic=False)
+
+
+def trained_detector(setting: Setting, phase: str, changes: Mapping[Any, Any]) -> EFPNDetector:
+    """The detector of a run's phase, of ``distill`` where it is not finetuned, with what was given of ``model``.
+
+    Args:
+        setting: ``run`` is the folder of the phases.
+        phase: of the run.
+        changes: of a row. Another extension's upsampler stands in for the trained one: its time is right then, its
+            detections mean nothing.
+
+    Raises:
+        UserError: the phase is missing.
+    """
+    found = {run.phase: run for run in saved_runs(str(setting.run))}
+    run = found.get(phase) or (found.get("distill") if phase == "finetune" else None)
+    if run is None:
+        raise UserError(f"run={setting.run}: phase {phase} is not finished there; finish it with train.py")
+    given = setting.changes()
+    if "windows" in changes:
+        given.windows = changes["windows"]
+    small = {**changes["small"], "below": run.config.small_roi_below} if "small" in changes else None
+    detector = rebuild_detector(run, read_handover(run.checkpoint), small=small, changes=given)
+    if "extension" in changes:
+        upsampler = instantiate(changes["extension"].upsampler, _convert_="all")
+        detector.backbone.extension.upsampler = upsampler(channels=detector.backbone.out_channels)
+    return detector.to(memory_format=memory_format(setting))
+
+
+@cache
+def picture_batches(setting: Setting) -> list[Batch]:
+    """Batches of 1x and 2x images, resized as the run's own evaluation resizes them; at most one for each turn.
+
+    Raises:
+        UserError: no picture is found, or one cannot be read.
+    """
+    cfg = setting.cfg
+    node = saved_runs(cfg.run)[0].config.data.eval_transform.copy()
+    resize_to(node, setting.height if cfg.size else None)
+    transform: Transform = instantiate(node, _convert_="all")
+    paths = [picture.path for picture in find_pictures([str(cfg.pictures)], Path(cfg.out))]
+    needed = min(cfg.repeats * cfg.batch, -(-len(paths) // cfg.batch) * cfg.batch)
+    pairs = [_pair(path, transform, setting.device) for path in islice(cycle(paths), needed)]
+    groups = [pairs[start : start + cfg.batch] for start in range(0, needed, cfg.batch)]
+    return [([one for one, _ in group], [two for _, two in group]) for group in groups]
+
+
+def _pair(path: Path, transform: Transform, device: torch.device) -> tuple[Tensor, Tensor]:
+    double = to_tensor(transform(read_picture(path), NO_BOXES, factor=2, seed=0).image)
+    return halve(double).to(device), double.to(device)
+
+
+def proposal_counts(setting: Setting) -> dict[str, float]:
+    """What the run's RPN, the same in all phases, proposes in the 1x images: mean per image, and how many small."""
+    row = setting.cfg.rows.oracle
+    detector = trained_detector(setting, row.phase, row.model).eval().to(setting.device)
+    proposed: list[Tensor] = []
+    assert isinstance(detector, FasterRCNN), "nothing else proposes"
+    detector.rpn.register_forward_hook(lambda module, given, answer: proposed.extend(answer[0]))
+    with torch.inference_mode(), setting.autocast():
+        for images, _ in picture_batches(setting):
+            batch, _ = detector.transform(images)
+            detector.rpn(batch, detector.backbone(batch.tensors))
+    small = sum(int(detector.roi_heads.box_roi_pool.is_small(boxes).sum()) for boxes in proposed)
+    return {"proposals": sum(map(len, proposed)) / len(proposed), "small": small / len(proposed)}

@@ -1,0 +1,203 @@
+"""What a benchmark's config says, checked before anything is built."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from efpn.errors import UserError
+
+PRECISIONS: Final = {"32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+SIZE: Final = 700  # pixels, where none is given
+LONGEST: Final = 200  # characters of a file's name
+# options that have a place of their own in a file's name, or say nothing of what is measured
+UNNAMED: Final = (
+    "what", "device", "run", "size", "precision", "pictures", "models", "steps", "threads", "repeats", "warmup",
+    "memory", "out", "name",
+)  # fmt: skip
+UNTRAINED: Final = (  # what a trained run has of its own
+    "backbone", "extension", "detail", "ftt_width", "small_roi_below", "classes", "proposals", "phases", "rows"
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What the proposals of one image are.
+
+    Attributes:
+        total: proposals.
+        small: how many of them are small.
+        objects: spots that the small ones lie around.
+        below: pixels of the 1x image that ``sqrt(w * h)`` of a small one stays under.
+    """
+
+    total: int
+    small: int
+    objects: int
+    below: float
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """One setting; all that is measured beside each other shares it.
+
+    Attributes:
+        cfg: conf/benchmark.yaml as it was composed.
+        height, width: pixels of the 1x image.
+        device: where it runs.
+        proposals: see `Composition`.
+    """
+
+    cfg: DictConfig
+    height: int
+    width: int
+    device: torch.device
+    proposals: Composition
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision as a context; full precision is one that does nothing."""
+        dtype = PRECISIONS[str(self.cfg.precision)]
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def with_small(self, objects: int, small: int) -> Setting:
+        """The same with another number of small proposals around another number of spots."""
+        return replace(self, proposals=replace(self.proposals, objects=objects, small=small))
+
+    @property
+    def run(self) -> str | None:
+        """Folder of a trained run, None for random weights."""
+        return self.cfg.get("run")
+
+    @property
+    def run_name(self) -> str:
+        """``mosaic_efpn/seed0``: the last two folders of the run."""
+        return Path(*Path(str(self.run)).resolve().parts[-2:]).as_posix()
+
+    @property
+    def size_name(self) -> str:
+        """``700``, or ``700x1000`` (height x width)."""
+        if self.run and self.cfg.size is None:
+            return "the run's own"
+        return str(self.height) if self.height == self.width else f"{self.height}x{self.width}"
+
+    @property
+    def file_name(self) -> str:
+        """Of the results, by what was measured: ``inference-cpu-700-32``, and what else was given."""
+        if self.cfg.name:
+            return str(self.cfg.name)
+        run = [self.run_name.replace("/", "-")] if self.run else []
+        size = [] if self.run and self.cfg.size is None else [self.size_name]
+        marks = [re.sub(r"[^\w.]+", "-", word).strip("-") for word in self.cfg.words if key_of(word) not in UNNAMED]
+        return "-".join([self.cfg.what, self.device.type, *run, *size, str(self.cfg.precision), *sorted(marks)])
+
+    def changes(self) -> DictConfig:
+        """What was given of ``model``: with a trained run, what differs from its own."""
+        changes = OmegaConf.create({})
+        for word in self.cfg.words:
+            if (key := key_of(word)).startswith("model."):
+                OmegaConf.update(changes, key.removeprefix("model."), OmegaConf.select(self.cfg, key))
+        return changes
+
+    def as_record(self) -> dict[str, Any]:
+        """For JSON and Markdown; no path of the machine."""
+        cfg, how = self.cfg, self.proposals
+        if self.run:
+            changes = self.changes()
+            margin, objectness = (OmegaConf.select(changes, key) for key in ("windows.margin", "rpn.score_thresh"))
+            own: dict[str, Any] = {"run": self.run_name, "objectness": objectness}
+        else:
+            margin = cfg.model.windows.margin if cfg.model.windows else None
+            own = {"backbone": cfg.backbone.arch, "channels": cfg.model.channels, "ftt_width": cfg.ftt_width}
+            own |= {"classes": cfg.classes, "proposals": how.total, "small": how.small, "objects": how.objects}
+            own |= {"small_below": how.below}
+        layout = {name: cfg[name] for name in ("batch", "channels_last", "compile")}
+        how_often = {name: cfg[name] for name in ("repeats", "warmup", "seed")}
+        return {
+            "size": self.size_name, **own, "margin": margin, **layout, "precision": str(cfg.precision), **how_often
+        }  # fmt: skip
+
+
+def read_setting(cfg: DictConfig) -> Setting:
+    """Check a composed config, and give torch its threads.
+
+    Raises:
+        UserError: naming the option and what it may be.
+    """
+    height, width = read_size(cfg.size or SIZE)
+    device = read_device(cfg.device)
+    if cfg.get("run") or cfg.get("pictures"):
+        require_trained(cfg)
+    else:
+        require_composition(cfg, min(height, width))
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    setting = Setting(cfg, height, width, device, Composition(**cfg.proposals, below=float(cfg.small_roi_below)))
+    if len(setting.file_name) > LONGEST:
+        raise UserError("name is not given, and all that was given makes too long a one for the files; name=NAME")
+    return setting
+
+
+def read_size(size: int | str) -> tuple[int, int]:
+    """``700`` or ``700x1000`` as height and width."""
+    parts = str(size).lower().split("x")
+    return int(parts[0]), int(parts[-1])
+
+
+def read_device(name: str) -> torch.device:
+    """A device that is there.
+
+    Raises:
+        UserError: no such device.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):  # what torch raises depends on how it was built
+        raise UserError(f"device={name}: not to be had here; use cpu, or cuda where there is a GPU") from None
+    return device
+
+
+def require_trained(cfg: DictConfig) -> None:
+    """Raise `UserError` unless a run and pictures are given, and nothing that the run has of its own."""
+    if not (cfg.run and cfg.pictures):
+        raise UserError("run= and pictures=: a trained run detects in real pictures; give both or neither")
+    for word in cfg.words:
+        if key_of(word) in ("model", "detector") or key_of(word).split(".")[0] in UNTRAINED:
+            raise UserError(f"{word}: a trained run= has its own; leave it out")
+
+
+def require_composition(cfg: DictConfig, short_side: int) -> None:
+    """Raise `UserError` if there are no proposals of this composition in an image of this size."""
+    total, small = cfg.proposals.total, cfg.proposals.small
+    if total < small:
+        raise UserError(f"proposals.total={total}: fewer than proposals.small={small}; raise it or lower the other")
+    if not 8 <= cfg.small_roi_below <= 0.8 * short_side:
+        raise UserError(
+            f"small_roi_below={cfg.small_roi_below:g}: must be from 8 to 0.8 of the image's shorter side "
+            f"({0.8 * short_side:g} here), so that small and other proposals fit in; give another, or another size="
+        )
+
+
+def choose(option: str, asked: Sequence[str] | None, known: Sequence[str]) -> list[str]:
+    """The names of ``asked`` in the order of ``known``; all of them where it is None.
+
+    Raises:
+        UserError: a name that is not known.
+    """
+    if asked is None:
+        return list(known)
+    if strange := [name for name in asked if name not in known]:
+        raise UserError(f"{option}={list(asked)}: unknown {', '.join(strange)}; choose from {', '.join(known)}")
+    return [name for name in known if name in asked]
+
+
+def key_of(word: str) -> str:
+    """The key of an override, ``size`` of ``size=700``."""
+    return word.split("=", 1)[0].lstrip("+~")
