@@ -11,6 +11,7 @@ import pytest
 from helpers import config, one_step, tiny
 
 from efpn.errors import UserError
+from efpn.evaluation.rows import load_rows
 from efpn.evaluation.run import evaluate
 from efpn.runs.saved import saved_runs
 from efpn.training.run import train
@@ -308,6 +309,10 @@ def test_the_model_can_be_changed_in_evaluation_and_the_label_says_so(trained: P
     few = json.loads((trained / "finetune/eval/val-rpn.score_thresh-0.9999/detections.json").read_text())
     whole = json.loads((trained / "finetune/eval/val-windows-None/detections.json").read_text())
     assert not few and whole
+    evaluate(config("evaluate", *where), saved_runs(str(trained / "finetune")))
+    places = [trained / f"finetune/eval/val{mark}" for mark in ("", "-rpn.score_thresh-0.9999", "-windows-None")]
+    names = [row.name for row in load_rows(places)]
+    assert names == ["demo/finetune", "demo/finetune rpn.score_thresh-0.9999", "demo/finetune windows-None"]
 
 
 def test_a_part_that_the_model_has_not_cannot_be_changed(trained: Path) -> None:

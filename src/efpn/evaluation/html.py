@@ -13,7 +13,6 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from efpn.evaluation.table import CLASS_METRICS, MISSING, RULES, band_name, gain_over, number
-from efpn.metrics.bands import suffix
 from efpn.metrics.evaluation import Evaluation, Metrics
 from efpn.metrics.funnel import Funnel
 from efpn.runs.files import write_text
@@ -45,7 +44,11 @@ def write_html(
         rules=RULES,
         columns=COLUMNS,
         rows=[{"name": one.name, "cells": [_cell(one.metrics, first.metrics, c) for c in COLUMNS]} for one in rows],
-        sizes=_size_rows(rows),
+        sizes=[
+            {"name": one.name, "at": at, "bins": [[number(rate) for rate in rates] for rates in bins.values()]}
+            for one in rows
+            for at, bins in one.by_size.items()
+        ],
         classes=_class_rows(rows),
         funnels=[(one.name, _funnel_rows(one.funnel)) for one in rows],
         together={stem: _embedded(drawn.get(stem)) for stem in together},
@@ -60,16 +63,6 @@ def write_html(
 
 def _cell(mine: Metrics, base: Metrics, column: str) -> Cells:
     return {"text": number(mine.get(column)), "gain": gain_over(mine, base, column)}
-
-
-def _size_rows(rows: Sequence[Evaluation]) -> list[Cells]:
-    """Accuracy, recall and F1 by size, at the fixed threshold and at that of best F1."""
-    lines = []
-    for one in rows:
-        for at, metrics in one.at_thresholds():
-            bins = [[number(metrics.get(f"{m}{suffix(name)}")) for m in ("acc", "rec", "F1")] for name in one.bins]
-            lines.append({"name": one.name, "at": at, "bins": bins})
-    return lines
 
 
 def _class_rows(rows: Sequence[Evaluation]) -> list[Cells]:

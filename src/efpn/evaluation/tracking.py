@@ -16,7 +16,6 @@ from efpn.errors import UserError
 from efpn.evaluation.compare import said_sizes
 from efpn.evaluation.rows import Row
 from efpn.evaluation.table import CLASS_METRICS
-from efpn.metrics.bands import suffix
 from efpn.metrics.evaluation import Evaluation
 
 ADVICE: Final = "`wandb login` once, or logger.offline=true and `wandb sync` later"
@@ -93,11 +92,9 @@ def settings(cfg: DictConfig) -> dict[str, Any]:
 
 def size_table(rows: Sequence[Evaluation]) -> tuple[list[str], list[list[Any]]]:
     """Accuracy, recall and F1 by size of every row, at the fixed threshold and at that of best F1."""
-    lines = []
-    for one in rows:
-        for at, metrics in one.at_thresholds():
-            for name in one.bins:
-                lines.append([one.name, at, name, *(metrics.get(f"{m}{suffix(name)}") for m in ("acc", "rec", "F1"))])
+    lines = [
+        [one.name, at, name, *rates] for one in rows for at, bins in one.by_size.items() for name, rates in bins.items()
+    ]
     return ["model", "score from", "size", "accuracy", "recall", "F1"], lines
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, Bands, SizeRule
+from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, Bands, SizeRule, suffix
 from efpn.metrics.coco import class_metrics
 from efpn.metrics.counting import objects_by_size, rule_used
 from efpn.metrics.funnel import Funnel, loss_funnel
@@ -119,12 +119,16 @@ class Evaluation:
         best = self.best_threshold
         return None if best is None else self.metrics | rates(self.matcher, best, self.bins)
 
-    def at_thresholds(self) -> list[tuple[str, Metrics]]:
-        """What accuracy, recall and F1 were taken at, in words, and the metrics there."""
-        found: list[tuple[str, Metrics]] = [(f"{self.threshold:.2f}, fixed", self.metrics)]
+    @property
+    def by_size(self) -> dict[str, dict[str, list[float | None]]]:
+        """Accuracy, recall and F1 of each size bin, by the threshold that they were taken at, in words."""
+        taken = {f"{self.threshold:.2f}, fixed": self.metrics}
         if self.metrics_at_best is not None:
-            found.append((f"{self.best_threshold:.2f}, best F1 on {self.best_chosen_on}", self.metrics_at_best))
-        return found
+            taken[f"{self.best_threshold:.2f}, best F1 on {self.best_chosen_on}"] = self.metrics_at_best
+        return {
+            at: {name: [metrics[f"{rate}{suffix(name)}"] for rate in ("acc", "rec", "F1")] for name in self.bins}
+            for at, metrics in taken.items()
+        }
 
     @cached_property
     def funnel(self) -> Funnel:
