@@ -4,6 +4,7 @@ import json
 import subprocess
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from efpn.evaluation.provenance import command_line, git_commit, hardware
@@ -130,6 +131,12 @@ def test_objects_are_counted_by_the_rule_of_their_table(tmp_path, evaluation, gr
         "ap": {"all": 3, "small": 1, "medium": 2, "large": 1},
         "f1": {"all": 3, "small": 0, "medium": 2, "large": 1},
     }
+
+
+def test_a_threshold_without_the_split_where_it_was_chosen_is_refused(evaluation):
+    for half in ({"best_threshold": 0.1}, {"best_chosen_on": "toy/val"}):
+        with pytest.raises(ValueError, match="belong together"):
+            evaluation(**half)
 
 
 def test_nothing_detected_and_nothing_to_detect(tmp_path, evaluation, ground_truth):

@@ -75,6 +75,9 @@ class Evaluation:
         bands: of AP and AR.
         bins: of accuracy, recall and F1.
         max_dets: COCO's cap per image and category.
+
+    Raises:
+        ValueError: a best threshold without the split where it was chosen, or the other way round.
     """
 
     name: str
@@ -93,6 +96,10 @@ class Evaluation:
     bands: Bands = field(default_factory=lambda: COCO_BANDS)
     bins: Bands = field(default_factory=lambda: TT100K_BINS)
     max_dets: int = 300
+
+    def __post_init__(self) -> None:
+        if (self.best_threshold is None) != (self.best_chosen_on is None):
+            raise ValueError("best_threshold and best_chosen_on belong together: give both or none")
 
     @cached_property
     def evaluated(self) -> list[int]:
