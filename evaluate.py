@@ -14,16 +14,11 @@ def run(cfg: DictConfig) -> float | None:
     """Find the runs or the data without torch, then score a model or a file; return the last row's AP."""
     check_sweep(cfg)
     check_values(cfg, EVALUATE)
-    if cfg.detections:
-        from efpn.evaluation.foreign import evaluate_file
-
-        runs = [] if OmegaConf.is_missing(cfg, "run") else saved_runs(cfg.run)
-        return evaluate_file(cfg, runs)[-1].metrics["AP"]
-    runs = saved_runs(cfg.run)
+    runs = [] if cfg.detections and OmegaConf.is_missing(cfg, "run") else saved_runs(cfg.run)
     from efpn.evaluation.run import evaluate  # imports torch, which a mistake in the path need not wait for
 
-    results = evaluate(cfg, runs)
-    return results[-1].metrics["AP"] if results else None
+    rows = evaluate(cfg, runs)
+    return rows[-1].metrics["AP"] if rows else None
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")

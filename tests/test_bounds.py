@@ -12,8 +12,8 @@ from helpers import config, tiny
 from omegaconf import DictConfig
 
 from efpn.errors import UserError
-from efpn.evaluation.compare import Result
 from efpn.evaluation.cost import equal_cost_scales
+from efpn.evaluation.rows import Row
 from efpn.evaluation.run import evaluate
 from efpn.models import Doubled, EFPNDetector
 from efpn.runs.checkpoints import read_handover
@@ -35,7 +35,7 @@ def bounded(trained: Path, data: Path, tmp_path_factory: pytest.TempPathFactory)
     return outputs / "demo/seed0"
 
 
-def evaluated(*overrides: str) -> tuple[DictConfig, list[Result]]:
+def evaluated(*overrides: str) -> tuple[DictConfig, list[Row]]:
     cfg = config("evaluate", *overrides, *QUICK)
     return cfg, evaluate(cfg, saved_runs(cfg.run))
 

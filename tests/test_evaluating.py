@@ -11,7 +11,7 @@ import pytest
 from helpers import config, one_step, tiny
 
 from efpn.errors import UserError
-from efpn.evaluation.foreign import evaluate_file
+from efpn.evaluation.rows import load_rows
 from efpn.evaluation.run import evaluate
 from efpn.runs.saved import saved_runs
 from efpn.training.run import train
@@ -205,7 +205,7 @@ def test_a_result_file_on_the_data_of_a_run_scores_as_the_run_does(trained: Path
     own = evaluate(config("evaluate", *common), saved_runs(str(trained / "baseline")))[-1]
     shutil.copy(trained / "baseline/eval/test/detections.json", tmp_path / "copy.json")
     cfg = config("evaluate", *common, f"detections={tmp_path / 'copy.json'}")
-    rows = evaluate_file(cfg, saved_runs(cfg.run))
+    rows = evaluate(cfg, saved_runs(cfg.run))
     assert [row.name for row in rows] == ["demo/baseline", "copy"]
     assert rows[1].metrics == pytest.approx(own.metrics)
 
@@ -309,6 +309,10 @@ def test_the_model_can_be_changed_in_evaluation_and_the_label_says_so(trained: P
     few = json.loads((trained / "finetune/eval/val-rpn.score_thresh-0.9999/detections.json").read_text())
     whole = json.loads((trained / "finetune/eval/val-windows-None/detections.json").read_text())
     assert not few and whole
+    evaluate(config("evaluate", *where), saved_runs(str(trained / "finetune")))
+    places = [trained / f"finetune/eval/val{mark}" for mark in ("", "-rpn.score_thresh-0.9999", "-windows-None")]
+    names = [row.name for row in load_rows(places)]
+    assert names == ["demo/finetune", "demo/finetune rpn.score_thresh-0.9999", "demo/finetune windows-None"]
 
 
 def test_a_part_that_the_model_has_not_cannot_be_changed(trained: Path) -> None:
@@ -329,7 +333,7 @@ def test_a_table_of_the_paper_has_its_own_rows_alone_and_the_facts_say_what_was_
 def test_a_result_file_has_no_variants(trained: Path, tmp_path: Path) -> None:
     cfg = config("evaluate", f"run={trained / 'baseline'}", f"detections={tmp_path / 'x.json'}", "table=table5", *QUICK)
     with pytest.raises(UserError, match="detections=FILE is scored as it is"):
-        evaluate_file(cfg, saved_runs(cfg.run))
+        evaluate(cfg, saved_runs(cfg.run))
 
 
 def test_a_change_of_what_the_model_has_not_is_named(trained: Path) -> None:

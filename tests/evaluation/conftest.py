@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from efpn.evaluation.report import Facts
 from efpn.metrics import score
+from efpn.metrics.evaluation import Evaluation
 
 NAMES = {4: "pl40", 9: "pn"}
 
@@ -39,19 +39,37 @@ def metrics(ground_truth, detections):
 
 @pytest.fixture
 def facts():
-    return Facts(
-        name="EFPN",
-        split="toy/test",
-        score_threshold=0.5,
-        seed=3,
-        commit="abc123",
-        command="python evaluate.py run=x",
-        seconds=12.25,
-        hardware="2 CPU cores",
-        more={"phase": "finetune"},
-    )
+    return {
+        "seed": 3,
+        "commit": "abc123",
+        "command": "python evaluate.py run=x",
+        "seconds": 12.25,
+        "hardware": "2 CPU cores",
+        "more": {"phase": "finetune"},
+    }
 
 
 @pytest.fixture
-def load_picture():
+def load_image():
     return lambda image_id: np.full((200, 200, 3), 40 * image_id, np.uint8)
+
+
+@pytest.fixture
+def evaluation(tmp_path, ground_truth, detections, facts, load_image):
+    """``evaluation(name=..., ...)``: the detections scored against the ground truth, but for what is given."""
+
+    def make(**given):
+        options = {
+            "name": "EFPN",
+            "split": "toy/test",
+            "truth": ground_truth,
+            "detections": detections,
+            "threshold": 0.5,
+            "category_ids": [4, 9],
+            "load_image": load_image,
+            "folder": tmp_path,
+            "facts": facts,
+        }
+        return Evaluation(**(options | given))
+
+    return make

@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from efpn.errors import UserError
-from efpn.evaluation.compare import comparison_markdown, comparison_table, gain_shares, load_result, load_results, show
+from efpn.evaluation.compare import comparison_markdown, comparison_table, gain_shares, show
+from efpn.evaluation.rows import Row, comparable, load_row, load_rows
 
 FPN = {"AP": 0.4, "AP50": 0.5, "AP_S": 0.2, "AP_M": 0.5, "AP_L": None, "AR_S": 0.5, "F1_S": 0.25}
 EFPN = {"AP": 0.45, "AP50": 0.5, "AP_S": 0.2821, "AP_M": 0.49, "AP_L": 0.7, "AR_S": None, "F1_S": 0.5}
@@ -26,7 +27,7 @@ def both(tmp_path):
 
 
 def test_markdown_to_the_letter(both):
-    assert comparison_markdown(load_results(both)) == (
+    assert comparison_markdown(load_rows(both)) == (
         "|  | AP | AP50 | AP_S | AP_M | AP_L | AR_S | F1_S |\n"
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
         "| FPN | 0.400 | 0.500 | 0.200 | 0.500 | n/a | 0.500 | 0.250 |\n"
@@ -36,7 +37,7 @@ def test_markdown_to_the_letter(both):
 
 def test_the_rules_of_size_stand_below(tmp_path):
     rules = {"ap_size_rule": "annotation", "f1_size_rule": "long_side"}
-    rows = load_results([run(tmp_path / "a", "FPN", FPN, rules=rules), run(tmp_path / "b", "EFPN", EFPN, rules=rules)])
+    rows = load_rows([run(tmp_path / "a", "FPN", FPN, rules=rules), run(tmp_path / "b", "EFPN", EFPN, rules=rules)])
     said = (
         "Sizes in native pixels. AP and AR: square root of the annotation's own area, of the box's where it gives "
         "none. Accuracy, recall and F1: longer side of the box."
@@ -48,13 +49,13 @@ def test_the_rules_of_size_stand_below(tmp_path):
 
 
 def test_other_columns(both):
-    table = comparison_markdown(load_results(both), columns=("AP_S",))
+    table = comparison_markdown(load_rows(both), columns=("AP_S",))
     assert table.splitlines()[0] == "|  | AP_S |"
 
 
 def test_console_shows_the_same_numbers_in_80_columns(both):
     page = io.StringIO()
-    Console(file=page, width=80).print(comparison_table(load_results(both)))
+    Console(file=page, width=80).print(comparison_table(load_rows(both)))
     lines = [line.split() for line in page.getvalue().splitlines()]
     assert ["FPN", "0.400", "0.500", "0.200", "0.500", "n/a", "0.500", "0.250"] in lines
     assert ["EFPN", "0.450", "0.500", "0.282", "0.490", "0.700", "n/a", "0.500"] in lines
@@ -63,9 +64,7 @@ def test_console_shows_the_same_numbers_in_80_columns(both):
 
 def test_gains_are_green_and_losses_red(both):
     page = io.StringIO()
-    Console(file=page, width=80, force_terminal=True, color_system="standard").print(
-        comparison_table(load_results(both))
-    )
+    Console(file=page, width=80, force_terminal=True, color_system="standard").print(comparison_table(load_rows(both)))
     text = page.getvalue()
     assert "\x1b[32m(+0.050)" in text
     assert "\x1b[31m(-0.010)" in text
@@ -73,11 +72,11 @@ def test_gains_are_green_and_losses_red(both):
 
 
 def test_a_file_serves_as_well_as_its_directory(both):
-    assert load_result(both[0] / "metrics.json").metrics == load_result(both[0]).metrics
+    assert load_row(both[0] / "metrics.json").metrics == load_row(both[0]).metrics
 
 
 def test_rows_of_one_name_are_told_apart(tmp_path):
-    rows = load_results([run(tmp_path / "seed0", "EFPN", EFPN), run(tmp_path / "seed1", "EFPN", EFPN)])
+    rows = load_rows([run(tmp_path / "seed0", "EFPN", EFPN), run(tmp_path / "seed1", "EFPN", EFPN)])
     assert [row.name for row in rows] == [f"EFPN ({tmp_path / folder})" for folder in ("seed0", "seed1")]
 
 
@@ -93,27 +92,27 @@ def test_runs_measured_differently_are_refused(tmp_path, more, term):
     first = run(tmp_path / "a", "FPN", FPN, rules={"f1_size_rule": "long_side"})
     other = run(tmp_path / "b", "EFPN", EFPN, **more)
     with pytest.raises(UserError, match=f"cannot be compared: {term} differs"):
-        load_results([first, other])
+        load_rows([first, other])
 
 
 def test_a_run_that_does_not_say_its_terms_is_taken(tmp_path, both):
     other = tmp_path / "c"
     other.mkdir()
     (other / "metrics.json").write_text(json.dumps({"metrics": EFPN}))
-    assert load_results([both[0], other])[1].name == str(other)
+    assert load_rows([both[0], other])[1].name == str(other)
 
 
 def test_bad_input_is_named(tmp_path, both):
     with pytest.raises(UserError, match=r"metrics\.json: no such file"):
         (tmp_path / "empty").mkdir()
-        load_results([tmp_path / "empty"])
+        load_rows([tmp_path / "empty"])
     with pytest.raises(UserError, match="nothing to compare"):
-        load_results([])
+        load_rows([])
     (tmp_path / "list.json").write_text("[1]")
     with pytest.raises(UserError, match=r"list\.json: no 'metrics' in it"):
-        load_results([tmp_path / "list.json"])
+        load_rows([tmp_path / "list.json"])
     with pytest.raises(UserError, match="no metric 'AP_XS' for the comparison; it holds AP, AP50"):
-        comparison_markdown(load_results(both), columns=("AP_XS",))
+        comparison_markdown(load_rows(both), columns=("AP_XS",))
 
 
 def test_share_of_the_gain_by_hand(tmp_path):
@@ -129,7 +128,7 @@ def test_share_of_the_gain_by_hand(tmp_path):
         )
         for phase, (small, recall) in values.items()
     ]
-    results = load_results(folders)
+    results = load_rows(folders)
     lines = gain_shares(results).splitlines()
     assert lines[0] == "| share of the gain | of | AP_S | AP_S_any | AR_S | best_F1_S |"
     assert lines[2] == "| finetune | oracle_head | 70% | n/a | n/a | 70% |" and len(lines) == 5
@@ -145,8 +144,77 @@ def test_shares_are_taken_of_the_bounds_of_the_same_seed(tmp_path):
         for seed, values in small.items()
         for phase, value in zip(("control_head", "finetune", "oracle_head"), values, strict=False)
     ]
-    rows = gain_shares(load_results(folders)).splitlines()[2:-2]
+    rows = gain_shares(load_rows(folders)).splitlines()[2:-2]
     assert [row.split(" | n/a")[0] for row in rows] == [
         "| finetune0 | oracle_head0 | 50%",
         "| finetune1 | oracle_head1 | 50%",
+    ]
+
+
+def changed(phase="finetune", variant="own", change="nothing", **more):
+    return {"phase": phase, "variant": variant, "changed in the model": change, **more}
+
+
+def names(tmp_path, *rows):
+    """Names in a table of rows that all wrote the same name down; a row is its seed and what its record says more."""
+    folders = [
+        run(tmp_path / f"{n}", "demo/finetune", FPN, seed=seed, more=more) for n, (seed, more) in enumerate(rows)
+    ]
+    return [row.name for row in load_rows(folders)]
+
+
+def test_a_row_with_a_changed_model_says_so_beside_the_one_without(tmp_path):
+    """Only where both are in one table: alone, either is the run."""
+    plain, other = (0, changed()), (0, changed(change="rpn.score_thresh-0.05"))
+    assert names(tmp_path, plain, other) == ["demo/finetune", "demo/finetune rpn.score_thresh-0.05"]
+    assert load_rows([tmp_path / "1"])[0].name == "demo/finetune"
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([(0, changed()), (1, changed())], ["seed0", "seed1"]),
+        ([(0, changed()), (0, changed(variant="oracle"))], ["", "oracle"]),
+        ([(0, changed(input="64 px (1x)")), (0, changed(input="128 px (1x)"))], ["64 px (1x)", "128 px (1x)"]),
+        ([(0, changed()), (0, changed(slices="640 px"))], ["", "640 px"]),  # a fact that nobody listed here
+        ([(0, changed(steps=4)), (0, changed(steps=8))], ["steps 4", "steps 8"]),  # told only where nothing else is
+        ([(0, changed(steps=4)), (1, changed(steps=8))], ["seed0", "seed1"]),
+        (
+            [(0, changed()), (0, changed(change="windows-None")), (1, changed(change="windows-None"))],
+            ["seed0", "seed0 windows-None", "seed1 windows-None"],
+        ),
+    ],
+)
+def test_a_name_tells_what_differs_and_no_more(tmp_path, rows, expected):
+    assert names(tmp_path, *rows) == [f"demo/finetune {words}".strip() for words in expected]
+
+
+def test_no_two_rows_ever_bear_one_name(tmp_path):
+    """Not even rows of which nothing is known, or whose own name is what another is told apart by."""
+    assert len(set(names(tmp_path, (0, changed()), (0, changed()), (None, {})))) == 3
+    files = [tmp_path / "0/metrics.json", tmp_path / "0/other.json"]
+    files[1].write_text(files[0].read_text())
+    assert len({row.name for row in load_rows(files)}) == 2
+    rows = [
+        Row(name, {"metrics": FPN, "seed": seed}, tmp_path / f"{n}/metrics.json")
+        for n, (name, seed) in enumerate([("a", 0), ("a", 1), ("a seed0", 0)])
+    ]
+    assert [row.name for row in comparable(rows)] == [
+        f"a seed0 ({tmp_path / '0'})",
+        "a seed1",
+        f"a seed0 ({tmp_path / '2'})",
+    ]
+
+
+def test_shares_are_of_rows_with_the_same_changes(tmp_path):
+    small = {"nothing": (0.3, 0.4, 0.5), "windows-None": (0.2, 0.25, 0.3)}
+    folders = [
+        run(tmp_path / f"{phase}{change}", phase, FPN | {"AP_S": value}, seed=0, more=changed(phase, change=change))
+        for change, values in small.items()
+        for phase, value in zip(("control_head", "finetune", "oracle_head"), values, strict=True)
+    ]
+    rows = gain_shares(load_rows(folders)).splitlines()[2:-2]
+    assert [row.split(" | n/a")[0] for row in rows] == [
+        "| finetune | oracle_head | 50%",
+        "| finetune windows-None | oracle_head windows-None | 50%",
     ]

@@ -11,7 +11,7 @@ from helpers import config, run_here
 from PIL import Image
 
 from efpn.errors import UserError
-from efpn.evaluation.foreign import evaluate_file
+from efpn.evaluation.run import evaluate
 
 
 @pytest.fixture
@@ -46,9 +46,7 @@ def overrides(root: Path, *more: str) -> list[str]:
 def test_a_file_is_scored_as_a_model_is(things: Path, tmp_path: Path) -> None:
     found = results(tmp_path / "yolo.json", (1, 15, 0.9), (2, 60, 0.8), (2, 15, 0.3))
     chosen = results(tmp_path / "yolo_val.json", (1, 10, 0.9), (2, 60, 0.45), (2, 10, 0.3))
-    (row,) = evaluate_file(
-        config("evaluate", f"detections={found}", f"detections_val={chosen}", *overrides(things)), []
-    )
+    (row,) = evaluate(config("evaluate", f"detections={found}", f"detections_val={chosen}", *overrides(things)), [])
     assert row.name == "yolo"
     record = json.loads((tmp_path / "yolo-test/metrics.json").read_text())
     # recall 0.5 at precision 1, then 1 at 2/3: 51 points at 1 and 50 at 2/3
@@ -63,7 +61,7 @@ def test_a_file_is_scored_as_a_model_is(things: Path, tmp_path: Path) -> None:
 def test_without_data_it_asks_for_them(tmp_path: Path) -> None:
     found = results(tmp_path / "yolo.json")
     with pytest.raises(UserError, match="score it on which data"):
-        evaluate_file(config("evaluate", f"detections={found}"), [])
+        evaluate(config("evaluate", f"detections={found}"), [])
 
 
 def test_a_missing_file_and_a_wrong_one_are_answered_without_a_traceback(things: Path, tmp_path: Path) -> None:
@@ -78,11 +76,11 @@ def test_a_missing_file_and_a_wrong_one_are_answered_without_a_traceback(things:
 def test_a_file_is_not_scored_in_part(things: Path, tmp_path: Path) -> None:
     found = results(tmp_path / "yolo.json", (1, 15, 0.9))
     with pytest.raises(UserError, match="scored whole"):
-        evaluate_file(config("evaluate", f"detections={found}", *overrides(things, "limit=1")), [])
+        evaluate(config("evaluate", f"detections={found}", *overrides(things, "limit=1")), [])
 
 
 @pytest.mark.parametrize("option", ["variant=oracle", "detail=doubled", "+model.windows=null"])
 def test_what_belongs_to_a_model_is_refused(option: str, things: Path, tmp_path: Path) -> None:
     found = results(tmp_path / "yolo.json", (1, 15, 0.9))
     with pytest.raises(UserError, match="belong to a run"):
-        evaluate_file(config("evaluate", f"detections={found}", option, *overrides(things)), [])
+        evaluate(config("evaluate", f"detections={found}", option, *overrides(things)), [])

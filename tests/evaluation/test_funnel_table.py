@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from efpn.evaluation.funnel_table import funnel_markdown
+from efpn.evaluation.table import funnel_markdown
 from efpn.metrics.funnel import loss_funnel
 
 

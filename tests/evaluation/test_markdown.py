@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import io
 import re
-from dataclasses import replace
 from html import unescape
 
 import pytest
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from efpn.evaluation.compare import Result, comparison_markdown, comparison_table
-from efpn.evaluation.report import write_report
+from efpn.evaluation.compare import comparison_markdown, comparison_table
+from efpn.evaluation.report import write_row
+from efpn.evaluation.rows import Row
 from efpn.evaluation.table import as_code, escaped, fact_list, markdown_table
 
 NAMES = [
@@ -55,20 +55,20 @@ def test_what_needs_no_escape_has_none():
 
 @pytest.mark.parametrize("name", NAMES[:-1])
 def test_runs_of_any_name_compare_in_markdown_and_on_the_console(tmp_path, name):
-    results = [Result(name, {"AP": 0.5}, {}, tmp_path), Result("[/red] [bold]b", {"AP": 0.25}, {}, tmp_path)]
-    assert [row[0] for row in cells(comparison_markdown(results, ["AP"]))] == [
+    values = {name: 0.5, "[/red] [bold]b": 0.25}
+    rows = [Row(name, {"metrics": {"AP": value}}, tmp_path) for name, value in values.items()]
+    assert [row[0] for row in cells(comparison_markdown(rows, ["AP"]))] == [
         "",
         " ".join(name.split()),
         "[/red] [bold]b",
     ]
     page = io.StringIO()
-    Console(file=page, width=200).print(comparison_table(results, ["AP"]))
+    Console(file=page, width=200).print(comparison_table(rows, ["AP"]))
     assert "[/red] [bold]b" in page.getvalue()
 
 
-def test_a_report_and_its_facts_show_any_name(tmp_path, metrics, ground_truth, detections, facts):
-    named = replace(facts, name="<i>a</i> | *b*", split="`toy`", more={"of": "<b>"})
-    write_report(tmp_path, metrics, detections, ground_truth=ground_truth, facts=named, category_ids=[4, 9])
+def test_a_report_and_its_facts_show_any_name(tmp_path, evaluation, facts):
+    write_row(evaluation(name="<i>a</i> | *b*", split="`toy`", facts=facts | {"more": {"of": "<b>"}}))
     page = MarkdownIt("commonmark").enable("table").render((tmp_path / "table.md").read_text())
     assert "<h1>&lt;i&gt;a&lt;/i&gt; | *b* on `toy`</h1>" in page and "<li>of: &lt;b&gt;</li>" in page
     page = MarkdownIt("commonmark").render(

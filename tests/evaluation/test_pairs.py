@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from efpn.evaluation.pairs import Difference, choose, crop_window, difference_sheet, differences
+from efpn.figures.pairs import Difference, choose, crop_window, difference_sheet, differences
 
 NOTHING = np.empty((0, 4))
 
@@ -25,19 +25,19 @@ def found(image_id, box, score=0.9):
 SMALL, LARGE = [10, 10, 20, 20], [20, 20, 120, 110]
 
 
-def test_a_small_object_that_one_run_finds(ground_truth):
-    ours, theirs = [found(1, SMALL)], [found(2, LARGE)]
-    gained = differences(ground_truth, (theirs, ours), score_threshold=0.5)
+def test_a_small_object_that_one_run_finds(evaluation):
+    ours, theirs = evaluation(detections=[found(1, SMALL)]), evaluation(detections=[found(2, LARGE)])
+    gained = differences(theirs, ours)
     assert [(one.image_id, one.gain) for one in gained] == [(1, 1), (2, 0), (3, 0)]
     assert gained[0].gained.tolist() == [[10, 10, 30, 30]]
-    lost = differences(ground_truth, (ours, theirs), score_threshold=0.5)
+    lost = differences(ours, theirs)
     assert [one.gain for one in lost] == [-1, 0, 0] and lost[0].lost.tolist() == [[10, 10, 30, 30]]
 
 
-def test_low_scores_and_crowds_are_no_difference(ground_truth):
-    weak = differences(ground_truth, ([], [found(1, SMALL, 0.4)]), score_threshold=0.5)
+def test_low_scores_and_crowds_are_no_difference(evaluation, ground_truth):
+    weak = differences(evaluation(detections=[]), evaluation(detections=[found(1, SMALL, 0.4)]))
     ground_truth["annotations"][0]["iscrowd"] = 1
-    crowd = differences(ground_truth, ([], [found(1, SMALL)]), score_threshold=0.5)
+    crowd = differences(evaluation(detections=[]), evaluation(detections=[found(1, SMALL)]))
     assert {one.gain for one in [*weak, *crowd]} == {0}
 
 
@@ -70,10 +70,10 @@ def test_a_crop_shows_the_cluster_and_stays_inside():
     assert crop_window(Difference(1, lost[:1], NOTHING), (200, 200, 3)) == (104, 104, 200, 200)
 
 
-def test_a_sheet_says_which_way_each_pair_goes(ground_truth, load_picture):
+def test_a_sheet_says_which_way_each_pair_goes(evaluation, ground_truth):
     ground_truth["annotations"].append({**ground_truth["annotations"][0], "id": 9, "image_id": 3})
-    runs = {"FPN": [found(1, SMALL)], "EFPN": [found(3, SMALL)]}
-    sheet, data = difference_sheet(ground_truth, runs, load_picture, score_threshold=0.5, category_ids=[4, 9])
+    fpn = evaluation(name="FPN", detections=[found(1, SMALL)])
+    sheet, data = difference_sheet(fpn, evaluation(detections=[found(3, SMALL)]))
     assert data["runs"] == ("FPN", "EFPN") and data["shown"] == [3, 1]
     left_upper = [10.0, 10.0, 30.0, 30.0]
     assert data["pictures"] == [
@@ -92,5 +92,5 @@ def test_a_sheet_says_which_way_each_pair_goes(ground_truth, load_picture):
         assert page.axes[0].get_xlim() == page.axes[1].get_xlim()
 
 
-def test_runs_that_do_not_differ_have_no_sheet(ground_truth, load_picture):
-    assert difference_sheet(ground_truth, {"a": [], "b": []}, load_picture, score_threshold=0.5) is None
+def test_runs_that_do_not_differ_have_no_sheet(evaluation):
+    assert difference_sheet(evaluation(detections=[]), evaluation(detections=[])) is None

@@ -3,45 +3,63 @@
 from __future__ import annotations
 
 import json
+import math
 
+import numpy as np
 import pytest
 
 from efpn.errors import UserError
-from efpn.evaluation.plots import plot_accuracy_recall, plot_losses, plot_scales, split_by_level
-from efpn.metrics.funnel import loss_funnel
+from efpn.evaluation.report import draw_curves, draw_losses, draw_scales
+from efpn.metrics import tt100k
+from efpn.metrics.stages import StageRecord
+from efpn.runs.files import as_tt100k_results
 
 
-def test_accuracy_recall(tmp_path, ground_truth, detections):
-    runs = {"FPN": detections, "nothing": []}
-    picture, data = plot_accuracy_recall(tmp_path / "new" / "curve", ground_truth, runs, category_ids=[4, 9])
-    record = json.loads(data.read_text())
-    assert picture.name == "curve.png" and picture.stat().st_size > 1000
+def test_accuracy_recall(tmp_path, evaluation):
+    rows = [evaluation(name="FPN"), evaluation(name="nothing", detections=[])]
+    drawn = draw_curves(tmp_path / "new" / "curve", rows)
+    record = json.loads((tmp_path / "new" / "curve.json").read_text())
+    assert drawn["curve"].name == "curve.png" and drawn["curve"].stat().st_size > 1000
     assert record["objects"] == {"all": 3, "small": 1, "medium": 1, "large": 1}
     assert record["runs"]["nothing"] == dict.fromkeys(record["objects"])
     assert max(record["runs"]["FPN"]["small"]["recall"][1:-1]) == 1
     assert max(record["runs"]["FPN"]["medium"]["recall"][1:-1]) == 0
 
 
-def test_a_size_without_objects_has_no_curve(tmp_path, ground_truth, detections):
+def test_the_curves_are_those_of_the_official_protocol(evaluation, ground_truth, detections):
+    real = [{**box, "score": math.inf} for box in ground_truth["annotations"]]
+    truth, found = (as_tt100k_results(ground_truth, boxes) for boxes in (real, detections))
+    assert evaluation().curves == tt100k.curves(truth, found, types=["pl40", "pn"])
+
+
+def test_a_size_without_objects_has_no_curve(evaluation, ground_truth):
     del ground_truth["annotations"][2]
-    _, data = plot_accuracy_recall(tmp_path / "curve", ground_truth, {"FPN": detections}, category_ids=[4, 9])
-    assert json.loads(data.read_text())["runs"]["FPN"]["large"] is None
+    assert evaluation().curves["large"] is None
 
 
-def test_scales_by_level(tmp_path, ground_truth, detections):
-    named = [{**one, "level": level} for one, level in zip(detections, ("p2x", "p2", "p2", "p3"), strict=True)]
-    runs = split_by_level(named, ("p2x", "p2", "p3"))
-    assert [len(one) for one in runs.values()] == [1, 2, 1]
-    _, data = plot_scales(tmp_path / "scales", ground_truth, runs, category_ids=[4, 9], edges=(0, 32, 96, 200))
-    record = json.loads(data.read_text())
+def test_scales_by_level(tmp_path, evaluation, detections):
+    runs = {"p2x": detections[:1], "p2": detections[1:3], "p3": detections[3:]}
+    draw_scales(tmp_path / "scales", evaluation(), runs, edges=(0, 32, 96, 200))
+    record = json.loads((tmp_path / "scales.json").read_text())
     assert [one["objects"] for one in record["p2x"]] == [1, 1, 1]
     assert [record[level][0]["ar"] > 0 for level in runs] == [True, False, False]
     assert [record[level][2]["ar"] for level in runs] == [0, 0, 1]
 
 
-def test_losses(tmp_path, ground_truth, detections):
-    one, other = (loss_funnel(ground_truth, detections, score_threshold=at) for at in (0.5, 0.1))
-    _, data = plot_losses(tmp_path / "losses", {"FPN": one})
-    assert json.loads(data.read_text())["FPN"]["by_band"]["small"]["hits"] == 1
+def test_detections_are_told_apart_by_the_level_they_came_from(evaluation):
+    sources = {1: np.array(["p2x", "p2"]), 2: np.array(["p3"]), 3: np.array(["p2"])}
+    stages = StageRecord(1, 1, 1, ("p2x", "p2", "p3"), {}, [], sources)
+    by_level = evaluation(stages=stages).by_level
+    assert {level: [one["score"] for one in boxes] for level, boxes in by_level.items()} == {
+        "p2x": [0.9],
+        "p2": [0.8, 0.7],
+        "p3": [0.2],
+    }
+    assert evaluation().by_level == {}
+
+
+def test_losses(tmp_path, evaluation):
+    draw_losses(tmp_path / "losses", [evaluation(name="FPN")])
+    assert json.loads((tmp_path / "losses.json").read_text())["FPN"]["by_band"]["small"]["hits"] == 1
     with pytest.raises(UserError, match="losses of FPN, EFPN: not of the same ground truth"):
-        plot_losses(tmp_path / "losses", {"FPN": one, "EFPN": other})
+        draw_losses(tmp_path / "losses", [evaluation(name="FPN"), evaluation(threshold=0.1)])

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 
@@ -8,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from efpn.evaluation.pictures import outcome_sheet
 from efpn.evaluation.provenance import command_line, git_commit, hardware
-from efpn.evaluation.report import write_report
+from efpn.evaluation.report import write_row
+from efpn.figures.sheet import outcome_sheet
 from efpn.metrics import score
 
 # By hand. Class pl40 has two objects and detections at 0.9 (IoU 19/21 = 0.905: a hit at nine of ten thresholds), at 0.8
@@ -59,25 +58,25 @@ IoU > 0.5. Size: longer side of the box, native pixels. Threshold: 0.50, fixed.
 """
 
 
-def test_table_to_the_letter(tmp_path, metrics, detections, ground_truth, facts):
-    written = write_report(tmp_path, metrics, detections, ground_truth=ground_truth, facts=facts, category_ids=[9, 4])
-    assert written["table.md"].read_text() == GOLDEN_TABLE
+def table_of(folder):
+    return (folder / "table.md").read_text()
 
 
-def test_files_hold_what_was_scored(tmp_path, metrics, detections, ground_truth, facts, load_picture):
-    written = write_report(
-        tmp_path / "eval",
-        metrics,
-        detections,
-        ground_truth=ground_truth,
-        facts=facts,
-        category_ids=[4, 9],
-        load_picture=load_picture,
-        tt100k=True,
-    )
-    assert sorted(written) == ["detections.json", "detections_tt100k.json", "metrics.json", "pictures.png", "table.md"]
-    assert {path.name for path in (tmp_path / "eval").iterdir()} == set(written)
-    record = json.loads(written["metrics.json"].read_text())
+def record_of(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_table_to_the_letter(tmp_path, evaluation):
+    write_row(evaluation(category_ids=[9, 4]))
+    assert table_of(tmp_path) == GOLDEN_TABLE
+
+
+def test_files_hold_what_was_scored(tmp_path, evaluation, metrics, detections, ground_truth):
+    out = tmp_path / "eval"
+    drawn = write_row(evaluation(folder=out), images=12, tt100k=True)
+    tables = ["losses.json", "losses.md", "metrics.json", "pictures.png", "table.md"]
+    assert sorted(path.name for path in out.iterdir()) == ["detections.json", "detections_tt100k.json", *tables]
+    record = record_of(out)
     assert record["metrics"] == metrics
     assert record["rules"] == {
         "ap_size_rule": "area",
@@ -89,80 +88,75 @@ def test_files_hold_what_was_scored(tmp_path, metrics, detections, ground_truth,
         "f1_iou": 0.5,
     }
     assert (record["split"], record["seed"], record["commit"], record["seconds"]) == ("toy/test", 3, "abc123", 12.25)
-    saved = json.loads(written["detections.json"].read_text())
+    saved = json.loads((out / "detections.json").read_text())
     assert saved == detections
     assert score(ground_truth, saved, score_threshold=0.5, category_ids=[4, 9]) == metrics
-    assert Image.open(written["pictures.png"]).size[0] > 800
+    assert drawn == {"EFPN/pictures": out / "pictures.png"}
+    assert Image.open(drawn["EFPN/pictures"]).size[0] > 800
 
 
-def test_the_rule_by_which_sizes_were_measured_stands_in_the_table(tmp_path, detections, ground_truth, facts):
+def test_a_record_in_memory_is_what_its_file_says(tmp_path, evaluation):
+    one = evaluation(best_threshold=0.1, best_chosen_on="toy/val")
+    write_row(one)
+    assert record_of(tmp_path) == one.record
+
+
+def test_the_rule_by_which_sizes_were_measured_stands_in_the_table(tmp_path, evaluation, ground_truth):
     ground_truth["annotations"][2]["area"] = 700  # large by its box
-    metrics = score(ground_truth, detections, score_threshold=0.5)
-    write_report(tmp_path, metrics, detections, ground_truth=ground_truth, facts=facts)
-    record = json.loads((tmp_path / "metrics.json").read_text())
+    write_row(evaluation(category_ids=None))
+    record = record_of(tmp_path)
     assert record["rules"]["ap_size_rule"] == "annotation"
     assert (record["objects"]["ap"]["large"], record["objects"]["f1"]["large"]) == (0, 1)
-    table = (tmp_path / "table.md").read_text()
+    table = table_of(tmp_path)
     assert "Size: square root of the annotation's own area, of the box's where it gives none, native pixels." in table
     assert "Size: longer side of the box, native pixels." in table
 
 
-def test_both_thresholds_stand_in_the_table(tmp_path, metrics, detections, ground_truth, facts):
-    at_best = score(ground_truth, detections, score_threshold=0.1, category_ids=[4, 9])
-    chosen = dataclasses.replace(facts, best_threshold=0.1, best_chosen_on="toy/val")
-    write_report(tmp_path, metrics, detections, ground_truth=ground_truth, facts=chosen, at_best=at_best)
-    table = (tmp_path / "table.md").read_text()
+def test_both_thresholds_stand_in_the_table(tmp_path, evaluation, ground_truth, detections):
+    write_row(evaluation(best_threshold=0.1, best_chosen_on="toy/val"))
+    table = table_of(tmp_path)
     assert "Thresholds: 0.50, fixed; 0.10, best F1 on toy/val." in table
     assert "| large [96, 400) | 1 | n/a | 0.000 | 0.000 | 1.000 | 1.000 | 1.000 |" in table
-    record = json.loads((tmp_path / "metrics.json").read_text())
+    record = record_of(tmp_path)
     assert record["thresholds"] == {"fixed": 0.5, "best_f1": 0.1, "best_f1_chosen_on": "toy/val"}
-    assert record["metrics_at_best_f1"]["F1_L"] == 1.0
+    at_best = score(ground_truth, detections, score_threshold=0.1, category_ids=[4, 9])
+    assert record["metrics_at_best_f1"] == at_best and at_best["F1_L"] == 1.0
 
 
-def test_objects_are_counted_by_the_rule_of_their_table(tmp_path, detections, ground_truth, facts):
+def test_objects_are_counted_by_the_rule_of_their_table(tmp_path, evaluation, ground_truth):
     """32 x 32: COCOeval puts it into small and medium, the TT100K bins into medium only."""
     ground_truth["annotations"][0] |= {"bbox": [10, 10, 32, 32], "area": 1024}
-    metrics = score(ground_truth, detections, score_threshold=0.5)
-    write_report(tmp_path, metrics, detections, ground_truth=ground_truth, facts=facts, category_ids=[4, 9])
-    assert json.loads((tmp_path / "metrics.json").read_text())["objects"] == {
+    write_row(evaluation())
+    assert record_of(tmp_path)["objects"] == {
         "ap": {"all": 3, "small": 1, "medium": 2, "large": 1},
         "f1": {"all": 3, "small": 0, "medium": 2, "large": 1},
     }
 
 
-def test_metrics_without_their_threshold_are_refused(tmp_path, metrics, detections, ground_truth, facts):
-    with pytest.raises(ValueError, match="belong together"):
-        write_report(tmp_path, metrics, detections, ground_truth=ground_truth, facts=facts, at_best=metrics)
-    assert list(tmp_path.iterdir()) == []
+def test_a_threshold_without_the_split_where_it_was_chosen_is_refused(evaluation):
+    for half in ({"best_threshold": 0.1}, {"best_chosen_on": "toy/val"}):
+        with pytest.raises(ValueError, match="belong together"):
+            evaluation(**half)
 
 
-def test_nothing_detected_and_nothing_to_detect(tmp_path, ground_truth, facts, load_picture):
-    empty = {**ground_truth, "annotations": []}
-    written = write_report(
-        tmp_path,
-        score(empty, [], score_threshold=0.5),
-        [],
-        ground_truth=empty,
-        facts=facts,
-        load_picture=load_picture,
-    )
-    table = written["table.md"].read_text()
+def test_nothing_detected_and_nothing_to_detect(tmp_path, evaluation, ground_truth):
+    drawn = write_row(evaluation(truth={**ground_truth, "annotations": []}, detections=[]), images=12)
+    table = table_of(tmp_path)
     assert "| n/a | n/a | n/a | n/a |" in table
     assert "-1" not in table
-    assert "NaN" not in written["metrics.json"].read_text()
-    assert written["pictures.png"].is_file()
+    assert "NaN" not in (tmp_path / "metrics.json").read_text()
+    assert drawn["EFPN/pictures"].is_file()
 
 
-def test_what_was_not_recorded_is_said(tmp_path, metrics, detections, ground_truth, facts):
-    bare = dataclasses.replace(facts, commit=None, seconds=None, command=None)
-    write_report(tmp_path, metrics, detections, ground_truth=ground_truth, facts=bare)
-    table = (tmp_path / "table.md").read_text()
-    assert table.count("not recorded") == 3
+def test_what_was_not_recorded_is_said(tmp_path, evaluation, facts):
+    write_row(evaluation(facts=facts | {"commit": None, "seconds": None, "command": None}))
+    assert table_of(tmp_path).count("not recorded") == 3
+    write_row(evaluation(facts={}))
+    assert table_of(tmp_path).count("not recorded") == 5
 
 
-def test_sheet_shows_the_worst_pictures_first(ground_truth, detections, load_picture):
-    sheet = outcome_sheet(ground_truth, detections, load_picture, score_threshold=0.5, category_ids=[4, 9])
-    titles = [page.texts[0].get_text() for page in sheet.subfigs[1:]]
+def test_sheet_shows_the_worst_pictures_first(evaluation):
+    titles = [page.texts[0].get_text() for page in outcome_sheet(evaluation()).subfigs[1:]]
     assert titles == [
         "1: 1 missed, 1 false alarm, 1 hit",
         "2: 1 missed, 0 false alarms, 0 hits",
@@ -170,28 +164,27 @@ def test_sheet_shows_the_worst_pictures_first(ground_truth, detections, load_pic
     ]
 
 
-def test_sheet_stops_at_the_asked_number_and_loads_no_more(ground_truth, detections):
+def test_sheet_stops_at_the_asked_number_and_loads_no_more(evaluation):
     asked = []
 
     def load(image_id):
         asked.append(image_id)
         return np.zeros((50, 50, 3), np.uint8)
 
-    sheet = outcome_sheet(ground_truth, detections, load, score_threshold=0.5, category_ids=[4, 9], pictures=1)
+    sheet = outcome_sheet(evaluation(load_image=load), images=1)
     assert (len(sheet.subfigs), asked) == (2, [1])
 
 
-def test_sheet_leaves_out_crowds_and_classes_that_are_not_evaluated(ground_truth, detections, load_picture):
+def test_sheet_leaves_out_crowds_and_classes_that_are_not_evaluated(evaluation, ground_truth):
     ground_truth["annotations"][1]["iscrowd"] = 1
-    sheet = outcome_sheet(ground_truth, detections, load_picture, score_threshold=0.5, category_ids=[9])
+    sheet = outcome_sheet(evaluation(category_ids=[9]))
     assert sorted(page.texts[0].get_text()[:11] for page in sheet.subfigs[1:]) == [
         f"{i}: 0 missed"[:11] for i in (1, 2, 3)
     ]
 
 
-def test_no_pictures_no_sheet(ground_truth, load_picture):
-    empty = {**ground_truth, "images": [], "annotations": []}
-    assert outcome_sheet(empty, [], load_picture, score_threshold=0.5) is None
+def test_no_pictures_no_sheet(evaluation, ground_truth):
+    assert outcome_sheet(evaluation(truth={**ground_truth, "images": [], "annotations": []}, detections=[])) is None
 
 
 def test_command_line_can_be_pasted(monkeypatch):

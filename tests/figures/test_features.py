@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from efpn.figures.features import FeatureRow, Projection, feature_sheet, relative_error
+from efpn.evaluation.features import FeatureRow, Projection, feature_sheet, relative_error
 
 
 def maps(seed: int = 0) -> np.ndarray:

@@ -6,39 +6,57 @@ import numpy as np
 import pytest
 
 from efpn.metrics.counting import objects_by_size, rule_used
-from efpn.metrics.outcomes import judge
-
-NOTHING = np.empty((0, 4)), np.empty(0, np.int64)
+from efpn.metrics.evaluation import Evaluation
 
 
-def boxes(*rows):
-    return np.array(rows, dtype=float).reshape(-1, 4)
+def judged(truth, found, threshold=0.0):
+    """What became of ``(image, class, xyxy)`` objects and ``(image, class, xyxy, score)`` detections, by image."""
+
+    def coco(image, label, box, **more):
+        x1, y1, x2, y2 = map(float, box)
+        return {"image_id": image, "category_id": int(label), "bbox": [x1, y1, x2 - x1, y2 - y1], **more}
+
+    content = {
+        "images": [{"id": number} for number in (1, 2)],
+        "annotations": [coco(*one) for one in truth],
+        "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
+    }
+    detections = [coco(*one[:3], score=float(one[3])) for one in found]
+    outcomes = Evaluation("x", "toy/test", content, detections, threshold).outcomes
+    return {
+        number: tuple([int(i) for i in part] for part in (one.hits, one.found, one.false_alarms, one.misses))
+        for number, one in outcomes.items()
+    }
 
 
-def indices(outcomes):
-    return tuple(
-        list(map(int, part)) for part in (outcomes.hits, outcomes.found, outcomes.false_alarms, outcomes.misses)
-    )
+NOTHING = ([], [], [], [])
 
 
 def test_each_box_has_one_fate():
     """Truth 0 is found by detection 2, truth 1 by none; detection 0 has the wrong class, 1 is a duplicate."""
-    truth = boxes((0, 0, 20, 20), (50, 50, 70, 70))
-    found = boxes((50, 50, 70, 70), (2, 0, 22, 20), (0, 0, 20, 20))
-    labels = np.array([1, 2]), np.array([1, 1, 1])
-    outcomes = judge(truth, labels[0], found, labels[1], np.array([0.9, 0.8, 0.7]))
-    assert indices(outcomes) == ([2], [0], [0, 1], [1])
+    truth = [(1, 1, (0, 0, 20, 20)), (1, 2, (50, 50, 70, 70))]
+    found = [(1, 1, (50, 50, 70, 70), 0.9), (1, 1, (2, 0, 22, 20), 0.8), (1, 1, (0, 0, 20, 20), 0.7)]
+    assert judged(truth, found) == {1: ([2], [0], [0, 1], [1]), 2: NOTHING}
 
 
 def test_low_scores_do_not_exist():
-    truth = boxes((0, 0, 20, 20))
-    found, one = boxes((0, 0, 20, 20), (60, 60, 70, 70)), np.ones(2, np.int64)
-    outcomes = judge(truth, one[:1], found, one, np.array([0.3, 0.2]), min_score=0.5)
-    assert indices(outcomes) == ([], [], [], [0])
+    found = [(1, 1, (0, 0, 20, 20), 0.3), (1, 1, (60, 60, 70, 70), 0.2)]
+    assert judged([(1, 1, (0, 0, 20, 20))], found, threshold=0.5)[1] == ([], [], [], [0])
+
+
+def test_indices_are_those_within_the_image_and_from_the_threshold_on():
+    truth = [(2, 1, (0, 0, 20, 20)), (1, 1, (0, 0, 20, 20)), (2, 2, (40, 40, 60, 60))]
+    found = [
+        (2, 1, (0, 0, 20, 20), 0.1),
+        (2, 2, (41, 40, 61, 60), 0.9),
+        (1, 2, (0, 0, 20, 20), 0.9),
+        (2, 1, (80, 80, 90, 90), 0.6),
+    ]
+    assert judged(truth, found, threshold=0.5) == {1: ([], [], [0], [0]), 2: ([0], [1], [1], [0])}
 
 
 def test_nothing_at_all():
-    assert indices(judge(*NOTHING, *NOTHING, np.empty(0))) == ([], [], [], [])
+    assert judged([], []) == {1: NOTHING, 2: NOTHING}
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -47,10 +65,12 @@ def test_fates_cover_everything_once(seed):
     corner = rng.uniform(0, 60, (30, 2))
     everything = np.hstack([corner, corner + rng.uniform(10, 30, (30, 2))])
     labels = rng.integers(1, 3, 30)
-    outcomes = judge(everything[:12], labels[:12], everything[12:], labels[12:], rng.random(18))
-    assert sorted([*outcomes.hits, *outcomes.false_alarms]) == list(range(18))
-    assert sorted([*outcomes.found, *outcomes.misses]) == list(range(12))
-    assert (labels[12:][outcomes.hits] == labels[:12][outcomes.found]).all()
+    truth = [(1, label, box) for label, box in zip(labels[:12], everything[:12], strict=True)]
+    found = [(1, *one, s) for *one, s in zip(labels[12:], everything[12:], rng.random(18), strict=True)]
+    hits, hit, alarms, misses = judged(truth, found)[1]
+    assert sorted([*hits, *alarms]) == list(range(18))
+    assert sorted([*hit, *misses]) == list(range(12))
+    assert (labels[12:][hits] == labels[:12][hit]).all()
 
 
 def test_objects_by_size(simple):

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import move_data_to_device
 
 from efpn.benchmark.timing import interleave, synchronise
 from efpn.errors import UserError
-from efpn.evaluation.scoring import eval_data
+from efpn.evaluation.detect import eval_data
 from efpn.evaluation.variants import PLAIN, Variant, find_variants
 from efpn.runs.checkpoints import read_handover
 from efpn.runs.devices import one_device
@@ -39,7 +39,7 @@ def equal_cost_scales(cfg: DictConfig, runs: Sequence[SavedRun]) -> list[float]:
         return list(dict.fromkeys(cfg.scale))
     if not one_device(cfg):
         raise UserError("cost_of: is measured on one device; give trainer.devices=1, or the scale it finds as scale=")
-    plain = next((run for run in runs if PLAIN.fits(run.config.phases[run.phase].model)), None)
+    plain = next((run for run in runs if PLAIN.met_by(run)), None)
     if plain is None:
         raise UserError(f"cost_of={cfg.cost_of}: needs {PLAIN.kind}, to be enlarged; add one to run=")
     rival = latest_run(cfg.cost_of)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch import Tensor
 
 from efpn.data.datamodule import DetectionDataModule
 from efpn.data.dataset import DetectionDataset
 from efpn.errors import UserError
-from efpn.evaluation.plots import write_plot
-from efpn.evaluation.scoring import eval_data
+from efpn.evaluation.detect import eval_data
+from efpn.evaluation.report import Drawn, keep
 from efpn.evaluation.variants import EXTENDED
-from efpn.figures.features import FeatureRow, feature_sheet, relative_error
 from efpn.models import EFPNDetector
 from efpn.models.upsamplers import upsample2x
 from efpn.runs.checkpoints import read_handover
@@ -27,9 +29,27 @@ from efpn.runs.saved import SavedRun, row_names
 CROP: Final = 64  # 1x pixels of a crop's side
 TARGET: Final = "P2 of 2x"
 WITHOUT: Final = "P2, upsampled"  # what small objects read without the extension
+SPREAD: Final = 2.5  # standard deviations of the target that a colour channel spans on either side
 
 
-def draw_features(cfg: DictConfig, runs: Sequence[SavedRun], folder: Path) -> list[Path]:
+@dataclass(frozen=True)
+class FeatureRow:
+    """One crop of a picture and what the maps hold there.
+
+    Attributes:
+        image: ``(h, w, 3)`` uint8, the crop.
+        target: ``(C, a, b)``, what the others should be.
+        maps: name to ``(C, a, b)``.
+        title: one line.
+    """
+
+    image: np.ndarray
+    target: np.ndarray
+    maps: Mapping[str, np.ndarray]
+    title: str = ""
+
+
+def draw_features(cfg: DictConfig, runs: Sequence[SavedRun], folder: Path) -> Drawn:
     """Write ``features.png`` and ``.json`` for ``cfg.features`` pictures of the split with small objects.
 
     Args:
@@ -55,7 +75,7 @@ def draw_features(cfg: DictConfig, runs: Sequence[SavedRun], folder: Path) -> li
             found |= {WITHOUT: levels["p2"], f"P2' {name}": levels["p2x"]}
     rows = [_row(sample, found) for sample, found in zip(samples, maps, strict=True)]
     numbers = {row.title: {name: relative_error(m, row.target) for name, m in row.maps.items()} for row in rows}
-    return write_plot(folder / "features", feature_sheet(rows, title=f"Extended level on {cfg.split}"), numbers)
+    return keep(folder / "features", feature_sheet(rows, title=f"Extended level on {cfg.split}"), numbers)
 
 
 def with_extension(runs: Sequence[SavedRun]) -> list[SavedRun]:
@@ -64,7 +84,7 @@ def with_extension(runs: Sequence[SavedRun]) -> list[SavedRun]:
     Raises:
         UserError: none has.
     """
-    found = [run for run in runs if EXTENDED.fits(run.config.phases[run.phase].model)]
+    found = [run for run in runs if EXTENDED.met_by(run)]
     if not found:
         raise UserError(f"features: needs {EXTENDED.kind}; add one to run=")
     return found
@@ -116,3 +136,64 @@ def _row(sample: Any, maps: Mapping[str, np.ndarray]) -> FeatureRow:
     aim = crops.pop(TARGET)
     pixels = (image[:, top : top + CROP, left : left + CROP].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
     return FeatureRow(pixels, aim, crops, f"picture {int(target['image_id'])}")
+
+
+def relative_error(features: np.ndarray, target: np.ndarray) -> float:
+    """Mean absolute difference of two maps over the target's mean absolute deviation from its mean (per channel).
+
+    0 for a perfect copy, 1 for a map that only knows each channel's mean; both ``(C, a, b)``.
+    """
+    spread = np.abs(target - target.mean(axis=(1, 2), keepdims=True)).mean()
+    return float(np.abs(features - target).mean() / spread)
+
+
+def feature_sheet(rows: Sequence[FeatureRow], *, title: str = "", side: float = 2.1) -> Figure:
+    """A row for each crop: the picture, the target, then the maps, each with its relative error.
+
+    All maps of a row are projected onto the target's first three principal components as red, green and blue.
+
+    Args:
+        rows: all with the same names of maps.
+        title: above all.
+        side: inches of one panel.
+
+    Raises:
+        ValueError: no rows.
+    """
+    if not rows:
+        raise ValueError("a sheet of features needs at least one crop")
+    heads = ["picture", "target", *rows[0].maps]
+    figure = Figure(figsize=(side * len(heads), 0.5 + (side + 0.32) * len(rows)), dpi=130, facecolor="white",
+                    layout="constrained")  # fmt: skip
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10.5, weight="bold")
+    grid = figure.subplots(len(rows), len(heads), squeeze=False)
+    for axes, row in zip(grid, rows, strict=True):
+        colours = Projection(row.target)
+        shown = [row.image, colours(row.target), *(colours(features) for features in row.maps.values())]
+        errors = [relative_error(features, row.target) for features in row.maps.values()]
+        heading = [row.title, "target", *(f"{n}, error {e:.2f}" for n, e in zip(row.maps, errors, strict=True))]
+        for view, picture, words in zip(axes, shown, heading, strict=True):
+            view.imshow(picture, interpolation="nearest")
+            view.set_title(words, loc="left", fontsize=8, parse_math=False)
+            view.set_axis_off()
+    return figure
+
+
+class Projection:
+    """Maps features ``(C, a, b)`` to colours ``(a, b, 3)`` uint8 by the principal components of ``target``."""
+
+    def __init__(self, target: np.ndarray) -> None:
+        flat = target.reshape(len(target), -1).astype(np.float64)
+        self.mean = flat.mean(axis=1, keepdims=True)
+        vectors, values, _ = np.linalg.svd(flat - self.mean, full_matrices=False)
+        self.axes = vectors[:, :3].T
+        self.scale = SPREAD * np.maximum(values[:3, None] / np.sqrt(flat.shape[1]), 1e-12)
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Project; what lies beyond the target's spread is clipped."""
+        flat = features.reshape(len(features), -1).astype(np.float64)
+        found = self.axes @ (flat - self.mean) / self.scale
+        colours = np.zeros((3, flat.shape[1]))
+        colours[: len(found)] = found
+        return (np.clip(colours.T * 0.5 + 0.5, 0, 1) * 255).astype(np.uint8).reshape(*features.shape[1:], 3)

@@ -12,9 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from omegaconf import OmegaConf
 from PIL import Image
 
-from efpn.evaluation.scored import CLASS_METRICS, ClassScores, Scored, class_scores
-from efpn.evaluation.table import MISSING, RULES, band_name, number
-from efpn.metrics.bands import suffix
+from efpn.evaluation.table import CLASS_METRICS, MISSING, RULES, band_name, gain_over, number
+from efpn.metrics.evaluation import Evaluation, Metrics
 from efpn.metrics.funnel import Funnel
 from efpn.runs.files import write_text
 from efpn.runs.names import CONFIG_FILE
@@ -22,77 +21,61 @@ from efpn.runs.names import CONFIG_FILE
 REPORT: Final = "report.html"
 WIDEST: Final = 1800  # pixels of an embedded picture
 COLUMNS: Final = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR_S", "AR_M", "AR_L", "F1_S", "F1_M", "F1_L")
-Row = dict[str, Any]
+Cells = dict[str, Any]  # of a line of a table
 
 
-def write_html(folder: Path, rows: Sequence[Scored], configs: Mapping[str, Path]) -> Path:
-    """Write ``report.html`` into ``folder``, where the figures of all rows are; those of each row are in its own.
+def write_html(
+    folder: Path, rows: Sequence[Evaluation], configs: Mapping[str, Path], drawn: Mapping[str, Path]
+) -> Path:
+    """Write ``report.html`` into ``folder``.
 
     Args:
-        folder: of :func:`efpn.evaluation.gallery.draw_together`.
+        folder: of what shows all rows.
         rows: first the one that the others are compared with.
         configs: name of a row to the folder that holds its run's config.
+        drawn: the figures to embed: those of all rows by their name, those of each as ``<row>/<name>``.
     """
+    first, together = rows[0], ("accuracy_recall", "scales", "losses", "pairs", "features")
+    stems = ("worst_miss", "worst_false_alarm", "scales_by_level")
     pages = Environment(loader=PackageLoader("efpn.evaluation"), autoescape=True, undefined=StrictUndefined)
-    pages.filters["number"] = number
     page = pages.get_template("report.html.j2").render(
-        split=rows[0].record["split"],
-        facts=rows[0].record,
+        split=first.split,
+        facts=first.record,
         rules=RULES,
         columns=COLUMNS,
-        rows=[_metrics_row(one, rows[0]) for one in rows],
-        sizes=_size_rows(rows),
-        classes=_class_rows(class_scores(rows)),
+        rows=[{"name": one.name, "cells": [_cell(one.metrics, first.metrics, c) for c in COLUMNS]} for one in rows],
+        sizes=[
+            {"name": one.name, "at": at, "bins": [[number(rate) for rate in rates] for rates in bins.values()]}
+            for one in rows
+            for at, bins in one.by_size.items()
+        ],
+        classes=_class_rows(rows),
         funnels=[(one.name, _funnel_rows(one.funnel)) for one in rows],
-        together={
-            stem: _embedded(folder / f"{stem}.png")
-            for stem in ("accuracy_recall", "scales", "losses", "pairs", "features")
-        },
-        alone=[_sheets(one) for one in rows],
+        together={stem: _embedded(drawn.get(stem)) for stem in together},
+        alone=[
+            {"name": one.name} | {stem: _embedded(drawn.get(f"{one.name}/{stem}")) for stem in stems} for one in rows
+        ],
         sources=[_source(one, configs.get(one.name)) for one in rows],
         missing=MISSING,
     )
     return write_text(folder / REPORT, page)
 
 
-def _metrics_row(one: Scored, first: Scored) -> Row:
-    """All columns of a row, with the gain over the first."""
-    return {"name": one.name, "cells": [_cell(one.record["metrics"], first.record["metrics"], c) for c in COLUMNS]}
+def _cell(mine: Metrics, base: Metrics, column: str) -> Cells:
+    return {"text": number(mine.get(column)), "gain": gain_over(mine, base, column)}
 
 
-def _cell(mine: Mapping[str, float | None], base: Mapping[str, float | None], column: str) -> Row:
-    value, other = mine.get(column), base.get(column)
-    gain = None if value is None or other is None or mine is base else round(value - other, 3)
-    return {"text": number(value), "gain": gain}
-
-
-def _size_rows(rows: Sequence[Scored]) -> list[Row]:
-    """Accuracy, recall and F1 by size, at the fixed threshold and at that of best F1."""
+def _class_rows(rows: Sequence[Evaluation]) -> list[Cells]:
+    """AP and AP of small objects of each class in every row, with the gain over the first."""
     lines = []
-    for one in rows:
-        for at, metrics in one.at_thresholds():
-            bins = [[number(metrics.get(f"{m}{suffix(b)}")) for m in ("acc", "rec", "F1")] for b in _bins(one)]
-            lines.append({"name": one.name, "at": at, "bins": bins})
+    for key, objects in rows[0].class_objects.items():
+        base, every = rows[0].by_class[key], [one.by_class[key] for one in rows]
+        cells = [_cell(mine, base, metric) for metric in CLASS_METRICS for mine in every]
+        lines.append({"name": rows[0].class_names[key], "objects": objects, "cells": cells})
     return lines
 
 
-def _bins(one: Scored) -> Mapping[str, Any]:
-    return one.record["rules"]["f1_bins"]
-
-
-def _class_rows(classes: Sequence[ClassScores]) -> list[Row]:
-    """AP and AP of small objects of each class in every row, with the gain over the first."""
-    return [
-        {
-            "name": one.name,
-            "objects": one.objects,
-            "cells": [_cell(mine, one.by_row[0], metric) for metric in CLASS_METRICS for mine in one.by_row],
-        }
-        for one in classes
-    ]
-
-
-def _funnel_rows(funnel: Funnel) -> list[Row]:
+def _funnel_rows(funnel: Funnel) -> list[Cells]:
     """Of each size band the numbers found and, by cause, missed; false alarms, recall of proposals, levels read."""
     rows = []
     for name, band in funnel.by_band.items():
@@ -111,12 +94,7 @@ def _funnel_rows(funnel: Funnel) -> list[Row]:
     return rows
 
 
-def _sheets(one: Scored) -> Row:
-    stems = ("worst_miss", "worst_false_alarm", "scales_by_level")
-    return {"name": one.name} | {stem: _embedded(one.folder / f"{stem}.png") for stem in stems}
-
-
-def _source(one: Scored, config: Path | None) -> Row:
+def _source(one: Evaluation, config: Path | None) -> Cells:
     """Where a row comes from: what its record says, and the run's whole config."""
     text = ""
     if config is not None and (config / CONFIG_FILE).is_file():
@@ -125,9 +103,9 @@ def _source(one: Scored, config: Path | None) -> Row:
     return {"name": one.name, "facts": {**facts, **one.record["more"]}, "config": text}
 
 
-def _embedded(path: Path) -> str | None:
-    """A picture as a data URL, shrunk to the widest that a page shows; None without the file."""
-    if not path.is_file():
+def _embedded(path: Path | None) -> str | None:
+    """A figure as a data URL, shrunk to the widest that a page shows; None where it was not drawn."""
+    if path is None:
         return None
     with Image.open(path) as picture:
         shrunk = picture.convert("RGB")

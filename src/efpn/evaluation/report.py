@@ -1,161 +1,142 @@
-"""What an evaluation leaves behind: numbers, a table to read, detections to score elsewhere, pictures."""
+"""What an evaluation leaves on disk: of each row numbers, tables, detections and figures, and the figures of all."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from efpn.evaluation.pictures import LoadPicture, outcome_sheet
-from efpn.evaluation.table import report_table
-from efpn.figures.sheet import save
-from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, Bands, SizeRule
-from efpn.metrics.counting import objects_by_size, rule_used
+from matplotlib.figure import Figure
+
+from efpn.errors import UserError
+from efpn.evaluation.rows import METRICS
+from efpn.evaluation.table import funnel_markdown, report_table
+from efpn.figures.crops import WorstKind, worst_sheet
+from efpn.figures.curves import STYLES, accuracy_recall, loss_bars, scale_curves
+from efpn.figures.pairs import difference_sheet
+from efpn.figures.sheet import outcome_sheet, save
+from efpn.metrics.counting import rule_used
+from efpn.metrics.evaluation import Boxes, Evaluation
+from efpn.metrics.scales import EDGES, by_scale
 from efpn.runs.files import as_tt100k_results, write_json, write_text
 
-METRICS, TABLE, DETECTIONS = "metrics.json", "table.md", "detections.json"
-DETECTIONS_TT100K, PICTURES = "detections_tt100k.json", "pictures.png"
+log = logging.getLogger(__name__)
+TABLE, DETECTIONS, DETECTIONS_TT100K, PICTURES = "table.md", "detections.json", "detections_tt100k.json", "pictures.png"
+MOST_RUNS: Final = len(STYLES)  # that a figure can tell apart
+AREAS: Final = {"area": "square root of the box's area", "annotation": "square root of the annotation's area"}
+Drawn = dict[str, Path]  # figures drawn this time, by what they are called
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What must stand beside a number for it to be trusted.
-
-    Attributes:
-        name: of the model, such as ``EFPN``; names the row in a comparison.
-        split: what was scored, such as ``tt100k_mosaic/test``.
-        score_threshold: the fixed one of accuracy, recall and F1.
-        best_threshold: the one with the best F1 on ``best_chosen_on``; None where none was chosen.
-        best_chosen_on: the split where it was chosen; never the one scored.
-        size_rule: of accuracy, recall and F1 (AP and AR go by area: the annotation's own, else the box's).
-        bands: of AP and AR.
-        bins: of accuracy, recall and F1.
-        max_dets: COCO's cap per picture and category.
-        seed: of the training.
-        commit: of the code, see :func:`efpn.evaluation.provenance.git_commit`.
-        command: that made the numbers.
-        seconds: wall time of the evaluation.
-        hardware: that it ran on.
-        more: anything else worth a line (phase, input size, training time).
-    """
-
-    name: str
-    split: str
-    score_threshold: float
-    best_threshold: float | None = None
-    best_chosen_on: str | None = None
-    size_rule: SizeRule = "long_side"
-    bands: Bands = field(default_factory=lambda: COCO_BANDS)
-    bins: Bands = field(default_factory=lambda: TT100K_BINS)
-    max_dets: int = 300
-    seed: int | None = None
-    commit: str | None = None
-    command: str | None = None
-    seconds: float | None = None
-    hardware: str | None = None
-    more: Mapping[str, Any] = field(default_factory=dict)
-
-
-def write_report(
-    out_dir: Path,
-    metrics: Mapping[str, float | None],
-    detections: Sequence[Mapping[str, Any]],
-    *,
-    ground_truth: Mapping[str, Any],
-    facts: Facts,
-    at_best: Mapping[str, float | None] | None = None,
-    category_ids: Iterable[int] | None = None,
-    load_picture: LoadPicture | None = None,
-    pictures: int = 12,
-    tt100k: bool = False,
-) -> dict[str, Path]:
-    """Write ``metrics.json``, ``table.md``, ``detections.json`` and, where asked for, TT100K results and pictures.
+def write_row(one: Evaluation, images: int = 0, tt100k: bool = False) -> Drawn:
+    """Write the files of one row; those of an earlier report in its folder are replaced.
 
     Args:
-        out_dir: made if missing; files of an earlier report in it are replaced.
-        metrics: of :func:`efpn.metrics.score` at the fixed threshold.
-        detections: COCO results, native pixels.
-        ground_truth: COCO ground truth that they were scored against.
-        facts: the rules, and where the numbers come from.
-        at_best: metrics at ``facts.best_threshold``.
-        category_ids: the evaluated categories; all by default.
-        load_picture: image id to ``(H, W, 3)`` uint8; without it there is no ``pictures.png``.
-        pictures: how many the sheet shows.
-        tt100k: also write ``detections_tt100k.json`` in the TT100K results layout.
+        one: the row.
+        images: how many the sheet of images shows; with 0 there is none.
+        tt100k: also write the detections in the TT100K results layout.
+    """
+    write_json(one.folder / METRICS, one.record, indent=2)
+    write_text(one.folder / TABLE, report_table(one.record))
+    write_json(one.folder / DETECTIONS, one.detections)
+    if tt100k:
+        write_json(one.folder / DETECTIONS_TT100K, as_tt100k_results(one.truth, one.detections))
+    write_json(one.folder / "losses.json", one.funnel.as_dict(), indent=2)
+    write_text(one.folder / "losses.md", funnel_markdown(one.funnel, f"Where {one.name} loses objects on {one.split}"))
+    log.info("%s on %s: %s", one.name, one.split, one.folder)
+    title = f"{one.name} on {one.split}: the pictures with most misses (score >= {one.threshold:.2f})"
+    sheet = outcome_sheet(one, images, title) if images else None
+    return {f"{one.name}/pictures": save(sheet, one.folder / PICTURES)} if sheet else {}
 
-    Returns:
-        File name to path, of what was written.
+
+def draw_row(one: Evaluation) -> Drawn:
+    """Figures of one row: the worst mistakes, and AP and AR against size by pyramid level (Fig. 1b)."""
+    drawn: Drawn = {}
+    kinds: tuple[tuple[WorstKind, str], ...] = (
+        ("miss", "the largest misses"),
+        ("false_alarm", "the surest false alarms"),
+    )
+    for kind, said in kinds:
+        sheet = worst_sheet(one, kind, title=f"{one.name}, score >= {one.threshold:.2f}: {said}")
+        drawn |= keep(one.folder / f"worst_{kind}", sheet)
+    if one.by_level:
+        title = f"{one.name}: each pyramid level's detections alone, and all"
+        drawn |= draw_scales(one.folder / "scales_by_level", one, {"all": one.detections, **one.by_level}, title)
+    return {f"{one.name}/{stem}": path for stem, path in drawn.items()}
+
+
+def draw_together(folder: Path, rows: Sequence[Evaluation]) -> Drawn:
+    """Figures of all rows in one: Fig. 7, Fig. 1(b), causes of losses, and Fig. 8 of the first row and the last."""
+    if len(rows) > MOST_RUNS:
+        log.warning("%d rows: the figures show the first %d and the last", len(rows), MOST_RUNS - 1)
+        rows = [*rows[: MOST_RUNS - 1], rows[-1]]
+    first, last, split = rows[0], rows[-1], rows[0].split
+    boxes = {one.name: one.detections for one in rows}
+    pairs = difference_sheet(first, last) if len(rows) > 1 else None
+    return (
+        draw_curves(folder / "accuracy_recall", rows, f"Accuracy and recall on {split}")
+        | draw_scales(folder / "scales", first, boxes, f"AP and AR by size on {split}")
+        | draw_losses(folder / "losses", rows, f"Why objects are missed on {split}")
+        | keep(folder / "pairs", *(pairs or (None,)))
+    )
+
+
+def draw_curves(stem: Path, rows: Sequence[Evaluation], title: str = "") -> Drawn:
+    """Accuracy against recall by size, several rows in one (Fig. 7). A row without detections has no curve."""
+    runs: dict[str, Any] = {one.name: one.curves for one in rows}
+    first = rows[0]
+    rules = {"size_rule": first.size_rule, "bins": dict(first.bins), "objects": first.record["objects"]["f1"]}
+    return keep(stem, accuracy_recall(runs, title=title), {**rules, "runs": runs})
+
+
+def draw_scales(
+    stem: Path, one: Evaluation, runs: Mapping[str, Boxes], title: str = "", edges: Sequence[float] = EDGES
+) -> Drawn:
+    """AP and AR against object size, in bins of ``sqrt(area)`` with these edges, native pixels (Fig. 1b).
+
+    Args:
+        stem: path without ending.
+        one: the evaluation whose ground truth and categories count.
+        runs: name to detections, those of other rows or of pyramid levels.
+        title: above the figure.
+        edges: of the bins.
+    """
+    wanted = one.evaluated
+    bins = {
+        run: by_scale(one.truth, found, edges=edges, max_dets=one.max_dets, category_ids=wanted)
+        for run, found in runs.items()
+    }
+    series = {run: {"AP": [scale.ap for scale in row], "AR": [scale.ar for scale in row]} for run, row in bins.items()}
+    first = next(iter(bins.values()))
+    names, objects = [scale.name for scale in first], [scale.objects for scale in first]
+    measured = f"{AREAS[rule_used(one.truth, 'area', wanted)]}, native pixels"
+    figure = scale_curves(names, objects, series, title=title, xlabel=measured)
+    return keep(stem, figure, {run: [scale._asdict() for scale in row] for run, row in bins.items()})
+
+
+def draw_losses(stem: Path, rows: Sequence[Evaluation], title: str = "") -> Drawn:
+    """Why objects were missed, by size, several rows in one.
 
     Raises:
-        ValueError: metrics at the best threshold without that threshold, or the other way round.
+        UserError: rows of other rules or of another ground truth.
     """
-    if (at_best is None) != (facts.best_threshold is None):
-        raise ValueError("at_best and facts.best_threshold belong together: give both or none")
-    wanted = None if category_ids is None else sorted(category_ids)
-    record = _record(metrics, detections, ground_truth, facts, at_best, wanted)
-    written = [
-        write_json(out_dir / METRICS, record, indent=2),
-        write_text(out_dir / TABLE, report_table(record)),
-        write_json(out_dir / DETECTIONS, detections),
-    ]
-    if tt100k:
-        written.append(write_json(out_dir / DETECTIONS_TT100K, as_tt100k_results(ground_truth, detections)))
-    if load_picture is not None:
-        at = facts.score_threshold
-        title = f"{facts.name} on {facts.split}: the pictures with most misses (score >= {at:.2f})"
-        sheet = outcome_sheet(
-            ground_truth,
-            detections,
-            load_picture,
-            score_threshold=at,
-            category_ids=wanted,
-            pictures=pictures,
-            title=title,
-        )
-        written += [save(sheet, out_dir / PICTURES)] if sheet else []
-    return {path.name: path for path in written}
+    funnels = {one.name: one.funnel for one in rows}
+    objects = [{name: band.objects for name, band in one.by_band.items()} for one in funnels.values()]
+    rules = [(one.score_threshold, one.size_rule, one.bands) for one in funnels.values()]
+    if any(one != rules[0] for one in rules) or any(one != objects[0] for one in objects):
+        raise UserError(f"losses of {', '.join(funnels)}: not of the same ground truth, bands, size rule and threshold")
+    misses = {run: {name: band.misses for name, band in one.by_band.items()} for run, one in funnels.items()}
+    figure = loss_bars(misses, objects[0], title=title)
+    return keep(stem, figure, {run: one.as_dict() for run, one in funnels.items()})
 
 
-def _record(
-    metrics: Mapping[str, float | None],
-    detections: Sequence[Mapping[str, Any]],
-    ground_truth: Mapping[str, Any],
-    facts: Facts,
-    at_best: Mapping[str, float | None] | None,
-    category_ids: list[int] | None,
-) -> dict[str, Any]:
-    """The contents of ``metrics.json``."""
-    return {
-        "name": facts.name,
-        "split": facts.split,
-        "metrics": dict(metrics),
-        "metrics_at_best_f1": None if at_best is None else dict(at_best),
-        "thresholds": {
-            "fixed": facts.score_threshold,
-            "best_f1": facts.best_threshold,
-            "best_f1_chosen_on": facts.best_chosen_on,
-        },
-        "rules": {
-            "ap_size_rule": rule_used(ground_truth, "area", category_ids),
-            "ap_edges": "closed",
-            "ap_bands": dict(facts.bands),
-            "ap_max_dets": facts.max_dets,
-            "f1_size_rule": rule_used(ground_truth, facts.size_rule, category_ids),
-            "f1_bins": dict(facts.bins),
-            "f1_iou": 0.5,
-        },
-        "objects": {
-            "ap": objects_by_size(ground_truth, facts.bands, "area", category_ids, "closed"),
-            "f1": objects_by_size(ground_truth, facts.bins, facts.size_rule, category_ids),
-        },
-        "pictures": len(ground_truth["images"]),
-        "detections": len(detections),
-        "categories": len(ground_truth["categories"] if category_ids is None else category_ids),
-        "seed": facts.seed,
-        "commit": facts.commit,
-        "command": facts.command,
-        "seconds": facts.seconds,
-        "hardware": facts.hardware,
-        "more": dict(facts.more),
-    }
+def keep(stem: Path, figure: Figure | None, data: Any = None) -> Drawn:
+    """Write ``<stem>.png`` and ``<stem>.json``, the data that it shows; without a figure an earlier one goes."""
+    picture, numbers = (stem.with_name(f"{stem.name}{ending}") for ending in (".png", ".json"))
+    if figure is None:
+        picture.unlink(missing_ok=True)
+        numbers.unlink(missing_ok=True)
+        return {}
+    if data is not None:
+        write_json(numbers, data)
+    return {stem.name: save(figure, picture)}

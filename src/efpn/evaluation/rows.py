@@ -1,63 +1,160 @@
-"""What an evaluation is made of: its rows (a finished phase, and a way to detect with it), and where they go."""
+"""The rows of tables: what each of them is, under which terms it was measured, and its numbers."""
 
 from __future__ import annotations
 
-import logging
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from omegaconf import DictConfig
 
 from efpn.errors import UserError
-from efpn.evaluation.report import METRICS
-from efpn.evaluation.variants import OWN, Variant
-from efpn.runs.saved import SavedRun, row_names
+from efpn.evaluation.variants import OWN
+from efpn.metrics.evaluation import Evaluation
+from efpn.runs.files import read_json
 
-log = logging.getLogger(__name__)
+METRICS: Final = "metrics.json"
+LAST: Final = ("steps", "trained with", "detections")  # facts that go into a name where no other tells rows apart
+PLAIN: Final = (OWN, "nothing", "none")  # facts that go without saying
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a comparison.
+    """One row of a table: of an evaluation just made, or of an earlier one by what it has written.
 
     Attributes:
-        run: the finished phase.
-        variant: how to detect with it.
-        name: in tables and figures; no two alike.
-        folder: of its report.
+        name: in the table, where no other row bears it.
+        record: the contents of its ``metrics.json``; what it does not say is not compared.
+        source: that file.
     """
 
-    run: SavedRun
-    variant: Variant
     name: str
-    folder: Path
+    record: Mapping[str, Any]
+    source: Path
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> Row:
+        """The row of an evaluation just made."""
+        return cls(evaluation.name, evaluation.record, evaluation.folder / METRICS)
+
+    @property
+    def metrics(self) -> Mapping[str, float | None]:
+        """Flat, None for what does not exist."""
+        return self.record["metrics"]
+
+    @property
+    def shared(self) -> dict[str, float | None]:
+        """The metrics whose gain is shared out, by name."""
+        return {**self.metrics, "best_F1_S": (self.record.get("metrics_at_best_f1") or {}).get("F1_S")}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What was evaluated: the seed, phase, variant, size of the input, what was changed in the model ..."""
+        return {"seed": self.seed, **(self.record.get("more") or {})}
+
+    @property
+    def seed(self) -> int | None:
+        """Of the training."""
+        return self.record.get("seed")
+
+    @property
+    def changes(self) -> str:
+        """What was changed in the model for this evaluation, in words."""
+        return self.identity.get("changed in the model") or "nothing"
+
+    @property
+    def phase(self) -> str | None:
+        """Of the run, if it is one of our own, detecting as it was trained."""
+        return self.identity.get("phase") if self.identity.get("variant", OWN) == OWN else None
+
+    @property
+    def terms(self) -> dict[str, Any]:
+        """Split and rules; two rows compare only where these agree. What a record does not say is left out."""
+        found = {term: self.record.get(term) for term in ("split", "rules", "objects")}
+        found["threshold"] = self.record.get("thresholds", {}).get("fixed")
+        return {term: value for term, value in found.items() if value is not None}
 
 
-def plan_rows(cfg: DictConfig, runs: Sequence[SavedRun], variants: Sequence[Variant]) -> list[Row]:
-    """All rows: of each run, each of the variants that fit it.
+def load_row(path: Path, name: str | None = None) -> Row:
+    """Read a run directory (its ``metrics.json``) or such a file itself.
+
+    Args:
+        path: directory or file.
+        name: of the row, instead of the file's own.
 
     Raises:
-        UserError: a variant fits none of the runs, or two rows would go to one place.
+        UserError: the file is missing, unreadable or holds no metrics.
     """
-    for variant in variants:
-        if not any(_fits(variant, run) for run in runs):
-            raise UserError(f"variant={variant.name}: needs {variant.needs.kind}; add one to run=")
-    chosen = [(run, variant) for run in runs for variant in variants if _fits(variant, run)]
-    used = list(dict.fromkeys(run for run, _ in chosen))
-    if left_out := ", ".join(run.name for run in runs if run not in used):
-        log.info("left out, since variant=%s does not fit: %s", ",".join(v.name for v in variants), left_out)
-    names = dict(zip(used, row_names(used), strict=True))
-    rows = [
-        Row(run, variant, _row_name(names[run], variant), row_folder(cfg, run, variant.name, alone=len(chosen) == 1))
-        for run, variant in chosen
+    file = path / METRICS if path.is_dir() else path
+    record = read_json(file)
+    if not isinstance(record, dict) or not isinstance(record.get("metrics"), dict):
+        raise UserError(f"{file}: no 'metrics' in it; expected what evaluate.py writes as metrics.json")
+    return Row(name or record.get("name") or str(path), record, file)
+
+
+def load_rows(paths: Iterable[Path]) -> list[Row]:
+    """Read several evaluations that may be compared; raises as `load_row` and `comparable`."""
+    return comparable([load_row(path) for path in paths])
+
+
+def comparable(rows: Sequence[Row]) -> list[Row]:
+    """The rows under names that tell them apart.
+
+    Raises:
+        UserError: none given, or two measured under different terms.
+    """
+    if not rows:
+        raise UserError("nothing to compare: name at least one run directory with a metrics.json")
+    first = rows[0]
+    for other in rows[1:]:
+        for term in first.terms.keys() & other.terms.keys():
+            mine, theirs = first.terms[term], other.terms[term]
+            if mine != theirs:
+                raise UserError(
+                    f"{first.source} and {other.source} cannot be compared: {term} differs ({mine} and {theirs}); "
+                    "evaluate both alike"
+                )
+    return told_apart(rows)
+
+
+def told_apart(rows: Sequence[Row]) -> list[Row]:
+    """Rows of one name get what they differ in behind it: their identity, and where that is alike the file's place."""
+    keys = dict.fromkeys(key for row in rows for key in row.identity)
+    for chosen in ([key for key in keys if key not in LAST], [key for key in keys if key in LAST]):
+        rows = [replace(row, name=" ".join([row.name, *_differing(row, alike, chosen)])) for row, alike in _named(rows)]
+    places = [row.source.parent if row.source.name == METRICS else row.source for row in rows]
+    return [
+        replace(row, name=f"{row.name} ({place})") if len(alike) > 1 else row
+        for (row, alike), place in zip(_named(rows), places, strict=True)
     ]
-    if len({row.folder for row in rows}) < len(rows):
-        raise UserError(f"out={cfg.out}: two of the runs have the same name, seed and phase; evaluate them one by one")
-    return rows
+
+
+def _named(rows: Sequence[Row]) -> list[tuple[Row, list[Row]]]:
+    """Each row with all that bear its name, itself among them."""
+    named = defaultdict[str, list[Row]](list)
+    for row in rows:
+        named[row.name].append(row)
+    return [(row, named[row.name]) for row in rows]
+
+
+def _differing(row: Row, alike: Sequence[Row], keys: Sequence[str]) -> Iterator[str]:
+    """Words for the parts of the row's identity that are others in the rows ``alike``."""
+    for key in keys:
+        mine = row.identity.get(key)
+        if mine not in (None, *PLAIN) and any(other.identity.get(key) != mine for other in alike):
+            yield f"seed{mine}" if key == "seed" else f"{key} {mine}" if key in LAST else str(mine)
+
+
+def changed(model: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    """``rpn.score_thresh-0.05`` for each value that is changed in the model."""
+    for key, value in model.items():
+        if isinstance(value, Mapping | DictConfig):
+            yield from changed(value, f"{prefix}{key}.")
+        else:
+            yield re.sub(r"[^\w.+-]+", "-", f"{prefix}{key}-{value}")  # it becomes a part of a file's name
 
 
 def label(cfg: DictConfig, called: str) -> str:
@@ -72,43 +169,3 @@ def label(cfg: DictConfig, called: str) -> str:
         *changed(cfg.model),
     ]
     return "-".join(mark for mark in marks if mark)
-
-
-def changed(model: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
-    """``rpn.score_thresh-0.05`` for each value that is changed in the model."""
-    for key, value in model.items():
-        if isinstance(value, Mapping | DictConfig):
-            yield from changed(value, f"{prefix}{key}.")
-        else:
-            yield re.sub(r"[^\w.+-]+", "-", f"{prefix}{key}-{value}")  # it becomes a part of a file's name
-
-
-def row_folder(cfg: DictConfig, run: SavedRun, variant: str, alone: bool = True) -> Path:
-    """Where the report of a run goes: beside its weights, or under ``out``, where it may have to share."""
-    if not cfg.out:
-        return run.folder / "eval" / label(cfg, variant)
-    return Path(cfg.out) if alone else Path(cfg.out, run.place, "" if variant == OWN else variant)
-
-
-def own_rows(cfg: DictConfig, rows: Sequence[Row]) -> list[Path]:
-    """Reports of the runs as they are, from before, to stand beside other variants; none in a table of the paper."""
-    if cfg.out or cfg.called or any(row.variant.name == OWN for row in rows):
-        return []
-    folders = [row_folder(cfg, run, OWN) for run in dict.fromkeys(row.run for row in rows)]
-    return [folder for folder in folders if (folder / METRICS).is_file()]
-
-
-def together(cfg: DictConfig, rows: Sequence[Row]) -> tuple[Path, str]:
-    """The folder of what shows all rows, and what it is called there."""
-    place = Path(cfg.out or os.path.commonpath([row.run.folder.parent for row in rows]))
-    names = dict.fromkeys(row.variant.name for row in rows)
-    marks = dict.fromkeys(row.variant.marks for row in rows if row.variant.marks)
-    return place, label(cfg, "-".join([cfg.called, *marks]) if cfg.called else "+".join(names))
-
-
-def _fits(variant: Variant, run: SavedRun) -> bool:
-    return variant.needs.fits(run.config.phases[run.phase].model)
-
-
-def _row_name(run: str, variant: Variant) -> str:
-    return run if variant.name == OWN else f"{run} {variant.name}"

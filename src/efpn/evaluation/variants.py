@@ -14,6 +14,7 @@ from torch import Tensor
 
 from efpn.errors import UserError
 from efpn.models import EFPNDetector, HalfOracle, MultiScale, OnP3x, Oracle
+from efpn.runs.saved import SavedRun
 from efpn.types import split_batch
 
 Found = list[dict[str, Tensor]]
@@ -56,6 +57,10 @@ class Needs:
 
     kind: str
     fits: Callable[[Mapping[str, Any]], bool]
+
+    def met_by(self, run: SavedRun) -> bool:
+        """Whether this phase is of the kind."""
+        return self.fits(run.config.phases[run.phase].model)
 
 
 ANY: Final = Needs("any phase", lambda model: True)
@@ -139,11 +144,11 @@ def all_variants(scales: Sequence[float], scaled: Sequence[float] = (1.4,)) -> l
         Variant("oracle", lambda d, batch: Oracle(d)(batch[1]), True, SmallRule("p2x"), PLAIN),
         Variant("fpn_2x", _fpn_2x, True, needs=PLAIN),
         *(
-            Variant("fpn_scaled", partial(_fpn_scaled, scale=one), True, needs=PLAIN, recorded=False, marks=f"{one:g}x")
+            Variant("fpn_scaled", partial(_scaled, [one]), True, needs=PLAIN, recorded=False, marks=f"{one:g}x")
             for one in scaled
         ),
         *(
-            Variant(f"true_{part}", partial(_half_oracle, part=part), True, needs=needs)
+            Variant(f"true_{part}", partial(_half_oracle, part), True, needs=needs)
             for part, needs in (("c2", EXTENDED), ("c3", EXTENDED), ("p4", CONTINUED))
         ),
         Variant("on_p3", lambda d, batch: d(batch[0]), False, SmallRule("p3", all=True), PLAIN),
@@ -151,7 +156,7 @@ def all_variants(scales: Sequence[float], scaled: Sequence[float] = (1.4,)) -> l
         Variant(
             "on_p3x", lambda d, batch: OnP3x(d)(*batch[:2]), True, SmallRule("p3x", all=True, extension=True), DISTILLED
         ),
-        Variant("multi_scale", lambda d, batch: MultiScale(d, scales)(batch[1]), True, recorded=False, marks=marks),
+        Variant("multi_scale", partial(_scaled, scales), True, recorded=False, marks=marks),
     ]
 
 
@@ -160,12 +165,12 @@ def _own(detector: EFPNDetector, batch: Any) -> Found:
     return detector(images, images_2x=images_2x)
 
 
-def _half_oracle(detector: EFPNDetector, batch: Any, part: str) -> Found:
+def _half_oracle(part: str, detector: EFPNDetector, batch: Any) -> Found:
     return HalfOracle(detector, part)(*batch[:2])
 
 
-def _fpn_scaled(detector: EFPNDetector, batch: Any, scale: float) -> Found:
-    return MultiScale(detector, [scale])(batch[1])
+def _scaled(scales: Sequence[float], detector: EFPNDetector, batch: Any) -> Found:
+    return MultiScale(detector, scales)(batch[1])
 
 
 def _fpn_2x(detector: EFPNDetector, batch: Any) -> Found:

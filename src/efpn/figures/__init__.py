@@ -1,4 +1,4 @@
-"""Pictures of what a detector does, from plain arrays; files are written without a display."""
+"""Figures of what detectors do, from evaluations and plain arrays; files are written without a display."""
 
 import matplotlib
 

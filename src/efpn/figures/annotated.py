@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from PIL import Image
 
 from efpn.figures.outcomes import RIM, STYLES, Mark, Window, draw_outcomes
@@ -49,27 +48,16 @@ def annotated_picture(image: np.ndarray, drawn: Sequence[Mark]) -> np.ndarray:
 
 def _name(axes: Axes, drawn: Sequence[Mark], strength: float, size: tuple[int, int]) -> None:
     """Write the texts, those of small boxes first: they have the fewest places."""
-    gap = GAP * strength
+    gap, points = GAP * strength, POINTS * strength
+    frame = {"facecolor": RIM, "alpha": 0.85, "edgecolor": "none", "pad": points / 6}
     taken = [_padded(mark.box, gap) for mark in drawn]
     for mark in sorted((mark for mark in drawn if mark.text), key=lambda one: one.size):
-        text = _text(axes, mark, POINTS * strength)
+        colour = STYLES[mark.kind].colour
+        text = axes.text(0, 0, mark.text, color=colour, fontsize=points, va="top", parse_math=False, bbox=frame)
         extent = text.get_window_extent()
         x, y = _place(mark.box, extent.width + 2 * gap, extent.height + 2 * gap, gap, taken, size)
         text.set_position((x + gap, y + gap))
         taken.append((x, y, x + extent.width + 2 * gap, y + extent.height + 2 * gap))
-
-
-def _text(axes: Axes, mark: Mark, points: float) -> Text:
-    return axes.text(
-        0,
-        0,
-        mark.text,
-        color=STYLES[mark.kind].colour,
-        fontsize=points,
-        va="top",
-        parse_math=False,
-        bbox={"facecolor": RIM, "alpha": 0.85, "edgecolor": "none", "pad": points / 6},
-    )
 
 
 def _place(
@@ -77,17 +65,16 @@ def _place(
 ) -> tuple[float, float]:
     """Upper left corner for a text of that size: above, below, right or left of the box, where it hides least."""
     x1, y1, x2, y2 = _padded(box, gap)
-    right, below = x2 - width, y2 - height
+    right, below, others = x2 - width, y2 - height, np.array(taken).reshape(-1, 4)
     spots = [(x1, y1 - height), (x1, y2), (right, y1 - height), (right, y2), (x2, y1), (x1 - width, y1), (x2, below)]
     inside = [(min(max(x, 0), size[0] - width), min(max(y, 0), size[1] - height)) for x, y in spots]
-    return min(inside, key=lambda at: _hidden((at[0], at[1], at[0] + width, at[1] + height), taken))
 
+    def hidden(at: tuple[float, float]) -> float:
+        """Area in pixels of what lies under a text there."""
+        low, high = np.maximum(others[:, :2], at), np.minimum(others[:, 2:], (at[0] + width, at[1] + height))
+        return float((high - low).clip(min=0).prod(axis=1).sum())
 
-def _hidden(place: Window, taken: Sequence[Window]) -> float:
-    """Area in pixels of what lies under a place."""
-    boxes = np.array(taken).reshape(-1, 4)
-    low, high = np.maximum(boxes[:, :2], place[:2]), np.minimum(boxes[:, 2:], place[2:])
-    return float((high - low).clip(min=0).prod(axis=1).sum())
+    return min(inside, key=hidden)
 
 
 def _padded(box: Window, by: float) -> Window:

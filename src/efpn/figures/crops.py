@@ -1,24 +1,36 @@
-"""Many crops around single objects, each under a line of its own."""
+"""The mistakes that matter most, a crop around each: the surest false alarms, and the misses that were easiest."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from efpn.figures.outcomes import Mark, Window, draw_outcomes, legend
+from efpn.figures.outcomes import Mark, Window, draw_outcomes, legend, outcome_marks, zoom_window
+from efpn.metrics.evaluation import Evaluation
 
+WorstKind = Literal["miss", "false_alarm"]
+SHARE: Final = 2.5  # of a crop's side to the object's
+LEAST: Final = 48.0  # native pixels of a crop's side
 HEAD: Final = 0.62  # inches above the crops, for title and legend
 LINES: Final = 0.36  # inches above each crop
 
 
+class Mistake(NamedTuple):
+    """One miss or false alarm; the greater the weight (size of a miss, score of a false alarm) the worse."""
+
+    image_id: int
+    box: Mapping[str, Any]
+    weight: float
+
+
 @dataclass(frozen=True)
 class Crop:
-    """One crop of a picture.
+    """One crop of an image.
 
     Attributes:
         image: ``(H, W, 3)`` uint8, native pixels.
@@ -31,6 +43,38 @@ class Crop:
     drawn: list[Mark]
     window: Window
     title: str
+
+
+def worst(evaluation: Evaluation, kind: WorstKind, count: int) -> list[Mistake]:
+    """The ``count`` worst mistakes of one kind (misses by their longer side), at most two of an image."""
+
+    def mistakes() -> Iterator[Mistake]:
+        for number, one in evaluation.outcomes.items():
+            if kind == "miss":
+                yield from (Mistake(number, one.objects[i], max(one.objects[i]["bbox"][2:])) for i in one.misses)
+            else:
+                made = (one.detections[i] for i in one.false_alarms)
+                yield from (Mistake(number, box, box["score"]) for box in made)
+
+    chosen: list[Mistake] = []
+    for one in sorted(mistakes(), key=lambda one: -one.weight):
+        if len(chosen) < count and sum(other.image_id == one.image_id for other in chosen) < 2:
+            chosen.append(one)
+    return chosen
+
+
+def worst_sheet(evaluation: Evaluation, kind: WorstKind, count: int = 18, title: str = "") -> Figure | None:
+    """A crop around each of the worst mistakes of one kind; None where there is none."""
+    assert evaluation.load_image is not None, "a sheet of crops needs a way to load images"
+    names, crops = evaluation.class_names, []
+    for image_id, box, weight in worst(evaluation, kind, count):
+        x, y, width, height = box["bbox"]
+        window = zoom_window((x, y, x + width, y + height), context=SHARE, least=LEAST)
+        said = f"{weight:.2f}" if kind == "false_alarm" else f"{weight:.0f} px"
+        drawn = outcome_marks(evaluation.outcomes[image_id], names)
+        words = f"{names[box['category_id']]}, {said}\npicture {image_id}"
+        crops.append(Crop(evaluation.load_image(image_id), drawn, window, words))
+    return crop_sheet(crops, title=title) if crops else None
 
 
 def crop_sheet(crops: Sequence[Crop], *, title: str = "", columns: int = 6, width: float = 11.0) -> Figure:

@@ -17,6 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
+from efpn.metrics.evaluation import Outcomes
+
 Kind = Literal["truth", "hit", "false_alarm", "miss"]
 Window = tuple[float, float, float, float]
 
@@ -74,6 +76,20 @@ def marks(kind: Kind, boxes: np.ndarray, texts: list[str] | None = None) -> list
     return [Mark(kind, (x1, y1, x2, y2), text) for (x1, y1, x2, y2), text in zip(boxes.tolist(), names, strict=True)]
 
 
+def outcome_marks(outcomes: Outcomes, names: Mapping[int, str]) -> list[Mark]:
+    """One image's boxes to draw, native pixels, with class, score and size in words; ``names`` by category id."""
+    truth, found = outcomes.object_boxes, outcomes.detection_boxes
+    sides = (truth[:, 2:] - truth[:, :2]).max(axis=1, initial=0)
+    said = [f"{names[one['category_id']]} {one['score']:.2f}" for one in outcomes.detections]
+    wanted = [f"{names[one['category_id']]}, {side:.0f} px" for one, side in zip(outcomes.objects, sides, strict=True)]
+    return [
+        *marks("truth", truth[outcomes.found]),
+        *marks("hit", found[outcomes.hits], [said[i] for i in outcomes.hits]),
+        *marks("false_alarm", found[outcomes.false_alarms], [said[i] for i in outcomes.false_alarms]),
+        *marks("miss", truth[outcomes.misses], [wanted[i] for i in outcomes.misses]),
+    ]
+
+
 def draw_outcomes(
     axes: Axes, image: np.ndarray, drawn: list[Mark], *, window: Window | None = None, thickness: float = 1.0
 ) -> None:
@@ -91,9 +107,17 @@ def draw_outcomes(
     height, width = image.shape[:2]
     left, top, right, bottom = window or (0, 0, width, height)
     axes.imshow(image, extent=(0, width, height, 0), interpolation="antialiased")
-    per_point = _pixels_per_point(axes, right - left, bottom - top)
+    figure, place = axes.get_figure(root=True), axes.get_window_extent()
+    assert figure is not None, "draw_outcomes needs axes that belong to a figure"
+    per_inch = max((right - left) / place.width, (bottom - top) / place.height) * figure.dpi  # pixels, at equal aspect
     for mark in sorted(drawn, key=lambda one: ORDER.index(one.kind)):
-        axes.add_patch(_frame(mark, per_point, thickness))
+        style = STYLES[mark.kind]
+        line = style.width * thickness
+        pad = line * per_inch / 72 / 2
+        x1, y1, x2, y2 = mark.box
+        frame = Rectangle((x1 - pad, y1 - pad), x2 - x1 + 2 * pad, y2 - y1 + 2 * pad, fill=False)
+        frame.set(edgecolor=style.colour, linestyle=style.line, linewidth=line, path_effects=_rim(line))
+        axes.add_patch(frame)
     axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], facecolor="#404040")
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -116,30 +140,5 @@ def zoom_window(box: Window, *, context: float = 3.0, least: float = 32.0) -> Wi
     return (x - side / 2, y - side / 2, x + side / 2, y + side / 2)
 
 
-def _frame(mark: Mark, per_point: float, thickness: float) -> Rectangle:
-    style = STYLES[mark.kind]
-    line = style.width * thickness
-    pad = line * per_point / 2
-    x1, y1, x2, y2 = mark.box
-    return Rectangle(
-        (x1 - pad, y1 - pad),
-        x2 - x1 + 2 * pad,
-        y2 - y1 + 2 * pad,
-        fill=False,
-        edgecolor=style.colour,
-        linestyle=style.line,
-        linewidth=line,
-        path_effects=_rim(line),
-    )
-
-
 def _rim(width: float) -> list[Any]:
     return [Stroke(linewidth=width + 1.2, foreground=RIM, alpha=0.75), Normal()]
-
-
-def _pixels_per_point(axes: Axes, width: float, height: float) -> float:
-    """How many picture pixels one point (1/72 inch) of the page covers, at equal aspect."""
-    figure = axes.get_figure(root=True)
-    assert figure is not None, "draw_outcomes needs axes that belong to a figure"
-    place = axes.get_window_extent()
-    return max(width / place.width, height / place.height) * figure.dpi / 72

@@ -1,4 +1,4 @@
-"""A sheet of pictures, each beside zoomed views of what is small in it.
+"""A sheet of images, each beside zoomed views of what is small in it.
 
 Two panels to a row, so that a baseline's panel and EFPN's of the same picture stand side by side when given in turn.
 """
@@ -17,7 +17,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from PIL import Image
 
-from efpn.figures.outcomes import RIM, STYLES, Kind, Mark, Window, draw_outcomes, legend, zoom_window
+from efpn.figures.outcomes import (
+    RIM,
+    STYLES,
+    Kind,
+    Mark,
+    Window,
+    draw_outcomes,
+    legend,
+    outcome_marks,
+    zoom_window,
+)
+from efpn.metrics.evaluation import Evaluation
 
 VIEWS: Final = 4  # zoomed views beside each picture, two by two
 WIDTH: Final = 6.8  # inches of one panel
@@ -44,6 +55,26 @@ class Panel:
     focus: list[Window] = field(default_factory=list)
 
 
+def outcome_sheet(evaluation: Evaluation, images: int = 12, title: str = "") -> Figure | None:
+    """The images with most misses (then most false alarms) and what became of each box; None without any image.
+
+    Args:
+        evaluation: whose outcomes are shown.
+        images: how many, at most; no more are read.
+        title: above the sheet.
+    """
+    assert evaluation.load_image is not None, "a sheet of images needs a way to load them"
+    ranked = sorted(evaluation.outcomes.items(), key=lambda one: (-len(one[1].misses), -len(one[1].false_alarms)))
+    panels = []
+    for number, fates in ranked[:images]:
+        misses, alarms, hits = len(fates.misses), len(fates.false_alarms), len(fates.hits)
+        plural = ["" if count == 1 else "s" for count in (alarms, hits)]
+        said = f"{misses} missed, {alarms} false alarm{plural[0]}, {hits} hit{plural[1]}"
+        drawn = outcome_marks(fates, evaluation.class_names)
+        panels.append(Panel(evaluation.load_image(number), drawn, f"{number}: {said}"))
+    return contact_sheet(panels, title=title) if panels else None
+
+
 def contact_sheet(panels: Sequence[Panel], *, title: str = "", columns: int = 2) -> Figure:
     """Panels in rows, with a title and a legend.
 
@@ -59,7 +90,8 @@ def contact_sheet(panels: Sequence[Panel], *, title: str = "", columns: int = 2)
         raise ValueError("a sheet needs at least one panel")
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    share = _overview_share(panels)
+    shape = float(np.median([panel.image.shape[0] / panel.image.shape[1] for panel in panels]))
+    share = 1 / (1 + min(max(shape, 0.75), 1.5))  # of the width for the overview: as high as the views beside it
     heights = [HEAD, *[TITLE + (1 - share) * WIDTH] * rows]
     figure = Figure(figsize=(columns * WIDTH, sum(heights)), dpi=110, facecolor="white")
     FigureCanvasAgg(figure)
@@ -92,12 +124,6 @@ def telling_marks(drawn: Sequence[Mark], count: int = VIEWS) -> list[Mark]:
     return chosen
 
 
-def _overview_share(panels: Sequence[Panel]) -> float:
-    """Part of a panel's width for the overview, so that it is about as high as the square of views beside it."""
-    shape = float(np.median([panel.image.shape[0] / panel.image.shape[1] for panel in panels]))
-    return 1 / (1 + min(max(shape, 0.75), 1.5))
-
-
 def _draw_panel(page: SubFigure, panel: Panel, share: float) -> None:
     """Overview on the left, up to four views on the right."""
     top = 1 - TITLE / (TITLE + (1 - share) * WIDTH)
@@ -106,7 +132,11 @@ def _draw_panel(page: SubFigure, panel: Panel, share: float) -> None:
         1, 2, left=0.02, right=0.98, top=top, bottom=0.02, wspace=0.03, width_ratios=[share, 1 - share]
     )
     views = grid[1].subgridspec(2, 2, wspace=0.04, hspace=0.04)
-    small, factor = _shrink(panel.image)
+    height, width = panel.image.shape[:2]
+    small, factor = panel.image, min(1.0, LONGEST / max(height, width))
+    if factor < 1:
+        size = (round(width * factor), round(height * factor))
+        small = np.asarray(Image.fromarray(panel.image).resize(size, Image.Resampling.BOX))
     overview = page.add_subplot(grid[0])
     draw_outcomes(overview, small, [mark.scaled(factor) for mark in panel.drawn], thickness=0.75)
     overview.set_anchor("N")
@@ -135,16 +165,6 @@ def caption(view: Axes, drawn: Sequence[Mark], window: Window, lines: int = 2) -
             clip_on=True,
             bbox={"facecolor": RIM, "alpha": 0.8, "edgecolor": "none", "pad": 1.2},
         )
-
-
-def _shrink(image: np.ndarray) -> tuple[np.ndarray, float]:
-    """The picture with its longer side at most ``LONGEST``, and the factor that did it."""
-    height, width = image.shape[:2]
-    factor = min(1.0, LONGEST / max(height, width))
-    if factor == 1.0:
-        return image, factor
-    size = (round(width * factor), round(height * factor))
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX)), factor
 
 
 def _centre(box: Window) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from efpn.metrics.bands import TT100K_BINS, Bands, SizeRule, in_band
 from efpn.metrics.causes import FALSE_ALARMS, MISSES, Stages, alarm_causes, miss_causes, reached
 from efpn.metrics.counting import UsedRule, rule_used
 from efpn.metrics.matching import Matcher, Objects
-from efpn.metrics.score import flat_objects
+from efpn.metrics.score import flat_objects, split_matcher
 from efpn.metrics.stages import StageRecord, rois, stages_of
 
 RECALL_AT: Final = (100, 300, 1000)
@@ -83,6 +83,7 @@ def loss_funnel(
     bands: Bands = TT100K_BINS,
     size_rule: SizeRule = "long_side",
     recall_at: Sequence[int] = RECALL_AT,
+    matcher: Matcher | None = None,
 ) -> Funnel:
     """Follow every ground truth from proposal to detection, and say where and why it is lost.
 
@@ -96,22 +97,23 @@ def loss_funnel(
             of :func:`efpn.metrics.score`.
         size_rule: ``long_side`` or ``area``.
         recall_at: numbers of proposals for the RPN's recall; None is said above ``record.depth``.
+        matcher: of all these (:func:`efpn.metrics.score.split_matcher`), if it is made already.
 
     Raises:
         UserError: a picture with objects of which there is no record.
     """
     wanted = None if category_ids is None else set(category_ids)
     crowds = [box for box in ground_truth["annotations"] if box.get("iscrowd", 0)]
-    truth = flat_objects((box for box in ground_truth["annotations"] if not box.get("iscrowd", 0)), wanted)
-    found = flat_objects(detections, wanted)
+    matcher = matcher or split_matcher(ground_truth, detections, wanted, size_rule)
+    truth, found = matcher.truth, matcher.found
     stages = None if record is None else stages_of(truth, record, wanted)
-    matched = Matcher(truth, found, size_rule=size_rule).match(score_threshold)
+    matched = matcher.match(score_threshold)
     alarm = (matched < 0) & (found.scores >= score_threshold)
     fates = _Fates(
         miss_causes(truth, found, matched, score_threshold, stages),
         alarm_causes(truth, flat_objects(crowds, wanted), found, alarm),
-        truth.sizes(size_rule),
-        found.sizes(size_rule),
+        matcher.truth_sizes,
+        matcher.found_sizes,
     )
     before = None if record is None or stages is None else _before(truth, found, record, stages, size_rule)
     return Funnel(

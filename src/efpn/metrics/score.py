@@ -29,6 +29,7 @@ def score(
     bins: Bands = TT100K_BINS,
     size_rule: SizeRule = "long_side",
     max_dets: int = 300,
+    matcher: Matcher | None = None,
 ) -> dict[str, float | None]:
     """COCO AP/AR by size, and TT100K accuracy, recall and F1 by size at IoU 0.5, in one flat dict.
 
@@ -41,6 +42,7 @@ def score(
         bins: bins of accuracy, recall and F1, by ``size_rule``.
         size_rule: ``long_side`` or ``area``.
         max_dets: COCO's cap per picture and category.
+        matcher: of all these (`split_matcher`), if it is made already.
 
     Returns:
         ``AP AP50 AP75 AP_S AP_M AP_L AR AR_S AR_M AR_L AP_any AP_S_any ... acc rec F1 acc_S rec_S F1_S ...``; None
@@ -49,7 +51,8 @@ def score(
     categories = None if category_ids is None else list(category_ids)
     table = coco_metrics(ground_truth, detections, bands=bands, max_dets=max_dets, category_ids=categories)
     table |= any_class(ground_truth, detections, categories, bands, max_dets)
-    return table | rates(ground_truth, detections, score_threshold, categories, bins, size_rule)
+    matcher = matcher or split_matcher(ground_truth, detections, categories, size_rule)
+    return table | rates(matcher, score_threshold, bins)
 
 
 def any_class(
@@ -82,16 +85,8 @@ def metric_names(bands: Bands = COCO_BANDS, bins: Bands = TT100K_BINS) -> list[s
     return [*by_band, "AP50", "AP75", *by_bin]
 
 
-def rates(
-    ground_truth: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
-    score_threshold: float,
-    category_ids: Iterable[int] | None = None,
-    bins: Bands = TT100K_BINS,
-    size_rule: SizeRule = "long_side",
-) -> dict[str, float | None]:
-    """The part of `score`, which has the arguments, that depends on the threshold: ``acc rec F1 acc_S ...``."""
-    matcher = _matcher(ground_truth, detections, category_ids, size_rule)
+def rates(matcher: Matcher, score_threshold: float, bins: Bands = TT100K_BINS) -> dict[str, float | None]:
+    """The part of `score` that depends on the threshold: ``acc rec F1 acc_S ...``."""
     counted = zip(bins, matcher.count(score_threshold, list(bins.values())), strict=True)
     return {key: value for name, counts in counted for key, value in _rates(counts, suffix(name)).items()}
 
@@ -119,7 +114,7 @@ def best_f1_threshold(
         The middle one of the thresholds that share the best F1; a threshold of 0 and None where F1 does not exist (no
         objects in the bin).
     """
-    matcher = _matcher(ground_truth, detections, category_ids, size_rule)
+    matcher = split_matcher(ground_truth, detections, category_ids, size_rule)
     top = float(matcher.found.scores.max(initial=0.0))
     tried = np.linspace(0.0, top, steps, endpoint=False)
     counts = [matcher.count(float(at), [bin])[0] for at in tried]
@@ -138,11 +133,11 @@ def _rates(counts: Counts, tail: str) -> dict[str, float | None]:
     return {f"acc{tail}": accuracy, f"rec{tail}": counts.recall, f"F1{tail}": counts.f1}
 
 
-def _matcher(
+def split_matcher(
     ground_truth: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
-    category_ids: Iterable[int] | None,
-    size_rule: SizeRule,
+    category_ids: Iterable[int] | None = None,
+    size_rule: SizeRule = "long_side",
 ) -> Matcher:
     """The TT100K matching on COCO structures; crowd boxes, which that protocol does not know, are left out."""
     truth = [box for box in ground_truth["annotations"] if not box.get("iscrowd", 0)]

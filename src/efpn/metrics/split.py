@@ -1,4 +1,4 @@
-"""The one way to score a split, in training and in evaluation."""
+"""Scoring a split in training, by the same `score` as an evaluation."""
 
 from __future__ import annotations
 

@@ -133,7 +133,12 @@ def curves(
     if not scores:
         raise UserError("results: no detection with a score, so that there is no curve to draw")
     matcher = Matcher(truth, found, iou=iou, match_same=match_same, check_type=check_type, size_rule=size_rule)
-    at = np.linspace(0, max(scores), points)
+    return matched_curves(matcher, max(scores), bins, points)
+
+
+def matched_curves(matcher: Matcher, top: float, bins: Bands = TT100K_BINS, points: int = 100) -> dict[str, Curve]:
+    """As `curves`, of boxes that are flat already; ``top`` is the top score of the results."""
+    at = np.linspace(0, top, points)
     rows = [matcher.count(float(threshold), list(bins.values())) for threshold in at]
     return {name: _curve([row[place] for row in rows], at) for place, name in enumerate(bins)}
 

@@ -1,0 +1,268 @@
+"""From a finished phase, or from a result file of any detector, to the detections that are scored."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from efpn.data.datamodule import DetectionDataModule, Role
+from efpn.data.records import Index
+from efpn.errors import UserError
+from efpn.evaluation.rows import changed
+from efpn.evaluation.stages import StageRecorder
+from efpn.evaluation.variants import Variant
+from efpn.metrics import best_f1_threshold
+from efpn.metrics.accumulate import Collected, DetectionAccumulator
+from efpn.metrics.evaluation import Boxes
+from efpn.metrics.results import read_results
+from efpn.metrics.stages import StageRecord
+from efpn.models import EFPNDetector, FasterRCNN
+from efpn.runs.checkpoints import Handover, read_handover
+from efpn.runs.devices import one_device
+from efpn.runs.files import read_json
+from efpn.runs.phases import model_config, reads_2x
+from efpn.runs.rebuild import quiet_trainer, rebuild_detector, resize_to
+from efpn.runs.saved import SavedRun
+from efpn.runs.trainer import first_process
+from efpn.tasks.base import count_capped, native_detections, warn_of_cap
+
+log = logging.getLogger(__name__)
+
+
+class Detected(NamedTuple):
+    """What is to be scored.
+
+    Attributes:
+        data: whose split was looked at.
+        detections: COCO results, native pixels.
+        image_ids: the images that were looked at.
+        best: the threshold of best F1 on the validation split, where one was chosen.
+        more: what a reader of the numbers wants to know of their making.
+        seed: of the training.
+        stages: what the detector did before its detections, if it was recorded.
+    """
+
+    data: DetectionDataModule
+    detections: Boxes
+    image_ids: Sequence[int]
+    best: float | None
+    more: dict[str, Any]
+    seed: int | None = None
+    stages: StageRecord | None = None
+
+
+def read_file(cfg: DictConfig, source: Path, runs: Sequence[SavedRun]) -> Detected:
+    """The detections of a result file: no model, and the data of ``data=...`` or of the first of ``runs``.
+
+    Raises:
+        UserError: neither is given, or the file cannot be used or is not of the split.
+    """
+    if cfg.get("data"):
+        data: DetectionDataModule = instantiate(cfg.data, limit_val=None, _convert_="all")
+    elif runs:
+        data = eval_data(cfg, runs[0])
+    else:
+        raise UserError(
+            "detections=FILE: score it on which data? Give data=coco or data=tt100k with data.root=FOLDER, or "
+            "run=FOLDER to take the data of a run"
+        )
+
+    def read(file: Path, split: Role) -> list[dict[str, Any]]:
+        truth = scored_index(data, split).to_coco()
+        content = read_json(file, "give the result file with detections=FILE")
+        found = read_results(content, truth, str(file), cfg.missing)
+        covered = len({one["image_id"] for one in found})
+        log.info("%s: %d detections in %d of %d pictures", file, len(found), covered, len(truth["images"]))
+        if not found:
+            log.warning("%s: no detection at all", file)
+        return found
+
+    found, other = read(source, cfg.split), cfg.detections_val
+    best = choose_threshold(cfg, data, lambda: read(Path(other), "val")) if other else None
+    image_ids = [record.image_id for record in data.index(cfg.split).records]
+    return Detected(data, found, image_ids, best, {"detections": str(source)})
+
+
+def detect(cfg: DictConfig, run: SavedRun, variant: Variant) -> Detected | None:
+    """Detect with a finished phase in one way; None on all processes but the first.
+
+    Raises:
+        UserError: data and run do not fit together, or images are missing from what was seen.
+    """
+    handover = read_handover(run.checkpoint)
+    node = model_config(run.config, run.phase)
+    if cfg.detail:
+        node.detail = cfg.detail
+    data = eval_data(cfg, run, variant.pairs or reads_2x(node))
+    detector = rebuild(cfg, run, handover, variant, data)
+    index = scored_index(data, cfg.split)
+    best = choose_threshold(cfg, data, lambda: collect(cfg, run, detector, variant, data, "val").detections)
+    stages = None
+    if (
+        one_device(cfg) and variant.recorded and isinstance(detector, FasterRCNN)
+    ):  # in one pass, with a record of what comes before the detections
+        with StageRecorder(detector, list(data.categories.ids)) as recorder:
+            seen = collect(cfg, run, detector, recorder.watch(variant), data, cfg.split)
+        stages = recorder.record()
+    else:
+        seen = collect(cfg, run, detector, variant, data, cfg.split)
+    check_complete(index, seen, data.on_unreadable)
+    if not first_process():
+        return None
+    more = said_of(cfg, run, variant, handover, detector)
+    return Detected(data, seen.detections, seen.image_ids, best, more, run.config.seed, stages)
+
+
+def said_of(
+    cfg: DictConfig, run: SavedRun, variant: Variant, handover: Handover, detector: EFPNDetector
+) -> dict[str, Any]:
+    """What was evaluated, in words: the identity of the row."""
+    small = detector.small
+    which = "" if small is None else "all" if math.isinf(small.below) else f"below {small.below:g} px"
+    return {
+        "phase": run.phase,
+        "steps": handover.steps,
+        "input": f"{cfg.short_side or run.config.data.eval_transform.short_side} px (1x)",
+        "variant": variant.name,
+        "small RoIs": "none" if small is None else f"{which}, read from {small.level}",
+        "detail of P2'": type(detector.backbone.detail).__name__ if detector.backbone.extension else "none",
+        "changed in the model": ", ".join(changed(cfg.model)) or "nothing",
+        "trained with": f"efpn {handover.version}, config {handover.config_hash}",
+    }
+
+
+def eval_data(cfg: DictConfig, run: SavedRun, pairs: bool = False) -> DetectionDataModule:
+    """The run's own data, with what the evaluation asks to be different; ``pairs`` gives the 2x images too."""
+    node = run.config.data.copy()
+    changes = {"root": cfg.data_root, "eval_batch_size": cfg.batch_size}
+    node.update({key: value for key, value in changes.items() if value is not None})
+    # what shortened the validation in training does not shorten this
+    node.update({"limit_val": None, f"limit_{cfg.split}": cfg.limit})
+    if cfg.data_root:
+        node.source.root = cfg.data_root
+    resize_to(node.eval_transform, cfg.short_side)
+    return instantiate(node, eval_pairs=pairs, _convert_="all")
+
+
+def scored_index(data: DetectionDataModule, split: Role) -> Index:
+    """The split to score.
+
+    Raises:
+        UserError: it cannot be read; for the test split with what to score instead.
+    """
+    try:
+        return data.index(split)
+    except UserError as error:
+        if split != "test":
+            raise
+        advice = "split=val scores the validation pictures; data_root=FOLDER says where the data set lies now"
+        raise UserError(f"the test split cannot be read: {advice}\n  {error}") from None
+
+
+def choose_threshold(cfg: DictConfig, data: DetectionDataModule, detect_val: Callable[[], Boxes]) -> float | None:
+    """The threshold of best F1 on the validation split; None if not wanted, or if its images are to be scored.
+
+    Args:
+        cfg: of the evaluation.
+        data: whose validation split it is.
+        detect_val: gives the detections there; called only if they are needed.
+    """
+    if not cfg.choose_threshold or cfg.split == "val":
+        return None
+    val, test = ({record.path for record in data.index(role).records} for role in ("val", "test"))
+    if shared := len(val & test):
+        log.warning(
+            "val and test share %d pictures: no threshold of best F1, which must not be chosen on what is scored",
+            shared,
+        )
+        return None
+    ids = list(data.categories.evaluated_ids)
+    return best_f1_threshold(data.index("val").to_coco(), detect_val(), category_ids=ids).score
+
+
+def rebuild(
+    cfg: DictConfig, run: SavedRun, handover: Handover, variant: Variant, data: DetectionDataModule
+) -> EFPNDetector:
+    """The detector of the run's own config, with its weights.
+
+    Raises:
+        UserError: the data set has other classes than the run was trained on.
+    """
+    if list(data.categories.names) != list(handover.classes):
+        raise UserError(
+            f"{run.checkpoint}: trained on {len(handover.classes)} classes ({', '.join(handover.classes[:3])} ...); "
+            f"the data in {data.root} have {len(data.categories.names)} or others; use the data set of its training"
+        )
+    if variant.rule is None:
+        rule: dict[str, Any] = {"small_roi_below": cfg.small_roi_below}
+    else:
+        small = variant.rule.node(cfg.small_roi_below or run.config.small_roi_below)
+        rule = {"small": small, "extension": variant.rule.extension}
+    return rebuild_detector(run, handover, detail=cfg.detail, changes=cfg.model, **rule)
+
+
+def collect(
+    cfg: DictConfig, run: SavedRun, detector: EFPNDetector, variant: Variant, data: DetectionDataModule, role: Role
+) -> Collected:
+    """Detect in all images of ``role``."""
+    trainer = quiet_trainer(cfg.trainer, run)
+    task = EvaluationTask(detector, variant, list(data.categories.ids))
+    data.trainer = trainer
+    trainer.test(task, dataloaders=data.val_dataloader() if role == "val" else data.test_dataloader(), verbose=False)
+    assert task.collected is not None
+    return task.collected
+
+
+def check_complete(index: Index, seen: Collected, on_unreadable: str) -> None:
+    """Make sure that no image of the split is missing from what will be scored.
+
+    Raises:
+        UserError: some are, and unreadable images are not to be skipped.
+    """
+    missing = {record.image_id for record in index.records} - set(seen.image_ids)
+    if not missing:
+        return
+    message = f"{index.name}: {len(missing)} of {len(index)} pictures were not scored (ids {sorted(missing)[:5]})"
+    if on_unreadable == "error":
+        raise UserError(f"{message}; mend them, or data.on_unreadable=skip in training leaves them out")
+    log.warning(message)
+
+
+class EvaluationTask(pl.LightningModule):
+    """Collects a detector's boxes over a test loader, on any number of processes.
+
+    Args:
+        detector: with its weights.
+        variant: how to detect with it.
+        category_ids: ``category_ids[label - 1]`` in the detections.
+
+    Attributes:
+        collected: after ``Trainer.test``: each image once, boxes in native pixels.
+    """
+
+    def __init__(self, detector: EFPNDetector, variant: Variant, category_ids: Sequence[int]) -> None:
+        super().__init__()
+        self.detector = detector
+        self.variant = variant
+        self.detections = DetectionAccumulator(category_ids)
+        self.collected: Collected | None = None
+        self.capped = 0
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Detect and keep the boxes."""
+        found = self.variant.predict(self.detector, batch)
+        self.capped += count_capped(self.detector, found)
+        self.detections.update(*native_detections(found, batch[-1]))
+
+    def on_test_epoch_end(self) -> None:
+        """Gather from all processes, and say if the detector's cap cut anything off."""
+        warn_of_cap(self.detector, self.capped)
+        self.collected = self.detections.compute()
+        self.detections.reset()

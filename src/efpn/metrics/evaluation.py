@@ -1,0 +1,253 @@
+"""A set of detections scored against a split: matched once, in memory. Tables, pages and figures are views of it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, Bands, SizeRule, suffix
+from efpn.metrics.coco import class_metrics
+from efpn.metrics.counting import objects_by_size, rule_used
+from efpn.metrics.funnel import Funnel, loss_funnel
+from efpn.metrics.matching import Matcher
+from efpn.metrics.score import rates, score, split_matcher
+from efpn.metrics.stages import StageRecord
+from efpn.metrics.tt100k import Curve, matched_curves
+
+Boxes = Sequence[Mapping[str, Any]]
+Metrics = Mapping[str, float | None]
+LoadImage = Callable[[int], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What became of each box of one image: of its objects (no crowds) and its detections from the threshold on.
+
+    Attributes:
+        objects: COCO annotations of the evaluated categories.
+        detections: COCO results of the evaluated categories.
+        object_boxes: ``(n, 4)`` xyxy, native pixels.
+        object_sizes: ``(n,)`` by the size rule of the evaluation, native pixels.
+        detection_boxes: ``(d, 4)`` xyxy, native pixels.
+        hits: ``(h,)`` indices of detections that found an object.
+        found: ``(h,)`` indices of the objects that they found, in the same order.
+        false_alarms: ``(f,)`` detections that found none (background, wrong class, poor overlap, duplicate).
+        misses: ``(m,)`` objects that nothing found.
+    """
+
+    objects: Boxes
+    detections: Boxes
+    object_boxes: np.ndarray
+    object_sizes: np.ndarray
+    detection_boxes: np.ndarray
+    hits: np.ndarray
+    found: np.ndarray
+    false_alarms: np.ndarray
+    misses: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Detections, what they are scored against, by which rules; everything that follows is worked out once, when asked.
+
+    Attributes:
+        name: of the row in tables and figures, such as ``demo/finetune``.
+        split: what was scored, such as ``tt100k_mosaic/test``.
+        truth: COCO ground truth of the images that were scored, native pixels.
+        detections: COCO results, native pixels, of all scores.
+        threshold: the fixed score threshold of accuracy, recall and F1.
+        category_ids: the evaluated categories; all of the ground truth's by default.
+        best_threshold: the one of best F1 on ``best_chosen_on``; None where none was chosen.
+        best_chosen_on: the split where it was chosen; never the one scored.
+        stages: what the detector did before its detections, if it was recorded.
+        load_image: image id to ``(H, W, 3)`` uint8, native pixels; only figures need it.
+        folder: of its report.
+        facts: ``seed``, ``commit``, ``command``, ``seconds``, ``hardware``, and ``more``: all that says what was
+            evaluated (phase, variant, what was changed in the model).
+        size_rule: of accuracy, recall and F1 (AP and AR go by area: the annotation's own, else the box's).
+        bands: of AP and AR.
+        bins: of accuracy, recall and F1.
+        max_dets: COCO's cap per image and category.
+
+    Raises:
+        ValueError: a best threshold without the split where it was chosen, or the other way round.
+    """
+
+    name: str
+    split: str
+    truth: Mapping[str, Any]
+    detections: Boxes
+    threshold: float
+    category_ids: Sequence[int] | None = None
+    best_threshold: float | None = None
+    best_chosen_on: str | None = None
+    stages: StageRecord | None = None
+    load_image: LoadImage | None = None
+    folder: Path = Path()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    size_rule: SizeRule = "long_side"
+    bands: Bands = field(default_factory=lambda: COCO_BANDS)
+    bins: Bands = field(default_factory=lambda: TT100K_BINS)
+    max_dets: int = 300
+
+    def __post_init__(self) -> None:
+        if (self.best_threshold is None) != (self.best_chosen_on is None):
+            raise ValueError("best_threshold and best_chosen_on belong together: give both or none")
+
+    @cached_property
+    def evaluated(self) -> list[int]:
+        """Ids of the evaluated categories."""
+        every = [category["id"] for category in self.truth["categories"]]
+        return every if self.category_ids is None else list(self.category_ids)
+
+    @cached_property
+    def matcher(self) -> Matcher:
+        """The pairs of objects and detections, from which accuracy, recall, losses, curves and sheets are read."""
+        return split_matcher(self.truth, self.detections, self.evaluated, self.size_rule)
+
+    @cached_property
+    def metrics(self) -> dict[str, float | None]:
+        """All numbers of :func:`efpn.metrics.score` at the fixed threshold."""
+        return score(
+            self.truth, self.detections, score_threshold=self.threshold, category_ids=self.evaluated, bands=self.bands,
+            bins=self.bins, size_rule=self.size_rule, max_dets=self.max_dets, matcher=self.matcher,
+        )  # fmt: skip
+
+    @cached_property
+    def metrics_at_best(self) -> dict[str, float | None] | None:
+        """The same at the threshold of best F1; None where none was chosen."""
+        best = self.best_threshold
+        return None if best is None else self.metrics | rates(self.matcher, best, self.bins)
+
+    @property
+    def by_size(self) -> dict[str, dict[str, list[float | None]]]:
+        """Accuracy, recall and F1 of each size bin, by the threshold that they were taken at, in words."""
+        taken = {f"{self.threshold:.2f}, fixed": self.metrics}
+        if self.metrics_at_best is not None:
+            taken[f"{self.best_threshold:.2f}, best F1 on {self.best_chosen_on}"] = self.metrics_at_best
+        return {
+            at: {name: [metrics[f"{rate}{suffix(name)}"] for rate in ("acc", "rec", "F1")] for name in self.bins}
+            for at, metrics in taken.items()
+        }
+
+    @cached_property
+    def funnel(self) -> Funnel:
+        """Where objects get lost, by size."""
+        return loss_funnel(
+            self.truth, self.detections, self.stages, score_threshold=self.threshold, category_ids=self.evaluated,
+            bands=self.bins, size_rule=self.size_rule, matcher=self.matcher,
+        )  # fmt: skip
+
+    @cached_property
+    def outcomes(self) -> dict[int, Outcomes]:
+        """What became of every box at the fixed threshold, by image id."""
+        truth, found = self.matcher.truth, self.matcher.found
+        matched, kept = self.matcher.match(self.threshold), found.scores >= self.threshold
+        real = self._by_image(box for box in self.truth["annotations"] if not box.get("iscrowd", 0))
+        seen = self._by_image(self.detections)
+        outcomes = {}
+        for number in (image["id"] for image in self.truth["images"]):
+            g, d = (slice(*np.searchsorted(side.pictures, (number, number + 1))) for side in (truth, found))
+            shown = [one for one, keep in zip(seen[number], kept[d], strict=True) if keep]
+            of = matched[d][kept[d]]  # the object of each detection
+            hits = np.flatnonzero(of >= 0)
+            fates = hits, of[hits] - g.start, np.flatnonzero(of < 0)
+            misses = np.setdiff1d(np.arange(len(real[number])), fates[1])
+            boxes = truth.boxes[g], self.matcher.truth_sizes[g], found.boxes[d][kept[d]]
+            outcomes[number] = Outcomes(real[number], shown, *boxes, *fates, misses)
+        return outcomes
+
+    @cached_property
+    def curves(self) -> dict[str, Curve | None]:
+        """Accuracy against recall by size; None where there is no such object, or no detection at all."""
+        if not self.detections:
+            return dict.fromkeys(self.bins)
+        lines = matched_curves(self.matcher, max(one["score"] for one in self.detections), self.bins)
+        objects = self.record["objects"]["f1"]
+        return {name: line if objects[name] else None for name, line in lines.items()}
+
+    @cached_property
+    def by_level(self) -> dict[str, Boxes]:
+        """Pyramid level to the detections that came from it; empty where it was not recorded."""
+        if self.stages is None:
+            return {}
+        named = self.stages.with_levels(self.detections)
+        return {level: [one for one in named if one["level"] == level] for level in self.stages.levels}
+
+    @cached_property
+    def by_class(self) -> dict[int, dict[str, float | None]]:
+        """AP and AR of each evaluated class by category id."""
+        return class_metrics(self.truth, self.detections, category_ids=self.evaluated)
+
+    @cached_property
+    def class_objects(self) -> dict[int, int]:
+        """Objects of each evaluated class that has some, by category id, commonest first."""
+        counts = Counter(box["category_id"] for box in self.truth["annotations"] if not box.get("iscrowd", 0))
+        return {key: counts[key] for key in sorted(self.evaluated, key=lambda key: -counts[key]) if counts[key]}
+
+    @cached_property
+    def class_names(self) -> dict[int, str]:
+        """Category id to name."""
+        return {category["id"]: str(category["name"]) for category in self.truth["categories"]}
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """The contents of ``metrics.json``: the numbers, the rules they follow, and where they come from."""
+        truth, wanted = self.truth, self.evaluated
+        source: dict[str, Any] = {
+            "seed": None,
+            "commit": None,
+            "command": None,
+            "seconds": None,
+            "hardware": None,
+            "more": {},
+        }
+        return {
+            "name": self.name,
+            "split": self.split,
+            "metrics": self.metrics,
+            "metrics_at_best_f1": self.metrics_at_best,
+            "thresholds": {
+                "fixed": self.threshold,
+                "best_f1": self.best_threshold,
+                "best_f1_chosen_on": self.best_chosen_on,
+            },
+            "rules": {
+                "ap_size_rule": rule_used(truth, "area", wanted),
+                "ap_edges": "closed",
+                "ap_bands": _as_lists(self.bands),
+                "ap_max_dets": self.max_dets,
+                "f1_size_rule": rule_used(truth, self.size_rule, wanted),
+                "f1_bins": _as_lists(self.bins),
+                "f1_iou": 0.5,
+            },
+            "objects": {
+                "ap": objects_by_size(truth, self.bands, "area", wanted, "closed"),
+                "f1": objects_by_size(truth, self.bins, self.size_rule, wanted),
+            },
+            "pictures": len(truth["images"]),
+            "detections": len(self.detections),
+            "categories": len(wanted),
+            **source,
+            **self.facts,
+        }
+
+    def _by_image(self, boxes: Iterable[Mapping[str, Any]]) -> dict[int, list[Mapping[str, Any]]]:
+        """The boxes of evaluated categories by image id; an empty list for an image without any."""
+        table, wanted = defaultdict[int, list[Mapping[str, Any]]](list), set(self.evaluated)
+        for box in boxes:
+            if box["category_id"] in wanted:
+                table[box["image_id"]].append(box)
+        return table
+
+
+def _as_lists(bands: Bands) -> dict[str, list[float | None]]:
+    """Bands as JSON has them, where no end is null."""
+    return {name: [low, high if math.isfinite(high) else None] for name, (low, high) in bands.items()}
