@@ -34,10 +34,11 @@ test: $(READY) check  ## lint, types and all tests, on TESTERS processes (defaul
 test-fast: $(READY)  ## the tests that take no training, for the inner loop
 	$(PYTEST) -m 'not slow'
 
-check: $(READY)  ## lint and types alone
+check: $(READY)  ## lint, types and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(READY)  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .

@@ -13,7 +13,7 @@ from rich.console import Console
 from efpn.evaluation.compare import comparison_markdown, comparison_table
 from efpn.evaluation.report import write_row
 from efpn.evaluation.rows import Row
-from efpn.evaluation.table import as_code, escaped, fact_list, markdown_table
+from efpn.markdown import as_code, escaped, fact_list, markdown_table
 
 NAMES = [
     "a|b",

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from efpn.evaluation.provenance import command_line, git_commit, hardware
 from efpn.evaluation.report import write_row
 from efpn.figures.sheet import outcome_sheet
 from efpn.metrics import score
+from efpn.provenance import command_line, git_commit, hardware
 
 # By hand. Class pl40 has two objects and detections at 0.9 (IoU 19/21 = 0.905: a hit at nine of ten thresholds), at 0.8
 # (false) and at 0.2 (exact). At those nine, precision is 1 at 51 recall points and 2/3 at 50; at 0.95 it is 1/3 at 51.

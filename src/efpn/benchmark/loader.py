@@ -31,7 +31,7 @@ from efpn.data.pictures import read_picture, read_smaller
 from efpn.data.reading import make_record
 from efpn.data.records import Categories, Index
 from efpn.errors import UserError
-from efpn.evaluation.table import markdown_table, number
+from efpn.markdown import markdown_table, number
 
 QUALITY: Final = 92  # of the JPEG files
 PHASES: Final = ("baseline", "distill")  # fed with single images, and with pairs

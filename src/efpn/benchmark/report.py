@@ -13,8 +13,8 @@ import torchvision
 
 from efpn.benchmark.setting import Setting
 from efpn.benchmark.timing import REST, STAGES
-from efpn.evaluation.provenance import git_commit, hardware
-from efpn.evaluation.table import escaped, fact_list, markdown_table, number
+from efpn.markdown import escaped, fact_list, markdown_table, number
+from efpn.provenance import git_commit, hardware
 from efpn.runs.files import write_json, write_text
 
 CPU_FACTS: Final = Path("/proc/cpuinfo")

@@ -21,9 +21,9 @@ from efpn.benchmark.inputs import fixed_boxes
 from efpn.benchmark.report import milliseconds, write_report
 from efpn.benchmark.setting import Setting, choose, read_setting
 from efpn.benchmark.timing import Reading, Spread, Workload, interleave, stop_watched
-from efpn.evaluation.table import markdown_table, number
 from efpn.figures.curves import scale_curves
 from efpn.figures.sheet import save
+from efpn.markdown import markdown_table, number
 
 NOTES: Final = (
     "Every turn runs each model with each number of objects once, in rotating order; medians, ratios of medians.",

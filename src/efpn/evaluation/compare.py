@@ -15,7 +15,8 @@ from rich.text import Text
 
 from efpn.errors import UserError
 from efpn.evaluation.rows import Row
-from efpn.evaluation.table import MISSING, gain_over, markdown_table, number, size_rules
+from efpn.evaluation.table import gain_over, size_rules
+from efpn.markdown import MISSING, markdown_table, number
 from efpn.runs.files import write_json, write_text
 
 log = logging.getLogger(__name__)

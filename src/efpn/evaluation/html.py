@@ -12,7 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from omegaconf import OmegaConf
 from PIL import Image
 
-from efpn.evaluation.table import CLASS_METRICS, MISSING, RULES, band_name, gain_over, number
+from efpn.evaluation.table import CLASS_METRICS, RULES, band_name, gain_over
+from efpn.markdown import MISSING, number
 from efpn.metrics.evaluation import Evaluation, Metrics
 from efpn.metrics.funnel import Funnel
 from efpn.runs.files import write_text

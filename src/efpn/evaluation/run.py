@@ -18,12 +18,12 @@ from efpn.evaluation.detect import Detected, detect, read_file
 from efpn.evaluation.features import draw_features, with_extension
 from efpn.evaluation.html import write_html
 from efpn.evaluation.plan import Job, Plan, plan_file, plan_runs
-from efpn.evaluation.provenance import command_line, git_commit, hardware
 from efpn.evaluation.report import Drawn, draw_row, draw_together, keep, write_row
 from efpn.evaluation.rows import Row, comparable, load_row
 from efpn.evaluation.tracking import start_tracking, track
 from efpn.metrics import metric_names, restrict
 from efpn.metrics.evaluation import Evaluation
+from efpn.provenance import command_line, git_commit, hardware
 from efpn.ranges import EVALUATE, check_values
 from efpn.runs.files import require_place
 from efpn.runs.saved import SavedRun, broken_lineage
