@@ -7,7 +7,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from efpn.deploy.formats import check_packages
-from efpn.deploy.options import given_pictures
+from efpn.deploy.options import given_images
 from efpn.entry import call, start
 from efpn.ranges import EXPORT, check_values
 from efpn.runs.files import require_place
@@ -15,16 +15,16 @@ from efpn.runs.saved import latest_run
 
 
 def run(cfg: DictConfig) -> None:
-    """Find format, run and pictures without torch, then export."""
+    """Find format, run and images without torch, then export."""
     check_values(cfg, EXPORT)
     chosen = instantiate(cfg.format)
     check_packages(chosen)
     saved = latest_run(cfg.run)
     require_place(out := saved.out_folder(cfg.out, "export"))
-    pictures = given_pictures(cfg, out)
+    images = given_images(cfg, out)
     from efpn.deploy.run import export  # imports torch, which a mistake in a path need not wait for
 
-    export(cfg, saved, chosen, pictures)
+    export(cfg, saved, chosen, images)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="export")

@@ -1,4 +1,4 @@
-"""Predict: ``python predict.py run=outputs/NAME/seed0 pictures=FOLDER [key=value ...]``; see conf/predict.yaml."""
+"""Predict: ``python predict.py run=outputs/NAME/seed0 images=FOLDER [key=value ...]``; see conf/predict.yaml."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import hydra
 from omegaconf import DictConfig
 
 from efpn.entry import call, check_one_device, check_sweep, start
+from efpn.prediction.images import DRAWN, check_out, find_images
 from efpn.prediction.options import asked_for, slices_of
-from efpn.prediction.pictures import DRAWN, check_out, find_pictures
 from efpn.ranges import PREDICT, check_values
 from efpn.runs.files import require_place
 from efpn.runs.saved import latest_run
 
 
 def run(cfg: DictConfig) -> int:
-    """Find run and pictures without torch, then predict; return how many pictures could not be read."""
+    """Find run and images without torch, then predict; return how many images could not be read."""
     check_sweep(cfg)
     check_one_device(cfg)
     check_values(cfg, PREDICT)
@@ -24,20 +24,20 @@ def run(cfg: DictConfig) -> int:
     saved = latest_run(cfg.run)
     out = saved.out_folder(cfg.out, "predictions")
     require_place(out)
-    pictures = find_pictures(asked_for(cfg), out)
+    images = find_images(asked_for(cfg), out)
     if cfg.draw:
-        check_out(pictures, out / DRAWN)
+        check_out(images, out / DRAWN)
     from efpn.prediction.run import listed, predict  # imports torch, which a mistake in a path need not wait for
 
-    broken = predict(cfg, saved, pictures)
+    broken = predict(cfg, saved, images)
     if broken:
-        print(f"{len(broken)} of {len(pictures)} pictures could not be read:\n{listed(broken)}", file=sys.stderr)
+        print(f"{len(broken)} of {len(images)} images could not be read:\n{listed(broken)}", file=sys.stderr)
     return len(broken)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="predict")
 def main(cfg: DictConfig) -> None:
-    """Compose the config and run; end with status 1 if a picture could not be read."""
+    """Compose the config and run; end with status 1 if an image could not be read."""
     if call(run, cfg):
         raise SystemExit(1)
 

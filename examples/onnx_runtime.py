@@ -1,4 +1,4 @@
-"""Run an exported detector: ``python examples/onnx_runtime.py model.onnx picture.jpg [least score]``.
+"""Run an exported detector: ``python examples/onnx_runtime.py model.onnx image.jpg [least score]``.
 
 Needs onnxruntime, numpy and pillow, neither torch nor this project. ``model.onnx.json`` lies beside the model.
 """
@@ -18,14 +18,14 @@ from PIL import Image
 Array = NDArray[np.float32]
 
 
-def main(model: Path, picture: Path, least: float) -> None:
+def main(model: Path, image: Path, least: float) -> None:
     """Print class, score and box (x1 y1 x2 y2, in the file's own pixels) of every detection from ``least`` on."""
     facts = json.loads(model.with_name(f"{model.name}.json").read_text(encoding="utf-8"))
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
-    with Image.open(picture) as file:
+    with Image.open(image) as file:
         native = np.asarray(file.convert("RGB"))  # EXIF rotation is not applied, as in training
     pixels = resized(native, facts["input"])
-    boxes, labels, scores = session.run(["boxes", "labels", "scores"], {"picture": pixels})
+    boxes, labels, scores = session.run(["boxes", "labels", "scores"], {"image": pixels})
     given = facts["input"]["given"]
     down, across = (pixels.shape[axis + 1] / given / native.shape[axis] for axis in (0, 1))
     for box, label, score in zip(boxes / [across, down, across, down], labels, scores, strict=True):
@@ -34,9 +34,9 @@ def main(model: Path, picture: Path, least: float) -> None:
 
 
 def resized(native: NDArray[np.uint8], rule: dict[str, Any]) -> Array:
-    """What the network has learned to see of a picture ``(h, w, 3)``: ``(3, H, W)`` in [0, 1].
+    """What the network has learned to see of an image ``(h, w, 3)``: ``(3, H, W)`` in [0, 1].
 
-    The shorter side becomes ``short_side`` unless the longer one would pass ``max_size``. The picture is resized to
+    The shorter side becomes ``short_side`` unless the longer one would pass ``max_size``. The image is resized to
     ``factor`` times that size (area mean when shrinking, linear when enlarging) and rounded to whole grey values. The
     model is given it at ``given`` times that size: with ``factor`` 2 and ``given`` 1 the mean of 2 x 2 pixels.
     """

@@ -22,7 +22,7 @@ from efpn.training.run import train
 
 pytestmark = pytest.mark.slow
 BOUNDS = ("control_head", "doubled_head", "oracle_head")
-QUICK = ("trainer.accelerator=cpu", "pictures=0", "figures=false", "choose_threshold=false")
+QUICK = ("trainer.accelerator=cpu", "images=0", "figures=false", "choose_threshold=false")
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +95,8 @@ def test_a_run_can_be_read_with_detail_of_another_source(bounded: Path, monkeypa
     assert set(seen) == {("Image2x", True), ("Doubled", False)}
     record = json.loads((bounded / "finetune/eval/val-doubled/metrics.json").read_text())
     assert record["more"]["detail of P2'"] == Doubled.__name__
-    evaluated(f"run={bounded}/distill", "split=val", "variant=on_p3x", "detail=doubled")
-    record = json.loads((bounded / "distill/eval/val-on_p3x-doubled/metrics.json").read_text())
+    evaluated(f"run={bounded}/distill", "split=val", "variant=on_p3_ext", "detail=doubled")
+    record = json.loads((bounded / "distill/eval/val-on_p3_ext-doubled/metrics.json").read_text())
     assert record["more"]["detail of P2'"] == Doubled.__name__
 
 

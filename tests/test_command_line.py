@@ -53,7 +53,7 @@ def test_help_names_the_groups_without_torch() -> None:
     ],
 )
 def test_a_mistyped_word_is_named_with_the_right_ones(arguments: list[str], message: str, tmp_path: Path) -> None:
-    # where a word were let through, the run would end at once: it may neither draw pictures nor train
+    # where a word were let through, the run would end at once: it may neither draw images nor train
     call = run if "-m" in arguments else run_here  # a sweep's keys are read as the process starts
     done = call(
         "train.py",
@@ -102,24 +102,24 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["run=outputs/nowhere", "pictures=conf"], "run=outputs/nowhere: no such file or folder"),
-        (["pictures=nowhere"], "pictures=nowhere: no such file or folder"),
+        (["run=outputs/nowhere", "images=conf"], "run=outputs/nowhere: no such file or folder"),
+        (["images=nowhere"], "images=nowhere: no such file or folder"),
         (
-            ["pictures=conf", "model.rpn.score_thresh=0.1"],
+            ["images=conf", "model.rpn.score_thresh=0.1"],
             "has its own; change it with a plus, +model.rpn",
         ),
-        (["pictures=[README.md]"], "pictures=README.md: no picture by its ending"),
-        (["pictures=conf/*.jpg"], "pictures=conf/*.jpg: matches no picture"),
-        (["pictures=conf", "slices.size=0"], "slices.size=0: must be a whole number, at least 1"),
+        (["images=[README.md]"], "images=README.md: no image by its ending"),
+        (["images=conf/*.jpg"], "images=conf/*.jpg: matches no image"),
+        (["images=conf", "slices.size=0"], "slices.size=0: must be a whole number, at least 1"),
         (
-            ["pictures=conf", "slices.size=64", "slices.overlap=1.0"],
+            ["images=conf", "slices.size=64", "slices.overlap=1.0"],
             "slices.overlap=1.0: must be a number from 0 on",
         ),
-        (["pictures=conf", "score_threshold=half"], "score_threshold=half: must be a number from 0 to 1"),
-        (["pictures=conf", "slices=512"], "slices=512: a group of options; give slices.size=512"),
-        (["pictures=conf", "slices.size=big"], "slices.size=big: must be a whole number, at least 1"),
-        (["pictures=conf", "score_threshold=50"], "score_threshold=50: must be a number from 0 to 1"),
-        (["pictures=conf", "trainer=ddp"], "trainer.devices=-1: this runs on one device"),
+        (["images=conf", "score_threshold=half"], "score_threshold=half: must be a number from 0 to 1"),
+        (["images=conf", "slices=512"], "slices=512: a group of options; give slices.size=512"),
+        (["images=conf", "slices.size=big"], "slices.size=big: must be a whole number, at least 1"),
+        (["images=conf", "score_threshold=50"], "score_threshold=50: must be a number from 0 to 1"),
+        (["images=conf", "trainer=ddp"], "trainer.devices=-1: this runs on one device"),
     ],
 )
 def test_what_cannot_be_predicted_is_named_at_once(finished: Path, arguments: list[str], message: str) -> None:
@@ -132,8 +132,8 @@ def test_what_cannot_be_predicted_is_named_at_once(finished: Path, arguments: li
     "script, arguments",
     [
         ("train.py", ["experiment=tt100k_efpn", "data.root=nowhere"]),
-        ("predict.py", ["pictures=nowhere"]),
-        ("benchmark.py", ["run=nowhere", "pictures=nowhere"]),
+        ("predict.py", ["images=nowhere"]),
+        ("benchmark.py", ["run=nowhere", "images=nowhere"]),
     ],
 )
 def test_mistakes_are_answered_before_torch_is_imported(script: str, arguments: list[str], finished: Path) -> None:

@@ -62,7 +62,7 @@ def test_every_phase_of_a_one_stage_detector_instantiates(kind: str) -> None:
         task = instantiate(cfg.phases[phase].task, detector=detector, _convert_="all")
         trained = {name.split(".")[0] for name, one in task.detector.named_parameters() if one.requires_grad}
         assert ("small_head" in trained) == (phase in WITH_NEW_HEAD)
-        assert detector.level_names[0] == ("p2x" if phase in WITH_P2_EXT else "p2")
+        assert detector.level_names[0] == ("p2_ext" if phase in WITH_P2_EXT else "p2")
 
 
 def test_a_timm_backbone_composes() -> None:
@@ -129,7 +129,7 @@ def test_the_papers_settings_for_tt100k() -> None:
     assert cfg.phases.distill.model.extension.upsampler.blocks == 2 and cfg.backbone.arch == "resnet50"
     assert cfg.data.balance == 1000 and phase_names(cfg) == ["distill"]
     assert cfg.data.train_transform.repeat_crop == 700 and cfg.data.train_transform.augment.color.hue > 0
-    assert cfg.phases.distill.task.loss.on_p3x and cfg.phases.finetune.task.trainable == ["*small_head.*"]
+    assert cfg.phases.distill.task.loss.on_p3_ext and cfg.phases.finetune.task.trainable == ["*small_head.*"]
 
 
 def test_the_papers_settings_for_coco() -> None:

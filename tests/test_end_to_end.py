@@ -198,7 +198,7 @@ def test_two_processes_train_all_phases_and_score_as_one_does(trained: Path, dat
     records = [json.loads((tmp_path / n / "metrics.json").read_text())["metrics"] for n in ("one", "two")]
     assert records[0] == pytest.approx(records[1], abs=1e-6)
     found = [json.loads((tmp_path / n / "detections.json").read_text()) for n in ("one", "two")]
-    assert len(found[0]) > 0  # five pictures on two processes: none was scored twice
+    assert len(found[0]) > 0  # five images on two processes: none was scored twice
     for one, other in zip(*found, strict=True):
         assert (one["image_id"], one["category_id"]) == (other["image_id"], other["category_id"])
         assert one["bbox"] + [one["score"]] == pytest.approx(other["bbox"] + [other["score"]], abs=1e-3)

@@ -26,7 +26,7 @@ def test_training_and_evaluation_agree_on_the_validation_split(
     run = request.getfixturevalue(precision)
     logged = json.loads((run / "baseline/metrics.json").read_text())["metrics"]
     ids, before = json.loads((run.parents[1] / "validated.json").read_text())[0]
-    quick = ["split=val", "trainer.accelerator=cpu", "figures=false", "pictures=0", f"out={tmp_path}"]
+    quick = ["split=val", "trainer.accelerator=cpu", "figures=false", "images=0", f"out={tmp_path}"]
     results = evaluate(config("evaluate", f"run={run / 'baseline'}", *quick), saved_runs(str(run / "baseline")))
     after = json.loads((tmp_path / "detections.json").read_text())
     assert len(ids) == 5 and len(before) == len(after) > 0
@@ -39,12 +39,10 @@ def test_training_and_evaluation_agree_on_the_validation_split(
 
 @pytest.mark.parametrize("variant", ["own", "oracle", "fpn_2x"])
 def test_evaluation_writes_its_report(trained: Path, variant: str) -> None:
-    cfg = config(
-        "evaluate", f"run={trained / 'baseline'}", f"variant={variant}", "trainer.accelerator=cpu", "pictures=2"
-    )
+    cfg = config("evaluate", f"run={trained / 'baseline'}", f"variant={variant}", "trainer.accelerator=cpu", "images=2")
     evaluate(cfg, saved_runs(cfg.run))
     out = trained / "baseline" / "eval" / ("test" if variant == "own" else f"test-{variant}")
-    assert {p.name for p in out.iterdir()} >= {"metrics.json", "table.md", "detections.json", "pictures.png"}
+    assert {p.name for p in out.iterdir()} >= {"metrics.json", "table.md", "detections.json", "images.png"}
     losses = json.loads((out / "losses.json").read_text())
     assert losses["by_band"]["all"]["rpn_recall"]["100"] is not None  # proposals were recorded
     assert (out.parents[1].parent / f"report-{out.name}" / "report.html").is_file()
@@ -53,7 +51,7 @@ def test_evaluation_writes_its_report(trained: Path, variant: str) -> None:
 
 
 def test_the_oracle_stands_beside_the_baseline_that_it_bounds(trained: Path) -> None:
-    place = [f"run={trained / 'baseline'}", "trainer.accelerator=cpu", "pictures=0", "figures=false"]
+    place = [f"run={trained / 'baseline'}", "trainer.accelerator=cpu", "images=0", "figures=false"]
     for variant in ("own", "oracle"):
         cfg = config("evaluate", *place, "split=val", f"variant={variant}")
         results = evaluate(cfg, saved_runs(cfg.run))
@@ -71,7 +69,7 @@ def test_runs_of_a_sweep_compare_in_one_call(trained: Path, tmp_path: Path) -> N
         where,
         "split=val",
         "trainer.accelerator=cpu",
-        "pictures=0",
+        "images=0",
         "figures=false",
         f"out={tmp_path / 'out'}",
     )
@@ -82,15 +80,15 @@ def test_runs_of_a_sweep_compare_in_one_call(trained: Path, tmp_path: Path) -> N
     assert (tmp_path / "out/comparison-val.md").read_text().endswith("recall and F1: longer side of the box.\n")
 
 
-def test_no_threshold_is_chosen_on_the_pictures_that_are_scored(
+def test_no_threshold_is_chosen_on_the_images_that_are_scored(
     trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copytree(trained / "baseline", tmp_path / "demo/seed0/baseline")
     saved = tmp_path / "demo/seed0/baseline/config.yaml"
     saved.write_text(saved.read_text().replace("    test: test", "    test: val"))
-    cfg = config("evaluate", f"run={saved.parent}", "trainer.accelerator=cpu", "pictures=0", "figures=false")
+    cfg = config("evaluate", f"run={saved.parent}", "trainer.accelerator=cpu", "images=0", "figures=false")
     evaluate(cfg, saved_runs(cfg.run))
-    assert "val and test share 5 pictures: no threshold of best F1" in caplog.text
+    assert "val and test share 5 images: no threshold of best F1" in caplog.text
     record = json.loads((saved.parent / "eval/test/metrics.json").read_text())
     assert record["thresholds"]["best_f1"] is None and record["metrics_at_best_f1"] is None
 
@@ -100,7 +98,7 @@ def test_a_test_split_that_is_not_there_names_the_way_out(trained: Path, tmp_pat
     saved = tmp_path / "demo/seed0/baseline/config.yaml"
     saved.write_text(saved.read_text().replace("    test: test", "    test: elsewhere"))
     cfg = config("evaluate", f"run={saved.parent}", "trainer.accelerator=cpu")
-    with pytest.raises(UserError, match=r"(?s)split=val scores the validation pictures; data_root=FOLDER.*'elsewhere'"):
+    with pytest.raises(UserError, match=r"(?s)split=val scores the validation images; data_root=FOLDER.*'elsewhere'"):
         evaluate(cfg, saved_runs(cfg.run))
 
 
@@ -108,14 +106,14 @@ def test_a_quick_validation_in_training_does_not_shorten_the_evaluation(trained:
     shutil.copytree(trained / "baseline", tmp_path / "demo/seed0/baseline")
     saved = tmp_path / "demo/seed0/baseline/config.yaml"
     saved.write_text(saved.read_text().replace("limit_val: null", "limit_val: 2"))
-    for limit, pictures in ((None, 5), (3, 3)):
+    for limit, images in ((None, 5), (3, 3)):
         cfg = config(
-            "evaluate", f"run={saved.parent}", "split=val", "trainer.accelerator=cpu", "pictures=0", "figures=false",
+            "evaluate", f"run={saved.parent}", "split=val", "trainer.accelerator=cpu", "images=0", "figures=false",
             f"limit={'null' if limit is None else limit}",
         )  # fmt: skip
         evaluate(cfg, saved_runs(cfg.run))
         out = saved.parent / "eval" / ("val" if limit is None else "val-limit3")
-        assert json.loads((out / "metrics.json").read_text())["pictures"] == pictures
+        assert json.loads((out / "metrics.json").read_text())["images"] == images
 
 
 def test_a_pattern_without_a_finished_run_says_so(tmp_path: Path) -> None:
@@ -135,7 +133,7 @@ def test_the_extended_level_is_drawn_beside_its_target(trained: Path) -> None:
         f"run={trained}",
         "trainer.accelerator=cpu",
         "split=val",
-        "pictures=0",
+        "images=0",
         "figures=false",
         "features=2",
     )
@@ -156,7 +154,7 @@ def test_features_need_a_phase_that_has_them(trained: Path) -> None:
 def test_two_seeds_are_two_rows_in_table_and_figures(trained: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
         shutil.copytree(trained / "finetune", tmp_path / f"demo/seed{seed}/finetune")
-    cfg = config("evaluate", f"run='{tmp_path}/demo/seed*'", "split=val", "trainer.accelerator=cpu", "pictures=0")
+    cfg = config("evaluate", f"run='{tmp_path}/demo/seed*'", "split=val", "trainer.accelerator=cpu", "images=0")
     names = [result.name for result in evaluate(cfg, saved_runs(cfg.run))]
     assert names == ["demo/seed0/finetune", "demo/seed1/finetune"]
     page = (tmp_path / "demo/report-val/report.html").read_text()
@@ -170,7 +168,7 @@ def test_a_run_that_is_named_twice_is_one_row(trained: Path) -> None:
 
 def test_all_that_an_evaluation_writes_goes_where_it_is_told(trained: Path, tmp_path: Path) -> None:
     before = sorted(trained.rglob("*"))
-    where = [f"run={trained}", f"out={tmp_path / 'mine'}", "split=val", "trainer.accelerator=cpu", "pictures=0"]
+    where = [f"run={trained}", f"out={tmp_path / 'mine'}", "split=val", "trainer.accelerator=cpu", "images=0"]
     cfg = config("evaluate", *where)
     evaluate(cfg, saved_runs(cfg.run))
     assert (tmp_path / "mine/comparison-val.md").is_file() and (tmp_path / "mine/report-val/report.html").is_file()
@@ -186,14 +184,14 @@ def test_a_phase_in_a_folder_of_another_name_is_refused(trained: Path, tmp_path:
 def test_features_of_two_baselines_are_not_mixed(trained: Path, data: Path, tmp_path: Path) -> None:
     train(tiny(tmp_path, data, "seed=1", "sequence=[baseline,distill]", *one_step("baseline", "distill")))
     where = f"run=[{trained / 'distill'},{tmp_path / 'demo/seed1/distill'}]"
-    cfg = config("evaluate", where, "split=val", "trainer.accelerator=cpu", "figures=false", "features=1", "pictures=0")
+    cfg = config("evaluate", where, "split=val", "trainer.accelerator=cpu", "figures=false", "features=1", "images=0")
     with pytest.raises(
         UserError, match="demo/seed1/distill comes from another baseline than demo/distill; draw them apart"
     ):
         evaluate(cfg, saved_runs(cfg.run))
 
 
-@pytest.mark.parametrize("option", ["score_threshold=50", "limit=-1", "short_side=big", "pictures=-1"])
+@pytest.mark.parametrize("option", ["score_threshold=50", "limit=-1", "short_side=big", "images=-1"])
 def test_numbers_that_mean_nothing_are_refused_before_anything_is_read(trained: Path, option: str) -> None:
     cfg = config("evaluate", f"run={trained}", "trainer.accelerator=cpu", option)
     with pytest.raises(UserError, match=f"{option}: must be a"):
@@ -201,7 +199,7 @@ def test_numbers_that_mean_nothing_are_refused_before_anything_is_read(trained: 
 
 
 def test_a_result_file_on_the_data_of_a_run_scores_as_the_run_does(trained: Path, tmp_path: Path) -> None:
-    common = [f"run={trained / 'baseline'}", "trainer.accelerator=cpu", "pictures=0", "figures=false"]
+    common = [f"run={trained / 'baseline'}", "trainer.accelerator=cpu", "images=0", "figures=false"]
     own = evaluate(config("evaluate", *common), saved_runs(str(trained / "baseline")))[-1]
     shutil.copy(trained / "baseline/eval/test/detections.json", tmp_path / "copy.json")
     cfg = config("evaluate", *common, f"detections={tmp_path / 'copy.json'}")
@@ -211,14 +209,14 @@ def test_a_result_file_on_the_data_of_a_run_scores_as_the_run_does(trained: Path
 
 
 PHASES = ("baseline", "distill", "finetune")
-QUICK = ["trainer.accelerator=cpu", "pictures=0", "figures=false", "split=val", "choose_threshold=false"]
+QUICK = ["trainer.accelerator=cpu", "images=0", "figures=false", "split=val", "choose_threshold=false"]
 
 
 @pytest.mark.parametrize(
     "table, rows",
     [
         ("3", ["baseline", "baseline fpn_2x", "baseline oracle", "distill", "finetune"]),
-        ("5", ["baseline on_p3", "baseline on_p3_2x", "distill on_p3x"]),
+        ("5", ["baseline on_p3", "baseline on_p3_2x", "distill on_p3_ext"]),
         ("8", ["baseline", "distill", "finetune"]),
     ],
 )
@@ -261,12 +259,12 @@ def test_a_mistaken_choice_is_named_before_anything_is_read(trained: Path, optio
 
 
 def test_detection_on_p3x_needs_the_old_head(trained: Path) -> None:
-    cfg = config("evaluate", f"run={trained / 'finetune'}", "variant=on_p3x", *QUICK)
-    with pytest.raises(UserError, match=r"variant=on_p3x: needs a phase with an extension and the old head alone"):
+    cfg = config("evaluate", f"run={trained / 'finetune'}", "variant=on_p3_ext", *QUICK)
+    with pytest.raises(UserError, match=r"variant=on_p3_ext: needs a phase with an extension and the old head alone"):
         evaluate(cfg, saved_runs(cfg.run))
 
 
-def test_an_evaluation_goes_to_wandb_with_its_tables_and_pictures(trained: Path, tmp_path: Path) -> None:
+def test_an_evaluation_goes_to_wandb_with_its_tables_and_images(trained: Path, tmp_path: Path) -> None:
     cfg = config(
         "evaluate",
         f"run=[{trained / 'baseline'},{trained / 'finetune'}]",
@@ -275,7 +273,7 @@ def test_an_evaluation_goes_to_wandb_with_its_tables_and_pictures(trained: Path,
         "logger=wandb",
         "logger.offline=true",
         "split=val",
-        "pictures=1",
+        "images=1",
         "trainer.accelerator=cpu",
     )
     evaluate(cfg, saved_runs(cfg.run))
@@ -290,9 +288,9 @@ def test_an_evaluation_goes_to_wandb_with_its_tables_and_pictures(trained: Path,
     assert list((media / "html").glob("report_*.html"))
 
 
-def test_wandb_gets_no_picture_that_was_not_drawn_this_time(trained: Path, tmp_path: Path) -> None:
+def test_wandb_gets_no_image_that_was_not_drawn_this_time(trained: Path, tmp_path: Path) -> None:
     where = [f"run={trained / 'baseline'}", f"out={tmp_path / 'out'}", f"paths.outputs={tmp_path}"]
-    options = ["split=val", "trainer.accelerator=cpu", "pictures=0"]
+    options = ["split=val", "trainer.accelerator=cpu", "images=0"]
     evaluate(config("evaluate", *where, *options), saved_runs(str(trained / "baseline")))
     assert (tmp_path / "out/report-val/accuracy_recall.png").is_file()
     wandb_too = ["figures=false", "logger=wandb", "logger.offline=true"]

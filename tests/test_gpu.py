@@ -44,7 +44,7 @@ def box_outputs(detector: EFPNDetector, images: list[Tensor], boxes: Tensor) -> 
 BOXES = torch.tensor([[10.0, 12, 30, 36], [100, 100, 140, 130], [20, 30, 220, 200], [0, 0, 256, 256]])
 
 
-def test_a_distillation_step_needs_less_than_training_fpn_on_the_2x_picture() -> None:
+def test_a_distillation_step_needs_less_than_training_fpn_on_the_2x_image() -> None:
     peaks = {}
     for name in ("distill", "fpn-2x"):
         peaks[name] = peak_bytes(training.workload(on_gpu(), name), torch.device("cuda"))
@@ -95,7 +95,7 @@ def test_cpu_and_cuda_agree(exact: None) -> None:
     torch.testing.assert_close(found["scores"], expected["scores"], rtol=1e-3, atol=1e-4)
 
 
-def test_windows_need_less_memory_than_the_whole_map_and_than_fpn_on_the_2x_picture() -> None:
+def test_windows_need_less_memory_than_the_whole_map_and_than_fpn_on_the_2x_image() -> None:
     few = on_gpu("proposals.small=30", "proposals.objects=2", "proposals.total=100")
     peaks = {
         name: peak_bytes(inference.workload(few, name), torch.device("cuda"))

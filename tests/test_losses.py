@@ -42,7 +42,7 @@ def test_equation_8_weighs_with_lambda() -> None:
     assert (terms["glob"].item(), terms["pos"].item(), terms["fbb"].item()) == (3.0, 4.0, 5.0)
 
 
-def test_a_picture_without_boxes_adds_nothing_to_the_positive_loss() -> None:
+def test_an_image_without_boxes_adds_nothing_to_the_positive_loss() -> None:
     f = torch.rand(1, 2, 4, 4, requires_grad=True)
     loss = positive_loss(f, torch.rand(1, 2, 4, 4), torch.zeros(1, 1, 4, 4, dtype=torch.bool))
     assert loss.item() == 0
@@ -72,9 +72,9 @@ def test_equation_5_adds_both_levels() -> None:
 
 def test_table_4_without_dual_supervision_leaves_p3x_alone() -> None:
     features, targets = levels(), levels()
-    losses = DualLoss(lambda_pos=0.0, on_p3x=False)(features, targets, [torch.zeros(0, 4)])
+    losses = DualLoss(lambda_pos=0.0, on_p3_ext=False)(features, targets, [torch.zeros(0, 4)])
     torch.testing.assert_close(losses["loss"], global_loss(features[1], targets[1]))
-    assert not any(name.endswith("p3x") for name in losses)
+    assert not any(name.endswith("p3_ext") for name in losses)
 
 
 def test_is_computed_in_float32_from_bf16_maps() -> None:

@@ -40,7 +40,7 @@ def test_the_notebooks_run_one_after_the_other(data: Path, tmp_path: Path) -> No
     first = execute(BOOKS[0], f"overrides = {tiny!r}\nevaluation = ['figures=false', 'trainer.accelerator=cpu']")
     assert "demo/finetune" in said(first[4]) and len(first[5].outputs) == 4
     run = tmp_path / "demo" / "seed0"
-    second = execute(BOOKS[1], f"run = {str(run)!r}\npictures = 2")
+    second = execute(BOOKS[1], f"run = {str(run)!r}\nimages = 2")
     assert "P2' distill" in said(second[-1]) and "nan" not in said(second[-1])
     where = f"import os; os.chdir({str(tmp_path.parent)!r})"
     pattern = f"pattern = '{tmp_path.name}/demo/seed0/*/eval/test/metrics.json'"

@@ -17,7 +17,7 @@ from efpn.ranges import BENCHMARK, EVALUATE, EXPORT, PREDICT, TRAIN, check_targe
 
 parsed = OverridesParser.create().parse_override
 BY_ENTRY = {"train": TRAIN, "evaluate": EVALUATE, "predict": PREDICT, "export": EXPORT, "benchmark": BENCHMARK}
-GIVEN = {"train": [], "evaluate": ["run=x"], "predict": ["run=x", "pictures=y"], "export": ["run=x"], "benchmark": []}
+GIVEN = {"train": [], "evaluate": ["run=x"], "predict": ["run=x", "images=y"], "export": ["run=x"], "benchmark": []}
 
 WHAT = sorted(path.stem for path in (ROOT / "conf/what").glob("*.yaml"))
 
@@ -68,7 +68,7 @@ def composed() -> Mapping[str, DictConfig]:
         ("train", "model.roi.canonical_size=0", "a whole number, at least 1"),
         ("train", "mining.keep=0", "a number greater than 0, up to 1, or null"),
         ("train", "mining.nms=7", "a number from 0 to 1, or null"),
-        ("train", "phases.distill.model.small.level=p9", "one of p2, p3, p2x, p3x"),
+        ("train", "phases.distill.model.small.level=p9", "one of p2, p3, p2_ext, p3_ext"),
         ("train", "extension.c3=perhaps", "true or false"),
         ("train", "small_roi_below=0", "a number greater than 0"),
         ("train", "trainer.accumulate_grad_batches=0", "a whole number, at least 1"),
@@ -85,7 +85,7 @@ def composed() -> Mapping[str, DictConfig]:
         ("evaluate", "name=../x", "the name of one folder"),
         ("evaluate", "figures=some", "true or false"),
         ("predict", "run=7", "a path as text"),
-        ("predict", "pictures=[a,7]", "a path as text (of a folder called 7: ./7), or a list of those"),
+        ("predict", "images=[a,7]", "a path as text (of a folder called 7: ./7), or a list of those"),
         ("predict", "slices.size=0", "a whole number, at least 1, or null"),
         ("predict", "slices.overlap=1", "a number from 0 on and less than 1"),
         ("predict", "batch_size=0", "a whole number, at least 1"),
@@ -93,7 +93,7 @@ def composed() -> Mapping[str, DictConfig]:
         ("export", "out=7", "a path as text"),
         ("export", "check.boxes=0", "a number greater than 0"),
         ("export", "check.scores=tight", "a number greater than 0"),
-        ("export", "check.pictures=0", "a whole number, at least 1"),
+        ("export", "check.images=0", "a whole number, at least 1"),
         ("benchmark", "size=big", "pixels, at least 32, or HEIGHTxWIDTH such as 700x1000"),
         ("benchmark", "size=64x64x64", "pixels, at least 32"),
         ("benchmark", "size=64x16", "pixels, at least 32"),

@@ -101,7 +101,7 @@ def check_one_device(cfg: DictConfig) -> None:
     if not one_device(cfg):
         raise UserError(
             f"trainer.devices={cfg.trainer.devices}: this runs on one device; give trainer.devices=1, and to use "
-            "several, give each a call of its own with a part of the pictures and another out="
+            "several, give each a call of its own with a part of the images and another out="
         )
 
 

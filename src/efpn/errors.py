@@ -50,7 +50,7 @@ class Problem:
 
     Attributes:
         file: the file to mend.
-        record: which record of it (picture id, annotation id).
+        record: which record of it (image id, annotation id).
         what: what is wrong.
         fix: how to mend it; mistakes that are mended alike are of one kind.
     """

@@ -17,7 +17,7 @@ def positive_mask(boxes: Sequence[Tensor], stride: float, height: int, width: in
     """Mark the cells that ground-truth boxes touch (P_pos of eq. 7).
 
     Args:
-        boxes: per picture ``(n, 4)`` xyxy in input pixels.
+        boxes: per image ``(n, 4)`` xyxy in input pixels.
         stride: input pixels per cell; boxes are snapped outwards (floor, ceil) to whole cells.
         height: of the map, in cells.
         width: of the map, in cells.
@@ -26,9 +26,9 @@ def positive_mask(boxes: Sequence[Tensor], stride: float, height: int, width: in
         ``(N, 1, height, width)`` bool; cells under several boxes count once.
     """
     mask = torch.zeros(len(boxes), 1, height, width, dtype=torch.bool, device=boxes[0].device)
-    for plane, picture in zip(mask, boxes, strict=True):
-        first = (picture[:, :2] / stride).floor().long().clamp(min=0).tolist()
-        last = (picture[:, 2:] / stride).ceil().long().clamp(min=0).tolist()
+    for plane, image in zip(mask, boxes, strict=True):
+        first = (image[:, :2] / stride).floor().long().clamp(min=0).tolist()
+        last = (image[:, 2:] / stride).ceil().long().clamp(min=0).tolist()
         for (x1, y1), (x2, y2) in zip(first, last, strict=True):
             plane[:, y1:y2, x1:x2] = True
     return mask
@@ -59,7 +59,7 @@ class DualLoss:
 
     Args:
         lambda_pos: weight of the positive loss in eq. 8; 0 leaves the global loss alone.
-        on_p3x: supervise P3' too (dual supervision); False leaves P2' alone.
+        on_p3_ext: supervise P3' too (dual supervision); False leaves P2' alone.
 
     Raises:
         UserError: a weight that is no number or negative.
@@ -67,23 +67,23 @@ class DualLoss:
 
     STRIDES = (4, 2)  # input pixels per cell of P3' and P2'
 
-    def __init__(self, lambda_pos: float = 1.0, on_p3x: bool = True) -> None:
+    def __init__(self, lambda_pos: float = 1.0, on_p3_ext: bool = True) -> None:
         if not isinstance(lambda_pos, int | float) or not 0 <= lambda_pos < float("inf"):
             raise UserError(f"loss.lambda_pos={lambda_pos}: must be a number, 0 or greater")
         self.lambda_pos = lambda_pos
-        self.on_p3x = on_p3x
+        self.on_p3_ext = on_p3_ext
 
     def __call__(
         self, features: Sequence[Tensor], targets: Sequence[Tensor], boxes: Sequence[Tensor]
     ) -> dict[str, Tensor]:
-        """Compare ``(P3', P2')`` with their targets; ``boxes`` per picture ``(n, 4)`` in 1x pixels.
+        """Compare ``(P3', P2')`` with their targets; ``boxes`` per image ``(n, 4)`` in 1x pixels.
 
         Returns:
-            ``loss`` and the terms of each level, ``glob_p2x``, ``pos_p2x`` and, if supervised, the same of ``p3x``.
+            ``loss`` and the terms of each level, ``glob_p2_ext``, ``pos_p2_ext`` and those of ``p3_ext`` if supervised.
         """
-        levels = list(zip(("p3x", "p2x"), self.STRIDES, features, targets, strict=True))
+        levels = list(zip(("p3_ext", "p2_ext"), self.STRIDES, features, targets, strict=True))
         losses: dict[str, Tensor] = {"loss": features[-1].new_zeros((), dtype=torch.float32)}
-        for name, stride, feature, target in levels if self.on_p3x else levels[1:]:
+        for name, stride, feature, target in levels if self.on_p3_ext else levels[1:]:
             mask = positive_mask(boxes, stride, *feature.shape[-2:])
             terms = balanced_loss(feature, target, mask, self.lambda_pos)
             losses["loss"] = losses["loss"] + terms["fbb"]

@@ -2,9 +2,9 @@
 
 Shape legend used throughout the package:
 
-- ``N`` pictures in a batch, ``H, W`` height and width of the padded batch in pixels of the *network input* (1x);
-- ``n`` boxes of one picture, ``R`` regions of interest (RoIs) of a batch, ``C`` channels of a pyramid level;
-- boxes are ``(x1, y1, x2, y2)``, continuous, in pixels of the picture that the text names (1x, 2x or native).
+- ``N`` images in a batch, ``H, W`` height and width of the padded batch in pixels of the *network input* (1x);
+- ``n`` boxes of one image, ``R`` regions of interest (RoIs) of a batch, ``C`` channels of a pyramid level;
+- boxes are ``(x1, y1, x2, y2)``, continuous, in pixels of the image that the text names (1x, 2x or native).
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 class Target(TypedDict):
-    """Ground truth of one picture, a superset of what torchvision's detectors take.
+    """Ground truth of one image, a superset of what torchvision's detectors take.
 
     Attributes:
-        boxes: ``(n, 4)`` float32, xyxy, pixels of the 1x picture.
+        boxes: ``(n, 4)`` float32, xyxy, pixels of the 1x image.
         labels: ``(n,)`` int64, 1 to K; 0 is the background.
         image_id: ``()`` int64, the data set's own id.
         scale: ``(2,)`` float32, 1x pixels per native pixel along x and y; divide boxes by it to return to the file's
             pixels.
-        ignore_boxes: ``(m, 4)`` float32, xyxy, pixels of the 1x picture: crowd regions, in which nothing is taught as
+        ignore_boxes: ``(m, 4)`` float32, xyxy, pixels of the 1x image: crowd regions, in which nothing is taught as
             background.
     """
 
@@ -37,10 +37,10 @@ class Target(TypedDict):
 
 
 class Detections(TypedDict):
-    """Detections of one picture, as torchvision returns them.
+    """Detections of one image, as torchvision returns them.
 
     Attributes:
-        boxes: ``(n, 4)`` float32, xyxy; pixels of the picture that was given to the detector.
+        boxes: ``(n, 4)`` float32, xyxy; pixels of the image that was given to the detector.
         scores: ``(n,)`` float32 in [0, 1], descending.
         labels: ``(n,)`` int64, 1 to K.
     """
@@ -60,7 +60,7 @@ class LevelSpec:
     """What a pyramid level promises; checked against real tensors when a model is built.
 
     Attributes:
-        name: ``p2`` ... ``p6``, or ``p2x`` for the extended level P2' and ``p3x`` for P3'.
+        name: ``p2`` ... ``p6``, or ``p2_ext`` for the extended level P2' and ``p3_ext`` for P3'.
         stride: input pixels (1x) per cell.
         channels: depth of the map.
     """

@@ -11,7 +11,7 @@ from efpn.benchmark.setting import choose, read_setting, read_size
 from efpn.benchmark.training import run as run_training
 from efpn.errors import UserError
 
-TRAINED = ("run=x", "pictures=y")
+TRAINED = ("run=x", "images=y")
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ TRAINED = ("run=x", "pictures=y")
         (["size=64"], "small_roi_below=56: must be from 8 to 0.8 of the image's shorter side (51.2 here)"),
         (["device=gpu"], "device=gpu: not to be had here; use cpu"),
         (["models=[efpn,fpn3x]"], "models=['efpn', 'fpn3x']: unknown fpn3x; choose from fpn-1x, fpn-2x, oracle"),
-        (["run=outputs/x"], "run= and pictures=: a trained run detects in real pictures; give both"),
+        (["run=outputs/x"], "run= and images=: a trained run detects in real images; give both"),
         ([*TRAINED, "ftt_width=64"], "ftt_width=64: a trained run= has its own; leave it out"),
         ([*TRAINED, "detector=fcos"], "detector=fcos: a trained run= has its own"),
         ([*TRAINED, "backbone=resnet18"], "backbone=resnet18: a trained run= has its own"),
@@ -51,7 +51,7 @@ def test_an_unknown_step_is_named():
         (["what=small-proposals", "run=x"], "run: the config has no such key"),
         (["backbone.arch=resnet19", "memory=false"], "backbone.arch=resnet19: unknown; torchvision offers"),
         (["what=loader", "file_size=64"], "file_size=64: smaller than size"),
-        (["run=nowhere", "pictures=nowhere"], "run=nowhere: no such file or folder"),
+        (["run=nowhere", "images=nowhere"], "run=nowhere: no such file or folder"),
         (["out=README.md/x"], "README.md: Not a directory; something else stands there"),
     ],
 )

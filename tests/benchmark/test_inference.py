@@ -167,7 +167,7 @@ def test_what_the_child_is_told_and_answers(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("status", "said", "error"),
-    [(9, "a\nKilled\n", "memory of efpn failed: Killed"), (2, "error: no such picture\n", "^no such picture$")],
+    [(9, "a\nKilled\n", "memory of efpn failed: Killed"), (2, "error: no such image\n", "^no such image$")],
 )
 def test_a_child_that_fails_is_told(status, said, error, monkeypatch):
     failed = subprocess.CompletedProcess([], status, "", said)
@@ -186,9 +186,9 @@ def test_a_row_of_ones_own_is_measured():
 TRAINED = ["repeats=2", "warmup=0", "memory=false"]
 
 
-def test_a_trained_run_on_real_pictures(trained, data, tmp_path):
+def test_a_trained_run_on_real_images(trained, data, tmp_path):
     names = ["fpn-1x", "fpn-2x", "oracle", "efpn-nearest", "efpn", "efpn-whole"]
-    words = [f"run={trained}", f"pictures={data}", f"out={tmp_path}", *TRAINED]
+    words = [f"run={trained}", f"images={data}", f"out={tmp_path}", *TRAINED]
     done = run_here("benchmark.py", *words)
     assert done.returncode == 0, done.stderr
     file = tmp_path / "inference-cpu-demo-seed0-32.json"
@@ -201,8 +201,8 @@ def test_a_trained_run_on_real_pictures(trained, data, tmp_path):
     assert (none_left["proposals"], none_left["small"], none_left["objectness"]) == (0, 0, 1.0)
 
 
-def test_a_trained_run_detects_in_one_picture_after_another(trained, data, tmp_path):
-    words = [f"run={trained}", f"pictures={data}", f"out={tmp_path}", *TRAINED]
+def test_a_trained_run_detects_in_one_image_after_another(trained, data, tmp_path):
+    words = [f"run={trained}", f"images={data}", f"out={tmp_path}", *TRAINED]
     cfg = config("benchmark", *words)
     cfg.words = words
     work = workload(read_setting(cfg), "efpn")

@@ -1,4 +1,4 @@
-"""The loader's rates, and the pictures that they are measured on."""
+"""The loader's rates, and the images that they are measured on."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import torch.nn.functional as F
 from helpers import SMALL_BENCHMARK, benchmark_setting, config, run_here
 
-from efpn.benchmark.loader import WrittenPictures, training_data
-from efpn.data.pictures import read_picture, read_smaller
+from efpn.benchmark.loader import WrittenImages, training_data
+from efpn.data.images import read_image, read_smaller
 
 
 def test_rates_of_loader_step_and_decoding(tmp_path):
@@ -29,7 +29,7 @@ def test_rates_of_loader_step_and_decoding(tmp_path):
 
 def test_the_loader_is_the_real_one(tmp_path):
     setting = benchmark_setting("what=loader", "batch=2", "load=4")
-    source = WrittenPictures(tmp_path, files=3, side=160, setting=setting)
+    source = WrittenImages(tmp_path, files=3, side=160, setting=setting)
     batches = list(training_data(source, setting, workers=0, pairs=True).train_dataloader())
     assert len(batches) == 3
     for ones, twos, targets in batches:
@@ -46,9 +46,9 @@ def test_the_transform_is_that_of_the_shipped_config():
     assert trained.train_transform == measured.train_transform
 
 
-def test_written_pictures_have_detail_and_halve_to_their_mean(tmp_path):
-    source = WrittenPictures(tmp_path, files=2, side=128, setting=benchmark_setting())
-    whole, other = (read_picture(path).astype(float) for path in source.paths)
+def test_written_images_have_detail_and_halve_to_their_mean(tmp_path):
+    source = WrittenImages(tmp_path, files=2, side=128, setting=benchmark_setting())
+    whole, other = (read_image(path).astype(float) for path in source.paths)
     assert whole.shape == (128, 128, 3) and whole.std() > 20 and np.abs(whole - other).mean() > 10
     half = read_smaller(source.paths[0], lambda height, width: 2)[0].astype(float)
     mean = whole.reshape(64, 2, 64, 2, 3).mean((1, 3))

@@ -36,7 +36,7 @@ def test_the_ratios_are_those_of_the_medians(record):
             pytest.approx(seconds["distill"] / seconds["bare-backward"]),
             None,
         ),
-        "time, distillation / baseline on 2x pictures": (pytest.approx(seconds["distill"] / seconds["fpn-2x"]), None),
+        "time, distillation / baseline on 2x images": (pytest.approx(seconds["distill"] / seconds["fpn-2x"]), None),
     }
 
 

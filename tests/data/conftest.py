@@ -36,7 +36,7 @@ def shared_data(shared: Path) -> Path:
     return shared / "data"
 
 
-def save_picture(path: Path, width: int = 40, height: int = 30, seed: int = 0) -> Path:
+def save_image(path: Path, width: int = 40, height: int = 30, seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     Image.fromarray(pixels).save(path, quality=95)
@@ -48,28 +48,28 @@ def sign(category: str = "pn", box: tuple[float, float, float, float] = (4, 5, 1
 
 
 @pytest.fixture
-def picture() -> Callable[..., Path]:
-    return save_picture
+def image() -> Callable[..., Path]:
+    return save_image
 
 
 @pytest.fixture
 def tt100k(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a TT100K layout: per split, picture id -> objects; `ids` overrides the lists of ids."""
+    """Writes a TT100K layout: per split, image id -> objects; `ids` overrides the lists of ids."""
 
     def write(
         splits: dict[str, dict[int, list]], types=("pn", "pl50", "w1"), ids=None, name="annotations.json"
     ) -> Path:
         root = tmp_path / "signs"
-        images = {}
-        for split, pictures in splits.items():
-            for image_id, objects in pictures.items():
+        listing = {}
+        for split, images in splits.items():
+            for image_id, objects in images.items():
                 path = f"{split}/{image_id}.jpg"
-                save_picture(root / path, seed=image_id)
-                images[str(image_id)] = {"id": image_id, "path": path, "objects": objects}
-            listed = (ids or {}).get(split, list(pictures))
+                save_image(root / path, seed=image_id)
+                listing[str(image_id)] = {"id": image_id, "path": path, "objects": objects}
+            listed = (ids or {}).get(split, list(images))
             (root / split).mkdir(parents=True, exist_ok=True)
             (root / split / "ids.txt").write_text("\n".join(map(str, listed)) + "\n")
-        (root / name).write_text(json.dumps({"types": list(types), "imgs": images}))
+        (root / name).write_text(json.dumps({"types": list(types), "imgs": listing}))
         return root
 
     return write
@@ -82,7 +82,7 @@ def tt100k_sign() -> Callable[..., dict]:
 
 @pytest.fixture
 def coco(tmp_path: Path) -> Callable[..., Path]:
-    """Writes ``train.json`` and its pictures; the lists given replace those of a sound file of two pictures."""
+    """Writes ``train.json`` and its images; the lists given replace those of a sound file of two images."""
 
     def write(**changes) -> Path:
         root = tmp_path / "things"
@@ -98,7 +98,7 @@ def coco(tmp_path: Path) -> Callable[..., Path]:
         root.joinpath("train").mkdir(parents=True, exist_ok=True)
         for image in content["images"] or ():
             if isinstance(image, dict) and isinstance(image.get("file_name"), str):
-                save_picture(root / "train" / image["file_name"])
+                save_image(root / "train" / image["file_name"])
         (root / "train.json").write_text(json.dumps(content))
         return root
 
@@ -107,12 +107,12 @@ def coco(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def index(tmp_path: Path) -> Callable[..., Index]:
-    """An index of one record per list of boxes; pictures are 40 x 30 unless `size` (width, height) says otherwise."""
+    """An index of one record per list of boxes; images are 40 x 30 unless `size` (width, height) says otherwise."""
 
     def make(*boxes: list, labels=None, size=(40, 30), names=("a", "b"), evaluated=None) -> Index:
         records = []
         for number, rows in enumerate(boxes):
-            path = save_picture(tmp_path / "pictures" / f"{number}.jpg", *size, seed=number)
+            path = save_image(tmp_path / "images" / f"{number}.jpg", *size, seed=number)
             ones = [1] * len(rows) if labels is None else labels[number]
             records.append(make_record(number, path, rows, ones))
         flags = evaluated or (True,) * len(names)

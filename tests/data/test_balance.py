@@ -11,12 +11,12 @@ from efpn.data.tt100k import TT100K
 BOX = [1, 1, 9, 9]
 
 
-def test_counts_by_picture_and_class(index):
+def test_counts_by_image_and_class(index):
     assert count_matrix(index([BOX] * 3, [], labels=[[1, 2, 1], []])).tolist() == [[2, 1], [0, 0]]
 
 
 def test_plan_by_hand(index):
-    # Class a: pictures 0 (one instance) and 1 (two); class b: picture 2, three instances, above the target.
+    # Class a: images 0 (one instance) and 1 (two); class b: image 2, three instances, above the target.
     three = index([BOX], [BOX] * 2, [BOX] * 9, labels=[[1], [1, 1], [2] * 9])
     plan = make_plan(three, target=8)
     # 3 instances of a, 5 missing: 0 (+1), 1 (+2), 0 (+1), 1 (+2) overshoots by one.
@@ -25,8 +25,8 @@ def test_plan_by_hand(index):
     assert plan.order.tolist() == [0, 0, 0, 1, 1, 1, 2] and plan.labels.tolist() == [0, 1, 1, 0, 1, 1, 0]
 
 
-def test_pictures_that_swell_full_classes_come_last(index):
-    # Both pictures hold one a; picture 0 also holds two b, which has enough already.
+def test_images_that_swell_full_classes_come_last(index):
+    # Both images hold one a; image 0 also holds two b, which has enough already.
     two = index([BOX] * 3, [BOX], [BOX] * 8, labels=[[1, 2, 2], [1], [2] * 8])
     assert make_plan(two, target=3).repeats.tolist() == [1, 2, 1]
 
@@ -68,16 +68,16 @@ def test_crops_count_for_what_their_windows_show(index):
 @pytest.mark.slow
 def test_the_papers_plan_with_crops_on_the_real_labels(shared_data):
     source = TT100K(shared_data / "tt100k_labels", evaluated={"min_count": 100, "splits": ["train", "test"]})
-    train, _ = check_index(source.load("train"), open_pictures="none")
+    train, _ = check_index(source.load("train"), open_images="none")
     train = dataclasses.replace(
         train, records=tuple(dataclasses.replace(one, size=(2048, 2048)) for one in train.records)
     )
     window = TrainTransform(1400, 1400, (0.8, 1.25), repeat_crop=700).repeat_window
     assert window((2048, 2048)) == 1024
-    plan, whole_pictures = make_plan(train, 1000, window=lambda one: window(one.size)), make_plan(train, 1000)
+    plan, whole_images = make_plan(train, 1000, window=lambda one: window(one.size)), make_plan(train, 1000)
     evaluated = [label - 1 for label in source.categories.evaluated_labels]
     assert min(plan.after[evaluated]) >= 1000 and plan.repeats.max() <= 16
-    assert plan.after[evaluated].sum() < whole_pictures.after[evaluated].sum()  # fewer bystanders
+    assert plan.after[evaluated].sum() < whole_images.after[evaluated].sum()  # fewer bystanders
     shown, random = plan.before.copy(), np.random.default_rng(0)
     for number, label in zip(plan.order, plan.labels, strict=True):
         if label:
@@ -103,7 +103,7 @@ def in_a_window(record, label, side, random, classes):
 @pytest.mark.slow
 def test_the_papers_plan_on_the_real_labels(shared_data):
     source = TT100K(shared_data / "tt100k_labels", evaluated={"min_count": 100, "splits": ["train", "test"]})
-    train, _ = check_index(source.load("train"), open_pictures="none")
+    train, _ = check_index(source.load("train"), open_images="none")
     plan = make_plan(train, target=1000)
     before, after = dict(zip(plan.names, plan.before, strict=True)), dict(zip(plan.names, plan.after, strict=True))
     evaluated = [source.categories.names[label - 1] for label in source.categories.evaluated_labels]
@@ -122,7 +122,7 @@ def test_table_is_printed_by_the_command(tt100k, tt100k_sign, capsys):
     assert main([str(root), "--target", "4", "--min-count", "1"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert rows[:3] == [["class", "before", "after"], ["pn", "1", "4"], ["pl50", "2", "4"]]
-    assert rows[-2:] == [["all", "instances", "3", "8"], ["pictures", "3", "8"]]
+    assert rows[-2:] == [["all", "instances", "3", "8"], ["images", "3", "8"]]
 
 
 def test_command_names_a_missing_folder(tmp_path, capsys):

@@ -65,7 +65,7 @@ def test_the_annotations_own_area_is_carried(coco):
 @pytest.mark.parametrize("area", ["700", -1, float("nan"), float("inf"), True, 10**400, [7]])
 def test_an_area_that_is_none_is_named(coco, area):
     (problem,) = load(coco(annotations=[annotation(5, area=area)])).problems
-    assert "train.json: annotation 5 of picture 7: area is " in str(problem)
+    assert "train.json: annotation 5 of image 7: area is " in str(problem)
     assert "give the object's area in square pixels, 0 or more, or leave it out" in str(problem)
 
 
@@ -83,7 +83,7 @@ def test_ap_and_ar_by_size_are_pycocotools_on_a_file_whose_areas_differ(coco, tm
             found.append({**one, "bbox": moved, "score": random.random()})
     images = [{"id": n, "file_name": f"{n}.jpg", "width": 500, "height": 500} for n in range(1, 13)]
     root = coco(images=images, annotations=truth)
-    index, _ = check_index(load(root), open_pictures="none")
+    index, _ = check_index(load(root), open_images="none")
     ours = SplitScorer(index.to_coco(), index.categories.evaluated_ids, 0.5)(found, [one["id"] for one in images])
 
     table = COCO(str(root / "train.json"))
@@ -132,23 +132,23 @@ def test_carla_street(shared_data):
         (
             "category_id",
             5,
-            "annotation 9 of picture 7: unknown category 5; add it to 'categories' or correct category_id",
+            "annotation 9 of image 7: unknown category 5; add it to 'categories' or correct category_id",
         ),
         (
             "bbox",
             [1, 2, 3],
-            "of picture 7: bbox is [1, 2, 3]; give four finite numbers: x, y, width, height",
+            "of image 7: bbox is [1, 2, 3]; give four finite numbers: x, y, width, height",
         ),
-        ("bbox", None, "annotation 9 of picture 7: bbox is null"),
+        ("bbox", None, "annotation 9 of image 7: bbox is null"),
         ("bbox", [True, 2, 3, 4], "bbox is [True, 2, 3, 4]; give four finite numbers"),
         ("bbox", [1, 2, 10**400, 4], "bbox is [1, 2, 100000000"),
         ("bbox", [1, 2, float("inf"), 4], "bbox is [1, 2, inf, 4]; give four finite numbers"),
-        ("iscrowd", "0", "annotation 9 of picture 7: iscrowd is '0'; write the number 0 or 1 as iscrowd"),
+        ("iscrowd", "0", "annotation 9 of image 7: iscrowd is '0'; write the number 0 or 1 as iscrowd"),
         ("iscrowd", 2, "iscrowd is 2; write the number 0 or 1"),
         ("category_id", [4], "category_id is [4]; add it to 'categories' or correct category_id"),
         ("category_id", True, "category_id is true; add it"),
         ("area", "large", "area is 'large'; give the object's area in square pixels"),
-        ("image_id", 99, "annotation 9: points to the unknown picture 99; add the picture to 'images' or remove"),
+        ("image_id", 99, "annotation 9: points to the unknown image 99; add the image to 'images' or remove"),
     ],
 )
 def test_bad_annotation(coco, key, value, message):
@@ -163,16 +163,16 @@ def test_duplicate_ids(coco):
     things = [{"id": 1, "image_id": 7, "category_id": 4, "bbox": [1, 2, 3, 4]}] * 2
     index = load(coco(images=images, annotations=things))
     assert [f"{problem.record}: {problem.what}" for problem in index.problems] == [
-        "picture 7: duplicate id, 2 times",
+        "image 7: duplicate id, 2 times",
         "annotation 1: duplicate id, 2 times",
     ]
     assert [record.path.name for record in index.records] == ["a.jpg"]
 
 
-def test_a_file_that_two_pictures_share(coco):
+def test_a_file_that_two_images_share(coco):
     images = [{"id": 7, "file_name": "a.jpg"}, {"id": 8, "file_name": "a.jpg"}, {"id": 9, "file_name": "b.jpg"}]
     (problem,) = load(coco(images=images, annotations=[])).problems
-    assert "train.json: file_name a.jpg: of 2 pictures; list each file once, with all its annotations" in str(problem)
+    assert "train.json: file_name a.jpg: of 2 images; list each file once, with all its annotations" in str(problem)
 
 
 def test_splits_with_other_categories(coco):
@@ -265,8 +265,8 @@ def test_many_records_with_one_fault_are_one_line(coco):
     with pytest.raises(UserError) as caught:
         load(coco(annotations=things)).require_sound()
     first, boxes, category = str(caught.value).splitlines()
-    assert first == "things/train: 51 problems" and "annotation 50 of picture 7: unknown category 5" in category
-    examples = ", ".join(f"annotation {n} of picture 7: bbox is [1, 2, 3]" for n in range(3))
+    assert first == "things/train: 51 problems" and "annotation 50 of image 7: unknown category 5" in category
+    examples = ", ".join(f"annotation {n} of image 7: bbox is [1, 2, 3]" for n in range(3))
     assert boxes.endswith(f"train.json: 50 times, such as {examples}; give four finite numbers: x, y, width, height")
 
 

@@ -41,7 +41,7 @@ def test_classes_and_counts(module):
     assert data.index("train") is data.index("train")
 
 
-def test_batches_are_lists_of_pictures_and_targets(module):
+def test_batches_are_lists_of_images_and_targets(module):
     images, targets = next(iter(module().train_dataloader()))
     assert [image.shape for image in images] == [(3, 16, 16)] * 4
     assert len(targets) == 4
@@ -62,7 +62,7 @@ def test_epochs_have_whole_batches_of_the_asked_length(module):
     assert len(as_rank(module(samples_per_epoch=9), 1, 2).train_dataloader()) == 2
 
 
-def test_evaluation_keeps_every_picture_in_order(module):
+def test_evaluation_keeps_every_image_in_order(module):
     assert image_ids(module(eval_batch_size=3).test_dataloader()) == list(range(30, 37))
 
 
@@ -73,7 +73,7 @@ def test_limits_are_spread_over_the_split(module):
     assert thin_out(data.index("test"), 100) is data.index("test")
 
 
-def test_empty_pictures_can_be_left_out_of_training_only(module):
+def test_empty_images_can_be_left_out_of_training_only(module):
     data = module(keep_empty=False, samples_per_epoch=40)
     assert all(number % 4 for number in image_ids(data.train_dataloader()))
     assert any(number % 4 == 0 for number in image_ids(module(samples_per_epoch=40).train_dataloader()))
@@ -83,11 +83,11 @@ def test_empty_pictures_can_be_left_out_of_training_only(module):
 def test_what_is_left_out_for_want_of_a_box_is_said(module, caplog):
     with caplog.at_level(logging.INFO):
         order, _ = module(keep_empty=False).train_order()
-    assert f"data.keep_empty=false: {20 - len(order)} of 20 training pictures have no box" in caplog.text
+    assert f"data.keep_empty=false: {20 - len(order)} of 20 training images have no box" in caplog.text
     assert len(order) < 20
 
 
-def test_balanced_pictures_come_again_as_crops_around_their_class(module):
+def test_balanced_images_come_again_as_crops_around_their_class(module):
     data = module(balance=40, samples_per_epoch=60)
     data.train_transform = TrainTransform(24, 32, repeat_crop=14)
     loader = data.train_dataloader()
@@ -121,7 +121,7 @@ def test_two_ranks_share_the_epoch(module):
     assert [number for pair in zip(*shares, strict=True) for number in pair] == whole
 
 
-def test_two_ranks_evaluate_every_picture(module):
+def test_two_ranks_evaluate_every_image(module):
     shares = [image_ids(as_rank(module(), rank, 2).test_dataloader()) for rank in range(2)]
     assert sorted(set(shares[0] + shares[1])) == list(range(30, 37))
     assert len(shares[0]) == len(shares[1]) == 4
@@ -181,14 +181,14 @@ def test_the_check_runs_before_training(module, caplog):
     data = module()
     broken = data.source.root / "test/33.jpg"
     broken.unlink()
-    with pytest.raises(UserError, match=r"test/33.jpg: picture 33: the file does not exist; restore it or remove it"):
+    with pytest.raises(UserError, match=r"test/33.jpg: image 33: the file does not exist; restore it or remove it"):
         data.test_dataloader()
     lenient = DetectionDataModule(
         data.source, data.splits, data.train_transform, data.eval_transform, on_unreadable="skip", num_workers=0
     )
     with caplog.at_level(logging.INFO):
         assert image_ids(lenient.test_dataloader()) == [30, 31, 32, 34, 35, 36]
-    assert "signs/test: 6 pictures (6 without a box), 0 boxes; 1 broken pictures or boxes left out" in caplog.text
+    assert "signs/test: 6 images (6 without a box), 0 boxes; 1 broken images or boxes left out" in caplog.text
     assert len(lenient.reports["test"].problems) == 1
 
 
@@ -202,8 +202,8 @@ def test_all_that_a_fit_reads_is_checked_in_one_go(module):
     data.setup("test")
 
 
-def test_the_check_can_be_told_not_to_open_pictures(module):
-    data = module(check_pictures="none")
+def test_the_check_can_be_told_not_to_open_images(module):
+    data = module(check_images="none")
     (data.source.root / "test/33.jpg").unlink()
     assert len(data.index("test")) == 7
 
@@ -211,7 +211,7 @@ def test_the_check_can_be_told_not_to_open_pictures(module):
 def test_a_training_split_without_any_box_is_refused(module):
     data = module()
     empty = DetectionDataModule(data.source, {"train": "test"}, data.train_transform, data.eval_transform)
-    with pytest.raises(UserError, match=r"signs/test: no box to learn from in 7 pictures; check data.splits.train and"):
+    with pytest.raises(UserError, match=r"signs/test: no box to learn from in 7 images; check data.splits.train and"):
         empty.check("train")
 
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from efpn.data.augment import ColorJitter, HorizontalFlip
 from efpn.data.coco import CocoJson
 from efpn.data.dataset import DetectionDataset, halve, to_tensor
-from efpn.data.pictures import PictureError, probe_picture, read_picture, read_smaller
+from efpn.data.images import ImageError, probe_image, read_image, read_smaller
 from efpn.data.records import Problem
 from efpn.data.transforms import EvalTransform, TrainTransform
 from efpn.errors import UserError
@@ -27,7 +27,7 @@ def test_item_has_the_promised_shapes_and_types(index):
     assert target["scale"].tolist() == [0.5, 0.5]
 
 
-def test_pictures_without_boxes_have_empty_targets(index):
+def test_images_without_boxes_have_empty_targets(index):
     _, target = DetectionDataset(index([]), EvalTransform(15, 20))[0]
     assert target["boxes"].shape == (0, 4) and target["labels"].shape == (0,)
 
@@ -53,17 +53,17 @@ def test_pairs_are_aligned_pixel_by_pixel(index, transform):
         torch.testing.assert_close(same["boxes"], target["boxes"], rtol=0, atol=0)
 
 
-def test_direct_resizing_spares_the_2x_picture(index):
+def test_direct_resizing_spares_the_2x_image(index):
     one = index([])
     direct = DetectionDataset(one, EvalTransform(15, 20, direct=True))[0][0]
-    native = read_picture(one.records[0].path)
+    native = read_image(one.records[0].path)
     mean = native.reshape(15, 2, 20, 2, 3).mean(axis=(1, 3)).transpose(2, 0, 1) / 255
     np.testing.assert_allclose(direct.numpy(), mean, atol=0.51 / 255)
 
 
 @pytest.fixture
 def crowded(coco):
-    """A lamp at (4, 5, 14, 17), and a crowd in the right half of a picture of 40 x 30."""
+    """A lamp at (4, 5, 14, 17), and a crowd in the right half of an image of 40 x 30."""
     lamp = {"id": 1, "image_id": 7, "category_id": 90, "bbox": [4, 5, 10, 12]}
     crowd = {"id": 2, "image_id": 7, "category_id": 4, "bbox": [20, 0, 20, 30], "iscrowd": 1}
     root = coco(annotations=[lamp, crowd])
@@ -78,7 +78,7 @@ def test_crowds_are_no_objects_but_regions_to_ignore(crowded):
     assert DetectionDataset(crowded, EvalTransform(15, 20))[0][1]["ignore_boxes"].shape == (0, 4)
 
 
-def test_crowds_go_with_the_picture_through_crop_and_flip(crowded):
+def test_crowds_go_with_the_image_through_crop_and_flip(crowded):
     mirror = TrainTransform(30, 40, augment=[HorizontalFlip(1.0)])
     assert DetectionDataset(crowded, mirror)[1][1]["ignore_boxes"].tolist() == [[0, 0, 20, 30]]
     cropped = DetectionDataset(
@@ -110,14 +110,12 @@ def broken(index):
     return four
 
 
-def test_unreadable_picture_names_the_file(broken):
-    with pytest.raises(
-        PictureError, match=r"picture .*1.jpg: cannot be read \(.*truncated.*\); restore it or remove it"
-    ):
+def test_unreadable_image_names_the_file(broken):
+    with pytest.raises(ImageError, match=r"image .*1.jpg: cannot be read \(.*truncated.*\); restore it or remove it"):
         DetectionDataset(broken, EvalTransform(15, 20))[1]
 
 
-def test_unreadable_picture_is_skipped_with_a_warning_and_a_count(broken, caplog):
+def test_unreadable_image_is_skipped_with_a_warning_and_a_count(broken, caplog):
     dataset = DetectionDataset(broken, EvalTransform(15, 20), on_unreadable="skip")
     with caplog.at_level(logging.WARNING):
         assert dataset[1][1]["image_id"].item() == 2
@@ -135,23 +133,23 @@ def test_a_lost_disk_ends_the_run(index):
     gone = index([], [])
     for record in gone.records:
         record.path.unlink()
-    with pytest.raises(UserError, match=r"20 pictures in a row cannot be read, up to .*jpg; is the disk there\?"):
+    with pytest.raises(UserError, match=r"20 images in a row cannot be read, up to .*jpg; is the disk there\?"):
         DetectionDataset(gone, EvalTransform(15, 20), on_unreadable="skip")[0]
 
 
 def test_errors_survive_the_way_out_of_a_worker(broken):
-    error = PictureError("x.jpg", "is gone")
-    assert str(PictureError(str(error))) == str(error)
+    error = ImageError("x.jpg", "is gone")
+    assert str(ImageError(str(error))) == str(error)
     loader = DataLoader(DetectionDataset(broken, EvalTransform(15, 20)), num_workers=1, collate_fn=list)
-    with pytest.raises(PictureError, match=r"1.jpg: cannot be read"):
+    with pytest.raises(ImageError, match=r"1.jpg: cannot be read"):
         list(loader)
 
 
 def test_an_index_with_problems_is_refused(index, tmp_path):
     from dataclasses import replace
 
-    flawed = replace(index([]), problems=(Problem(tmp_path, "picture 5", "is odd", "mend it"),))
-    with pytest.raises(UserError, match=r"set/train: 1 problem\n.*picture 5: is odd; mend it"):
+    flawed = replace(index([]), problems=(Problem(tmp_path, "image 5", "is odd", "mend it"),))
+    with pytest.raises(UserError, match=r"set/train: 1 problem\n.*image 5: is odd; mend it"):
         DetectionDataset(flawed, EvalTransform(15, 20))
 
 
@@ -170,12 +168,12 @@ def test_a_rotation_in_the_exif_data_is_not_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # "rotate by 90 degrees"
     Image.new("RGB", (40, 30)).save(tmp_path / "turned.jpg", exif=exif)
-    assert read_picture(tmp_path / "turned.jpg").shape == (30, 40, 3)
-    assert probe_picture(tmp_path / "turned.jpg", decode=False) == (30, 40)
+    assert read_image(tmp_path / "turned.jpg").shape == (30, 40, 3)
+    assert probe_image(tmp_path / "turned.jpg", decode=False) == (30, 40)
 
 
 def draw_photo(path, width, height):
-    """A smooth picture that its lower frequencies tell well."""
+    """A smooth image that its lower frequencies tell well."""
     y, x = np.mgrid[:height, :width] / 40
     planes = [128 + 90 * np.sin(x + phase) * np.cos(y - phase) for phase in (0, 1, 2)]
     Image.fromarray(np.stack(planes, axis=2).astype(np.uint8)).save(path, quality=95)
@@ -184,7 +182,7 @@ def draw_photo(path, width, height):
 @pytest.mark.parametrize(
     "factor, sides, by", [(2, 51, 2), (2, 50, 4), (2, 25, 8), (2, 101, 1), (1, 100, 4), (1, 101, 2), (2, 5, 8)]
 )
-def test_a_picture_may_be_read_as_small_as_it_is_needed(factor, sides, by):
+def test_an_image_may_be_read_as_small_as_it_is_needed(factor, sides, by):
     assert TrainTransform(sides, 10_000).shrink(400, 600, factor=factor, seed=0) == by
     assert EvalTransform(sides, 10_000).shrink(400, 600, factor=factor, seed=0) == 1
 
@@ -214,14 +212,14 @@ def test_a_jpeg_read_smaller_gives_the_same_sample(index, tmp_path, monkeypatch,
         torch.testing.assert_close(target["boxes"], expected["boxes"], rtol=0, atol=0.6)
 
 
-def test_crops_of_a_picture_read_smaller_hold_their_object(index, tmp_path):
+def test_crops_of_an_image_read_smaller_hold_their_object(index, tmp_path):
     draw_photo(tmp_path / "photo.jpg", 640, 480)
     drawn = index([[400, 300, 440, 340]])
     one = dataclasses.replace(drawn, records=(dataclasses.replace(drawn.records[0], path=tmp_path / "photo.jpg"),))
     dataset = DetectionDataset(one, TrainTransform(60, 80, crop=24, object_crop_prob=1.0))
     for seed in range(8):
-        picture, target = dataset[0, seed]
-        assert picture.shape == (3, 24, 24)
+        image, target = dataset[0, seed]
+        assert image.shape == (3, 24, 24)
         sides = target["boxes"][0, 2:] - target["boxes"][0, :2]
         torch.testing.assert_close(sides, torch.tensor([5.0, 5.0]), rtol=0.05, atol=0)
         torch.testing.assert_close(target["scale"], torch.tensor([0.125, 0.125]), rtol=0.05, atol=0)
@@ -242,5 +240,5 @@ def test_a_png_is_read_whole(tmp_path):
 def test_a_truncated_jpeg_is_named_when_read_smaller_too(tmp_path):
     draw_photo(tmp_path / "a.jpg", 640, 480)
     (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-4000])
-    with pytest.raises(PictureError, match="a.jpg"):
+    with pytest.raises(ImageError, match="a.jpg"):
         read_smaller(tmp_path / "a.jpg", lambda height, width: 4)

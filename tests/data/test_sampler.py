@@ -61,7 +61,7 @@ def test_nothing_to_sample():
 
 
 @pytest.mark.parametrize(("length", "world_size"), [(10, 1), (10, 2), (7, 2), (7, 3), (2, 5)])
-def test_evaluation_covers_every_picture_in_equal_shares(length, world_size):
+def test_evaluation_covers_every_image_in_equal_shares(length, world_size):
     shares = [list(EvalSampler(length, rank, world_size)) for rank in range(world_size)]
     assert {number for share in shares for number in share} == set(range(length))
     assert len({len(share) for share in shares}) == 1

@@ -34,7 +34,7 @@ def test_holdout_grows_without_reshuffling(source):
     assert set(few) < set(many)
 
 
-def test_match_takes_pictures_by_file_name(source):
+def test_match_takes_images_by_file_name(source):
     rules = {"train": "train", "val": {"from": "train", "match": "1?.jpg"}}
     assert ids(source, rules, "val") == list(range(10, 20))
     assert ids(source, rules, "train") == list(range(10))

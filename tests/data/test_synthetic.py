@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from efpn.data.check import check_index
-from efpn.data.pictures import read_picture
+from efpn.data.images import read_image
 from efpn.data.synthetic import Synthetic, source
 from efpn.data.synthetic.scene import SceneOptions, draw_scene
 from efpn.data.synthetic.signs import SIDE, distractors, sign_kinds
@@ -19,7 +19,7 @@ def drawn(tmp_path_factory) -> Synthetic:
 
 
 def test_is_a_sound_data_set_in_the_tt100k_layout(drawn):
-    indices = [check_index(drawn.load(split), open_pictures="all") for split in ("train", "val", "test")]
+    indices = [check_index(drawn.load(split), open_images="all") for split in ("train", "val", "test")]
     assert [len(index) for index, _ in indices] == [3, 1, 2]
     assert all(not report.clipped and not report.zero_area for _, report in indices)
     assert indices[0][0].records[0].size == (128, 128)
@@ -28,10 +28,10 @@ def test_is_a_sound_data_set_in_the_tt100k_layout(drawn):
     assert len({record.image_id for index, _ in indices for record in index.records}) == 6
 
 
-def test_equal_arguments_draw_equal_pictures(drawn, tmp_path):
+def test_equal_arguments_draw_equal_images(drawn, tmp_path):
     again = Synthetic(tmp_path, **SMALL)
     for one, other in zip(drawn.load("train").records, again.load("train").records, strict=True):
-        np.testing.assert_array_equal(read_picture(one.path), read_picture(other.path))
+        np.testing.assert_array_equal(read_image(one.path), read_image(other.path))
         np.testing.assert_array_equal(one.boxes, other.boxes)
 
 
@@ -39,8 +39,8 @@ def test_each_argument_has_its_own_folder(drawn, tmp_path):
     variants = [SMALL | change for change in ({}, {"seed": 1}, {"counts": {"train": 4}}, {"options": {"side": 96}})]
     assert len({Synthetic(drawn.root, **variant).folder for variant in variants}) == 4
     first, second = (Synthetic(tmp_path, {"train": 1}, seed=seed, options={"side": 64}) for seed in (0, 1))
-    pictures = [read_picture(signs.load("train").records[0].path) for signs in (first, second)]
-    assert (pictures[0] != pictures[1]).any()
+    images = [read_image(signs.load("train").records[0].path) for signs in (first, second)]
+    assert (images[0] != images[1]).any()
 
 
 def test_a_set_that_is_there_is_not_drawn_again(drawn, monkeypatch):
@@ -103,13 +103,13 @@ def test_boxes_frame_the_painted_signs(monkeypatch):
     from efpn.data.synthetic import scene
 
     monkeypatch.setattr(scene, "draw_street", lambda side, random: np.zeros((side, side, 3), np.uint8))
-    monkeypatch.setattr(scene, "_photograph", lambda picture, random: picture)
-    monkeypatch.setattr(scene, "_post", lambda picture, box, random: None)
+    monkeypatch.setattr(scene, "_photograph", lambda image, random: image)
+    monkeypatch.setattr(scene, "_post", lambda image, box, random: None)
     monkeypatch.setattr(scene, "OCCLUDED", 0)
     options = SceneOptions(side=200, signs=(1, 1), distractors=0, empty=0)
     for seed in range(40):
-        picture, (placed,) = draw_scene(options, np.random.default_rng(seed))
-        rows, columns = np.nonzero(picture.max(axis=2) > 40)
+        image, (placed,) = draw_scene(options, np.random.default_rng(seed))
+        rows, columns = np.nonzero(image.max(axis=2) > 40)
         found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         np.testing.assert_allclose(found, placed.box, atol=2.0)
 
@@ -118,8 +118,8 @@ def test_options_are_kept():
     options = SceneOptions(side=256, signs=(5, 9), sign_size=(10, 40), empty=0)
     sizes = []
     for seed in range(12):
-        picture, placed = draw_scene(options, np.random.default_rng(seed))
-        assert picture.shape == (256, 256, 3)
+        image, placed = draw_scene(options, np.random.default_rng(seed))
+        assert image.shape == (256, 256, 3)
         assert 4 <= len(placed) <= 9
         boxes = np.array([sign.box for sign in placed])
         assert (boxes >= 0).all() and (boxes <= 256).all()

@@ -33,13 +33,13 @@ def test_size_rule_is_torchvisions(height, width, short_side, max_size, size):
     assert (round(height * factor), round(width * factor)) == size
 
 
-def test_eval_gives_the_whole_picture_and_its_scale():
+def test_eval_gives_the_whole_image_and_its_scale():
     image, boxes = painted(300, 400, (40, 60, 120, 100)), np.array([[40.0, 60, 120, 100]])
     view = EvalTransform(150, 1000)(image, boxes, factor=2, seed=0)
     assert view.image.shape == (300, 400, 3)
     assert view.scale == (0.5, 0.5)
     np.testing.assert_allclose(view.boxes, [[20, 30, 60, 50]])
-    np.testing.assert_array_equal(view.image, image)  # 2x of half the size is the native picture itself
+    np.testing.assert_array_equal(view.image, image)  # 2x of half the size is the native image itself
 
 
 def test_eval_scale_is_exact_per_axis():
@@ -58,7 +58,7 @@ def test_shrinking_averages_areas():
     assert np.abs(view.image - mean).max() <= 0.5
 
 
-def test_one_factor_of_the_double_size_is_the_2x_picture():
+def test_one_factor_of_the_double_size_is_the_2x_image():
     image = np.random.default_rng(0).integers(0, 256, (90, 180, 3), np.uint8)
     double = EvalTransform(100, 200, direct=True)(image, np.zeros((0, 4)), factor=1, seed=0)
     pair = EvalTransform(50, 100)(image, np.zeros((0, 4)), factor=2, seed=0)
@@ -172,7 +172,7 @@ def test_a_repeat_is_a_crop_around_the_object_it_comes_for():
         assert whole.image.shape[0] >= 80 and len(whole.kept) == 2  # the first time: all of it
         view = transform(image, boxes, factor=2, seed=seed, focus=np.array([1]))
         assert view.image.shape == (100, 100, 3) and 1 in view.kept
-        assert view.scale == pytest.approx(whole.scale, rel=0.05)  # the size of objects is that of the whole picture
+        assert view.scale == pytest.approx(whole.scale, rel=0.05)  # the size of objects is that of the whole image
         (box,) = view.boxes[view.kept == 1]
         np.testing.assert_allclose(box[2:] - box[:2], 20 * np.array(view.scale), rtol=1e-6)  # not cut
         corners.add(tuple(box[:2].round()))
@@ -192,5 +192,5 @@ def test_the_window_of_a_repeat_in_native_pixels():
     assert TrainTransform(50, 100, crop=20).repeat_window((100, 100)) == 40
     assert np.isinf(TrainTransform(50, 100).repeat_window((100, 100)))
     assert np.isinf(TrainTransform(50, 100, repeat_crop=20).repeat_window(None))
-    with pytest.raises(UserError, match="repeat_crop is 0; give a side in 1x pixels, or null for whole pictures"):
+    with pytest.raises(UserError, match="repeat_crop is 0; give a side in 1x pixels, or null for whole images"):
         TrainTransform(50, 100, repeat_crop=0)

@@ -116,15 +116,15 @@ def test_ids_without_annotation_are_all_listed(tt100k, tt100k_sign):
     root = tt100k({"train": {1: [tt100k_sign()]}}, ids={"train": [1, 8, 9]})
     found = problems(root)
     assert len(found) == 2
-    assert found[0].endswith("picture 8: listed here but not in annotations.json; remove the id or add its annotation")
-    assert "picture 9" in found[1] and "ids.txt" in found[1]
+    assert found[0].endswith("image 8: listed here but not in annotations.json; remove the id or add its annotation")
+    assert "image 9" in found[1] and "ids.txt" in found[1]
     with pytest.raises(UserError, match="signs/train: 2 problems"):
         TT100K(root).load("train").require_sound()
 
 
 def test_duplicate_id_is_read_once_and_reported(tt100k, tt100k_sign):
     root = tt100k({"train": {1: [tt100k_sign()]}}, ids={"train": [1, 1]})
-    assert problems(root) == [f"{root / 'train/ids.txt'}: picture 1: duplicate id, listed 2 times; list it once"]
+    assert problems(root) == [f"{root / 'train/ids.txt'}: image 1: duplicate id, listed 2 times; list it once"]
     assert len(TT100K(root).load("train")) == 1
 
 
@@ -133,9 +133,9 @@ def test_duplicate_id_is_read_once_and_reported(tt100k, tt100k_sign):
     [
         (
             {"category": "zz", "bbox": {}},
-            "picture 1, object 1: unknown category 'zz'; add it to 'types' or correct the name",
+            "image 1, object 1: unknown category 'zz'; add it to 'types' or correct the name",
         ),
-        ({"category": "pn"}, "picture 1, object 1: lacks the field 'bbox'"),
+        ({"category": "pn"}, "image 1, object 1: lacks the field 'bbox'"),
         ({"category": "pn", "bbox": {"xmin": 1, "ymin": 2, "xmax": 3}}, "lacks the field 'ymax'"),
         ({"category": "pn", "bbox": {"xmin": None, "ymin": 2, "xmax": 3, "ymax": 4}}, "object 1: xmin is null; each"),
         ({"category": "pn", "bbox": {"xmin": "1", "ymin": 2, "xmax": 3, "ymax": 4}}, "xmin is '1'; each object needs"),
@@ -158,12 +158,12 @@ def test_bad_objects_are_reported_and_the_others_kept(tt100k, tt100k_sign, thing
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        (5, "picture 1: is 5, not an object; each picture needs a text as path and a list as objects"),
-        ({"path": 5, "objects": []}, "picture 1: path is 5; each picture needs"),
-        ({"objects": {}}, "picture 1: objects is {}, not a list; each picture needs"),
+        (5, "image 1: is 5, not an object; each image needs a text as path and a list as objects"),
+        ({"path": 5, "objects": []}, "image 1: path is 5; each image needs"),
+        ({"objects": {}}, "image 1: objects is {}, not a list; each image needs"),
     ],
 )
-def test_a_misshapen_picture_is_named(tt100k, entry, message):
+def test_a_misshapen_image_is_named(tt100k, entry, message):
     root = tt100k({"train": {1: []}})
     content = json.loads((root / "annotations.json").read_text())
     (root / "annotations.json").write_text(json.dumps(content | {"imgs": {"1": entry}}))
@@ -177,7 +177,7 @@ def test_a_misshapen_picture_is_named(tt100k, entry, message):
     [
         ({"types": {"pn": 1}}, r"annotations\.json: 'types' is \{'pn': 1\}; make it a list of class names"),
         ({"types": ["pn", 5]}, r"'types' is \['pn', 5\]; make it a list"),
-        ({"imgs": []}, r"annotations\.json: 'imgs' is \[\]; make it an object of pictures by id"),
+        ({"imgs": []}, r"annotations\.json: 'imgs' is \[\]; make it an object of images by id"),
     ],
 )
 def test_a_misshapen_file_is_named(tt100k, change, message):
@@ -195,14 +195,14 @@ def test_unknown_split_names_the_missing_list(tt100k):
 
 @pytest.mark.parametrize("token", ["x1", "-3", "9" * 30])
 def test_id_that_is_no_number(tt100k, token):
-    with pytest.raises(UserError, match=rf"ids.txt: '{token}' is not a picture id"):
+    with pytest.raises(UserError, match=rf"ids.txt: '{token}' is not an image id"):
         TT100K(tt100k({"train": {}}, ids={"train": [token]})).load("train")
 
 
 def test_a_list_of_ids_that_is_no_text_is_named(tt100k):
     root = tt100k({"train": {}})
     (root / "train" / "ids.txt").write_bytes(b"\xff\xfe1")
-    with pytest.raises(UserError, match=r"ids\.txt: .* is not a picture id"):
+    with pytest.raises(UserError, match=r"ids\.txt: .* is not an image id"):
         TT100K(root).load("train")
 
 

@@ -36,25 +36,25 @@ def random_detector(extended: bool = True, own_head: bool = True, below: float =
                 torch.zeros_like(weight) if name.endswith("bias") else torch.randn_like(weight) * weight.std() * 2
             )
             if weight.shape == (5,):
-                weight[0] = 2  # of zero features, as of a picture in the mean colour, nothing is detected
+                weight[0] = 2  # of zero features, as of an image in the mean colour, nothing is detected
         for weight in detector.rpn.parameters():
             weight.mul_(5)
     return detector.eval().requires_grad_(False)
 
 
 def blank(height: int, width: int) -> torch.Tensor:
-    """A picture that is zero after normalisation, and so are all maps."""
+    """An image that is zero after normalisation, and so are all maps."""
     return torch.tensor(IMAGENET_MEAN)[:, None, None].expand(3, height, width).contiguous()
 
 
 def noise(height: int, width: int, seed: int = 0) -> torch.Tensor:
-    """A picture with structure at several scales."""
+    """An image with structure at several scales."""
     generator = torch.Generator().manual_seed(seed)
-    picture = torch.zeros(3, height, width)
+    image = torch.zeros(3, height, width)
     for cell in (4, 16, 40):
         coarse = torch.rand(1, 3, -(-height // cell), -(-width // cell), generator=generator)
-        picture += torch.nn.functional.interpolate(coarse, scale_factor=cell)[0, :, :height, :width]
-    return picture / 3
+        image += torch.nn.functional.interpolate(coarse, scale_factor=cell)[0, :, :height, :width]
+    return image / 3
 
 
 @pytest.fixture(scope="session")

@@ -21,20 +21,20 @@ def rows(table):
 
 
 class Says(nn.Module):
-    """A detector that says the same of every picture."""
+    """A detector that says the same of every image."""
 
     def __init__(self, table):
         super().__init__()
         self.table = table
         self.backbone = SimpleNamespace(reads_2x=False)
 
-    def forward(self, pictures, images_2x=None):
-        return [rows(self.table) for _ in pictures]
+    def forward(self, images, images_2x=None):
+        return [rows(self.table) for _ in images]
 
 
 def run(ours, theirs, names=("a.jpg",)):
     views = [(name, torch.zeros(3, 8, 8)) for name in names]
-    return compare(Says(ours), lambda picture: rows(theirs), views, CLOSE)
+    return compare(Says(ours), lambda image: rows(theirs), views, CLOSE)
 
 
 def changed(row, column, value):
@@ -77,7 +77,7 @@ def test_one_cannot_stand_for_two():
         run(ours, [ours[0], [50, 50, 60, 60, 0.9, 1]])
 
 
-def test_every_picture_that_differs_is_named():
+def test_every_image_that_differs_is_named():
     with pytest.raises(UserError, match="2 problems\n  a.jpg: .*\n  b.jpg: "):
         run(ROWS, ROWS[:1], names=("a.jpg", "b.jpg"))
 

@@ -16,13 +16,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch.nn.functional import avg_pool2d
 
-from efpn.data.dataset import picture_pair
+from efpn.data.dataset import image_pair
 from efpn.data.transforms import EvalTransform
 from efpn.deploy.formats import Onnx, Torch, check_packages
-from efpn.deploy.options import given_pictures
+from efpn.deploy.options import given_images
 from efpn.deploy.run import NO_BOXES, export
 from efpn.errors import UserError
-from efpn.prediction.pictures import find_pictures
+from efpn.prediction.images import find_images
 from efpn.prediction.run import predict
 from efpn.runs.saved import SavedRun, latest_run
 
@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("export")]  # what is ex
 
 @pytest.fixture(scope="session")
 def larger(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The trained run, told to see its pictures at 96 px: 64 are too few for an export."""
+    """The trained run, told to see its images at 96 px: 64 are too few for an export."""
     folder = tmp_path_factory.mktemp("larger") / "demo" / "seed0"
     shutil.copytree(trained / "finetune", folder / "finetune")
     path = folder / "finetune" / "config.yaml"
@@ -43,14 +43,14 @@ def larger(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def signs(data: Path, trained: Path) -> list[Path]:
-    """Drawn pictures, 128 px."""
+    """Drawn images, 128 px."""
     return sorted((next(data.glob("signs-*")) / "test").glob("*.jpg"))
 
 
 @pytest.fixture(scope="session")
 def model(larger: Path) -> Path:
     """The ONNX file, by the command line."""
-    done = run("export.py", f"run={larger}", "check.pictures=2", timeout=1500)
+    done = run("export.py", f"run={larger}", "check.images=2", timeout=1500)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "agrees on" in done.stdout and "Traceback" not in done.stderr
     return larger / "finetune" / "export" / "model.onnx"
@@ -67,15 +67,15 @@ def test_the_command_leaves_a_file_and_its_description(model, larger):
 
 
 def test_the_example_prints_what_predict_finds(model, larger, signs, tmp_path):
-    picture = signs[0]
-    script = [sys.executable, str(ROOT / "examples" / "onnx_runtime.py"), str(model), str(picture), "0.0"]
+    image = signs[0]
+    script = [sys.executable, str(ROOT / "examples" / "onnx_runtime.py"), str(model), str(image), "0.0"]
     done = subprocess.run(script, capture_output=True, text=True, timeout=120, check=True)
     lines = [line.split() for line in done.stdout.splitlines()]
 
-    options = [f"run={larger}", f"pictures={picture}", f"out={tmp_path}", "draw=false", "trainer.accelerator=cpu"]
+    options = [f"run={larger}", f"images={image}", f"out={tmp_path}", "draw=false", "trainer.accelerator=cpu"]
     cfg = config("predict", *options)
-    predict(cfg, latest_run(cfg.run), find_pictures([cfg.pictures], tmp_path))
-    names = {one["id"]: one["name"] for one in json.loads((tmp_path / "pictures.json").read_text())["categories"]}
+    predict(cfg, latest_run(cfg.run), find_images([cfg.images], tmp_path))
+    names = {one["id"]: one["name"] for one in json.loads((tmp_path / "images.json").read_text())["categories"]}
     expected = json.loads((tmp_path / "detections.json").read_text())
     assert len(lines) == len(expected) > 3
     # grey values of the two ways to resize differ by one at most, which moves a box by a fraction of a pixel
@@ -101,7 +101,7 @@ def test_the_example_resizes_as_the_project_does(size, short_side, direct):
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    expected, _, _ = picture_pair(EvalTransform(short_side, 130, direct), image, NO_BOXES, seed=0)
+    expected, _, _ = image_pair(EvalTransform(short_side, 130, direct), image, NO_BOXES, seed=0)
     rule = {"short_side": short_side, "max_size": 130, "factor": 1 if direct else 2, "given": 1}
     got = example.resized(image, rule)
     assert got.shape == tuple(expected.shape) and got.dtype == np.float32
@@ -121,8 +121,8 @@ class Shifted(Torch):
     def load(self, path):
         assert path.read_bytes() == b"model"
 
-        def run(picture):
-            found = self.detector([avg_pool2d(picture, 2)], images_2x=[picture])[0]
+        def run(image):
+            found = self.detector([avg_pool2d(image, 2)], images_2x=[image])[0]
             return {**found, "boxes": found["boxes"] + self.shift}
 
         return run
@@ -153,7 +153,7 @@ def test_a_file_that_says_something_else_is_not_left(shifted, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_picture_that_is_too_small_is_named(trained, signs, tmp_path, monkeypatch):
+def test_an_image_that_is_too_small_is_named(trained, signs, tmp_path, monkeypatch):
     monkeypatch.setattr("efpn.deploy.run.trace", lambda detector: None)
     cfg = config("export", f"run={trained}", f"out={tmp_path}")
     with pytest.raises(UserError, match=r"\.jpg: 64 x 64 px at 1x; an exported detector takes sides from 65"):
@@ -172,10 +172,10 @@ def test_a_missing_package_is_named_with_the_command(name, monkeypatch):
     check_packages(Torch())
 
 
-def test_no_more_pictures_than_asked_for(signs, tmp_path):
-    given = given_pictures(config("export", "run=x", f"pictures={signs[0].parent}", "check.pictures=3"), tmp_path)
+def test_no_more_images_than_asked_for(signs, tmp_path):
+    given = given_images(config("export", "run=x", f"images={signs[0].parent}", "check.images=3"), tmp_path)
     assert given == signs[:3]
-    assert given_pictures(config("export", "run=x"), tmp_path) == []
+    assert given_images(config("export", "run=x"), tmp_path) == []
 
 
 @pytest.mark.parametrize("name, kind", [("onnx", Onnx), ("torch", Torch)])

@@ -23,12 +23,12 @@ def found(outputs):
     return dict(zip(("boxes", "labels", "scores"), outputs, strict=True))
 
 
-def small_count(detector, picture):
-    """How many RoIs of a picture there are, and how many of them are small."""
+def small_count(detector, image):
+    """How many RoIs of an image there are, and how many of them are small."""
     seen = []
     align = detector.roi_heads.box_roi_pool
     handle = align.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1][0]))
-    detector([picture])
+    detector([image])
     handle.remove()
     return len(seen[0]), int(align.is_small(seen[0]).sum())
 
@@ -48,18 +48,18 @@ def test_the_graph_is_the_detector(options):
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_a_file_gives_what_the_detector_gives_at_any_size(detector, exported, size):
-    picture = noise(*size)
-    everything, small = small_count(detector, picture)
+    image = noise(*size)
+    everything, small = small_count(detector, image)
     assert 0 < small < everything  # both levels and both heads are used
-    expected = detector([picture])[0]
+    expected = detector([image])[0]
     assert len(expected["scores"]) > 5
-    got = exported(picture)
+    got = exported(image)
     assert isinstance(differences(expected, got, CLOSE), torch.Tensor), differences(expected, got, CLOSE)
     assert {key: value.dtype for key, value in got.items()} == {key: value.dtype for key, value in expected.items()}
     assert (got["scores"].diff() <= 0).all()
 
 
-def test_a_picture_without_detections_gives_empty_outputs(detector, exported):
+def test_an_image_without_detections_gives_empty_outputs(detector, exported):
     assert len(detector([blank(96, 96)])[0]["scores"]) == 0
     got = exported(blank(96, 96))
     assert [tuple(got[key].shape) for key in ("boxes", "labels", "scores")] == [(0, 4), (0,), (0,)]
@@ -96,7 +96,7 @@ class BoxOutputs(nn.Module):
 
 @pytest.fixture(scope="module")
 def split(detector, tmp_path_factory):
-    """`BoxOutputs`, its maps of a picture of 128 px, and the same in ONNX Runtime."""
+    """`BoxOutputs`, its maps of an image of 128 px, and the same in ONNX Runtime."""
     maps = detector.backbone(noise(128, 128)[None])
     module = BoxOutputs(detector).eval()
     shapes = {"maps": dict.fromkeys(maps), "rois": {0: torch.export.Dim("n")}}

@@ -11,7 +11,7 @@ NAMES = {4: "pl40", 9: "pn"}
 
 @pytest.fixture
 def ground_truth():
-    """Three pictures: a small and a medium box, a large one, none; and a class that is not evaluated."""
+    """Three images: a small and a medium box, a large one, none; and a class that is not evaluated."""
     rows = [(1, 4, [10, 10, 20, 20]), (1, 9, [100, 100, 50, 50]), (2, 4, [20, 20, 120, 110]), (2, 7, [0, 0, 9, 9])]
     boxes = [
         {"id": n, "image_id": i, "category_id": c, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
@@ -23,7 +23,7 @@ def ground_truth():
 
 @pytest.fixture
 def detections():
-    """A hit on the small box, a wrong class on the medium one, nothing on the large, a false alarm in picture 3."""
+    """A hit on the small box, a wrong class on the medium one, nothing on the large, a false alarm in image 3."""
     return [
         {"image_id": 1, "category_id": 4, "bbox": [11.0, 10.0, 20.0, 20.0], "score": 0.9},
         {"image_id": 1, "category_id": 4, "bbox": [100.0, 100.0, 50.0, 50.0], "score": 0.8},

@@ -58,7 +58,7 @@ def test_reading_errors_name_the_file(tmp_path):
         read_json(tmp_path / "c.json")
 
 
-def test_tt100k_results_hold_every_picture_and_score_the_same(ground_truth, detections, metrics):
+def test_tt100k_results_hold_every_image_and_score_the_same(ground_truth, detections, metrics):
     results = as_tt100k_results(ground_truth, detections)
     assert list(results["imgs"]) == ["1", "2", "3"]
     assert results["imgs"]["2"]["objects"][0] == {

@@ -16,7 +16,7 @@ from efpn.evaluation.run import evaluate
 
 @pytest.fixture
 def things(tmp_path: Path) -> Path:
-    """Two pictures of one box each in COCO's layout, as validation and as test split."""
+    """Two images of one box each in COCO's layout, as validation and as test split."""
     root = tmp_path / "things"
     for split, shift in (("val", 0), ("test", 5)):
         (root / split).mkdir(parents=True)
@@ -32,7 +32,7 @@ def things(tmp_path: Path) -> Path:
 
 
 def results(path: Path, *rows: tuple[int, int, float]) -> Path:
-    """A result file: picture, left edge, score of boxes as large as the true ones."""
+    """A result file: image, left edge, score of boxes as large as the true ones."""
     found = [{"image_id": i, "category_id": 3, "bbox": [x, 10, 12, 12], "score": score} for i, x, score in rows]
     path.write_text(json.dumps(found))
     return path
@@ -40,7 +40,7 @@ def results(path: Path, *rows: tuple[int, int, float]) -> Path:
 
 def overrides(root: Path, *more: str) -> list[str]:
     splits = [f"data.source.splits.{s}={{images: {s}, annotations: {s}.json}}" for s in ("train", "val", "test")]
-    return ["data=coco", f"data.root={root}", *splits, "pictures=1", *more]
+    return ["data=coco", f"data.root={root}", *splits, "images=1", *more]
 
 
 def test_a_file_is_scored_as_a_model_is(things: Path, tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_file_is_scored_as_a_model_is(things: Path, tmp_path: Path) -> None:
     assert record["thresholds"]["best_f1"] < 0.3 and record["metrics_at_best_f1"]["rec"] == 1.0
     assert record["objects"]["ap"] == {"all": 2, "small": 2, "medium": 0, "large": 0}
     assert record["metrics"]["AP_M"] is None
-    assert (tmp_path / "yolo-test/pictures.png").is_file()
+    assert (tmp_path / "yolo-test/images.png").is_file()
 
 
 def test_without_data_it_asks_for_them(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_missing_file_and_a_wrong_one_are_answered_without_a_traceback(things:
     assert done.returncode == 2 and "none.json: no such file; give the result file" in done.stderr
     found = results(tmp_path / "yolo.json", (7, 15, 0.9))
     done = run_here("evaluate.py", f"detections={found}", *overrides(things))
-    assert done.returncode == 2 and "image_id 7 is no picture of the ground truth" in done.stderr
+    assert done.returncode == 2 and "image_id 7 is no image of the ground truth" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -17,7 +17,7 @@ from efpn.metrics.evaluation import Evaluation
 def scored(tmp_path, evaluation, monkeypatch):
     """``scored(name, found)``: such an evaluation whose first detection came from P2'."""
     monkeypatch.setattr(
-        Evaluation, "by_level", property(lambda one: {"p2x": one.detections[:1], "p2": one.detections[1:]})
+        Evaluation, "by_level", property(lambda one: {"p2_ext": one.detections[:1], "p2": one.detections[1:]})
     )
     return lambda name, found: evaluation(name=name, detections=found, folder=tmp_path / name)
 
@@ -32,7 +32,7 @@ def test_the_page_needs_no_other_file_and_tells_the_numbers(scored, detections, 
     assert "http" not in page and 'src="data:image/' in page and 'src="/' not in page
     assert "E&lt;FPN&gt;" in page and "E<FPN>" not in page  # a name is text, not markup
     assert "python evaluate.py run=x" in page and "name: demo" in page and "abc123" in page
-    assert page.count("<img") == 4 + 2 * 3  # together; misses, false alarms and levels of each (no sheet of pictures)
+    assert page.count("<img") == 4 + 2 * 3  # together; misses, false alarms and levels of each (no sheet of images)
     for stem in ("accuracy_recall", "scales", "losses"):
         assert (tmp_path / f"{stem}.png").is_file() and (tmp_path / f"{stem}.json").is_file()
 
@@ -57,13 +57,13 @@ def test_the_worst_are_the_largest_misses_and_the_surest_false_alarms(evaluation
     assert [(one.image_id, one.weight) for one in worst(evaluation(), "false_alarm", 1)] == [(1, 0.8)]
 
 
-def test_one_picture_does_not_fill_the_sheet(evaluation) -> None:
+def test_one_image_does_not_fill_the_sheet(evaluation) -> None:
     same = [{"image_id": 3, "category_id": 4, "bbox": [x, 0, 5, 5], "score": 0.9} for x in (0, 20, 40)]
     assert len(worst(evaluation(detections=same), "false_alarm", 9)) == 2
 
 
 def test_a_sheet_of_crops_has_a_place_for_each() -> None:
-    crop = Crop(np.zeros((40, 40, 3), np.uint8), [], (0, 0, 20, 20), "sign\npicture 1")
+    crop = Crop(np.zeros((40, 40, 3), np.uint8), [], (0, 0, 20, 20), "sign\nimage 1")
     assert len(crop_sheet([crop] * 8, columns=6).axes) == 8
     with pytest.raises(ValueError, match="at least one crop"):
         crop_sheet([])

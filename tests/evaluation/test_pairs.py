@@ -1,4 +1,4 @@
-"""The choice of pictures where two runs differ, by hand-made records."""
+"""The choice of images where two runs differ, by hand-made records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def boxes(count):
     return np.array([[20.0 * n, 0, 20.0 * n + 10, 10] for n in range(count)]).reshape(-1, 4)
 
 
-def picture(image_id, gained, lost):
+def image(image_id, gained, lost):
     return Difference(image_id, boxes(gained), boxes(lost))
 
 
@@ -42,8 +42,8 @@ def test_low_scores_and_crowds_are_no_difference(evaluation, ground_truth):
 
 
 def test_greatest_differences_first_and_worse_ones_in_proportion():
-    """Six better and two worse pictures: of four shown, one is worse, the one that loses most."""
-    rows = [picture(n, n, 0) for n in range(1, 7)] + [picture(7, 0, 1), picture(8, 1, 4), picture(9, 2, 2)]
+    """Six better and two worse images: of four shown, one is worse, the one that loses most."""
+    rows = [image(n, n, 0) for n in range(1, 7)] + [image(7, 0, 1), image(8, 1, 4), image(9, 2, 2)]
     assert [one.image_id for one in choose(rows, 4)] == [6, 5, 4, 8]
     assert [one.image_id for one in choose(rows, 8)] == [6, 5, 4, 3, 2, 1, 8, 7]
     assert [one.image_id for one in choose(rows, 1)] == [6]
@@ -53,11 +53,11 @@ def test_greatest_differences_first_and_worse_ones_in_proportion():
     ("rows", "expected"),
     [
         ([], []),
-        ([picture(1, 1, 1)], []),
-        ([picture(1, 0, 1), picture(2, 0, 2)], [2, 1]),
-        ([picture(2, 1, 0), picture(1, 1, 0)], [1, 2]),  # ties in the order of ids
-        ([picture(n, 0, 1) for n in range(1, 9)] + [picture(9, 1, 0)], [9, 1, 2]),  # one better at least
-        ([picture(n, 1, 0) for n in range(1, 9)] + [picture(9, 0, 1)], [1, 2, 9]),  # one worse at least
+        ([image(1, 1, 1)], []),
+        ([image(1, 0, 1), image(2, 0, 2)], [2, 1]),
+        ([image(2, 1, 0), image(1, 1, 0)], [1, 2]),  # ties in the order of ids
+        ([image(n, 0, 1) for n in range(1, 9)] + [image(9, 1, 0)], [9, 1, 2]),  # one better at least
+        ([image(n, 1, 0) for n in range(1, 9)] + [image(9, 0, 1)], [1, 2, 9]),  # one worse at least
     ],
 )
 def test_choice_of_three(rows, expected):
@@ -76,12 +76,12 @@ def test_a_sheet_says_which_way_each_pair_goes(evaluation, ground_truth):
     sheet, data = difference_sheet(fpn, evaluation(detections=[found(3, SMALL)]))
     assert data["runs"] == ("FPN", "EFPN") and data["shown"] == [3, 1]
     left_upper = [10.0, 10.0, 30.0, 30.0]
-    assert data["pictures"] == [
+    assert data["images"] == [
         {"image_id": 1, "gained": [], "lost": [left_upper]},
         {"image_id": 3, "gained": [left_upper], "lost": []},
     ]
     head, *pages = sheet.subfigs
-    assert "only EFPN finds: 1, only FPN: 1; 1 pictures better, 1 worse, 1 as good" in head.texts[0].get_text()
+    assert "only EFPN finds: 1, only FPN: 1; 1 images better, 1 worse, 1 as good" in head.texts[0].get_text()
     assert [page.texts[0].get_text().split(" (")[0] for page in pages] == [
         "3: better, 1 small gained, 0 lost",
         "1: worse, 0 small gained, 1 lost",

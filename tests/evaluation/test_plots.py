@@ -1,4 +1,4 @@
-"""Each figure is written as a picture and as the data that it shows."""
+"""Each figure is written as an image and as the data that it shows."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ def test_a_size_without_objects_has_no_curve(evaluation, ground_truth):
 
 
 def test_scales_by_level(tmp_path, evaluation, detections):
-    runs = {"p2x": detections[:1], "p2": detections[1:3], "p3": detections[3:]}
+    runs = {"p2_ext": detections[:1], "p2": detections[1:3], "p3": detections[3:]}
     draw_scales(tmp_path / "scales", evaluation(), runs, edges=(0, 32, 96, 200))
     record = json.loads((tmp_path / "scales.json").read_text())
-    assert [one["objects"] for one in record["p2x"]] == [1, 1, 1]
+    assert [one["objects"] for one in record["p2_ext"]] == [1, 1, 1]
     assert [record[level][0]["ar"] > 0 for level in runs] == [True, False, False]
     assert [record[level][2]["ar"] for level in runs] == [0, 0, 1]
 
 
 def test_detections_are_told_apart_by_the_level_they_came_from(evaluation):
-    sources = {1: np.array(["p2x", "p2"]), 2: np.array(["p3"]), 3: np.array(["p2"])}
-    stages = StageRecord(1, 1, 1, ("p2x", "p2", "p3"), {}, [], sources)
+    sources = {1: np.array(["p2_ext", "p2"]), 2: np.array(["p3"]), 3: np.array(["p2"])}
+    stages = StageRecord(1, 1, 1, ("p2_ext", "p2", "p3"), {}, [], sources)
     by_level = evaluation(stages=stages).by_level
     assert {level: [one["score"] for one in boxes] for level, boxes in by_level.items()} == {
-        "p2x": [0.9],
+        "p2_ext": [0.9],
         "p2": [0.8, 0.7],
         "p3": [0.2],
     }

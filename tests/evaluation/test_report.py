@@ -19,7 +19,7 @@ from efpn.provenance import command_line, git_commit, hardware
 GOLDEN_TABLE = """\
 # EFPN on toy/test
 
-3 pictures, 4 detections, 2 evaluated classes.
+3 images, 4 detections, 2 evaluated classes.
 
 | AP | AP50 | AP75 | AR |
 | --- | ---: | ---: | ---: |
@@ -27,7 +27,7 @@ GOLDEN_TABLE = """\
 
 ## COCO AP and AR by size
 
-IoU 0.50:0.95, at most 300 detections per picture and class. Size: square root of the box's area, native pixels.
+IoU 0.50:0.95, at most 300 detections per image and class. Size: square root of the box's area, native pixels.
 
 | size | objects | AP | AR |
 | --- | ---: | ---: | ---: |
@@ -74,7 +74,7 @@ def test_table_to_the_letter(tmp_path, evaluation):
 def test_files_hold_what_was_scored(tmp_path, evaluation, metrics, detections, ground_truth):
     out = tmp_path / "eval"
     drawn = write_row(evaluation(folder=out), images=12, tt100k=True)
-    tables = ["losses.json", "losses.md", "metrics.json", "pictures.png", "table.md"]
+    tables = ["losses.json", "losses.md", "metrics.json", "images.png", "table.md"]
     assert sorted(path.name for path in out.iterdir()) == ["detections.json", "detections_tt100k.json", *tables]
     record = record_of(out)
     assert record["metrics"] == metrics
@@ -91,8 +91,8 @@ def test_files_hold_what_was_scored(tmp_path, evaluation, metrics, detections, g
     saved = json.loads((out / "detections.json").read_text())
     assert saved == detections
     assert score(ground_truth, saved, score_threshold=0.5, category_ids=[4, 9]) == metrics
-    assert drawn == {"EFPN/pictures": out / "pictures.png"}
-    assert Image.open(drawn["EFPN/pictures"]).size[0] > 800
+    assert drawn == {"EFPN/images": out / "images.png"}
+    assert Image.open(drawn["EFPN/images"]).size[0] > 800
 
 
 def test_a_record_in_memory_is_what_its_file_says(tmp_path, evaluation):
@@ -145,7 +145,7 @@ def test_nothing_detected_and_nothing_to_detect(tmp_path, evaluation, ground_tru
     assert "| n/a | n/a | n/a | n/a |" in table
     assert "-1" not in table
     assert "NaN" not in (tmp_path / "metrics.json").read_text()
-    assert drawn["EFPN/pictures"].is_file()
+    assert drawn["EFPN/images"].is_file()
 
 
 def test_what_was_not_recorded_is_said(tmp_path, evaluation, facts):
@@ -155,7 +155,7 @@ def test_what_was_not_recorded_is_said(tmp_path, evaluation, facts):
     assert table_of(tmp_path).count("not recorded") == 5
 
 
-def test_sheet_shows_the_worst_pictures_first(evaluation):
+def test_sheet_shows_the_worst_images_first(evaluation):
     titles = [page.texts[0].get_text() for page in outcome_sheet(evaluation()).subfigs[1:]]
     assert titles == [
         "1: 1 missed, 1 false alarm, 1 hit",
@@ -183,7 +183,7 @@ def test_sheet_leaves_out_crowds_and_classes_that_are_not_evaluated(evaluation, 
     ]
 
 
-def test_no_pictures_no_sheet(evaluation, ground_truth):
+def test_no_images_no_sheet(evaluation, ground_truth):
     assert outcome_sheet(evaluation(truth={**ground_truth, "images": [], "annotations": []}, detections=[])) is None
 
 

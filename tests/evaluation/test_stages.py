@@ -27,7 +27,7 @@ def detector() -> EFPNDetector:
 
 @pytest.fixture(scope="module")
 def batch():
-    """Two pictures at 0.5 and (0.5, 0.25) of their native size."""
+    """Two images at 0.5 and (0.5, 0.25) of their native size."""
     generator = torch.Generator().manual_seed(1)
     images = [torch.rand(3, 96, 128, generator=generator), torch.rand(3, 64, 64, generator=generator)]
     scales = torch.tensor([[0.5, 0.5], [0.5, 0.25]])
@@ -58,7 +58,7 @@ def test_proposals_are_recorded_beyond_the_cap_in_native_pixels(detector, batch,
         proposals, _ = detector.rpn(packed, detector.backbone(packed.tensors))
     assert (record.cap, record.depth, record.detections_cap, record.levels) == (CAP, 60, KEPT, ("p2", "p3", "p4", "p5"))
     for image_id, boxes, scale in zip((7, 3), proposals, ((2, 2), (2, 4)), strict=True):
-        seen = record.pictures[image_id]
+        seen = record.images[image_id]
         assert CAP < len(seen.boxes) <= 60 and len(seen.levels) == CAP == len(boxes)
         np.testing.assert_allclose(seen.boxes[:CAP], boxes.numpy() * np.tile(scale, 2), rtol=1e-6)
         assert (np.diff(seen.scores) <= 0).all()
@@ -93,22 +93,22 @@ def test_level_rule(detector):
     assert pooled_from(detector.roi_heads.box_roi_pool, boxes[:0]).tolist() == []
 
 
-def test_a_repeated_picture_is_kept_once(detector, batch):
+def test_a_repeated_image_is_kept_once(detector, batch):
     with torch.no_grad(), StageRecorder(detector, [10, 20, 30]) as recorder:
         watching = recorder.watch(find_variants("own", [1.0])[0])
         watching.predict(detector, batch)
         before = len(recorder.record().cut)
         watching.predict(detector, batch)
-    assert len(recorder.record().cut) == before > 0 and set(recorder.record().pictures) == {3, 7}
+    assert len(recorder.record().cut) == before > 0 and set(recorder.record().images) == {3, 7}
 
 
 def test_twice_the_input_is_brought_back_to_native_pixels(detector, batch):
-    """fpn_2x proposes in 2x pixels; boxes stay inside of the native picture."""
+    """fpn_2x proposes in 2x pixels; boxes stay inside of the native image."""
     images, targets = batch
     images_2x = [torch.nn.functional.interpolate(image[None], scale_factor=2)[0] for image in images]
     with torch.no_grad(), StageRecorder(detector, [10, 20, 30]) as recorder:
         recorder.watch(find_variants("fpn_2x", [1.0])[0]).predict(detector, (images, images_2x, targets))
-    furthest = recorder.record().pictures[3].boxes.max(axis=0)
+    furthest = recorder.record().images[3].boxes.max(axis=0)
     assert furthest[2] <= 128 and furthest[3] <= 256 and (furthest[2:] > (100, 200)).all()
 
 
@@ -131,4 +131,4 @@ def test_a_training_detector_is_not_disturbed(detector):
         images = [torch.rand(3, 64, 64)]
         losses = detector.train()(images, [{"boxes": torch.tensor([[5.0, 5, 30, 30]]), "labels": torch.tensor([1])}])
     detector.eval()
-    assert set(losses) >= {"loss_objectness"} and not recorder.record().pictures
+    assert set(losses) >= {"loss_objectness"} and not recorder.record().images

@@ -32,10 +32,10 @@ def test_equal_features_have_equal_colours_and_wild_ones_are_clipped() -> None:
     assert set(np.unique(project(1e6 * maps(1)))) <= {0, 255}
 
 
-def test_a_sheet_has_picture_target_and_maps_in_each_row() -> None:
-    row = FeatureRow(np.zeros((16, 16, 3), np.uint8), maps(), {"FTT": maps(1), "ESPCN": maps(2)}, "picture 1")
+def test_a_sheet_has_image_target_and_maps_in_each_row() -> None:
+    row = FeatureRow(np.zeros((16, 16, 3), np.uint8), maps(), {"FTT": maps(1), "ESPCN": maps(2)}, "image 1")
     figure = feature_sheet([row, row])
     titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert len(titles) == 8 and titles[:2] == ["picture 1", "target"] and titles[2].startswith("FTT, error ")
+    assert len(titles) == 8 and titles[:2] == ["image 1", "target"] and titles[2].startswith("FTT, error ")
     with pytest.raises(ValueError, match="at least one crop"):
         feature_sheet([])

@@ -16,7 +16,7 @@ GREY = np.full((100, 100, 3), 128, np.uint8)
 
 
 def rendered(image, drawn, **options):
-    """The figure's pixels; one picture pixel is four figure pixels, the picture fills the figure."""
+    """The figure's pixels; one image pixel is four figure pixels, the image fills the figure."""
     figure = Figure(figsize=(4, 4), dpi=100)
     canvas = FigureCanvasAgg(figure)
     draw_outcomes(figure.add_axes((0, 0, 1, 1)), image, drawn, **options)
@@ -67,7 +67,7 @@ def test_a_window_zooms():
     assert rows.mean() == pytest.approx(200, abs=5)
 
 
-def test_a_window_beyond_the_picture_is_filled():
+def test_a_window_beyond_the_image_is_filled():
     pixels = rendered(GREY, [], window=(-20, 0, 20, 40))
     assert (pixels[:, 300:] == 128).all()
     assert (pixels[:, :150] == 64).all()
@@ -112,10 +112,10 @@ def test_legend_names_all_kinds():
 
 def test_a_sheet_holds_all_panels_with_title_and_views():
     drawn = [Mark("miss", (10, 10, 18, 18), "pn, 8 px"), Mark("false_alarm", (70, 70, 90, 90), "pl80 0.60")]
-    sheet = contact_sheet([Panel(GREY, drawn, title=f"picture {n}") for n in range(3)], title="all of them")
+    sheet = contact_sheet([Panel(GREY, drawn, title=f"image {n}") for n in range(3)], title="all of them")
     head, *pages = sheet.subfigs
     assert head.texts[0].get_text() == "all of them"
-    assert [page.texts[0].get_text() for page in pages] == ["picture 0", "picture 1", "picture 2"]
+    assert [page.texts[0].get_text() for page in pages] == ["image 0", "image 1", "image 2"]
     for page in pages:
         overview, *views = page.axes
         assert overview.get_xlim() == (0, 100)
@@ -131,7 +131,7 @@ def test_panels_given_the_same_focus_show_the_same():
     assert views[0] == views[1] == (-1, 31)
 
 
-def test_a_large_picture_is_shrunk_and_its_boxes_with_it():
+def test_a_large_image_is_shrunk_and_its_boxes_with_it():
     large = np.full((1500, 3000, 3), 128, np.uint8)
     overview = contact_sheet([Panel(large, [Mark("hit", (0, 0, 3000, 1500))])]).subfigs[1].axes[0]
     assert overview.get_xlim() == (0, 1024)

@@ -34,7 +34,7 @@ def published(protocol):
 
 @pytest.fixture
 def simple():
-    """Two pictures in COCO's layout: a small and a medium box in the first, none in the second."""
+    """Two images in COCO's layout: a small and a medium box in the first, none in the second."""
     return {
         "images": [{"id": 1, "height": 200, "width": 200}, {"id": 2, "height": 200, "width": 200}],
         "categories": [{"id": 4, "name": "four"}, {"id": 9, "name": "nine"}],

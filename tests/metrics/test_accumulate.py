@@ -1,4 +1,4 @@
-"""Detections are gathered over batches and processes, and each picture is scored once."""
+"""Detections are gathered over batches and processes, and each image is scored once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CATEGORIES = [10, 20, 30]
 
 
 def found(*rows):
-    """One picture's detections from rows of x1, y1, x2, y2, score, label."""
+    """One image's detections from rows of x1, y1, x2, y2, score, label."""
     table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
     return {"boxes": table[:, :4], "scores": table[:, 4], "labels": table[:, 5].long()}
 
@@ -35,7 +35,7 @@ def collect(*batches):
     return metric.compute()
 
 
-def test_boxes_become_coco_results_in_order_of_pictures():
+def test_boxes_become_coco_results_in_order_of_images():
     collected = collect([7, 3], [5])
     assert collected.image_ids == [3, 5, 7]
     assert collected.detections == [
@@ -45,7 +45,7 @@ def test_boxes_become_coco_results_in_order_of_pictures():
     ]
 
 
-def test_a_picture_seen_twice_counts_once_even_side_by_side():
+def test_an_image_seen_twice_counts_once_even_side_by_side():
     assert collect([7, 7], [5, 7]) == collect([5], [7])
 
 
@@ -60,7 +60,7 @@ def test_large_ids_survive():
     assert collect([2**40]).detections[0]["image_id"] == 2**40
 
 
-def test_pictures_without_detections_are_seen():
+def test_images_without_detections_are_seen():
     assert collect([3]) == Collected([3], [])
 
 
@@ -115,6 +115,6 @@ def both_ranks(tmp_path_factory):
 @pytest.mark.xdist_group("two processes")
 @pytest.mark.parametrize("name", SHARES)
 def test_two_processes_agree_with_one(both_ranks, name):
-    pictures = {i for share in SHARES[name] for batch in share for i in batch}
+    images = {i for share in SHARES[name] for batch in share for i in batch}
     for answers in both_ranks:
-        assert Collected(*answers[name]) == collect(sorted(pictures))
+        assert Collected(*answers[name]) == collect(sorted(images))

@@ -18,13 +18,13 @@ TWELVE = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR1", "AR10", "AR", "AR
 NAMES = {"AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR", "AR_S", "AR_M", "AR_L"}
 
 
-def random_scene(seed, pictures=30, classes=4, per_picture=15, whole_pixels=False):
-    """Ground truth with crowds, boxes on the bands' edges and empty pictures; jittered and false detections."""
+def random_scene(seed, images=30, classes=4, per_image=15, whole_pixels=False):
+    """Ground truth with crowds, boxes on the bands' edges and empty images; jittered and false detections."""
     rng = np.random.default_rng(seed)
     gt = {"images": [], "annotations": [], "categories": [{"id": 3 * c, "name": str(c)} for c in range(1, classes + 1)]}
     found = []
-    for picture in range(1, pictures + 1):
-        gt["images"].append({"id": picture, "height": 512, "width": 512})
+    for image in range(1, images + 1):
+        gt["images"].append({"id": image, "height": 512, "width": 512})
         for _ in range(rng.integers(0, 6)):
             side = rng.choice([32, 96, rng.uniform(5, 150)])
             box = [*rng.uniform(0, 300, 2), side, side * rng.choice([1, 0.5])]
@@ -36,7 +36,7 @@ def random_scene(seed, pictures=30, classes=4, per_picture=15, whole_pixels=Fals
             gt["annotations"].append(
                 {
                     "id": number,
-                    "image_id": picture,
+                    "image_id": image,
                     "category_id": category,
                     "bbox": box,
                     "area": area,
@@ -45,11 +45,11 @@ def random_scene(seed, pictures=30, classes=4, per_picture=15, whole_pixels=Fals
             )
             for _ in range(rng.integers(0, 4)):
                 moved = (np.array(box) + rng.normal(0, 3, 4)).clip(1).tolist()
-                found.append({"image_id": picture, "category_id": category, "bbox": moved, "score": rng.random()})
-        for _ in range(per_picture):
+                found.append({"image_id": image, "category_id": category, "bbox": moved, "score": rng.random()})
+        for _ in range(per_image):
             box = [*rng.uniform(0, 300, 2), *rng.uniform(5, 150, 2)]
             category = int(3 * rng.integers(1, classes + 1))
-            found.append({"image_id": picture, "category_id": category, "bbox": box, "score": round(rng.random(), 1)})
+            found.append({"image_id": image, "category_id": category, "bbox": box, "score": round(rng.random(), 1)})
     return gt, found
 
 
@@ -76,12 +76,12 @@ def test_agrees_with_pycocotools_on_its_own_bands(seed, whole_pixels):
 
 
 def test_cap_agrees_with_pycocotools_where_it_binds(caplog):
-    gt, found = random_scene(5, pictures=4, classes=1, per_picture=150)
+    gt, found = random_scene(5, images=4, classes=1, per_image=150)
     with caplog.at_level(logging.WARNING):
         ours = coco_metrics(gt, found, max_dets=100)
     expected = plain_pycocotools(gt, found)
     assert {name: ours[name] for name in NAMES} == pytest.approx({name: expected[name] for name in NAMES}, abs=1e-9)
-    assert "4 pictures have max_dets=100 detections or more" in caplog.text
+    assert "4 images have max_dets=100 detections or more" in caplog.text
 
 
 def test_a_cap_that_does_not_bind_is_silent(simple, perfect, caplog):
@@ -149,7 +149,7 @@ def test_empty_ground_truth(simple, perfect):
     assert coco_metrics({**simple, "annotations": []}, perfect) == dict.fromkeys(NAMES)
 
 
-def test_no_pictures_at_all(simple):
+def test_no_images_at_all(simple):
     assert coco_metrics({**simple, "images": [], "annotations": []}, []) == dict.fromkeys(NAMES)
 
 
@@ -188,7 +188,7 @@ def test_order_of_detections_does_not_matter():
     assert coco_metrics(gt, found[::-1]) == pytest.approx(coco_metrics(gt, found))
 
 
-def test_restrict_keeps_some_pictures(simple, perfect):
+def test_restrict_keeps_some_images(simple, perfect):
     part = restrict(simple, [1])
     assert ([image["id"] for image in part["images"]], len(part["annotations"])) == ([1], 2)
     assert restrict(simple, [2])["annotations"] == []
@@ -196,7 +196,7 @@ def test_restrict_keeps_some_pictures(simple, perfect):
     assert coco_metrics(part, perfect)["AP"] == pytest.approx(1.0)
 
 
-def test_detections_on_an_unknown_picture_are_refused(simple, perfect):
+def test_detections_on_an_unknown_image_are_refused(simple, perfect):
     with pytest.raises(UserError, match="1 image_id not in the ground truth, such as 77; score them against the split"):
         coco_metrics(simple, [*perfect, {**perfect[0], "image_id": 77}])
 

@@ -15,11 +15,11 @@ from efpn.metrics.funnel import loss_funnel
 from efpn.metrics.stages import Proposals, StageRecord
 from efpn.runs.files import plain
 
-LEVELS = ("p2x", "p2", "p3")
+LEVELS = ("p2_ext", "p2", "p3")
 
 
 def truth(*boxes, crowd=()):
-    """Annotations of (image, category, x, y, w, h) on pictures 1 to 3."""
+    """Annotations of (image, category, x, y, w, h) on images 1 to 3."""
     return {
         "images": [{"id": i} for i in (1, 2, 3)],
         "categories": [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}],
@@ -36,13 +36,13 @@ def found(*rows):
 
 
 def record(proposals=None, cut=(), cap=2, depth=4):
-    """Proposals xyxy by picture; the first ``cap`` are pooled from p2x."""
-    pictures = {}
+    """Proposals xyxy by image; the first ``cap`` are pooled from p2_ext."""
+    images = {}
     for image_id in (1, 2, 3):
         boxes = np.array((proposals or {}).get(image_id, []), dtype=float).reshape(-1, 4)
-        levels = np.full(min(cap, len(boxes)), "p2x")
-        pictures[image_id] = Proposals(boxes, np.linspace(1, 0, len(boxes)), levels)
-    return StageRecord(cap, depth, 100, LEVELS, pictures, list(cut), {})
+        levels = np.full(min(cap, len(boxes)), "p2_ext")
+        images[image_id] = Proposals(boxes, np.linspace(1, 0, len(boxes)), levels)
+    return StageRecord(cap, depth, 100, LEVELS, images, list(cut), {})
 
 
 def band(funnel, name="all"):
@@ -63,7 +63,7 @@ OBJECT = (1, 1, 10, 10, 20, 20)  # IoU of a box shifted by s pixels along x: (20
         ((1, 1, 20, 10, 20, 20, 0.9), "localisation", "localisation"),  # IoU 1/3
         ((1, 2, 20, 10, 20, 20, 0.9), "both", "both"),
         ((1, 1, 28, 10, 20, 20, 0.9), "background", "undetected"),  # IoU 1/19, below 0.1
-        ((2, 1, 10, 10, 20, 20, 0.9), "background", "undetected"),  # another picture
+        ((2, 1, 10, 10, 20, 20, 0.9), "background", "undetected"),  # another image
         ((1, 1, 10, 10, 20, 20, 0.2), None, "low_score"),
         ((1, 2, 10, 10, 20, 20, 0.2), None, "undetected"),  # below the threshold and of the wrong class
     ],
@@ -135,14 +135,14 @@ def test_a_cap_at_the_depth_of_the_record_hides_its_losses():
 
 
 def test_rois_by_level_and_band():
-    """Two RoIs of 20 px and one of 40 in picture 1, one of 40 in picture 2; the third of picture 1 is not pooled."""
+    """Two RoIs of 20 px and one of 40 in image 1, one of 40 in image 2; the third of image 1 is not pooled."""
     small, medium = (0, 0, 20, 20), (0, 0, 40, 40)
     known = record({1: [small, medium, small], 2: [medium]})
-    known.pictures[2].levels[:] = "p3"
+    known.images[2].levels[:] = "p3"
     funnel = loss_funnel(truth(), [], known, score_threshold=0.5)
     assert [band(funnel, name).rois for name in ("all", "small", "medium", "large")] == [3, 1, 2, 0]
-    assert band(funnel, "small").roi_levels == {"p2x": 1, "p2": 0, "p3": 0}
-    assert band(funnel, "medium").roi_levels == {"p2x": 0.5, "p2": 0, "p3": 0.5}
+    assert band(funnel, "small").roi_levels == {"p2_ext": 1, "p2": 0, "p3": 0}
+    assert band(funnel, "medium").roi_levels == {"p2_ext": 0.5, "p2": 0, "p3": 0.5}
     assert band(funnel, "large").roi_levels is None
 
 
@@ -159,10 +159,10 @@ def test_nothing_at_all():
     assert (one.rpn_recall, one.rpn_cap) == ({100: None, 300: None, 1000: None}, None)
 
 
-def test_a_picture_with_objects_must_be_on_record():
+def test_an_image_with_objects_must_be_on_record():
     known = record()
-    del known.pictures[1]
-    with pytest.raises(UserError, match="1 pictures with objects are not in it, such as 1; record the split"):
+    del known.images[1]
+    with pytest.raises(UserError, match="1 images with objects are not in it, such as 1; record the split"):
         loss_funnel(truth(OBJECT), [], known, score_threshold=0.5)
 
 
@@ -237,9 +237,9 @@ def test_a_funnel_can_be_written_as_json():
 
 def test_detections_get_the_level_they_came_from():
     known = record()
-    known.sources.update({1: np.array(["p2x", "p3"]), 2: np.empty(0, "<U3")})
+    known.sources.update({1: np.array(["p2_ext", "p3"]), 2: np.empty(0, "<U6")})
     rows = found((1, 1, 0, 0, 9, 9, 0.9), (1, 1, 5, 5, 9, 9, 0.8))
-    assert [one["level"] for one in known.with_levels(rows)] == ["p2x", "p3"]
+    assert [one["level"] for one in known.with_levels(rows)] == ["p2_ext", "p3"]
     with pytest.raises(UserError, match="others than those of the record"):
         known.with_levels(rows[:1])
     with pytest.raises(UserError, match="others than those of the record"):

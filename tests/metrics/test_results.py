@@ -21,9 +21,9 @@ def test_tt100k_results_give_the_same_detections(simple, perfect) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_id": 5}, "detection 1: image_id 5 is no picture of the ground truth; score it on the split"),
+        ({"image_id": 5}, "detection 1: image_id 5 is no image of the ground truth; score it on the split"),
         ({"image_id": "2"}, "detection 1: image_id is text, '2'; write the number, as in 2"),
-        ({"image_id": "x"}, "detection 1: image_id 'x' is no picture"),
+        ({"image_id": "x"}, "detection 1: image_id 'x' is no image"),
         ({"category_id": 1}, "detection 1: category_id 1 is no category of the ground truth"),
         ({"score": float("nan")}, "detection 1: score is nan; give a finite number"),
         ({"score": None}, "detection 1: score is null"),
@@ -32,8 +32,8 @@ def test_tt100k_results_give_the_same_detections(simple, perfect) -> None:
         ({"bbox": [1, 2, 3, float("inf")]}, r"detection 1: bbox is \[1, 2, 3, inf\]"),
         ({"bbox": [1, 2, 10**400, 4]}, r"detection 1: bbox is \[1, 2, 1000.*; give four finite numbers"),
         ({"bbox": [True, 2, 3, 4]}, r"detection 1: bbox is \[True, 2, 3, 4\]; give four finite numbers"),
-        ({"image_id": True}, "detection 1: image_id true is no picture"),
-        ({"image_id": [1]}, r"detection 1: image_id \[1\] is no picture"),
+        ({"image_id": True}, "detection 1: image_id true is no image"),
+        ({"image_id": [1]}, r"detection 1: image_id \[1\] is no image"),
         ({"score": 10**400}, "detection 1: score is a number of more than 40 digits; give a finite number"),
         ({"bbox": [9, 9, -3, 4]}, "of negative width or height; give x, y, width, height"),
     ],
@@ -66,25 +66,25 @@ def test_another_layout_is_refused_with_the_two_that_are_read(simple, content) -
         read_results(content, simple, "f.json")
 
 
-def test_pictures_that_tt100k_results_lack_are_an_error_unless_they_count_as_empty(simple, perfect) -> None:
+def test_images_that_tt100k_results_lack_are_an_error_unless_they_count_as_empty(simple, perfect) -> None:
     results = as_tt100k_results(simple, perfect)
     del results["imgs"]["2"]
-    with pytest.raises(UserError, match=r"1 of 2 pictures are missing, such as '2'; .* say missing=empty"):
+    with pytest.raises(UserError, match=r"1 of 2 images are missing, such as '2'; .* say missing=empty"):
         read_results(results, simple, "f.json")
     assert read_results(results, simple, "f.json", missing="empty") == perfect
 
 
-def test_an_unknown_picture_and_type_of_tt100k_results_are_named(simple, perfect) -> None:
+def test_an_unknown_image_and_type_of_tt100k_results_are_named(simple, perfect) -> None:
     results = as_tt100k_results(simple, perfect)
     results["imgs"]["77"] = {"objects": [{**results["imgs"]["1"]["objects"][0], "category": "five"}]}
     with pytest.raises(
-        UserError, match=r"(?s)2 problems.*image_id '77' is no picture.*category_id 'five' is no category"
+        UserError, match=r"(?s)2 problems.*image_id '77' is no image.*category_id 'five' is no category"
     ):
         read_results(results, simple, "f.json")
 
 
 def test_corners_where_width_and_height_are_due_are_found_out(simple) -> None:
-    """[100, 100, 150, 150] is a sound box in a picture of 200 px as corners, and as x, y, w, h reaches to 250."""
+    """[100, 100, 150, 150] is a sound box in an image of 200 px as corners, and as x, y, w, h reaches to 250."""
     corners = [[10, 10, 30, 30], [100, 100, 150, 150]]
     found = [{"image_id": 1, "category_id": 4, "bbox": box, "score": 0.5} for box in corners]
     with pytest.raises(UserError, match=r"1 of 2 boxes reach beyond .* \[100.0, 100.0, 150.0, 150.0\] .* 200 x 200"):
@@ -96,7 +96,7 @@ def test_boxes_that_hang_over_an_edge_are_not_taken_for_corners(simple, perfect)
     assert len(read_results(over, simple, "f.json")) == 2
 
 
-def test_pictures_of_unknown_size_prove_nothing(simple, perfect) -> None:
+def test_images_of_unknown_size_prove_nothing(simple, perfect) -> None:
     for image in simple["images"]:
         del image["width"]
     assert len(read_results([{**perfect[0], "bbox": [100, 100, 150, 150]}], simple, "f.json")) == 1
@@ -126,7 +126,7 @@ def test_a_misshapen_tt100k_object_is_named(simple, thing, message) -> None:
         read_results({"imgs": {"1": {"objects": [thing]}, "2": {"objects": []}}}, simple, "f.json")
 
 
-@pytest.mark.parametrize("picture", [[], None, {"objects": {}}])
-def test_a_misshapen_tt100k_picture_is_named(simple, picture) -> None:
-    with pytest.raises(UserError, match="f.json: picture '1' is .*; give an object with a list 'objects'"):
-        read_results({"imgs": {"1": picture, "2": {"objects": []}}}, simple, "f.json")
+@pytest.mark.parametrize("image", [[], None, {"objects": {}}])
+def test_a_misshapen_tt100k_image_is_named(simple, image) -> None:
+    with pytest.raises(UserError, match="f.json: image '1' is .*; give an object with a list 'objects'"):
+        read_results({"imgs": {"1": image, "2": {"objects": []}}}, simple, "f.json")

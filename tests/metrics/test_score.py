@@ -14,18 +14,18 @@ RATES = [f"{rate}{tail}" for tail in ("", "_S", "_M", "_L") for rate in ("acc", 
 
 def as_tt100k(boxes, ids):
     """COCO boxes in the TT100K layout."""
-    pictures = {str(i): {"objects": []} for i in ids}
+    images = {str(i): {"objects": []} for i in ids}
     for box in boxes:
         x, y, w, h = box["bbox"]
         corners = {"xmin": x, "ymin": y, "xmax": x + w, "ymax": y + h}
         thing = {"category": str(box["category_id"]), "bbox": corners}
-        pictures[str(box["image_id"])]["objects"].append(thing | ({"score": box["score"]} if "score" in box else {}))
-    return {"imgs": pictures}
+        images[str(box["image_id"])]["objects"].append(thing | ({"score": box["score"]} if "score" in box else {}))
+    return {"imgs": images}
 
 
-def big_scene(pictures=450, detections=100, classes=45):
+def big_scene(count=450, detections=100, classes=45):
     rng = np.random.default_rng(0)
-    images = [{"id": i, "height": 512, "width": 512} for i in range(1, pictures + 1)]
+    images = [{"id": i, "height": 512, "width": 512} for i in range(1, count + 1)]
     truth, found = [], []
     for image in images:
         for _ in range(rng.integers(0, 6)):
@@ -88,8 +88,8 @@ def test_agrees_with_the_protocol_on_its_own_structures_and_is_fast_enough():
         ]
 
 
-def test_order_of_pictures_does_not_matter():
-    gt, found = big_scene(pictures=20, detections=30)
+def test_order_of_images_does_not_matter():
+    gt, found = big_scene(count=20, detections=30)
     shuffled = {**gt, "images": gt["images"][::-1], "annotations": gt["annotations"][::-1]}
     assert score(shuffled, found[::-1], score_threshold=0.4) == pytest.approx(score(gt, found, score_threshold=0.4))
 
@@ -113,7 +113,7 @@ def test_best_threshold_of_one_bin_looks_at_that_bin_only(simple, perfect):
 
 
 def test_best_threshold_is_a_maximum():
-    gt, found = big_scene(pictures=40)
+    gt, found = big_scene(count=40)
     chosen = best_f1_threshold(gt, found)
     assert chosen.f1 == max(score(gt, found, score_threshold=t)["F1"] for t in (0.2, 0.4, 0.5, 0.6, chosen.score))
 

@@ -164,7 +164,7 @@ def test_classes_of_a_match_are_checked_or_not():
     assert counts(tt100k.evaluate(truth, found, match_same=False, check_type=False))["all"] == (1, 1, 1)
 
 
-def test_a_picture_without_anything_gives_the_official_ones():
+def test_an_image_without_anything_gives_the_official_ones():
     answer = tt100k.evaluate(table(), table())["all"]
     assert (answer["accuracy"], answer["recall"], answer["tp"]) == (1, 1, 0)
 
@@ -174,9 +174,9 @@ def test_empty_boxes_overlap_nothing():
     assert counts(answer)["small"] == (0, 1, 1)
 
 
-def test_missing_pictures():
+def test_missing_images():
     truth, found = table(thing(0, 0, 40, 40), **{"2": [thing(0, 0, 9, 9)]}), table(thing(0, 0, 40, 40, 1))
-    with pytest.raises(UserError, match=r"1 of 2 pictures are missing, such as '2'.*missing='empty'"):
+    with pytest.raises(UserError, match=r"1 of 2 images are missing, such as '2'.*missing='empty'"):
         tt100k.evaluate(truth, found)
     assert tt100k.evaluate(truth, found, missing="skip")["all"]["recall"] == 1.0
     assert tt100k.evaluate(truth, found, missing="empty")["all"]["recall"] == 0.5
@@ -184,7 +184,7 @@ def test_missing_pictures():
         tt100k.evaluate(truth, found, missing="ignore")
 
 
-def test_whole_numbers_as_picture_ids_are_the_same_ids():
+def test_whole_numbers_as_image_ids_are_the_same_ids():
     truth = {"imgs": {1: {"objects": [thing(0, 0, 40, 40)]}}}
     assert counts(tt100k.evaluate(truth, table(thing(0, 0, 40, 40, 1))))["all"] == (1, 1, 1)
 
@@ -192,12 +192,12 @@ def test_whole_numbers_as_picture_ids_are_the_same_ids():
 @pytest.mark.parametrize(
     ("results", "message"),
     [
-        (table(**{"77": []}), "1 picture ids are not in the ground truth, such as '77'"),
+        (table(**{"77": []}), "1 image ids are not in the ground truth, such as '77'"),
         ({"1": {"objects": []}}, "results: no 'imgs' object at the top"),
-        (table(thing(0, 0, 1, 1, math.nan)), "picture '1' has a box or score that is not a number"),
-        (table(thing(0, math.inf, 1, 1, 1)), "picture '1' has a box or score that is not a number"),
-        (table({"category": "pn", "bbox": [0, 0, 1, 1], "score": 1}), "picture '1' has an unreadable object"),
-        (table({"bbox": {}, "score": 1}), "picture '1' has an unreadable object"),
+        (table(thing(0, 0, 1, 1, math.nan)), "image '1' has a box or score that is not a number"),
+        (table(thing(0, math.inf, 1, 1, 1)), "image '1' has a box or score that is not a number"),
+        (table({"category": "pn", "bbox": [0, 0, 1, 1], "score": 1}), "image '1' has an unreadable object"),
+        (table({"bbox": {}, "score": 1}), "image '1' has an unreadable object"),
     ],
 )
 def test_bad_results_are_named(results, message):

@@ -47,7 +47,7 @@ def extended(model: EFPNBackbone, images: Tensor, images_2x: Tensor | None = Non
 def test_strides_and_depths_of_every_level(arch: str) -> None:
     levels = {level.name: level for level in backbone(arch).levels}
     assert {name: level.stride for name, level in levels.items()} == {
-        "p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64, "p3x": 4, "p2x": 2,
+        "p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64, "p3_ext": 4, "p2_ext": 2,
     }  # fmt: skip
     maps = backbone(arch)(torch.rand(2, 3, 64, 96))
     for name, level in levels.items():
@@ -88,11 +88,11 @@ def test_c2_and_c3_of_an_image_of_twice_the_size_are_the_backbones_own(detail: D
     read = images_2x if model.reads_2x else F.interpolate(images, scale_factor=2, mode="bicubic")
     stages = resnet(read)
     torch.testing.assert_close(c2_of(model, images, images_2x), stages["c2"])
-    pyramid, p3x, p2x = extended(model, images, images_2x)
+    pyramid, p3_ext, p2_ext = extended(model, images, images_2x)
     p3 = F.interpolate(extension.upsampler.refine(pyramid.inner["p3"]), scale_factor=2)
-    torch.testing.assert_close(p3x, extension.lateral3(stages["c3"]) + p3)
-    merged = extension.lateral(stages["c2"]) + F.interpolate(p3x, scale_factor=2)
-    torch.testing.assert_close(p2x, extension.post(merged))
+    torch.testing.assert_close(p3_ext, extension.lateral3(stages["c3"]) + p3)
+    merged = extension.lateral(stages["c2"]) + F.interpolate(p3_ext, scale_factor=2)
+    torch.testing.assert_close(p2_ext, extension.post(merged))
 
 
 def test_detail_of_the_2x_images_without_them_says_so() -> None:
@@ -106,8 +106,8 @@ def test_a_whole_pass_gives_the_levels_of_the_2x_image() -> None:
     images_2x = torch.rand(1, 3, 128, 128)
     maps = model(torch.rand(1, 3, 64, 64), images_2x)
     second = model.pyramid(images_2x)
-    torch.testing.assert_close(maps["p2x"], second.output["p2"])
-    torch.testing.assert_close(maps["p3x"], second.inner["p3"])
+    torch.testing.assert_close(maps["p2_ext"], second.output["p2"])
+    torch.testing.assert_close(maps["p3_ext"], second.inner["p3"])
     assert not list(model.extension.parameters())
     with pytest.raises(UserError, match="give detail=doubled or image_2x"):
         EFPNBackbone(ResNet("resnet18", weights=None), 8, WholePass(8), Stem())
@@ -120,10 +120,10 @@ def test_a_continued_pyramid_that_starts_from_the_fpn_is_the_fpn_but_for_p4() ->
     images_2x = torch.rand(1, 3, 128, 128)
     stages = model.body(images_2x)
     pyramid = model.fpn(stages)
-    p3x = model.extension.with_c3(F.interpolate(pyramid.inner["p4"], scale_factor=2), stages["c3"])
-    torch.testing.assert_close(p3x, pyramid.inner["p3"])
-    p2x = model.extension.merge(F.interpolate(p3x, scale_factor=2), stages["c2"])
-    torch.testing.assert_close(p2x, pyramid.output["p2"])
+    p3_ext = model.extension.with_c3(F.interpolate(pyramid.inner["p4"], scale_factor=2), stages["c3"])
+    torch.testing.assert_close(p3_ext, pyramid.inner["p3"])
+    p2_ext = model.extension.merge(F.interpolate(p3_ext, scale_factor=2), stages["c2"])
+    torch.testing.assert_close(p2_ext, pyramid.output["p2"])
 
 
 def test_resnet_gives_what_torchvision_gives(tmp_path: Path) -> None:
@@ -151,27 +151,27 @@ def test_fpn_is_torchvisions_with_its_inner_maps_in_view() -> None:
 
 def test_equation_1_to_the_letter_without_the_post_convolution() -> None:
     extension = Extension(Nearest(), c2_channels=6, channels=4, post_conv=False)
-    p3, p2, c2x = torch.rand(1, 4, 2, 2), torch.rand(1, 4, 4, 4), torch.rand(1, 6, 8, 8)
-    p3x, p2x = extension(p3, p2, c2x)
-    torch.testing.assert_close(p2x, F.interpolate(p3x, scale_factor=2.0) + extension.lateral(c2x))
+    p3, p2, c2_ext = torch.rand(1, 4, 2, 2), torch.rand(1, 4, 4, 4), torch.rand(1, 6, 8, 8)
+    p3_ext, p2_ext = extension(p3, p2, c2_ext)
+    torch.testing.assert_close(p2_ext, F.interpolate(p3_ext, scale_factor=2.0) + extension.lateral(c2_ext))
 
 
 def test_starts_as_the_fpn_continued_by_one_level() -> None:
     model = backbone()
     model.start_extension()
     pyramid, fine = model.prepare(torch.rand(1, 3, 64, 64))
-    p3x, p2x = model.extension.extend(model, pyramid, fine)
-    torch.testing.assert_close(p3x, F.interpolate(pyramid.inner["p3"], scale_factor=2.0))
-    inner = model.fpn.inner_blocks[0](model.body.layer1(fine.map)) + F.interpolate(p3x, scale_factor=2.0)
-    torch.testing.assert_close(p2x, model.fpn.layer_blocks[0](inner))
+    p3_ext, p2_ext = model.extension.extend(model, pyramid, fine)
+    torch.testing.assert_close(p3_ext, F.interpolate(pyramid.inner["p3"], scale_factor=2.0))
+    inner = model.fpn.inner_blocks[0](model.body.layer1(fine.map)) + F.interpolate(p3_ext, scale_factor=2.0)
+    torch.testing.assert_close(p2_ext, model.fpn.layer_blocks[0](inner))
 
 
 @pytest.mark.parametrize("source", ["inner", "output"])
 def test_source_decides_what_the_upsampler_reads_and_is_taught(source: str) -> None:
     model = backbone(source=source)
-    pyramid, p3x, _ = extended(model, torch.rand(1, 3, 64, 64))
+    pyramid, p3_ext, _ = extended(model, torch.rand(1, 3, 64, 64))
     maps = getattr(pyramid, source)
-    torch.testing.assert_close(p3x, F.interpolate(maps["p3"], scale_factor=2.0))
+    torch.testing.assert_close(p3_ext, F.interpolate(maps["p3"], scale_factor=2.0))
     p3, p2 = model.extension.targets(pyramid)
     assert p3 is maps["p3"] and p2 is pyramid.output["p2"]
 

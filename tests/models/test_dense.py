@@ -34,7 +34,7 @@ def extension(**depths: int):
 
 def detector(build, small: SmallRoIs | None = None) -> DenseDetector:
     torch.manual_seed(0)
-    parts = {"extension": extension, "detail": Image2x()} if small and small.level == "p2x" else {}
+    parts = {"extension": extension, "detail": Image2x()} if small and small.level == "p2_ext" else {}
     backbone = ResNet("resnet18", weights=None, norm="batch", trainable_stages=5)
     return build(backbone, 4, channels=32, dense=SETTINGS[build], small=small, **parts)
 
@@ -127,5 +127,5 @@ def test_nothing_in_a_crowd_region_is_background(build) -> None:
 
 @BUILDERS
 def test_a_level_that_no_dense_head_reads_is_refused(build) -> None:
-    with pytest.raises(UserError, match=r"model.small.level=p3: a dense head reads p2 or p2x"):
+    with pytest.raises(UserError, match=r"model.small.level=p3: a dense head reads p2 or p2_ext"):
         detector(build, SmallRoIs(32, level="p3"))

@@ -113,7 +113,7 @@ def test_an_image_that_is_all_crowd_teaches_no_background(resize: Resize | None)
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_pictures_that_come_at_their_size_keep_it(training: bool) -> None:
+def test_images_that_come_at_their_size_keep_it(training: bool) -> None:
     images, targets = batch()
     packed, same = detector().train(training).transform(images, targets)
     assert packed.image_sizes == [(96, 128), (64, 64)] and packed.tensors.shape == (2, 3, 96, 128)
@@ -145,7 +145,7 @@ def test_rpn_reads_the_fpn_levels_alone() -> None:
     packed, _ = model.transform(images)
     features = model.backbone(packed.tensors)
     proposals, _ = model.rpn(packed, features)
-    features["p2x"] = torch.full_like(features["p2x"], float("nan"))
+    features["p2_ext"] = torch.full_like(features["p2_ext"], float("nan"))
     again, _ = model.rpn(packed, features)
     assert all(torch.equal(a, b) for a, b in zip(proposals, again, strict=True))
 
@@ -155,7 +155,7 @@ def test_p2x_serves_small_rois_alone() -> None:
     features = model.backbone(torch.rand(1, 3, 128, 128))
     large = [torch.tensor([[5.0, 5, 80, 80], [20.0, 30, 110, 120]])]
     expected = model.roi_heads.box_outputs(features, large, [(128, 128)])
-    features["p2x"] = torch.full_like(features["p2x"], float("nan"))
+    features["p2_ext"] = torch.full_like(features["p2_ext"], float("nan"))
     got = model.roi_heads.box_outputs(features, large, [(128, 128)])
     assert all(torch.equal(a, b) for a, b in zip(expected, got, strict=True))
 
@@ -169,7 +169,7 @@ def test_batch_pair_is_an_exact_half_whatever_the_sizes() -> None:
     torch.testing.assert_close(F.avg_pool2d(batch_2x, 2), batch_1x.tensors, rtol=1e-4, atol=1e-5)
 
 
-def test_oracle_pools_small_rois_from_p2_of_the_2x_picture() -> None:
+def test_oracle_pools_small_rois_from_p2_of_the_2x_image() -> None:
     model = detector(own_head=False).eval()
     images_2x = [torch.rand(3, 128, 192)]
     found = Oracle(model)(images_2x)[0]

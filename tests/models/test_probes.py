@@ -1,4 +1,4 @@
-"""Detection otherwise than trained: on levels of the 2x picture, on P3', at several sizes."""
+"""Detection otherwise than trained: on levels of the 2x image, on P3', at several sizes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from efpn.models import (
     Image2x,
     MultiScale,
     Nearest,
-    OnP3x,
+    OnP3Ext,
     Oracle,
     ResNet,
     RoISettings,
@@ -51,32 +51,32 @@ def test_an_infinite_threshold_reads_every_roi_from_the_level() -> None:
     assert (pool(features, [boxes], [(256, 256)]) == 3).all()
 
 
-def test_the_target_of_p3x_is_level_3_of_the_2x_picture() -> None:
-    model = detector("p3x")
+def test_the_target_of_p3x_is_level_3_of_the_2x_image() -> None:
+    model = detector("p3_ext")
     image = torch.rand(3, 128, 192)
     seen = []
     model.roi_heads.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    Oracle(model, {"p3x": "p3"})([image])
+    Oracle(model, {"p3_ext": "p3"})([image])
     expected = model.backbone.pyramid(model.batch_pair([F.avg_pool2d(image, 2)], [image])[1]).output["p3"]
-    torch.testing.assert_close(seen[0]["p3x"], expected)
-    assert seen[0]["p3x"].shape == (1, 8, 16, 24)  # stride 4 of the 1x picture
+    torch.testing.assert_close(seen[0]["p3_ext"], expected)
+    assert seen[0]["p3_ext"].shape == (1, 8, 16, 24)  # stride 4 of the 1x image
 
 
 @pytest.mark.parametrize("source", ["inner", "output"])
 def test_p3x_is_read_as_the_kind_of_map_that_it_imitates(source: str) -> None:
-    model = detector("p3x", extended=True, source=source)
+    model = detector("p3_ext", extended=True, source=source)
     image = torch.rand(3, 64, 96)
     seen = []
     model.roi_heads.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    OnP3x(model)([image], [F.interpolate(image[None], scale_factor=2)[0]])
+    OnP3Ext(model)([image], [F.interpolate(image[None], scale_factor=2)[0]])
     pyramid = model.backbone.pyramid(model.transform([image])[0].tensors)
     upsampled = F.interpolate(pyramid.inner["p3"] if source == "inner" else pyramid.output["p3"], scale_factor=2)
     expected = model.backbone.fpn.layer_blocks[1](upsampled) if source == "inner" else upsampled
-    torch.testing.assert_close(seen[0]["p3x"], expected)
+    torch.testing.assert_close(seen[0]["p3_ext"], expected)
 
 
 class Fixed(torch.nn.Module):
-    """Finds one box over the left upper quarter of any picture, surer in larger ones, and one that only it sees."""
+    """Finds one box over the left upper quarter of any image, surer in larger ones, and one that only it sees."""
 
     nms_thresh = 0.5
     detections_per_img = 3
@@ -96,10 +96,10 @@ class Fixed(torch.nn.Module):
 
 def test_scales_are_united_in_1x_pixels_with_the_surest_first() -> None:
     found = MultiScale(Fixed(), [0.5, 1.0, 2.0])([torch.zeros(3, 80, 160)])[0]  # type: ignore[arg-type]
-    # 1x is 40 x 80: the quarter is found at all three scales and kept once, at the score of the 2x picture
+    # 1x is 40 x 80: the quarter is found at all three scales and kept once, at the score of the 2x image
     assert found["scores"].tolist() == pytest.approx([1.0, 0.3, 0.3]) and found["labels"].tolist() == [1, 2, 2]
     assert found["boxes"][0].tolist() == [0, 0, 40, 20]
-    # 4 px boxes of the sizes 0.5, 1 and 2 are 8, 4 and 2 px wide in the 1x picture: no two overlap by half
+    # 4 px boxes of the sizes 0.5, 1 and 2 are 8, 4 and 2 px wide in the 1x image: no two overlap by half
     assert {box[2] - box[0] for box in found["boxes"][1:].tolist()} <= {8.0, 4.0, 2.0}
     assert len(found["boxes"]) == Fixed.detections_per_img
 
@@ -112,7 +112,7 @@ def test_one_scale_alone_is_the_detector_itself() -> None:
     torch.testing.assert_close(mine["scores"], own["scores"])
 
 
-def test_the_2x_picture_stays_as_it_is_and_half_of_it_is_the_2x2_mean() -> None:
+def test_the_2x_image_stays_as_it_is_and_half_of_it_is_the_2x2_mean() -> None:
     image = torch.rand(3, 32, 48)
     torch.testing.assert_close(resized(image, 1.0), image)
     assert torch.equal(resized(image, 0.5), F.avg_pool2d(image, 2))
@@ -130,25 +130,25 @@ def continued(detail: Detail) -> EFPNDetector:
     return built.eval()
 
 
-def read_from_p2x(model: EFPNDetector, probe: Callable[[], object]) -> torch.Tensor:
+def read_from_p2_ext(model: EFPNDetector, probe: Callable[[], object]) -> torch.Tensor:
     seen: list[dict[str, torch.Tensor]] = []
     hook = model.roi_heads.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     with torch.no_grad():
         probe()
     hook.remove()
-    return seen[0]["p2x"]
+    return seen[0]["p2_ext"]
 
 
 def test_a_true_c2_is_put_in_the_place_of_c2() -> None:
     image_2x = torch.rand(3, 128, 192)
     image = F.avg_pool2d(image_2x, 2)
     model = continued(Doubled())
-    got = read_from_p2x(model, lambda: HalfOracle(model, "c2")([image], [image_2x]))
+    got = read_from_p2_ext(model, lambda: HalfOracle(model, "c2")([image], [image_2x]))
     backbone = model.backbone
     with torch.no_grad():
         batch, double = model.batch_pair([image], [image_2x])
-        p3x, own = backbone.extension.extend(backbone, *backbone.prepare(batch.tensors))
-        expected = backbone.extension.merge(F.interpolate(p3x, scale_factor=2), backbone.body(double)["c2"])
+        p3_ext, own = backbone.extension.extend(backbone, *backbone.prepare(batch.tensors))
+        expected = backbone.extension.merge(F.interpolate(p3_ext, scale_factor=2), backbone.body(double)["c2"])
     torch.testing.assert_close(got, expected)
     assert (got - own).abs().max() > 1e-2
 
@@ -157,10 +157,10 @@ def test_of_the_2x_image_only_p4_is_not_the_true_one() -> None:
     image_2x = torch.rand(3, 128, 192)
     image = F.avg_pool2d(image_2x, 2)
     model = continued(Image2x())
-    own = read_from_p2x(model, lambda: model([image], images_2x=[image_2x]))
-    true = read_from_p2x(model, lambda: Oracle(model)([image_2x]))
+    own = read_from_p2_ext(model, lambda: model([image], images_2x=[image_2x]))
+    true = read_from_p2_ext(model, lambda: Oracle(model)([image_2x]))
     for part, expected in (("c2", own), ("c3", own), ("p4", true)):
-        got = read_from_p2x(model, lambda part=part: HalfOracle(model, part)([image], [image_2x]))
+        got = read_from_p2_ext(model, lambda part=part: HalfOracle(model, part)([image], [image_2x]))
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
     assert (own - true).abs().max() > 1e-2
 

@@ -17,7 +17,7 @@ SHAPES = [(SIDE, SIDE)]
 SMALL_BOX, LARGE_BOX = [8.0, 8.0, 24.0, 24.0], [10.0, 20.0, 90.0, 100.0]
 
 
-STRIDES = {"p2x": 2, "p2": 4, "p3": 8, "p4": 16, "p5": 32}
+STRIDES = {"p2_ext": 2, "p2": 4, "p3": 8, "p4": 16, "p5": 32}
 LEVELS = [LevelSpec(name, stride, CHANNELS) for name, stride in STRIDES.items()]
 
 
@@ -45,7 +45,7 @@ def test_small_rois_read_p2x_and_the_others_their_fpn_level() -> None:
     features, proposals = maps(), [torch.tensor([LARGE_BOX, SMALL_BOX, LARGE_BOX])]
     pooled = PyramidRoIAlign(LEVELS, SmallRoIs(below=20))(features, proposals, SHAPES)
     regular = MultiScaleRoIAlign(["p2", "p3", "p4", "p5"], 7, 2)(features, proposals, SHAPES)
-    extended = MultiScaleRoIAlign(["p2x"], 7, 2)(features, proposals, SHAPES)
+    extended = MultiScaleRoIAlign(["p2_ext"], 7, 2)(features, proposals, SHAPES)
     torch.testing.assert_close(pooled, torch.stack([regular[0], extended[1], regular[2]]))
 
 
@@ -61,7 +61,7 @@ def test_cocos_rule_leaves_p2_without_a_roi_and_the_shifted_one_does_not() -> No
         RoISettings(canonical_size=0)
 
 
-def test_small_rois_of_several_pictures_stay_in_order() -> None:
+def test_small_rois_of_several_images_stay_in_order() -> None:
     features = {name: torch.cat([level, level + 1]) for name, level in maps().items()}
     proposals = [torch.tensor([SMALL_BOX, LARGE_BOX]), torch.tensor([LARGE_BOX, SMALL_BOX])]
     pooled = PyramidRoIAlign(LEVELS, SmallRoIs(below=20))(features, proposals, SHAPES * 2)
@@ -180,7 +180,7 @@ def test_no_small_roi_gives_a_zero_loss_that_reaches_every_parameter() -> None:
     assert total.item() == 0
     total.backward()
     assert all(p.grad is not None and not p.grad.any() for p in model.small_head.parameters())
-    assert features["p2x"].grad is not None  # and so does the extension that made it
+    assert features["p2_ext"].grad is not None  # and so does the extension that made it
 
 
 def test_ohem_on_an_image_without_boxes_takes_the_hardest() -> None:
@@ -242,7 +242,7 @@ def test_a_threshold_that_sends_nothing_to_p2x_is_refused(below: float) -> None:
         SmallRoIs(below=below)
 
 
-def test_strides_are_known_and_not_guessed_from_a_first_small_picture() -> None:
+def test_strides_are_known_and_not_guessed_from_a_first_small_image() -> None:
     fresh, used = PyramidRoIAlign(LEVELS), PyramidRoIAlign(LEVELS)
     tiny = {f"p{n}": torch.rand(1, CHANNELS, -(-40 // 2**n), -(-40 // 2**n)) for n in (2, 3, 4, 5)}
     used(tiny, [torch.tensor([SMALL_BOX])], [(40, 40)])

@@ -22,8 +22,8 @@ UPSAMPLERS = {
 
 @pytest.mark.parametrize("name", UPSAMPLERS)
 def test_doubles_the_resolution_of_p3(name: str) -> None:
-    p3x = UPSAMPLERS[name]()(torch.rand(2, 8, 5, 7), torch.rand(2, 8, 10, 14))
-    assert p3x.shape == (2, 8, 10, 14)
+    p3_ext = UPSAMPLERS[name]()(torch.rand(2, 8, 5, 7), torch.rand(2, 8, 10, 14))
+    assert p3_ext.shape == (2, 8, 10, 14)
 
 
 @pytest.mark.parametrize("name", UPSAMPLERS)

@@ -1,4 +1,4 @@
-"""P2' under small RoIs alone is the dense P2' there, whatever the boxes, the pictures and the upsampler."""
+"""P2' under small RoIs alone is the dense P2' there, whatever the boxes, the images and the upsampler."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def differs(model: EFPNDetector, boxes: list[list[list[float]]], images: Tensor)
     align = model.roi_heads.box_roi_pool.extended
     wanted = [torch.tensor(one).reshape(-1, 4) for one in boxes]
     with torch.no_grad():
-        expected = align({"p2x": dense}, wanted, [images.shape[-2:]] * len(images))
+        expected = align({"p2_ext": dense}, wanted, [images.shape[-2:]] * len(images))
         whole, model.backbone.extension.forward = model.backbone.extension.forward, None  # type: ignore[method-assign]
         got = level.pool(wanted, align)  # would fail if it computed the map whole
         model.backbone.extension.forward = whole  # type: ignore[method-assign]
@@ -145,11 +145,11 @@ def test_every_form_of_the_extension_can_be_cut(source: str, post_conv: bool, c3
 
 
 @pytest.fixture(scope="module")
-def real_pictures(shared: Path) -> tuple[Tensor, list[Tensor]]:
-    """Four pictures with real signs at 352 px, and the boxes of the signs in 1x pixels."""
+def real_images(shared: Path) -> tuple[Tensor, list[Tensor]]:
+    """Four images with real signs at 352 px, and the boxes of the signs in 1x pixels."""
     source = TT100K(shared / "data" / "tt100k_mosaic", evaluated="paper45", others="merged")
-    pictures = DetectionDataset(source.load("test"), EvalTransform(352, 352))
-    samples = [pictures[number] for number in range(0, 8, 2)]
+    images = DetectionDataset(source.load("test"), EvalTransform(352, 352))
+    samples = [images[number] for number in range(0, 8, 2)]
     return torch.stack([sample[0] for sample in samples]), [sample[-1]["boxes"] for sample in samples]
 
 
@@ -163,11 +163,11 @@ def around(boxes: Tensor, each: int, limit: float) -> list[list[float]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("each", [1, 20])
-def test_pooled_features_are_those_of_the_dense_map_on_real_pictures(
-    each: int, shared: Path, real_pictures: tuple[Tensor, list[Tensor]]
+def test_pooled_features_are_those_of_the_dense_map_on_real_images(
+    each: int, shared: Path, real_images: tuple[Tensor, list[Tensor]]
 ) -> None:
-    """ImageNet weights; few and many proposals on the signs, none on the last picture, one picture and four."""
-    images, boxes = real_pictures
+    """ImageNet weights; few and many proposals on the signs, none on the last image, one image and four."""
+    images, boxes = real_images
     resnet = ResNet("resnet50", str(shared / "weights" / "resnet50_imagenet_fp16.pth"))
     model = detector(resnet=resnet, windows=Windows(dense_from=100))
     wanted = [*(around(one, each, 352) for one in boxes[:3]), []]
@@ -205,14 +205,14 @@ def test_nothing_of_the_extension_runs_without_small_rois() -> None:
 def test_training_computes_the_whole_map_even_where_the_backbone_is_frozen() -> None:
     model = detector(windows=Windows())
     with torch.no_grad():
-        assert isinstance(model.backbone(torch.rand(1, 3, 64, 64))["p2x"], WindowedLevel)
-    assert not model.backbone.training and isinstance(model.backbone(torch.rand(1, 3, 64, 64))["p2x"], Tensor)
-    p2x = model.train().backbone(torch.rand(2, 3, 64, 64))["p2x"]
-    assert isinstance(p2x, Tensor) and p2x.requires_grad
+        assert isinstance(model.backbone(torch.rand(1, 3, 64, 64))["p2_ext"], WindowedLevel)
+    assert not model.backbone.training and isinstance(model.backbone(torch.rand(1, 3, 64, 64))["p2_ext"], Tensor)
+    p2_ext = model.train().backbone(torch.rand(2, 3, 64, 64))["p2_ext"]
+    assert isinstance(p2_ext, Tensor) and p2_ext.requires_grad
 
 
 @pytest.mark.parametrize("upsampler", list(UPSAMPLERS))
-def test_a_picture_full_of_small_rois_is_computed_whole(upsampler: str) -> None:
+def test_an_image_full_of_small_rois_is_computed_whole(upsampler: str) -> None:
     model = detector(upsampler, windows=Windows())
     dense, level = levels(model, torch.rand(1, 3, 128, 128))
     grid = torch.cartesian_prod(torch.arange(0, 128, 8.0), torch.arange(0, 128, 8.0))
@@ -220,7 +220,7 @@ def test_a_picture_full_of_small_rois_is_computed_whole(upsampler: str) -> None:
     align = model.roi_heads.box_roi_pool.extended
     boxes = [torch.cat([grid, grid + 8], dim=1)]
     with torch.no_grad():
-        torch.testing.assert_close(level.pool(boxes, align), align({"p2x": dense}, boxes, [(128, 128)]))
+        torch.testing.assert_close(level.pool(boxes, align), align({"p2_ext": dense}, boxes, [(128, 128)]))
 
 
 def test_a_window_is_priced_with_all_its_margins() -> None:
@@ -318,7 +318,7 @@ def test_what_sees_further_than_it_says_is_computed_whole(
     assert model.backbone.windows is None
     assert ("P2' is computed whole: " + upsampler.__name__ in caplog.text) == told
     with torch.no_grad():
-        assert isinstance(model.backbone(torch.rand(1, 3, 64, 64))["p2x"], Tensor)
+        assert isinstance(model.backbone(torch.rand(1, 3, 64, 64))["p2_ext"], Tensor)
         model([torch.rand(3, 64, 96)])
 
 

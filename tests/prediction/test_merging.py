@@ -1,4 +1,4 @@
-"""What windows say of one object, by hand: a picture of 180 x 100 px, windows of 100 px that share 20 px."""
+"""What windows say of one object, by hand: an image of 180 x 100 px, windows of 100 px that share 20 px."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def test_a_single_window_is_left_as_it_is():
         assert value is one[key]
 
 
-def test_boxes_move_from_their_window_to_the_picture():
+def test_boxes_move_from_their_window_to_the_image():
     assert merged(found([10, 10, 20, 20, 0.5, 1]), found([50, 30, 60, 40, 0.9, 2])) == [
         [130, 30, 140, 40, 0.9, 2],
         [10, 10, 20, 20, 0.5, 1],
     ]
 
 
-def test_cut_is_what_ends_at_an_edge_inside_the_picture():
+def test_cut_is_what_ends_at_an_edge_inside_the_image():
     parts = gather(
         [found([0, 0, 9, 9, 1, 1], [60, 9, 99.5, 20, 1, 1]), found([0.5, 9, 9, 20, 1, 1], [60, 0, 100, 100, 1, 1])],
         [LEFT, RIGHT],
@@ -45,7 +45,7 @@ def test_cut_is_what_ends_at_an_edge_inside_the_picture():
 
 
 def test_an_object_that_both_windows_hold_is_found_once():
-    """84 to 96 in the picture; whole in both."""
+    """84 to 96 in the image; whole in both."""
     assert merged(found([84, 40, 96, 60, 0.7, 1]), found([4, 40, 16, 60, 0.9, 1])) == [[84, 40, 96, 60, 0.9, 1]]
 
 
@@ -83,7 +83,7 @@ def test_two_cut_objects_on_either_side_stay_two():
     assert len(merged(found([30, 0, 100, 40, 0.7, 1]), found([0, 30, 70, 70, 0.9, 1]))) == 2
 
 
-def test_with_the_whole_picture_among_the_windows_the_halves_yield_to_it():
+def test_with_the_whole_image_among_the_windows_the_halves_yield_to_it():
     seen = [found([29, 20, 151, 80, 0.5, 1]), found([30, 20, 100, 80, 0.7, 1]), found([0, 20, 70, 80, 0.9, 1])]
     assert merged(*seen, windows=(WHOLE, LEFT, RIGHT)) == [[29, 20, 151, 80, 0.9, 1]]
 

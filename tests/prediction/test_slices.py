@@ -10,7 +10,7 @@ import pytest
 from efpn.prediction.slices import Slices, slice_windows
 
 
-def test_windows_of_a_picture_that_they_fit():
+def test_windows_of_an_image_that_they_fit():
     """250 = 100 + 75 + 75 at a stride of 75; 100 is one row."""
     assert slice_windows(100, 250, 100, 0.25) == [(0, 0, 100, 100), (75, 0, 175, 100), (150, 0, 250, 100)]
 
@@ -24,7 +24,7 @@ def test_rows_come_one_after_the_other():
     assert slice_windows(20, 20, 10, 0) == [(0, 0, 10, 10), (10, 0, 20, 10), (0, 10, 10, 20), (10, 10, 20, 20)]
 
 
-def test_a_window_is_no_larger_than_the_picture():
+def test_a_window_is_no_larger_than_the_image():
     assert slice_windows(60, 250, 100, 0.25)[0] == (0, 0, 100, 60)
     assert slice_windows(60, 80, 100, 0.25) == [(0, 0, 80, 60)]
 
@@ -42,7 +42,7 @@ def test_every_pixel_is_covered_with_the_overlap_asked_for_and_none_besides(leng
         assert one[2] - two[0] >= min(int(100 * overlap), 99) and one[0] < two[0]
 
 
-def test_the_whole_picture_comes_first_and_alone_where_one_window_holds_it():
+def test_the_whole_image_comes_first_and_alone_where_one_window_holds_it():
     assert Slices(100, 0.0).windows(100, 200) == [(0, 0, 200, 100), (0, 0, 100, 100), (100, 0, 200, 100)]
     assert Slices(100, 0.0, whole=False).windows(100, 200) == [(0, 0, 100, 100), (100, 0, 200, 100)]
     assert Slices(200).windows(100, 200) == [(0, 0, 200, 100)]

@@ -23,6 +23,11 @@ def as_before_version_2(cfg):
     for phase in old.phases.values():
         small = phase.model.get("small")
         phase.model.ohem = small.pop("mining", None) if small else None
+        if small and small.level == "p2_ext":
+            small.level = "p2x"
+        if "on_p3_ext" in (phase.task.get("loss") or {}):
+            phase.task.loss.on_p3x = phase.task.loss.pop("on_p3_ext")
+    old.data.check_pictures = old.data.pop("check_images")
     return old
 
 
@@ -31,6 +36,7 @@ def test_a_run_of_version_1_is_read_in_todays_words(tmp_path: Path) -> None:
     OmegaConf.save(as_before_version_2(cfg), tmp_path / "config.yaml")
     assert "trunk" in (tmp_path / "config.yaml").read_text()
     read = read_config(tmp_path / "config.yaml")
+    assert read.phases.distill == cfg.phases.distill and read.data.check_images == cfg.data.check_images
     for phase in ("baseline", "finetune"):
         expected = OmegaConf.to_container(model_config(cfg, phase), resolve=True)
         assert OmegaConf.to_container(model_config(read, phase), resolve=True) == expected

@@ -23,16 +23,16 @@ def test_the_student_is_the_extension_and_the_teacher_the_2x_pass(detail: Detail
     task = DistillationTask(detector, loss=DualLoss(), trainable=["backbone.extension.*"]).train()
     images_2x = [torch.rand(3, 128, 192)]
     images = [F.avg_pool2d(images_2x[0], 2)]
-    (p3x, p2x), (p3, p2) = task.features(images, images_2x)
+    (p3_ext, p2_ext), (p3, p2) = task.features(images, images_2x)
     backbone = detector.backbone
     with torch.no_grad():
         batch, double = detector.batch_pair(images, images_2x)
         levels = backbone.whole(batch.tensors, double)
         second = backbone.pyramid(double)
-    torch.testing.assert_close(p3x, levels["p3x"])
-    torch.testing.assert_close(p2x, levels["p2x"])
+    torch.testing.assert_close(p3_ext, levels["p3_ext"])
+    torch.testing.assert_close(p2_ext, levels["p2_ext"])
     torch.testing.assert_close(p3, second.inner["p3"])
     torch.testing.assert_close(p2, second.output["p2"])
-    (p2x.sum() + p3x.sum()).backward()
+    (p2_ext.sum() + p3_ext.sum()).backward()
     learned = {name for name, parameter in detector.named_parameters() if parameter.grad is not None}
     assert learned == {name for name, _ in detector.named_parameters() if name.startswith("backbone.extension.")}

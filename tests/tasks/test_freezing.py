@@ -74,7 +74,7 @@ def test_distillation_moves_every_parameter_of_the_extension_and_nothing_else() 
         assert moved == key.startswith("backbone.extension."), key
 
 
-def test_the_teacher_is_the_same_network_on_the_2x_picture() -> None:
+def test_the_teacher_is_the_same_network_on_the_2x_image() -> None:
     model = detector()
     task = DistillationTask(model, loss=DualLoss(), trainable=["backbone.extension.*"]).train()
     images_1x, images_2x, _ = batch()

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from efpn.benchmark.inputs import FixedProposals, fixed_boxes, random_batch
 from efpn.benchmark.measure import Ratio, evaluate, measure, peak
-from efpn.benchmark.models import build_row, compile_parts, picture_batches, proposal_counts
+from efpn.benchmark.models import build_row, compile_parts, image_batches, proposal_counts
 from efpn.benchmark.report import comparison, write_report
 from efpn.benchmark.setting import Setting, choose, read_setting
 from efpn.benchmark.timing import Stages, Workload
@@ -66,7 +66,7 @@ def workload(setting: Setting, name: str) -> Workload:
     if not setting.run:
         boxes = fixed_boxes(setting, row.get("proposals", 1))
         proposals = FixedProposals(getattr(model, "detector", model), boxes)
-    batches = picture_batches(setting) if setting.run else [random_batch(setting)]
+    batches = image_batches(setting) if setting.run else [random_batch(setting)]
     if setting.cfg.compile:
         compile_parts(model)
     double = scale == 1 and getattr(getattr(model, "backbone", None), "reads_2x", False)

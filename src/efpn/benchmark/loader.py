@@ -27,7 +27,7 @@ from efpn.benchmark.setting import Setting, read_setting
 from efpn.benchmark.timing import interleave, stop_watched
 from efpn.benchmark.training import workload
 from efpn.data.datamodule import DetectionDataModule
-from efpn.data.pictures import read_picture, read_smaller
+from efpn.data.images import read_image, read_smaller
 from efpn.data.reading import make_record
 from efpn.data.records import Categories, Index
 from efpn.errors import UserError
@@ -44,7 +44,7 @@ NOTES: Final = (
 )
 
 
-class WrittenPictures:
+class WrittenImages:
     """A source of noise images as JPEG files, each with boxes.
 
     Args:
@@ -75,15 +75,15 @@ class WrittenPictures:
 def write_noise(path: Path, side: int, seed: int) -> Path:
     """A square JPEG with detail at every scale, which is decoded about as slowly as a photograph."""
     random = np.random.default_rng(seed)
-    picture = np.zeros((side, side, 3), np.float32)
+    image = np.zeros((side, side, 3), np.float32)
     for cells in (8, 64, 512):
         noise = random.normal(0, 25, (cells, cells, 3)).astype(np.float32)
-        picture += cv2.resize(noise, (side, side), interpolation=cv2.INTER_LINEAR)
-    Image.fromarray((picture + 128).clip(0, 255).astype(np.uint8)).save(path, quality=QUALITY)
+        image += cv2.resize(noise, (side, side), interpolation=cv2.INTER_LINEAR)
+    Image.fromarray((image + 128).clip(0, 255).astype(np.uint8)).save(path, quality=QUALITY)
     return path
 
 
-def training_data(source: WrittenPictures, setting: Setting, workers: int, pairs: bool) -> DetectionDataModule:
+def training_data(source: WrittenImages, setting: Setting, workers: int, pairs: bool) -> DetectionDataModule:
     """The data module that a training would use, for ``load`` images and one batch to begin with."""
     cfg = setting.cfg
     short, long = sorted((setting.height, setting.width))
@@ -98,11 +98,11 @@ def training_data(source: WrittenPictures, setting: Setting, workers: int, pairs
         pairs=pairs,
         seed=cfg.seed,
         samples_per_epoch=cfg.load + cfg.batch,
-        check_pictures="none",
+        check_images="none",
     )
 
 
-def loader_rate(source: WrittenPictures, setting: Setting, workers: int, pairs: bool) -> float:
+def loader_rate(source: WrittenImages, setting: Setting, workers: int, pairs: bool) -> float:
     """Images a second that the training loader gives, from its first batch on."""
     batches = iter(training_data(source, setting, workers, pairs).train_dataloader())
     next(batches)
@@ -117,7 +117,7 @@ def decode_rates(paths: Sequence[Path]) -> dict[str, float]:
     from torch.utils.benchmark import Timer  # looks for a compiler and CUDA's, aloud: not before it is needed
 
     ways: dict[str, Callable[[Path], Any]] = {
-        "decode": read_picture,
+        "decode": read_image,
         "decode at half size": partial(read_smaller, shrink=lambda height, width: 2),
     }
 
@@ -145,7 +145,7 @@ def run(cfg: DictConfig) -> str:
     if cfg.file_size < min(setting.height, setting.width):
         raise UserError(f"file_size={cfg.file_size}: smaller than size; images are not to be enlarged")
     with TemporaryDirectory() as folder:
-        source = WrittenPictures(Path(folder), cfg.files, cfg.file_size, setting)
+        source = WrittenImages(Path(folder), cfg.files, cfg.file_size, setting)
         rates = {
             phase: {str(n): loader_rate(source, setting, n, cfg.phases[phase].pairs) for n in cfg.workers}
             for phase in PHASES
@@ -176,4 +176,4 @@ def rate_parts(record: dict[str, Any]) -> list[str]:
     ]
     rows += [[f"{phase} step", number(rate, 2)] for phase, rate in record["step"].items()]
     rows += [[f"{name}, one thread", number(rate, 2)] for name, rate in record["decoding"].items()]
-    return [ratio_table(record["ratios"]), "## Pictures a second", markdown_table(["", "pictures/s"], rows)]
+    return [ratio_table(record["ratios"]), "## Images a second", markdown_table(["", "images/s"], rows)]

@@ -22,11 +22,11 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from efpn.benchmark.inputs import Batch
 from efpn.benchmark.setting import Setting
 from efpn.data.dataset import halve, to_tensor
-from efpn.data.pictures import read_picture
+from efpn.data.images import read_image
 from efpn.data.transforms import NO_BOXES, Transform
 from efpn.errors import UserError
 from efpn.models import EFPNDetector, FasterRCNN
-from efpn.prediction.pictures import find_pictures
+from efpn.prediction.images import find_images
 from efpn.runs.checkpoints import read_handover
 from efpn.runs.phases import model_config
 from efpn.runs.rebuild import rebuild_detector, resize_to
@@ -137,17 +137,17 @@ def trained_detector(setting: Setting, phase: str, changes: Mapping[Any, Any]) -
 
 
 @cache
-def picture_batches(setting: Setting) -> list[Batch]:
+def image_batches(setting: Setting) -> list[Batch]:
     """Batches of 1x and 2x images, resized as the run's own evaluation resizes them; at most one for each turn.
 
     Raises:
-        UserError: no picture is found, or one cannot be read.
+        UserError: no image is found, or one cannot be read.
     """
     cfg = setting.cfg
     node = saved_runs(cfg.run)[0].config.data.eval_transform.copy()
     resize_to(node, setting.height if cfg.size else None)
     transform: Transform = instantiate(node, _convert_="all")
-    paths = [picture.path for picture in find_pictures([str(cfg.pictures)], Path(cfg.out))]
+    paths = [image.path for image in find_images([str(cfg.images)], Path(cfg.out))]
     needed = min(cfg.repeats * cfg.batch, -(-len(paths) // cfg.batch) * cfg.batch)
     pairs = [_pair(path, transform, setting.device) for path in islice(cycle(paths), needed)]
     groups = [pairs[start : start + cfg.batch] for start in range(0, needed, cfg.batch)]
@@ -155,7 +155,7 @@ def picture_batches(setting: Setting) -> list[Batch]:
 
 
 def _pair(path: Path, transform: Transform, device: torch.device) -> tuple[Tensor, Tensor]:
-    double = to_tensor(transform(read_picture(path), NO_BOXES, factor=2, seed=0).image)
+    double = to_tensor(transform(read_image(path), NO_BOXES, factor=2, seed=0).image)
     return halve(double).to(device), double.to(device)
 
 
@@ -167,7 +167,7 @@ def proposal_counts(setting: Setting) -> dict[str, float]:
     assert isinstance(detector, FasterRCNN), "nothing else proposes"
     detector.rpn.register_forward_hook(lambda module, given, answer: proposed.extend(answer[0]))
     with torch.inference_mode(), setting.autocast():
-        for images, _ in picture_batches(setting):
+        for images, _ in image_batches(setting):
             batch, _ = detector.transform(images)
             detector.rpn(batch, detector.backbone(batch.tensors))
     small = sum(int(detector.roi_heads.box_roi_pool.is_small(boxes).sum()) for boxes in proposed)

@@ -19,7 +19,7 @@ SIZE: Final = 700  # pixels, where none is given
 LONGEST: Final = 200  # characters of a file's name
 # options that have a place of their own in a file's name, or say nothing of what is measured
 UNNAMED: Final = (
-    "what", "device", "run", "size", "precision", "pictures", "models", "steps", "threads", "repeats", "warmup",
+    "what", "device", "run", "size", "precision", "images", "models", "steps", "threads", "repeats", "warmup",
     "memory", "out", "name",
 )  # fmt: skip
 UNTRAINED: Final = (  # what a trained run has of its own
@@ -132,7 +132,7 @@ def read_setting(cfg: DictConfig) -> Setting:
     """
     height, width = read_size(cfg.size or SIZE)
     device = read_device(cfg.device)
-    if cfg.get("run") or cfg.get("pictures"):
+    if cfg.get("run") or cfg.get("images"):
         require_trained(cfg)
     else:
         require_composition(cfg, min(height, width))
@@ -165,9 +165,9 @@ def read_device(name: str) -> torch.device:
 
 
 def require_trained(cfg: DictConfig) -> None:
-    """Raise `UserError` unless a run and pictures are given, and nothing that the run has of its own."""
-    if not (cfg.run and cfg.pictures):
-        raise UserError("run= and pictures=: a trained run detects in real pictures; give both or neither")
+    """Raise `UserError` unless a run and images are given, and nothing that the run has of its own."""
+    if not (cfg.run and cfg.images):
+        raise UserError("run= and images=: a trained run detects in real images; give both or neither")
     for word in cfg.words:
         if key_of(word) in ("model", "detector") or key_of(word).split(".")[0] in UNTRAINED:
             raise UserError(f"{word}: a trained run= has its own; leave it out")

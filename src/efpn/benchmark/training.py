@@ -104,7 +104,7 @@ def bare_distillation(setting: Setting, backward: bool) -> Workload:
 STEPS: Final[dict[str, tuple[str, Callable[[Setting], Workload]]]] = {  # title, and what builds it
     "baseline": ("baseline", partial(phase_step, phase="baseline")),
     "torchvision": ("torchvision, bare loop", torchvision_step),
-    "fpn-2x": ("baseline on 2x pictures", partial(phase_step, phase="baseline", scale=2)),
+    "fpn-2x": ("baseline on 2x images", partial(phase_step, phase="baseline", scale=2)),
     "distill": ("distillation", partial(phase_step, phase="distill")),
     "bare-forward": ("its bare forward", partial(bare_distillation, backward=False)),
     "bare-backward": ("its bare forward and backward", partial(bare_distillation, backward=True)),
@@ -114,8 +114,8 @@ RATIOS: Final = (
     Ratio("time, baseline / torchvision in a bare loop", "baseline", "torchvision", target=1.05),
     Ratio("time, distillation / its bare forward", "distill", "bare-forward", target=1.3),
     Ratio("time, distillation / its bare forward and backward", "distill", "bare-backward"),
-    Ratio("peak memory, distillation / baseline on 2x pictures", "distill", "fpn-2x", peak, target=1.0),
-    Ratio("time, distillation / baseline on 2x pictures", "distill", "fpn-2x"),
+    Ratio("peak memory, distillation / baseline on 2x images", "distill", "fpn-2x", peak, target=1.0),
+    Ratio("time, distillation / baseline on 2x images", "distill", "fpn-2x"),
 )
 
 

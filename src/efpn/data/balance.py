@@ -1,6 +1,6 @@
 """The paper's class balance: "each class augmented to about 1000 instances by random crops and color jitter".
 
-In one pass over the data every picture comes once, and some come again for the sake of a class; a transform that crops
+In one pass over the data every image comes once, and some come again for the sake of a class; a transform that crops
 (``data.train_transform.repeat_crop``) shows of these a window around a random object of that class. The plan says
 which, how often, and for which class. It is deterministic, and no torch is needed to make or print it:
 ``python -m efpn.data.balance FOLDER --target 1000 --window 1024``.
@@ -23,12 +23,12 @@ from efpn.data.tt100k import TT100K
 from efpn.errors import UserError
 
 WindowOf = Callable[[Record], float]
-MAX_REPEATS = 30  # above the 1000 / 70 that TT100K's rarest evaluated class needs when each picture has one instance
+MAX_REPEATS = 30  # above the 1000 / 70 that TT100K's rarest evaluated class needs when each image has one instance
 
 
 @dataclass(frozen=True, eq=False)
 class BalancePlan:
-    """How often each picture comes in one pass.
+    """How often each image comes in one pass.
 
     Attributes:
         order: ``(n,)`` int64, record numbers of one pass.
@@ -46,36 +46,36 @@ class BalancePlan:
 
     @property
     def repeats(self) -> NDArray[np.int64]:
-        """``(pictures,)`` how often each picture comes in one pass, once or more."""
+        """``(images,)`` how often each image comes in one pass, once or more."""
         return np.bincount(self.order)
 
     def table(self) -> str:
         """Text table of class, instances before and after, rarest first; the last row is the sum."""
         rows = sorted(zip(self.before.tolist(), self.names, self.after.tolist(), strict=True))
         lines = [f"{name:<24}{before:>8}{after:>8}" for before, name, after in rows if before]
-        pictures = f"{'pictures':<24}{len(self.repeats):>8}{len(self.order):>8}"
+        images = f"{'images':<24}{len(self.repeats):>8}{len(self.order):>8}"
         total = f"{'all instances':<24}{int(self.before.sum()):>8}{int(self.after.sum()):>8}"
-        return "\n".join([f"{'class':<24}{'before':>8}{'after':>8}", *lines, total, pictures])
+        return "\n".join([f"{'class':<24}{'before':>8}{'after':>8}", *lines, total, images])
 
 
 def whole(record: Record) -> float:
-    """The window of a repeat that shows the whole picture."""
+    """The window of a repeat that shows the whole image."""
     return np.inf
 
 
 def make_plan(index: Index, target: int, max_repeats: int = MAX_REPEATS, window: WindowOf = whole) -> BalancePlan:
-    """Repeat pictures until each evaluated class has about `target` instances.
+    """Repeat images until each evaluated class has about `target` instances.
 
-    Classes are served from the rarest on, so that what a rare class's pictures bring along counts for the commoner
-    ones. A class takes its pictures in turn, each time the one repeated least, and among those the one that adds the
-    fewest instances of classes already at the target. Such a class is never repeated for its own sake, and a picture
+    Classes are served from the rarest on, so that what a rare class's images bring along counts for the commoner
+    ones. A class takes its images in turn, each time the one repeated least, and among those the one that adds the
+    fewest instances of classes already at the target. Such a class is never repeated for its own sake, and an image
     comes at most `max_repeats` times.
 
     Args:
         index: the training split.
         target: instances that each evaluated class is brought to.
-        max_repeats: of one picture.
-        window: native side of the square that a repeat of a record shows; infinite for the whole picture.
+        max_repeats: of one image.
+        window: native side of the square that a repeat of a record shows; infinite for the whole image.
     """
     counts = count_matrix(index)
     before = counts.sum(axis=0)
@@ -98,7 +98,7 @@ def make_plan(index: Index, target: int, max_repeats: int = MAX_REPEATS, window:
 
 
 def count_matrix(index: Index) -> NDArray[np.int64]:
-    """Instances without crowds by picture and class, ``(pictures, K)``."""
+    """Instances without crowds by image and class, ``(images, K)``."""
     counts = np.zeros((len(index), len(index.categories)), np.int64)
     for row, record in enumerate(index.records):
         np.add.at(counts[row], record.labels[record.trainable] - 1, 1)
@@ -106,9 +106,9 @@ def count_matrix(index: Index) -> NDArray[np.int64]:
 
 
 def expected_in_windows(index: Index, label: int, counts: NDArray[np.int64], window: WindowOf) -> NDArray[np.float64]:
-    """Instances to be expected in a window around a random object of the class `label`, by picture and class.
+    """Instances to be expected in a window around a random object of the class `label`, by image and class.
 
-    ``(pictures, K)``. An object counts as in the window if its centre is; the rows of pictures without the class are 0.
+    ``(images, K)``. An object counts as in the window if its centre is; the rows of images without the class are 0.
     """
     gains = np.zeros(counts.shape)
     for row in np.flatnonzero(counts[:, label - 1]):
@@ -129,7 +129,7 @@ def _seen(
 ) -> NDArray[np.float64]:
     """``(o, n)``: how likely a window around each of the objects `own` shows each of all `boxes`.
 
-    A window's start is drawn evenly from where it holds its object and stays in the picture, axis by axis.
+    A window's start is drawn evenly from where it holds its object and stays in the image, axis by axis.
     """
     chance = np.ones((len(own), len(boxes)))
     for axis in (0, 1):
@@ -150,11 +150,11 @@ def _fill(
     """Records to repeat until `missing` instances are there or all are at the cap; `times` is raised in place.
 
     Args:
-        times: ``(pictures,)`` how often each comes so far.
-        own: ``(pictures,)`` instances of the class that a repeat brings.
-        side: ``(pictures,)`` instances of classes already full that it brings.
+        times: ``(images,)`` how often each comes so far.
+        own: ``(images,)`` instances of the class that a repeat brings.
+        side: ``(images,)`` instances of classes already full that it brings.
         missing: instances of the class.
-        max_repeats: of one picture.
+        max_repeats: of one image.
     """
     rows = []
     queue = [(int(times[row]), float(side[row]), int(row)) for row in np.flatnonzero(own) if times[row] < max_repeats]
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--target", type=int, default=1000, help="instances per evaluated class")
     parser.add_argument("--min-count", type=int, default=100, help="instances in train and test that make it evaluated")
     parser.add_argument("--window", type=float, default=np.inf, help="native side of the crops that repeats show")
-    parser.add_argument("--max-repeats", type=int, default=MAX_REPEATS, help="of one picture")
+    parser.add_argument("--max-repeats", type=int, default=MAX_REPEATS, help="of one image")
     given = parser.parse_args(arguments)
     try:
         source = TT100K(given.root, evaluated={"min_count": given.min_count, "splits": ["train", "test"]})

@@ -1,7 +1,7 @@
 """Look through a data set before anything trains on it. No torch.
 
 Everything that is wrong is listed in one error, each with file, record and fix. What can be mended without a doubt (a
-box that hangs over the picture's edge, a box without area) is mended, counted and reported.
+box that hangs over the image's edge, a box without area) is mended, counted and reported.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efpn.boxes import look_like_corners
-from efpn.data.pictures import PictureError, probe_picture
+from efpn.data.images import ImageError, probe_image
 from efpn.data.reading import repeated
 from efpn.data.records import Index, Record
 from efpn.errors import SHOWN, Problem, UserError, raise_problems, told
 
 log = logging.getLogger(__name__)
 
-OpenPictures = Literal["all", "header", "none"]
+OpenImages = Literal["all", "header", "none"]
 OnError = Literal["error", "skip"]
 Mask = NDArray[np.bool_]
 THREADS = 16  # header reads wait for the disk, not for the processor
@@ -36,16 +36,16 @@ class CheckReport:
 
     Attributes:
         name: the split.
-        pictures: pictures left.
+        images: images left.
         boxes: boxes left.
-        empty: pictures left that have no box.
-        clipped: boxes that hung over the edge of their picture.
+        empty: images left that have no box.
+        clipped: boxes that hung over the edge of their image.
         zero_area: boxes without area, removed.
-        problems: what was skipped (with ``on_error="skip"``): the pictures and boxes concerned are left out.
+        problems: what was skipped (with ``on_error="skip"``): the images and boxes concerned are left out.
     """
 
     name: str
-    pictures: int
+    images: int
     boxes: int
     empty: int
     clipped: tuple[Problem, ...]
@@ -53,11 +53,11 @@ class CheckReport:
     problems: tuple[Problem, ...]
 
     def __str__(self) -> str:
-        found = f"{self.name}: {self.pictures} pictures ({self.empty} without a box), {self.boxes} boxes"
+        found = f"{self.name}: {self.images} images ({self.empty} without a box), {self.boxes} boxes"
         parts = [
-            f"{len(self.clipped)} boxes clipped to the picture" if self.clipped else "",
+            f"{len(self.clipped)} boxes clipped to the image" if self.clipped else "",
             f"{len(self.zero_area)} boxes without area removed" if self.zero_area else "",
-            f"{len(self.problems)} broken pictures or boxes left out" if self.problems else "",
+            f"{len(self.problems)} broken images or boxes left out" if self.problems else "",
         ]
         return "; ".join([found, *filter(None, parts)])
 
@@ -71,23 +71,23 @@ class _Checked:
 
 
 def check_index(
-    index: Index, *, open_pictures: OpenPictures = "header", on_error: OnError = "error"
+    index: Index, *, open_images: OpenImages = "header", on_error: OnError = "error"
 ) -> tuple[Index, CheckReport]:
-    """Check every picture and box of `index`.
+    """Check every image and box of `index`.
 
     Args:
         index: one split as read.
-        open_pictures: read each picture's ``header`` (and decode those whose file ends too early), decode ``all``, or
+        open_images: read each image's ``header`` (and decode those whose file ends too early), decode ``all``, or
             open ``none`` (then whether boxes lie inside is known only where the annotations give sizes).
-        on_error: raise, or leave the pictures and boxes concerned out and log each.
+        on_error: raise, or leave the images and boxes concerned out and log each.
 
     Returns:
-        The mended index, free of problems, with the sizes of all opened pictures; and the report.
+        The mended index, free of problems, with the sizes of all opened images; and the report.
 
     Raises:
         UserError: the split is empty, or (with ``on_error="error"``) all problems in one message.
     """
-    check = partial(_check_record, index=index, open_pictures=open_pictures)
+    check = partial(_check_record, index=index, open_images=open_images)
     with ThreadPoolExecutor(THREADS) as pool:
         checked = list(pool.map(check, index.records, chunksize=64))
     _require_width_and_height(index, checked)
@@ -114,7 +114,7 @@ def log_report(report: CheckReport) -> None:
 
 
 def _require_width_and_height(index: Index, checked: list[_Checked]) -> None:
-    """Refuse a COCO json whose boxes are corners: clipped to their pictures they would train as huge objects."""
+    """Refuse a COCO json whose boxes are corners: clipped to their images they would train as huge objects."""
     sizes = {one.record.image_id: one.record.size for one in checked if one.record is not None and one.record.size}
     rows = [(*box, *sizes[r.image_id][::-1]) for r in index.records if r.image_id in sizes for box in r.boxes]
     table = np.array(rows, dtype=np.float64).reshape(-1, 6)
@@ -122,7 +122,7 @@ def _require_width_and_height(index: Index, checked: list[_Checked]) -> None:
     over = look_like_corners(given, table[:, 4:])
     if over is not None:
         raise UserError(
-            f"{index.source}: {int(over.sum())} of {len(table)} boxes reach beyond their pictures, such as "
+            f"{index.source}: {int(over.sum())} of {len(table)} boxes reach beyond their images, such as "
             f"{given[over][0].tolist()}: they look like corners (x1, y1, x2, y2); give x, y, width, height"
         )
 
@@ -130,7 +130,7 @@ def _require_width_and_height(index: Index, checked: list[_Checked]) -> None:
 def _report(mended: Index, checked: list[_Checked], problems: tuple[Problem, ...]) -> CheckReport:
     return CheckReport(
         name=mended.name,
-        pictures=len(mended),
+        images=len(mended),
         boxes=mended.box_count,
         empty=sum(len(record.boxes) == 0 for record in mended.records),
         clipped=tuple(p for one in checked for p in one.clipped),
@@ -141,20 +141,20 @@ def _report(mended: Index, checked: list[_Checked], problems: tuple[Problem, ...
 
 def _duplicates(index: Index) -> Iterator[Problem]:
     for image_id, count in repeated(record.image_id for record in index.records).items():
-        yield Problem(index.source, f"picture {image_id}", f"duplicate id, {count} times", "make ids unique")
+        yield Problem(index.source, f"image {image_id}", f"duplicate id, {count} times", "make ids unique")
 
 
 def _first_by_id(records: tuple[Record, ...]) -> tuple[Record, ...]:
     return tuple({record.image_id: record for record in reversed(records)}.values())[::-1]
 
 
-def _check_record(record: Record, index: Index, open_pictures: OpenPictures) -> _Checked:
+def _check_record(record: Record, index: Index, open_images: OpenImages) -> _Checked:
     size = record.size
-    if open_pictures != "none":
+    if open_images != "none":
         try:
-            size = probe_picture(record.path, decode=open_pictures == "all")
-        except PictureError as error:
-            return _Checked(None, (Problem(record.path, f"picture {record.image_id}", error.what, error.fix),))
+            size = probe_image(record.path, decode=open_images == "all")
+        except ImageError as error:
+            return _Checked(None, (Problem(record.path, f"image {record.image_id}", error.what, error.fix),))
     if record.size is not None and size != record.size:
         return _Checked(None, (_size_problem(record, index, size),))
     return _check_boxes(replace(record, size=size), index)
@@ -164,7 +164,7 @@ def _size_problem(record: Record, index: Index, size: tuple[int, int] | None) ->
     height, width = size or (0, 0)
     said = f"{record.size[1]} x {record.size[0]}" if record.size else "no size"
     what = f"{record.path.name} is {width} x {height} pixels, the annotations say {said}"
-    return Problem(index.source, f"picture {record.image_id}", what, "correct width and height, or restore the picture")
+    return Problem(index.source, f"image {record.image_id}", what, "correct width and height, or restore the image")
 
 
 def _check_boxes(record: Record, index: Index) -> _Checked:
@@ -181,14 +181,14 @@ def _check_boxes(record: Record, index: Index) -> _Checked:
         *name(unknown, "has an unknown category", "correct the category"),
         *name(infinite, "is not a number throughout", "give four finite numbers or remove the box"),
         *name(inverted, "is inverted", "swap its corners or remove it"),
-        *name(outside, f"lies outside the picture {_size_text(record)}", "correct or remove it"),
+        *name(outside, f"lies outside the image {_size_text(record)}", "correct or remove it"),
     )
     bad = unknown | infinite | inverted | outside | flat
     mended = replace(record, boxes=inside) if over.any() else record
     return _Checked(
         mended.keep(~bad) if bad.any() else mended,
         problems,
-        tuple(name(over, f"hangs over the edge of the picture {_size_text(record)}", "clipped")),
+        tuple(name(over, f"hangs over the edge of the image {_size_text(record)}", "clipped")),
         tuple(name(flat, "has no area", "removed")),
     )
 
@@ -203,7 +203,7 @@ def _box_problems(record: Record, index: Index, mask: Mask, what: str, fix: str)
         label = int(record.labels[row])
         named = index.categories.names[label - 1] if 1 <= label <= len(index.categories) else f"label {label}"
         corners = ", ".join(f"{value:g}" for value in record.boxes[row])
-        where = f"picture {record.image_id}, box {row + 1} ({named}: {corners})"
+        where = f"image {record.image_id}, box {row + 1} ({named}: {corners})"
         yield Problem(index.source, where, what, fix)
 
 

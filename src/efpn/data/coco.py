@@ -47,7 +47,7 @@ class CocoJson:
         self._indices: dict[str, Index] = {}
 
     def load(self, split: str) -> Index:
-        """The pictures of one split, read once; annotations that make no sense are in ``problems``."""
+        """The images of one split, read once; annotations that make no sense are in ``problems``."""
         if split not in self._indices:
             self._indices[split] = self._read(split)
             self._contents.clear()  # gigabytes for MS COCO; the records are compact
@@ -118,8 +118,8 @@ class CocoJson:
         for number, annotation in enumerate(content["annotations"]):
             home = by_image.get(annotation.get("image_id"))
             if home is None:
-                what = f"points to the unknown picture {annotation.get('image_id')}"
-                fix = "add the picture to 'images' or remove the annotation"
+                what = f"points to the unknown image {annotation.get('image_id')}"
+                fix = "add the image to 'images' or remove the annotation"
                 problems.append(Problem(source, _name(annotation, number), what, fix))
             else:
                 home.append({"number": number, **annotation})
@@ -137,7 +137,7 @@ class CocoJson:
         for annotation in annotations:
             fault = annotation_fault(annotation, self.categories.label_of_id)
             if fault is not None:
-                name = f"{_name(annotation, annotation['number'])} of picture {image['id']}"
+                name = f"{_name(annotation, annotation['number'])} of image {image['id']}"
                 problems.append(Problem(source, name, *fault))
                 continue
             x, y, width, height = annotation["bbox"]
@@ -155,16 +155,13 @@ def _name(annotation: dict[str, Any], number: int) -> str:
 
 
 def _duplicates(content: dict[str, Any], source: Path) -> list[Problem]:
-    pictures = repeated(image["id"] for image in content["images"])
+    images = repeated(image["id"] for image in content["images"])
     files = repeated({image["id"]: image["file_name"] for image in content["images"]}.values())
     things = repeated(annotation["id"] for annotation in content["annotations"] if "id" in annotation)
     return [
+        *(Problem(source, f"image {key}", f"duplicate id, {n} times", "make ids unique") for key, n in images.items()),
         *(
-            Problem(source, f"picture {key}", f"duplicate id, {n} times", "make ids unique")
-            for key, n in pictures.items()
-        ),
-        *(
-            Problem(source, f"file_name {key}", f"of {n} pictures", "list each file once, with all its annotations")
+            Problem(source, f"file_name {key}", f"of {n} images", "list each file once, with all its annotations")
             for key, n in files.items()
         ),
         *(

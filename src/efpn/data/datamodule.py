@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from efpn.data.balance import BalancePlan, make_plan
-from efpn.data.check import CheckReport, OnError, OpenPictures, check_index, log_report
+from efpn.data.check import CheckReport, OnError, OpenImages, check_index, log_report
 from efpn.data.dataset import DetectionDataset, PairSample, Sample
 from efpn.data.records import Categories, Index
 from efpn.data.sampler import EvalSampler, StreamSampler
@@ -39,22 +39,22 @@ class DetectionDataModule(pl.LightningDataModule):
     Args:
         source: reader with ``load(split)`` and ``categories``.
         splits: split of the source, or part of one, for ``train``, ``val`` and ``test``; see `efpn.data.splits`.
-        train_transform: makes a training view of a picture.
+        train_transform: makes a training view of an image.
         eval_transform: makes the view that is scored.
         root: folder of the data set, for messages.
-        batch_size: pictures per process and training step.
-        eval_batch_size: pictures per process and evaluation step.
+        batch_size: images per process and training step.
+        eval_batch_size: images per process and evaluation step.
         num_workers: loader processes; 0 loads in the main process.
         pairs: training batches are ``(images_1x, images_2x, targets)``, else ``(images, targets)``.
         eval_pairs: the same for validation and test.
         seed: of the training stream.
         samples_per_epoch: over all processes, rounded up to whole batches; None for one pass over the data or plan.
         balance: instances that each evaluated class is repeated up to, see `efpn.data.balance`; None for none.
-        keep_empty: train on pictures without a box too (one with nothing but a crowd region has none).
-        limit_val: validate on this many pictures, evenly spaced; None for all.
+        keep_empty: train on images without a box too (one with nothing but a crowd region has none).
+        limit_val: validate on this many images, evenly spaced; None for all.
         limit_test: the same for test.
-        check_pictures: what the check before training opens, ``all``, ``header`` or ``none``; see `efpn.data.check`.
-        on_unreadable: what follows from a broken picture or box, then and in training: ``error``, or ``skip`` to warn,
+        check_images: what the check before training opens, ``all``, ``header`` or ``none``; see `efpn.data.check`.
+        on_unreadable: what follows from a broken image or box, then and in training: ``error``, or ``skip`` to warn,
             count and go on without it.
 
     Attributes:
@@ -81,7 +81,7 @@ class DetectionDataModule(pl.LightningDataModule):
         keep_empty: bool = True,
         limit_val: int | None = None,
         limit_test: int | None = None,
-        check_pictures: OpenPictures = "header",
+        check_images: OpenImages = "header",
         on_unreadable: OnError = "error",
     ) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class DetectionDataModule(pl.LightningDataModule):
         require_count("data.eval_batch_size", eval_batch_size, least=1)
         require_count("data.num_workers", num_workers, least=0)
         check_choice("on_unreadable", on_unreadable, ("error", "skip"))
-        check_choice("check_pictures", check_pictures, ("all", "header", "none"))
+        check_choice("check_images", check_images, ("all", "header", "none"))
         self.source = source
         self.splits = splits
         self.train_transform = train_transform
@@ -106,7 +106,7 @@ class DetectionDataModule(pl.LightningDataModule):
         self.keep_empty = keep_empty
         self.limits: dict[str, int | None] = {"val": limit_val, "test": limit_test}
         self.on_unreadable = on_unreadable
-        self.check_pictures = check_pictures
+        self.check_images = check_images
         self.batches_done = 0
         self.reports: dict[str, CheckReport] = {}
         self._indices: dict[str, Index] = {}
@@ -125,7 +125,7 @@ class DetectionDataModule(pl.LightningDataModule):
         """What `role` reads, limited as configured, checked and mended; loaded once."""
         if role not in self._indices:
             index = thin_out(load_role(self.source, self.splits, role), self.limits.get(role))
-            checked, report = check_index(index, open_pictures=self.check_pictures, on_error=self.on_unreadable)
+            checked, report = check_index(index, open_images=self.check_images, on_error=self.on_unreadable)
             log_report(report)
             if role == "train":
                 require_boxes(checked)
@@ -151,7 +151,7 @@ class DetectionDataModule(pl.LightningDataModule):
     def train_order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Record numbers of one training pass, and the labels for whose sake they come (0: none).
 
-        They are the balance plan's, without empty pictures if so configured.
+        They are the balance plan's, without empty images if so configured.
         """
         plan, records = self.plan(), self.index("train").records
         order = np.arange(len(records)) if plan is None else plan.order
@@ -159,7 +159,7 @@ class DetectionDataModule(pl.LightningDataModule):
         if self.keep_empty:
             return order, labels
         has_box = np.array([record.trainable.any() for record in records])
-        log.info("data.keep_empty=false: %d of %d training pictures have no box", (~has_box).sum(), len(records))
+        log.info("data.keep_empty=false: %d of %d training images have no box", (~has_box).sum(), len(records))
         kept = has_box[order]
         return order[kept], labels[kept]
 
@@ -184,11 +184,11 @@ class DetectionDataModule(pl.LightningDataModule):
         return self._loader(dataset, sampler, self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Each validation picture once (over all processes, see `EvalSampler`)."""
+        """Each validation image once (over all processes, see `EvalSampler`)."""
         return self._eval_loader("val")
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Each test picture once (over all processes, see `EvalSampler`)."""
+        """Each test image once (over all processes, see `EvalSampler`)."""
         return self._eval_loader("test")
 
     def _eval_loader(self, role: Role) -> DataLoader[Any]:
@@ -217,7 +217,7 @@ def require_boxes(index: Index) -> None:
     """Raise `UserError` if a split to train on has no box to learn from."""
     if not any(record.trainable.any() for record in index.records):
         raise UserError(
-            f"{index.name}: no box to learn from in {len(index)} pictures; check data.splits.train and {index.source}"
+            f"{index.name}: no box to learn from in {len(index)} images; check data.splits.train and {index.source}"
         )
 
 
@@ -228,7 +228,7 @@ def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def collate(batch: list[Sample]) -> tuple[list[Tensor], list[Target]]:
-    """Lists of images and targets; pictures keep their own sizes."""
+    """Lists of images and targets; images keep their own sizes."""
     images, targets = zip(*batch, strict=True)
     return list(images), list(targets)
 

@@ -1,4 +1,4 @@
-"""A split as pictures and targets for training and evaluation."""
+"""A split as images and targets for training and evaluation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from efpn.data.pictures import PictureError, read_smaller
+from efpn.data.images import ImageError, read_smaller
 from efpn.data.records import Index, Record
 from efpn.data.transforms import Transform, View
 from efpn.errors import UserError
@@ -26,14 +26,14 @@ log = logging.getLogger(__name__)
 Key = int | tuple[int, int] | tuple[int, int, int]
 Sample = tuple[Tensor, Target]
 PairSample = tuple[Tensor, Tensor, Target]
-MAX_SKIPS = 20  # unreadable pictures in a row after which the disk, not a picture, is at fault
+MAX_SKIPS = 20  # unreadable images in a row after which the disk, not an image, is at fault
 
 
 class DetectionDataset(Dataset[Sample | PairSample]):
     """One split, transformed.
 
     An item's key is ``(record number, seed of the sample)``, or the record number alone (then it is the seed too); a
-    third number is the label for whose sake the picture comes again (0: none), see `efpn.data.balance`. The item is a
+    third number is the label for whose sake the image comes again (0: none), see `efpn.data.balance`. The item is a
     pure function of its key: ``(image, target)``, or ``(image_1x, image_2x, target)`` as pairs. Images are
     ``(3, H, W)`` float32 in 0 to 1, the 2x one ``(3, 2H, 2W)``, and 1x is its 2x2 mean; targets are in 1x pixels.
 
@@ -41,7 +41,7 @@ class DetectionDataset(Dataset[Sample | PairSample]):
         index: what to load.
         transform: see `efpn.data.transforms`.
         pairs: give both scales.
-        on_unreadable: raise at a picture that cannot be read, or warn, count it in `unreadable` and take the next one.
+        on_unreadable: raise at an image that cannot be read, or warn, count it in `unreadable` and take the next one.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class DetectionDataset(Dataset[Sample | PairSample]):
 
     @property
     def unreadable(self) -> int:
-        """How many unreadable pictures were skipped so far, in all workers."""
+        """How many unreadable images were skipped so far, in all workers."""
         return int(self._unreadable.value)
 
     def _read(self, number: int, shrink: Callable[[int, int], int]) -> tuple[Record, NDArray[np.uint8], int]:
@@ -90,16 +90,16 @@ class DetectionDataset(Dataset[Sample | PairSample]):
             record = self.index.records[(number + step) % len(self.index)]
             try:
                 return record, *read_smaller(record.path, shrink)
-            except PictureError as error:
+            except ImageError as error:
                 if self.on_unreadable == "error":
                     raise
                 with self._unreadable.get_lock():
                     self._unreadable.value += 1
                 log.warning("%s (skipped; %d so far)", error, self.unreadable)
-        raise UserError(f"{MAX_SKIPS} pictures in a row cannot be read, up to {record.path}; is the disk there?")
+        raise UserError(f"{MAX_SKIPS} images in a row cannot be read, up to {record.path}; is the disk there?")
 
 
-def picture_pair(
+def image_pair(
     transform: Transform, image: NDArray[np.uint8], boxes: NDArray[np.float64], seed: int, double: bool = False
 ) -> tuple[Tensor, Tensor | None, View]:
     """What a network sees of an image: at 1x ``(3, H, W)``, at 2x if it asks for ``double``, and the view.
@@ -113,12 +113,12 @@ def picture_pair(
 
 
 def factor_of(transform: Transform) -> int:
-    """Times the 1x size that a picture is resized to where no pair is asked for."""
+    """Times the 1x size that an image is resized to where no pair is asked for."""
     return 1 if transform.direct else 2
 
 
 def make_target(record: Record, view: View, shrunk: int) -> Target:
-    """The ground truth of what `view` shows of the picture, which was read ``shrunk`` times smaller than it is."""
+    """The ground truth of what `view` shows of the image, which was read ``shrunk`` times smaller than it is."""
     labels = record.labels[record.trainable][view.kept]
     return {
         "boxes": torch.as_tensor(view.boxes, dtype=torch.float32).reshape(-1, 4),

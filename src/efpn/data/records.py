@@ -1,6 +1,6 @@
-"""What an annotation file says, in memory: records (pictures), categories, and the index of one split.
+"""What an annotation file says, in memory: records (images), categories, and the index of one split.
 
-Boxes here are ``(x1, y1, x2, y2)``, continuous, in pixels of the picture file ("native"). No torch.
+Boxes here are ``(x1, y1, x2, y2)``, continuous, in pixels of the image file ("native"). No torch.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from efpn.errors import Problem, UserError, raise_problems
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One picture and its ground truth.
+    """One image and its ground truth.
 
     Attributes:
         image_id: the data set's own id.
-        path: the picture file.
+        path: the image file.
         size: (height, width) in native pixels; None when the annotation format does not say (TT100K).
         boxes: ``(n, 4)`` float64 xyxy, native pixels.
         labels: ``(n,)`` int64, 1 to K.
@@ -45,7 +45,7 @@ class Record:
         return ~self.crowd
 
     def keep(self, mask: NDArray[np.bool_]) -> Record:
-        """The same picture with only the boxes of `mask` ``(n,)``."""
+        """The same image with only the boxes of `mask` ``(n,)``."""
         fields = ("boxes", "labels", "crowd", "area")
         return replace(self, **{name: getattr(self, name)[mask] for name in fields})
 
@@ -104,7 +104,7 @@ class Index:
         name: for people, such as ``tt100k_mosaic/test``.
         source: the annotation file.
         categories: shared by all splits.
-        records: the pictures.
+        records: the images.
         problems: what the reader could not make sense of and left out. An index with problems cannot be trained on;
             `efpn.data.check.check_index` reports them with everything else that it finds.
     """
@@ -120,7 +120,7 @@ class Index:
 
     @property
     def box_count(self) -> int:
-        """Boxes of all pictures, crowds included."""
+        """Boxes of all images, crowds included."""
         return sum(len(record.boxes) for record in self.records)
 
     def instances(self) -> NDArray[np.int64]:
@@ -137,7 +137,7 @@ class Index:
         """COCO ground truth in native pixels: ``images``, ``annotations`` (xywh, area, iscrowd) and ``categories``.
 
         The area is the annotation's own where it gives one, else width times height of the box. Width and height of a
-        picture are there only where known. Annotation ids count from 1 (COCOeval takes 0 for "no match").
+        image are there only where known. Annotation ids count from 1 (COCOeval takes 0 for "no match").
         """
         annotations: list[dict[str, Any]] = []
         for record in self.records:

@@ -1,4 +1,4 @@
-"""Which picture comes when: an endless seeded stream for training, and an even share per process for evaluation."""
+"""Which image comes when: an endless seeded stream for training, and an even share per process for evaluation."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ def sample_seed(seed: int, position: int) -> int:
 
 
 class EvalSampler(Sampler[int]):
-    """Every picture once in order, shared out over processes in turn.
+    """Every image once in order, shared out over processes in turn.
 
-    All ranks have equally many, so that none waits for another: the first pictures are repeated at the end where the
+    All ranks have equally many, so that none waits for another: the first images are repeated at the end where the
     length does not divide. Score each image id once.
 
     Args:
-        length: number of pictures.
+        length: number of images.
         rank: this process.
         world_size: number of processes.
     """

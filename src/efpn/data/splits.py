@@ -1,9 +1,9 @@
-"""Which pictures train, validate and test: splits of a source, or a deterministic part of one. No torch.
+"""Which images train, validate and test: splits of a source, or a deterministic part of one. No torch.
 
 A role (``train``, ``val``, ``test``) is given as the name of a split of the source, or as a part of one:
 
-- ``{from: train, holdout: 0.1}`` takes a tenth of the pictures, chosen by a hash of their ids;
-- ``{from: train, match: "Town04_*"}`` takes the pictures whose file name matches (frames of a video stay together).
+- ``{from: train, holdout: 0.1}`` takes a tenth of the images, chosen by a hash of their ids;
+- ``{from: train, match: "Town04_*"}`` takes the images whose file name matches (frames of a video stay together).
 
 What is held out of a split is missing from every role that takes that split whole.
 """
@@ -30,7 +30,7 @@ class Source(Protocol):
         """The classes that all splits share."""
 
     def load(self, split: str) -> Index:
-        """The pictures of one split."""
+        """The images of one split."""
 
 
 def load_role(source: Source, rules: Mapping[str, SplitRule], role: str) -> Index:
@@ -73,7 +73,7 @@ def _chosen(whole: Index, rule: Mapping[str, Any], role: str) -> set[int]:
 
 
 def _rank(record: Record) -> bytes:
-    # A hash of the id, so that a picture added to the data set does not reshuffle the others.
+    # A hash of the id, so that an image added to the data set does not reshuffle the others.
     return hashlib.blake2b(str(record.image_id).encode(), digest_size=8).digest()
 
 

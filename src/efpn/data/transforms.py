@@ -1,7 +1,7 @@
 """Geometry of one image: what the network sees of it. What else is done to it: `efpn.data.augment`.
 
-Every transform maps a native picture to a window of the resized one and answers in 1x pixels. The picture itself is
-handed over at `factor` times the 1x size: a 2x picture is what both scales of a pair are made of (1x = its 2x2 mean),
+Every transform maps a native image to a window of the resized one and answers in 1x pixels. The image itself is
+handed over at `factor` times the 1x size: a 2x image is what both scales of a pair are made of (1x = its 2x2 mean),
 so that they are aligned pixel by pixel, and neither is ever an enlargement of the other. Only the window that is needed
 is resized.
 """
@@ -27,14 +27,14 @@ NO_ROWS: Rows = np.zeros(0, np.int64)
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What a transform makes of one picture.
+    """What a transform makes of one image.
 
     Attributes:
         image: ``(factor * H, factor * W, 3)`` uint8 RGB.
-        boxes: ``(m, 4)`` float64 xyxy, 1x pixels, inside the picture.
+        boxes: ``(m, 4)`` float64 xyxy, 1x pixels, inside the image.
         kept: ``(m,)`` int64, which of the given boxes they are.
         scale: (x, y), 1x pixels per native pixel.
-        ignore: ``(k, 4)`` float64 xyxy, 1x pixels: what the picture shows of the regions to ignore.
+        ignore: ``(k, 4)`` float64 xyxy, 1x pixels: what the image shows of the regions to ignore.
     """
 
     image: Pixels
@@ -48,7 +48,7 @@ class Transform(Protocol):
     """What the data set calls.
 
     Attributes:
-        direct: whether 1x alone may be resized straight from the native picture.
+        direct: whether 1x alone may be resized straight from the native image.
     """
 
     direct: bool
@@ -61,18 +61,18 @@ class Transform(Protocol):
         Args:
             image: uint8 RGB.
             boxes: ``(n, 4)`` of the objects.
-            factor: times the 1x size that the picture is wanted at.
+            factor: times the 1x size that the image is wanted at.
             seed: of all that is random.
             ignore: ``(k, 4)`` regions that go along; of these every part in sight is kept.
-            focus: rows of `boxes` for whose sake the picture comes again; a training transform crops around one of
+            focus: rows of `boxes` for whose sake the image comes again; a training transform crops around one of
                 them.
         """
 
     def shrink(self, height: int, width: int, *, factor: int, seed: int) -> int:
-        """By how much (1, 2, 4, 8) a picture of this size may be read smaller before the call with these arguments."""
+        """By how much (1, 2, 4, 8) an image of this size may be read smaller before the call with these arguments."""
 
     def repeat_window(self, size: tuple[int, int] | None) -> float:
-        """Native side of the square that a picture of ``(height, width)`` shows where it comes again for an object.
+        """Native side of the square that an image of ``(height, width)`` shows where it comes again for an object.
 
         Infinite where it shows all of it, or where the size is not known.
         """
@@ -80,7 +80,7 @@ class Transform(Protocol):
 
 @dataclass(frozen=True)
 class Window:
-    """A window of the native picture, in whole native pixels, and the 1x size that it is resized to."""
+    """A window of the native image, in whole native pixels, and the 1x size that it is resized to."""
 
     x: int
     y: int
@@ -121,12 +121,12 @@ def size_factor(height: int, width: int, short_side: int, max_size: int) -> floa
 
 
 def whole_window(height: int, width: int, factor: float) -> Window:
-    """The whole picture resized by `factor`, to the nearest whole 1x pixel."""
+    """The whole image resized by `factor`, to the nearest whole 1x pixel."""
     return Window(0, 0, width, height, max(1, round(width * factor)), max(1, round(height * factor)))
 
 
 def clip_boxes(boxes: Boxes, width: float, height: float, min_visibility: float) -> tuple[Boxes, NDArray[np.int64]]:
-    """Clip to the picture; drop what has no area, or less than `min_visibility` of its area, left inside.
+    """Clip to the image; drop what has no area, or less than `min_visibility` of its area, left inside.
 
     Returns:
         The clipped boxes ``(m, 4)`` and their rows in `boxes` ``(m,)``.
@@ -138,13 +138,13 @@ def clip_boxes(boxes: Boxes, width: float, height: float, min_visibility: float)
 
 
 class EvalTransform:
-    """Resize the whole picture; nothing is random.
+    """Resize the whole image; nothing is random.
 
     Args:
         short_side: 1x pixels of the shorter side.
         max_size: 1x pixels that the longer side may not pass.
-        direct: resize 1x straight from the native picture where no pair is asked for. The default makes it from the 2x
-            picture even then, so that a network sees the same 1x pixels in all phases.
+        direct: resize 1x straight from the native image where no pair is asked for. The default makes it from the 2x
+            image even then, so that a network sees the same 1x pixels in all phases.
     """
 
     def __init__(self, short_side: int, max_size: int, direct: bool = False) -> None:
@@ -175,17 +175,17 @@ class TrainTransform:
     """Scale jitter, crop and the augmentations of the config, all drawn from the seed of the sample.
 
     A JPEG that ends up at half of its size or less (files from four times the 1x size on, since 1x is made of the 2x
-    picture) may be read at that size, see `shrink`; its pixels are then libjpeg's means in place of OpenCV's.
+    image) may be read at that size, see `shrink`; its pixels are then libjpeg's means in place of OpenCV's.
 
     Args:
         short_side: 1x pixels of the shorter side before jitter.
         max_size: 1x pixels that the longer side may not pass before jitter.
         scale_jitter: (low, high) factor on that size, drawn log-uniformly; None for none.
-        crop: side of a square window in 1x pixels, zero-padded at the right and bottom where the picture is smaller;
-            None for whole pictures.
+        crop: side of a square window in 1x pixels, zero-padded at the right and bottom where the image is smaller;
+            None for whole images.
         object_crop_prob: how often the crop is placed around a random object; else anywhere.
-        repeat_crop: side of the square window, in 1x pixels, around an object that a class balance repeats the picture
-            for. Where there is a `crop`, that is its side; where both are None, the whole picture comes again.
+        repeat_crop: side of the square window, in 1x pixels, around an object that a class balance repeats the image
+            for. Where there is a `crop`, that is its side; where both are None, the whole image comes again.
         min_visibility: share of a box that must be left in sight for it to be kept.
         direct: as in `EvalTransform`.
         augment: a list of transforms, or of some by name, see `efpn.data.augment`; they are done one after the other.
@@ -213,7 +213,7 @@ class TrainTransform:
             raise UserError(f"scale_jitter is {list(self.scale_jitter)}; give [low, high] with 0 < low <= high")
         for name, side in (("crop", crop), ("repeat_crop", repeat_crop)):
             if side is not None and side < 1:
-                raise UserError(f"{name} is {side}; give a side in 1x pixels, or null for whole pictures")
+                raise UserError(f"{name} is {side}; give a side in 1x pixels, or null for whole images")
         self.crop = crop
         self.repeat_crop = repeat_crop
         self.object_crop_prob = object_crop_prob
@@ -235,7 +235,7 @@ class TrainTransform:
         return View(_pad(pixels, crop, factor), moved, kept, window.scale, regions)
 
     def shrink(self, height: int, width: int, *, factor: int, seed: int) -> int:
-        """As far as the resized picture still has no more pixels than the one that is read."""
+        """As far as the resized image still has no more pixels than the one that is read."""
         scale = factor * self._scale(height, width, np.random.default_rng(seed))
         return next(by for by in (8, 4, 2, 1) if by * scale <= 1 or by == 1)
 
@@ -274,7 +274,7 @@ class TrainTransform:
     def _window(
         self, image: Pixels, boxes: Boxes, crop: int | None, focus: Rows, random: np.random.Generator
     ) -> Window:
-        """The part of the picture that is shown: all of it, or a square around an object or anywhere."""
+        """The part of the image that is shown: all of it, or a square around an object or anywhere."""
         height, width = image.shape[:2]
         factor = self._scale(height, width, random)
         if crop is None:
@@ -297,7 +297,7 @@ def _pad(pixels: Pixels, crop: int | None, factor: int) -> Pixels:
 def _place(
     length: int, factor: float, crop: int, target: tuple[float, float] | None, random: np.random.Generator
 ) -> tuple[int, int, int]:
-    """One axis of a crop: native start and length, and 1x length (below `crop` where the picture is too small).
+    """One axis of a crop: native start and length, and 1x length (below `crop` where the image is too small).
 
     The native length is a whole number of pixels, so the scale differs from `factor` by a rounding; a window around
     `target` (native start and end) holds all of it if it can.

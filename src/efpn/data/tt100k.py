@@ -29,7 +29,7 @@ ANNOTATION_FILES = ("annotations.json", "annotations_all.json")
 OTHER = "other"
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 DIGITS = 15  # of an id, which has to survive a float
-PICTURE = "each picture needs a text as path and a list as objects"
+PICTURE = "each image needs a text as path and a list as objects"
 OBJECT = "each object needs category and bbox {xmin, ymin, xmax, ymax}, of finite numbers"
 
 Evaluated = Mapping[str, Any] | Sequence[str] | str | None
@@ -64,20 +64,20 @@ class TT100K:
         self.others = others
 
     def load(self, split: str) -> Index:
-        """The pictures that ``split/ids.txt`` lists; objects and ids that make no sense are in ``problems``."""
+        """The images that ``split/ids.txt`` lists; objects and ids that make no sense are in ``problems``."""
         records: list[Record] = []
         problems: list[Problem] = []
         list_file, ids = self._ids(split)
         for image_id, count in repeated(ids).items():
             fix = "list it once"
-            problems.append(Problem(list_file, f"picture {image_id}", f"duplicate id, listed {count} times", fix))
+            problems.append(Problem(list_file, f"image {image_id}", f"duplicate id, listed {count} times", fix))
         for image_id in dict.fromkeys(ids):
             entry = self._content["imgs"].get(image_id)
             if entry is None:
                 what = f"listed here but not in {self.annotations.name}"
-                problems.append(Problem(list_file, f"picture {image_id}", what, "remove the id or add its annotation"))
+                problems.append(Problem(list_file, f"image {image_id}", what, "remove the id or add its annotation"))
             elif fault := _entry_fault(entry):
-                problems.append(Problem(self.annotations, f"picture {image_id}", fault, PICTURE))
+                problems.append(Problem(self.annotations, f"image {image_id}", fault, PICTURE))
             else:
                 records.append(self._record(image_id, entry, problems))
         return Index(f"{self.root.name}/{split}", self.annotations, self.categories, tuple(records), tuple(problems))
@@ -93,7 +93,7 @@ class TT100K:
         return Categories(names, ids, tuple(name in evaluated for name in names))
 
     def count(self, splits: Iterable[str]) -> Counter[str]:
-        """Instances by class name over all pictures of `splits`."""
+        """Instances by class name over all images of `splits`."""
         counts: Counter[str] = Counter()
         for split in splits:
             for image_id in dict.fromkeys(self._ids(split)[1]):
@@ -110,7 +110,7 @@ class TT100K:
         if not isinstance(types, list) or not types or not all(isinstance(name, str) for name in types):
             raise UserError(f"{self.annotations}: 'types' is {shown(types)}; make it a list of class names")
         if not isinstance(images, dict):
-            raise UserError(f"{self.annotations}: 'imgs' is {shown(images)}; make it an object of pictures by id")
+            raise UserError(f"{self.annotations}: 'imgs' is {shown(images)}; make it an object of images by id")
         return content
 
     def _find_annotations(self, name: str | None) -> Path:
@@ -160,7 +160,7 @@ class TT100K:
         ids = path.read_text(encoding="utf-8", errors="backslashreplace").split()
         wrong = [token for token in ids if not token.isdecimal() or len(token) > DIGITS]
         if wrong:
-            raise UserError(f"{path}: {wrong[0]!r} is not a picture id; list one whole number per line")
+            raise UserError(f"{path}: {wrong[0]!r} is not an image id; list one whole number per line")
         return path, ids
 
     def _record(self, image_id: str, entry: dict[str, Any], problems: list[Problem]) -> Record:
@@ -169,7 +169,7 @@ class TT100K:
         for number, thing in enumerate(entry.get("objects", ())):
             fault = self._object_fault(thing)
             if fault is not None:
-                problems.append(Problem(self.annotations, f"picture {image_id}, object {number}", *fault))
+                problems.append(Problem(self.annotations, f"image {image_id}, object {number}", *fault))
                 continue
             labels.append(self.categories.label_of.get(thing["category"]) or self.categories.label_of[OTHER])
             boxes.append([float(thing["bbox"][key]) for key in CORNERS])

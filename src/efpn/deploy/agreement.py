@@ -32,7 +32,7 @@ class Agreement:
     """What was compared, and the largest differences that were found.
 
     Attributes:
-        views: pictures and parts of pictures.
+        views: images and parts of images.
         detections: on all of them.
         boxes: 1x pixels.
         scores: difference of the scores.
@@ -51,18 +51,18 @@ def compare(
     views: Iterable[tuple[str, Tensor]],
     tolerance: Tolerance,
 ) -> Agreement:
-    """Run both on every ``(name, picture (3, H, W))``; a detector that reads 2x images takes such a picture.
+    """Run both on every ``(name, image (3, H, W))``; a detector that reads 2x images takes such an image.
 
     Raises:
-        UserError: they differ, with each picture on which they do; or nothing is detected in any.
+        UserError: they differ, with each image on which they do; or nothing is detected in any.
     """
     faults: list[str] = []
     largest, counts = torch.zeros(2), []
-    for name, picture in views:
+    for name, image in views:
         double = detector.backbone.reads_2x
-        seen = F.avg_pool2d(picture, 2) if double else picture
-        expected = detector.eval()([seen], images_2x=[picture] if double else None)[0]
-        found = differences(expected, exported(picture), tolerance)
+        seen = F.avg_pool2d(image, 2) if double else image
+        expected = detector.eval()([seen], images_2x=[image] if double else None)[0]
+        found = differences(expected, exported(image), tolerance)
         counts.append(len(expected["scores"]))
         if isinstance(found, str):
             faults.append(f"{name}: {found}")
@@ -70,7 +70,7 @@ def compare(
             largest = torch.maximum(largest, found)
     raise_listed("the exported model does not say what the detector says", faults)
     if not sum(counts):
-        raise UserError(f"nothing to compare: no detection on {len(counts)} views; give others with pictures=")
+        raise UserError(f"nothing to compare: no detection on {len(counts)} views; give others with images=")
     return Agreement(len(counts), sum(counts), *largest.tolist())
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from efpn.types import Detections
 
 OPSET = 18  # the exporter's own
-INPUT, OUTPUTS = "picture", ("boxes", "labels", "scores")
+INPUT, OUTPUTS = "image", ("boxes", "labels", "scores")
 Runner = Callable[["Tensor"], "Detections"]
 
 
@@ -45,7 +45,7 @@ class Format(ABC):
 
     @abstractmethod
     def load(self, path: Path) -> Runner:
-        """Read it back: a function from a picture ``(3, H, W)`` to its detections."""
+        """Read it back: a function from an image ``(3, H, W)`` to its detections."""
 
 
 class Onnx(Format):
@@ -76,8 +76,8 @@ class Onnx(Format):
 
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
-        def run(picture: Tensor) -> Detections:
-            boxes, labels, scores = map(torch.from_numpy, session.run(list(OUTPUTS), {INPUT: picture.numpy()}))
+        def run(image: Tensor) -> Detections:
+            boxes, labels, scores = map(torch.from_numpy, session.run(list(OUTPUTS), {INPUT: image.numpy()}))
             return {"boxes": boxes, "labels": labels, "scores": scores}
 
         return run
@@ -105,8 +105,8 @@ class Torch(Format):
 
         module = torch.export.load(path).module()
 
-        def run(picture: Tensor) -> Detections:
-            boxes, labels, scores = module(picture)
+        def run(image: Tensor) -> Detections:
+            boxes, labels, scores = module(image)
             return {"boxes": boxes, "labels": labels, "scores": scores}
 
         return run

@@ -1,4 +1,4 @@
-"""The detector as one traceable graph for one picture of any size.
+"""The detector as one traceable graph for one image of any size.
 
 torchvision's anchors and RoI pooler branch on sizes and on how many boxes there are, which `torch.export` cannot
 follow. Here the same arithmetic is written without such branches, on the detector's own modules and filters
@@ -28,7 +28,7 @@ Size = tuple[int, int]
 
 
 class DetectorGraph(nn.Module):
-    """``picture (3, H, W)`` float32 RGB in [0, 1] at the 1x size -> ``boxes (n, 4)``, ``labels (n,)``, ``scores (n,)``.
+    """``image (3, H, W)`` float32 RGB in [0, 1] at the 1x size -> ``boxes (n, 4)``, ``labels (n,)``, ``scores (n,)``.
 
     Boxes are xyxy in 1x pixels, highest score first, as the detector itself gives them. Where P2' is made of the 2x
     image, that is what is given, ``(3, 2H, 2W)``, and the 1x image is the mean of its 2 x 2 blocks.
@@ -37,7 +37,7 @@ class DetectorGraph(nn.Module):
         detector: with its weights; it stays as it is, but for being set to eval mode.
 
     Raises:
-        ValueError: the detector itself resizes pictures.
+        ValueError: the detector itself resizes images.
         UserError: it is another than Faster R-CNN.
     """
 
@@ -46,30 +46,30 @@ class DetectorGraph(nn.Module):
         if not isinstance(detector, FasterRCNN):
             raise UserError(f"export: {type(detector).__name__} cannot be exported; detector=faster_rcnn can")
         if not isinstance(detector.transform, NormalizeAndPad):
-            raise ValueError("a picture comes at its 1x size: build the detector with resize=None")
+            raise ValueError("an image comes at its 1x size: build the detector with resize=None")
         self.detector = detector
         heads = detector.roi_heads
         self.head = nn.Sequential(heads.box_head, heads.box_predictor)
         self.small_head = heads.small_head or self.head
         self.eval()
 
-    def forward(self, picture: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Detect in one picture."""
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Detect in one image."""
         double, step = None, self.detector.transform.size_divisible
         if self.detector.backbone.reads_2x:
-            double = self._padded(self.detector.transform.normalize(picture), 2 * step)
-            picture = F.avg_pool2d(picture, 2)
-        height, width = picture.shape[-2:]
-        images = self._padded(self.detector.transform.normalize(picture), step)
+            double = self._padded(self.detector.transform.normalize(image), 2 * step)
+            image = F.avg_pool2d(image, 2)
+        height, width = image.shape[-2:]
+        images = self._padded(self.detector.transform.normalize(image), step)
         maps = self.detector.backbone.whole(images, double)
         rois = self._proposals(maps, images, (height, width))
         logits, deltas = self.box_outputs(maps, rois)
         return self._detections(logits, deltas, rois, (height, width))
 
-    def _padded(self, picture: Tensor, step: int) -> Tensor:
+    def _padded(self, image: Tensor, step: int) -> Tensor:
         # only numbers above 0 are divided: the ONNX exporter's // rounds towards 0
-        below, right = ((side + step - 1) // step * step - side for side in picture.shape[-2:])
-        return F.pad(picture, (0, right, 0, below))[None]
+        below, right = ((side + step - 1) // step * step - side for side in image.shape[-2:])
+        return F.pad(image, (0, right, 0, below))[None]
 
     def _proposals(self, maps: dict[str, Tensor], images: Tensor, size: Size) -> Tensor:
         """The RPN's boxes of all levels together ``(R, 4)``, 1x pixels."""
@@ -108,14 +108,14 @@ def trace(detector: EFPNDetector) -> ExportedProgram:
         return torch.export.export(
             DetectorGraph(detector),
             (torch.zeros(3, *EXAMPLE_SIZE),),
-            dynamic_shapes={"picture": sides},
+            dynamic_shapes={"image": sides},
             # that maps of two paths have one size for every H and W is checked when the graph runs, not proven here
             prefer_deferred_runtime_asserts_over_guards=True,
         )
 
 
 def level_anchors(cell: Tensor, logits: Tensor, images: Tensor) -> Tensor:
-    """torchvision's anchors of one level ``(h w A, 4)``, a whole number of pixels of the padded picture apart.
+    """torchvision's anchors of one level ``(h w A, 4)``, a whole number of pixels of the padded image apart.
 
     Args:
         cell: ``(A, 4)`` around the origin.
@@ -128,7 +128,7 @@ def level_anchors(cell: Tensor, logits: Tensor, images: Tensor) -> Tensor:
 
 
 def pooled(align: MultiScaleRoIAlign, maps: dict[str, Tensor], rois: Tensor) -> Tensor:
-    """Pool ``rois (R, 4)`` of one picture, each from its level by eq. 2: ``(R, C, S, S)``."""
+    """Pool ``rois (R, 4)`` of one image, each from its level by eq. 2: ``(R, C, S, S)``."""
     level = align.map_levels([rois])
     rows = [torch.where(level == n)[0] for n in range(len(align.featmap_names))]
     parts = [

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from efpn.prediction.images import find_images
 from efpn.prediction.options import asked_for
-from efpn.prediction.pictures import find_pictures
 
 
-def given_pictures(cfg: DictConfig, out: Path) -> list[Path]:
-    """At most ``check.pictures`` of the files that ``pictures`` names; empty where the run's own are meant."""
-    if cfg.pictures is None:
+def given_images(cfg: DictConfig, out: Path) -> list[Path]:
+    """At most ``check.images`` of the files that ``images`` names; empty where the run's own are meant."""
+    if cfg.images is None:
         return []
-    return [picture.path for picture in find_pictures(asked_for(cfg), out)][: cfg.check.pictures]
+    return [image.path for image in find_images(asked_for(cfg), out)][: cfg.check.images]

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from efpn import __version__
 from efpn.data.datamodule import DetectionDataModule, thin_out
-from efpn.data.dataset import picture_pair
-from efpn.data.pictures import read_picture
+from efpn.data.dataset import image_pair
+from efpn.data.images import read_image
 from efpn.data.transforms import NO_BOXES, Transform
 from efpn.deploy.agreement import Agreement, Tolerance, compare
 from efpn.deploy.formats import INPUT, OUTPUTS, Format
@@ -31,33 +31,33 @@ from efpn.runs.saved import SavedRun
 log = logging.getLogger(__name__)
 
 
-def export(cfg: DictConfig, run: SavedRun, chosen: Format, pictures: list[Path]) -> Path:
-    """Write the run's detector, compare it with itself on pictures, and only then give the file its name.
+def export(cfg: DictConfig, run: SavedRun, chosen: Format, images: list[Path]) -> Path:
+    """Write the run's detector, compare it with itself on images, and only then give the file its name.
 
     Args:
         cfg: the command line's.
         run: the finished phase.
         chosen: the kind of file.
-        pictures: to compare on; the run's own validation pictures where there are none.
+        images: to compare on; the run's own validation images where there are none.
 
     Returns:
         The file; beside it lies ``<file>.json``, which says what goes in and what comes out.
 
     Raises:
-        UserError: the run cannot be rebuilt, a picture cannot be read, or the file says something else.
+        UserError: the run cannot be rebuilt, an image cannot be read, or the file says something else.
     """
     handover = read_handover(run.checkpoint)
     detector = rebuild_detector(run, handover).eval()
     detector.backbone.windows = None  # what is exported is the whole map, and compared with it
     transform = instantiate(run.config.data.eval_transform, _convert_="all")
-    pictures = pictures or own_pictures(run, cfg.check.pictures)
+    images = images or own_images(run, cfg.check.images)
     tolerance = Tolerance(cfg.check.boxes, cfg.check.scores)
     target = run.out_folder(cfg.out, "export") / chosen.file
     partial = start_file(target)
     try:
         chosen.write(trace(detector), partial)
-        log.info("written; comparing on %d pictures", len(pictures))
-        seen = views(pictures, transform, detector.backbone.reads_2x)
+        log.info("written; comparing on %d images", len(images))
+        seen = views(images, transform, detector.backbone.reads_2x)
         agreement = compare(detector, chosen.load(partial), seen, tolerance)
         partial.replace(target)
     finally:
@@ -69,9 +69,9 @@ def export(cfg: DictConfig, run: SavedRun, chosen: Format, pictures: list[Path])
     return target
 
 
-def own_pictures(run: SavedRun, count: int) -> list[Path]:
-    """Pictures of the run's validation split, evenly spaced over it."""
-    data: DetectionDataModule = instantiate(run.config.data, check_pictures="none", _convert_="all")
+def own_images(run: SavedRun, count: int) -> list[Path]:
+    """Images of the run's validation split, evenly spaced over it."""
+    data: DetectionDataModule = instantiate(run.config.data, check_images="none", _convert_="all")
     return [record.path for record in thin_out(data.index("val"), count).records]
 
 
@@ -88,19 +88,19 @@ def facts_file(target: Path) -> Path:
     return target.with_name(f"{target.name}.json")
 
 
-def views(pictures: list[Path], transform: Transform, double: bool = False) -> Iterator[tuple[str, Tensor]]:
-    """Each picture as the exported detector takes it, and its upper left two thirds, to compare more than one size.
+def views(images: list[Path], transform: Transform, double: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """Each image as the exported detector takes it, and its upper left two thirds, to compare more than one size.
 
     Args:
-        pictures: files.
+        images: files.
         transform: resizes them.
         double: at the 2x size, else at 1x.
 
     Raises:
-        UserError: a picture that cannot be read, or too small for an exported detector.
+        UserError: an image that cannot be read, or too small for an exported detector.
     """
-    for path in pictures:
-        single, pair, _ = picture_pair(transform, read_picture(path), NO_BOXES, seed=0, double=double)
+    for path in images:
+        single, pair, _ = image_pair(transform, read_image(path), NO_BOXES, seed=0, double=double)
         height, width = single.shape[-2:]
         if min(height, width) < SMALLEST_SIDE:
             raise UserError(
@@ -135,7 +135,7 @@ def facts_of(run: SavedRun, handover: Handover, detector: EFPNDetector) -> dict[
             "short_side": transform.short_side,
             "max_size": transform.max_size,
             "smallest_side": SMALLEST_SIDE,
-            "factor": factor,  # the picture is resized to so many times the 1x size ...
+            "factor": factor,  # the image is resized to so many times the 1x size ...
             "given": 2 if detector.backbone.reads_2x else 1,  # ... and given, by means of blocks, at so many times
         },
         "outputs": dict(zip(OUTPUTS, ("(n, 4) xyxy, 1x pixels", "(n,) from 1", "(n,) falling"), strict=True)),

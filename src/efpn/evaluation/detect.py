@@ -79,7 +79,7 @@ def read_file(cfg: DictConfig, source: Path, runs: Sequence[SavedRun]) -> Detect
         content = read_json(file, "give the result file with detections=FILE")
         found = read_results(content, truth, str(file), cfg.missing)
         covered = len({one["image_id"] for one in found})
-        log.info("%s: %d detections in %d of %d pictures", file, len(found), covered, len(truth["images"]))
+        log.info("%s: %d detections in %d of %d images", file, len(found), covered, len(truth["images"]))
         if not found:
             log.warning("%s: no detection at all", file)
         return found
@@ -162,7 +162,7 @@ def scored_index(data: DetectionDataModule, split: Role) -> Index:
     except UserError as error:
         if split != "test":
             raise
-        advice = "split=val scores the validation pictures; data_root=FOLDER says where the data set lies now"
+        advice = "split=val scores the validation images; data_root=FOLDER says where the data set lies now"
         raise UserError(f"the test split cannot be read: {advice}\n  {error}") from None
 
 
@@ -179,7 +179,7 @@ def choose_threshold(cfg: DictConfig, data: DetectionDataModule, detect_val: Cal
     val, test = ({record.path for record in data.index(role).records} for role in ("val", "test"))
     if shared := len(val & test):
         log.warning(
-            "val and test share %d pictures: no threshold of best F1, which must not be chosen on what is scored",
+            "val and test share %d images: no threshold of best F1, which must not be chosen on what is scored",
             shared,
         )
         return None
@@ -229,7 +229,7 @@ def check_complete(index: Index, seen: Collected, on_unreadable: str) -> None:
     missing = {record.image_id for record in index.records} - set(seen.image_ids)
     if not missing:
         return
-    message = f"{index.name}: {len(missing)} of {len(index)} pictures were not scored (ids {sorted(missing)[:5]})"
+    message = f"{index.name}: {len(missing)} of {len(index)} images were not scored (ids {sorted(missing)[:5]})"
     if on_unreadable == "error":
         raise UserError(f"{message}; mend them, or data.on_unreadable=skip in training leaves them out")
     log.warning(message)

@@ -1,4 +1,4 @@
-"""What the extended level holds, beside what it should hold (Fig. 6): P2' of several runs and P2 of the 2x picture."""
+"""What the extended level holds, beside what it should hold (Fig. 6): P2' of several runs and P2 of the 2x image."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SPREAD: Final = 2.5  # standard deviations of the target that a colour channel s
 
 @dataclass(frozen=True)
 class FeatureRow:
-    """One crop of a picture and what the maps hold there.
+    """One crop of an image and what the maps hold there.
 
     Attributes:
         image: ``(h, w, 3)`` uint8, the crop.
@@ -50,11 +50,11 @@ class FeatureRow:
 
 
 def draw_features(cfg: DictConfig, runs: Sequence[SavedRun], folder: Path) -> Drawn:
-    """Write ``features.png`` and ``.json`` for ``cfg.features`` pictures of the split with small objects.
+    """Write ``features.png`` and ``.json`` for ``cfg.features`` images of the split with small objects.
 
     Args:
         cfg: of the evaluation.
-        runs: those with an extension are shown; all of one baseline, whose P2 of the 2x picture is the target.
+        runs: those with an extension are shown; all of one baseline, whose P2 of the 2x image is the target.
         folder: where to.
 
     Raises:
@@ -72,7 +72,7 @@ def draw_features(cfg: DictConfig, runs: Sequence[SavedRun], folder: Path) -> Dr
                 raise UserError(
                     f"features: {name} comes from another baseline than {extended[0].name}; draw them apart"
                 )
-            found |= {WITHOUT: levels["p2"], f"P2' {name}": levels["p2x"]}
+            found |= {WITHOUT: levels["p2"], f"P2' {name}": levels["p2_ext"]}
     rows = [_row(sample, found) for sample, found in zip(samples, maps, strict=True)]
     numbers = {row.title: {name: relative_error(m, row.target) for name, m in row.maps.items()} for row in rows}
     return keep(folder / "features", feature_sheet(rows, title=f"Extended level on {cfg.split}"), numbers)
@@ -91,7 +91,7 @@ def with_extension(runs: Sequence[SavedRun]) -> list[SavedRun]:
 
 
 def samples_with_small_objects(data: DetectionDataModule, split: Any, count: int) -> list[Any]:
-    """``(image_1x, image_2x, target)`` of the pictures of a split whose smallest object is smallest."""
+    """``(image_1x, image_2x, target)`` of the images of a split whose smallest object is smallest."""
     index = data.index(split)
     boxes = [record.boxes[record.trainable] for record in index.records]
     sizes = [float((b[:, 2:] - b[:, :2]).max(1).min()) if len(b) else np.inf for b in boxes]
@@ -101,7 +101,7 @@ def samples_with_small_objects(data: DetectionDataModule, split: Any, count: int
 
 @torch.no_grad()
 def extended_levels(detector: EFPNDetector, image_1x: Tensor, image_2x: Tensor) -> dict[str, np.ndarray]:
-    """The extended level of one picture and what belongs beside it, each ``(C, H/2, W/2)`` of the padded 1x picture.
+    """The extended level of one image and what belongs beside it, each ``(C, H/2, W/2)`` of the padded 1x image.
 
     Args:
         detector: with an extension.
@@ -109,21 +109,21 @@ def extended_levels(detector: EFPNDetector, image_1x: Tensor, image_2x: Tensor) 
         image_2x: ``(3, 2h, 2w)``.
 
     Returns:
-        ``target`` (P2 of the 2x picture), ``p2x`` (P2'), and ``p2`` (P2 of the 1x picture, nearest-upsampled).
+        ``target`` (P2 of the 2x image), ``p2_ext`` (P2'), and ``p2`` (P2 of the 1x image, nearest-upsampled).
     """
     backbone = detector.backbone
     batch_1x, batch_2x = detector.batch_pair([image_1x], [image_2x])
     pyramid, fine = backbone.prepare(batch_1x.tensors, batch_2x)
     maps = {
         "target": backbone.extension.targets(backbone.pyramid(batch_2x))[1],
-        "p2x": backbone.extension.extend(backbone, pyramid, fine)[1],
+        "p2_ext": backbone.extension.extend(backbone, pyramid, fine)[1],
         "p2": upsample2x(pyramid.output["p2"]),
     }
     return {name: level[0].float().cpu().numpy() for name, level in maps.items()}
 
 
 def _row(sample: Any, maps: Mapping[str, np.ndarray]) -> FeatureRow:
-    """A crop around the smallest object; P2' and its target have a cell for every 2 x 2 pixels of the 1x picture."""
+    """A crop around the smallest object; P2' and its target have a cell for every 2 x 2 pixels of the 1x image."""
     image, target = sample[0], sample[2]
     boxes = target["boxes"]
     box = boxes[(boxes[:, 2:] - boxes[:, :2]).amax(1).argmin()]
@@ -135,7 +135,7 @@ def _row(sample: Any, maps: Mapping[str, np.ndarray]) -> FeatureRow:
     crops = {name: m[:, top // 2 : (top + CROP) // 2, left // 2 : (left + CROP) // 2] for name, m in maps.items()}
     aim = crops.pop(TARGET)
     pixels = (image[:, top : top + CROP, left : left + CROP].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
-    return FeatureRow(pixels, aim, crops, f"picture {int(target['image_id'])}")
+    return FeatureRow(pixels, aim, crops, f"image {int(target['image_id'])}")
 
 
 def relative_error(features: np.ndarray, target: np.ndarray) -> float:
@@ -148,7 +148,7 @@ def relative_error(features: np.ndarray, target: np.ndarray) -> float:
 
 
 def feature_sheet(rows: Sequence[FeatureRow], *, title: str = "", side: float = 2.1) -> Figure:
-    """A row for each crop: the picture, the target, then the maps, each with its relative error.
+    """A row for each crop: the image, the target, then the maps, each with its relative error.
 
     All maps of a row are projected onto the target's first three principal components as red, green and blue.
 
@@ -162,7 +162,7 @@ def feature_sheet(rows: Sequence[FeatureRow], *, title: str = "", side: float = 
     """
     if not rows:
         raise ValueError("a sheet of features needs at least one crop")
-    heads = ["picture", "target", *rows[0].maps]
+    heads = ["image", "target", *rows[0].maps]
     figure = Figure(figsize=(side * len(heads), 0.5 + (side + 0.32) * len(rows)), dpi=130, facecolor="white",
                     layout="constrained")  # fmt: skip
     FigureCanvasAgg(figure)
@@ -173,8 +173,8 @@ def feature_sheet(rows: Sequence[FeatureRow], *, title: str = "", side: float = 
         shown = [row.image, colours(row.target), *(colours(features) for features in row.maps.values())]
         errors = [relative_error(features, row.target) for features in row.maps.values()]
         heading = [row.title, "target", *(f"{n}, error {e:.2f}" for n, e in zip(row.maps, errors, strict=True))]
-        for view, picture, words in zip(axes, shown, heading, strict=True):
-            view.imshow(picture, interpolation="nearest")
+        for view, image, words in zip(axes, shown, heading, strict=True):
+            view.imshow(image, interpolation="nearest")
             view.set_title(words, loc="left", fontsize=8, parse_math=False)
             view.set_axis_off()
     return figure

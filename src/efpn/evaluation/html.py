@@ -20,7 +20,7 @@ from efpn.runs.files import write_text
 from efpn.runs.names import CONFIG_FILE
 
 REPORT: Final = "report.html"
-WIDEST: Final = 1800  # pixels of an embedded picture
+WIDEST: Final = 1800  # pixels of an embedded image
 COLUMNS: Final = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR_S", "AR_M", "AR_L", "F1_S", "F1_M", "F1_L")
 Cells = dict[str, Any]  # of a line of a table
 
@@ -108,8 +108,8 @@ def _embedded(path: Path | None) -> str | None:
     """A figure as a data URL, shrunk to the widest that a page shows; None where it was not drawn."""
     if path is None:
         return None
-    with Image.open(path) as picture:
-        shrunk = picture.convert("RGB")
+    with Image.open(path) as image:
+        shrunk = image.convert("RGB")
         shrunk.thumbnail((WIDEST, WIDEST * 10))
     photo = path.stem not in ("accuracy_recall", "scales", "losses", "scales_by_level")
     buffer = io.BytesIO()

@@ -22,7 +22,7 @@ from efpn.metrics.scales import EDGES, by_scale
 from efpn.runs.files import as_tt100k_results, write_json, write_text
 
 log = logging.getLogger(__name__)
-TABLE, DETECTIONS, DETECTIONS_TT100K, PICTURES = "table.md", "detections.json", "detections_tt100k.json", "pictures.png"
+TABLE, DETECTIONS, DETECTIONS_TT100K, PICTURES = "table.md", "detections.json", "detections_tt100k.json", "images.png"
 MOST_RUNS: Final = len(STYLES)  # that a figure can tell apart
 AREAS: Final = {"area": "square root of the box's area", "annotation": "square root of the annotation's area"}
 Drawn = dict[str, Path]  # figures drawn this time, by what they are called
@@ -44,9 +44,9 @@ def write_row(one: Evaluation, images: int = 0, tt100k: bool = False) -> Drawn:
     write_json(one.folder / "losses.json", one.funnel.as_dict(), indent=2)
     write_text(one.folder / "losses.md", funnel_markdown(one.funnel, f"Where {one.name} loses objects on {one.split}"))
     log.info("%s on %s: %s", one.name, one.split, one.folder)
-    title = f"{one.name} on {one.split}: the pictures with most misses (score >= {one.threshold:.2f})"
+    title = f"{one.name} on {one.split}: the images with most misses (score >= {one.threshold:.2f})"
     sheet = outcome_sheet(one, images, title) if images else None
-    return {f"{one.name}/pictures": save(sheet, one.folder / PICTURES)} if sheet else {}
+    return {f"{one.name}/images": save(sheet, one.folder / PICTURES)} if sheet else {}
 
 
 def draw_row(one: Evaluation) -> Drawn:
@@ -132,11 +132,11 @@ def draw_losses(stem: Path, rows: Sequence[Evaluation], title: str = "") -> Draw
 
 def keep(stem: Path, figure: Figure | None, data: Any = None) -> Drawn:
     """Write ``<stem>.png`` and ``<stem>.json``, the data that it shows; without a figure an earlier one goes."""
-    picture, numbers = (stem.with_name(f"{stem.name}{ending}") for ending in (".png", ".json"))
+    image, numbers = (stem.with_name(f"{stem.name}{ending}") for ending in (".png", ".json"))
     if figure is None:
-        picture.unlink(missing_ok=True)
+        image.unlink(missing_ok=True)
         numbers.unlink(missing_ok=True)
         return {}
     if data is not None:
         write_json(numbers, data)
-    return {stem.name: save(figure, picture)}
+    return {stem.name: save(figure, image)}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig
 
-from efpn.data.pictures import read_picture
+from efpn.data.images import read_image
 from efpn.data.tt100k import TT100K
 from efpn.errors import UserError
 from efpn.evaluation.compare import show
@@ -83,7 +83,7 @@ def evaluate_job(cfg: DictConfig, job: Job, runs: list[SavedRun]) -> tuple[Evalu
     if found is None:
         return None
     one = scored(cfg, job, found, start)
-    return one, write_row(one, cfg.pictures, tt100k=isinstance(found.data.source, TT100K))
+    return one, write_row(one, cfg.images, tt100k=isinstance(found.data.source, TT100K))
 
 
 def scored(cfg: DictConfig, job: Job, found: Detected, start: float) -> Evaluation:
@@ -92,7 +92,7 @@ def scored(cfg: DictConfig, job: Job, found: Detected, start: float) -> Evaluati
     paths = {record.image_id: record.path for record in index.records}
 
     def load_image(image_id: int) -> np.ndarray:
-        return read_picture(paths[image_id])
+        return read_image(paths[image_id])
 
     return Evaluation(
         name=job.name,

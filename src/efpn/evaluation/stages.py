@@ -22,8 +22,8 @@ from efpn.models.roi_heads import LEVELS, PyramidRoIAlign
 
 
 @dataclass
-class _Picture:
-    """One picture of a batch, in pixels of what the RPN sees; the box head's part follows the RPN's."""
+class _Seen:
+    """One image of a batch, in pixels of what the RPN sees; the box head's part follows the RPN's."""
 
     size: tuple[int, int]
     boxes: Tensor
@@ -34,14 +34,14 @@ class _Picture:
 
 
 class StageRecorder:
-    """A context in which a detector's proposals, their levels and what the caps cut off are kept, picture by picture.
+    """A context in which a detector's proposals, their levels and what the caps cut off are kept, image by image.
 
     On one process only: the record is not gathered. In training mode nothing is recorded.
 
     Args:
         detector: whose RPN and box heads are watched; given back as it was.
         category_ids: ``category_ids[label - 1]`` in the record.
-        depth: proposals per picture to keep; more than the RPN's own top n show what that cap costs.
+        depth: proposals per image to keep; more than the RPN's own top n show what that cap costs.
     """
 
     def __init__(self, detector: FasterRCNN, category_ids: Sequence[int], depth: int = 2000) -> None:
@@ -49,7 +49,7 @@ class StageRecorder:
         self.category_ids = list(category_ids)
         self.cap: int = self.rpn._post_nms_top_n["testing"]
         self.depth = max(depth, self.cap)
-        self._batch: list[_Picture] = []
+        self._batch: list[_Seen] = []
         self._proposals: dict[int, Proposals] = {}
         self._sources: dict[int, np.ndarray] = {}
         self._cut: list[dict[str, Any]] = []
@@ -64,7 +64,7 @@ class StageRecorder:
         self.rpn.watcher = self.heads.watcher = None
 
     def watch(self, variant: Variant) -> Variant:
-        """The same way to detect, with each batch filed under its pictures' ids."""
+        """The same way to detect, with each batch filed under its images' ids."""
 
         def predict(detector: EFPNDetector, batch: Any) -> Found:
             found = variant.predict(detector, batch)
@@ -74,7 +74,7 @@ class StageRecorder:
         return replace(variant, predict=predict)
 
     def file(self, batch: Any) -> None:
-        """Keep what the detector did with ``batch`` (1x pictures first, targets last), after it was called.
+        """Keep what the detector did with ``batch`` (1x images first, targets last), after it was called.
 
         Raises:
             UserError: there are several processes.
@@ -83,10 +83,10 @@ class StageRecorder:
             count = torch.distributed.get_world_size()
             if count > 1:
                 raise UserError(f"proposals are recorded on one process, not on {count}; use trainer.devices=1")
-        for picture, image, target in zip(self._batch, batch[0], batch[-1], strict=True):
-            height, width = picture.size
+        for seen, image, target in zip(self._batch, batch[0], batch[-1], strict=True):
+            height, width = seen.size
             native = target["scale"].cpu() * torch.tensor([width / image.shape[-1], height / image.shape[-2]])
-            self._keep(int(target["image_id"]), picture, native.repeat(2))
+            self._keep(int(target["image_id"]), seen, native.repeat(2))
         self._batch = []
 
     def record(self) -> StageRecord:
@@ -96,13 +96,13 @@ class StageRecorder:
         cap = self.heads.detections_per_img
         return StageRecord(self.cap, self.depth, cap, levels, self._proposals, self._cut, self._sources)
 
-    def _keep(self, image_id: int, picture: _Picture, scale: Tensor) -> None:
-        """File a picture; a repeated one (filling up the last batch) is passed over."""
+    def _keep(self, image_id: int, image: _Seen, scale: Tensor) -> None:
+        """File an image; a repeated one (filling up the last batch) is passed over."""
         if image_id in self._proposals:
             return
-        self._proposals[image_id] = Proposals((picture.boxes / scale).numpy(), picture.scores.numpy(), picture.levels)
-        self._sources[image_id] = picture.sources
-        boxes, scores, labels = picture.cut
+        self._proposals[image_id] = Proposals((image.boxes / scale).numpy(), image.scores.numpy(), image.levels)
+        self._sources[image_id] = image.sources
+        boxes, scores, labels = image.cut
         rows = zip((boxes / scale).tolist(), scores.tolist(), labels.tolist(), strict=True)
         for (x1, y1, x2, y2), score, label in rows:
             where = {"image_id": image_id, "category_id": self.category_ids[label - 1]}
@@ -112,19 +112,19 @@ class StageRecorder:
         self._batch = []
         if self.rpn.training:
             return
-        none, nothing = np.empty(0, "<U3"), (torch.empty(0, 4), torch.empty(0), torch.empty(0, dtype=torch.int64))
+        none, nothing = np.empty(0, "<U6"), (torch.empty(0, 4), torch.empty(0), torch.empty(0, dtype=torch.int64))
         for one in ranked:
             boxes, scores = (part[: self.depth].detach().cpu() for part in (one.boxes, one.scores))
-            self._batch.append(_Picture(one.size, boxes, scores, none, none, nothing))
+            self._batch.append(_Seen(one.size, boxes, scores, none, none, nothing))
 
     def _see_detections(self, ranked: list[Ranked], proposals: list[Tensor]) -> None:
-        for picture, one, boxes in zip(self._batch, ranked, proposals, strict=True):
+        for image, one, boxes in zip(self._batch, ranked, proposals, strict=True):
             rois = (one.rows // (self.classes - 1)).cpu().numpy()
-            picture.levels = pooled_from(self.heads.box_roi_pool, boxes)
-            picture.sources = picture.levels[rois[: one.cap]]
+            image.levels = pooled_from(self.heads.box_roi_pool, boxes)
+            image.sources = image.levels[rois[: one.cap]]
             parts = (one.boxes, one.scores, one.labels)
             boxes_cut, scores_cut, labels_cut = (part[one.cap :].detach().cpu() for part in parts)
-            picture.cut = (boxes_cut, scores_cut, labels_cut)
+            image.cut = (boxes_cut, scores_cut, labels_cut)
 
 
 def pooled_from(pool: PyramidRoIAlign, boxes: Tensor) -> np.ndarray:
@@ -133,6 +133,6 @@ def pooled_from(pool: PyramidRoIAlign, boxes: Tensor) -> np.ndarray:
     Small ones by the rule of `SmallRoIs`, the others by eq. 2 as torchvision's `MultiScaleRoIAlign` applies it.
     """
     if not len(boxes):
-        return np.empty(0, "<U3")
+        return np.empty(0, "<U6")
     regular = np.array(LEVELS)[pool.regular.map_levels([boxes]).cpu().numpy()]
     return regular if pool.small is None else np.where(pool.is_small(boxes).cpu().numpy(), pool.small.level, regular)

@@ -53,7 +53,7 @@ def report_table(record: Mapping[str, Any]) -> str:
     }
     parts = [
         f"# {escaped(record['name'])} on {escaped(record['split'])}",
-        f"{record['pictures']} pictures, {record['detections']} detections, {record['categories']} evaluated classes.",
+        f"{record['images']} images, {record['detections']} detections, {record['categories']} evaluated classes.",
         *_ap_part(record),
         *_f1_part(record),
         "## Where this comes from",
@@ -76,7 +76,7 @@ def _ap_part(record: Mapping[str, Any]) -> list[str]:
     return [
         markdown_table(totals, [[number(metrics[name]) for name in totals]]),
         "## COCO AP and AR by size",
-        f"IoU 0.50:0.95, at most {rules['ap_max_dets']} detections per picture and class. "
+        f"IoU 0.50:0.95, at most {rules['ap_max_dets']} detections per image and class. "
         f"Size: {RULES[rules['ap_size_rule']]}, native pixels.",
         markdown_table(["size", "objects", "AP", "AR"], rows),
     ]
@@ -127,8 +127,8 @@ def funnel_markdown(funnel: Funnel, title: str = "Where objects get lost") -> st
     caps = "They were not recorded."
     if funnel.cap is not None:
         caps = (
-            f"The box head is given {funnel.cap} a picture, {funnel.depth} were recorded; {funnel.detections_cap} "
-            "detections a picture are kept, at any score."
+            f"The box head is given {funnel.cap} an image, {funnel.depth} were recorded; {funnel.detections_cap} "
+            "detections an image are kept, at any score."
         )
 
     def fates(one: BandFunnel) -> list[str]:

@@ -13,13 +13,13 @@ from omegaconf import ListConfig
 from torch import Tensor
 
 from efpn.errors import UserError
-from efpn.models import EFPNDetector, HalfOracle, MultiScale, OnP3x, Oracle
+from efpn.models import EFPNDetector, HalfOracle, MultiScale, OnP3Ext, Oracle
 from efpn.runs.saved import SavedRun
 from efpn.types import split_batch
 
 Found = list[dict[str, Tensor]]
 OWN: Final = "own"
-P3X_FROM_P3: Final = {"p3x": "p3"}
+P3_EXT_FROM_P3: Final = {"p3_ext": "p3"}
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,10 @@ class Variant:
     Attributes:
         key: what it is called by.
         predict: ``(detector, batch) -> detections`` in 1x pixels.
-        pairs: whether it sees the 2x pictures.
+        pairs: whether it sees the 2x images.
         rule: where RoIs are read, if otherwise than trained.
         needs: the phases that it can be run on.
-        recorded: whether what comes before the detections can be recorded: one pass over a picture.
+        recorded: whether what comes before the detections can be recorded: one pass over an image.
         marks: what tells it from others of the same key.
     """
 
@@ -117,7 +117,7 @@ def find_variants(
 
     Args:
         names: one or several.
-        scales: of the multi-scale test, relative to the 1x picture.
+        scales: of the multi-scale test, relative to the 1x image.
         scaled: of ``fpn_scaled``, likewise.
 
     Raises:
@@ -141,7 +141,7 @@ def all_variants(scales: Sequence[float], scaled: Sequence[float] = (1.4,)) -> l
     marks = "-".join(f"{scale:g}" for scale in scales)
     return [
         Variant(OWN, _own),
-        Variant("oracle", lambda d, batch: Oracle(d)(batch[1]), True, SmallRule("p2x"), PLAIN),
+        Variant("oracle", lambda d, batch: Oracle(d)(batch[1]), True, SmallRule("p2_ext"), PLAIN),
         Variant("fpn_2x", _fpn_2x, True, needs=PLAIN),
         *(
             Variant("fpn_scaled", partial(_scaled, [one]), True, needs=PLAIN, recorded=False, marks=f"{one:g}x")
@@ -152,9 +152,15 @@ def all_variants(scales: Sequence[float], scaled: Sequence[float] = (1.4,)) -> l
             for part, needs in (("c2", EXTENDED), ("c3", EXTENDED), ("p4", CONTINUED))
         ),
         Variant("on_p3", lambda d, batch: d(batch[0]), False, SmallRule("p3", all=True), PLAIN),
-        Variant("on_p3_2x", lambda d, batch: Oracle(d, P3X_FROM_P3)(batch[1]), True, SmallRule("p3x", all=True), PLAIN),
         Variant(
-            "on_p3x", lambda d, batch: OnP3x(d)(*batch[:2]), True, SmallRule("p3x", all=True, extension=True), DISTILLED
+            "on_p3_2x", lambda d, batch: Oracle(d, P3_EXT_FROM_P3)(batch[1]), True, SmallRule("p3_ext", all=True), PLAIN
+        ),
+        Variant(
+            "on_p3_ext",
+            lambda d, batch: OnP3Ext(d)(*batch[:2]),
+            True,
+            SmallRule("p3_ext", all=True, extension=True),
+            DISTILLED,
         ),
         Variant("multi_scale", partial(_scaled, scales), True, recorded=False, marks=marks),
     ]

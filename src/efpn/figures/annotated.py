@@ -1,4 +1,4 @@
-"""One picture with its detections and their names, to be looked at as a file of its own."""
+"""One image with its detections and their names, to be looked at as a file of its own."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ POINTS: Final = 8.5  # of a name at READABLE pixels
 GAP: Final = 3.0  # pixels between a frame and its name, at READABLE pixels
 
 
-def annotated_picture(image: np.ndarray, drawn: Sequence[Mark]) -> np.ndarray:
-    """Draw boxes and their texts; a small picture is enlarged by a whole factor, so that they can be read.
+def annotated_image(image: np.ndarray, drawn: Sequence[Mark]) -> np.ndarray:
+    """Draw boxes and their texts; a small image is enlarged by a whole factor, so that they can be read.
 
     A text stands beside its box, where it hides no other box or text if there is such a place.
 

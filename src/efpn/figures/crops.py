@@ -72,7 +72,7 @@ def worst_sheet(evaluation: Evaluation, kind: WorstKind, count: int = 18, title:
         window = zoom_window((x, y, x + width, y + height), context=SHARE, least=LEAST)
         said = f"{weight:.2f}" if kind == "false_alarm" else f"{weight:.0f} px"
         drawn = outcome_marks(evaluation.outcomes[image_id], names)
-        words = f"{names[box['category_id']]}, {said}\npicture {image_id}"
+        words = f"{names[box['category_id']]}, {said}\nimage {image_id}"
         crops.append(Crop(evaluation.load_image(image_id), drawn, window, words))
     return crop_sheet(crops, title=title) if crops else None
 

@@ -1,7 +1,7 @@
-"""Ground truth, hits, false alarms and misses on a picture.
+"""Ground truth, hits, false alarms and misses on an image.
 
 Each kind has a colour of its own (Okabe and Ito's palette, told apart with any colour vision) *and* a line style of its
-own, on a dark rim that keeps it visible on any background. Boxes are xyxy in pixels of the picture that is drawn.
+own, on a dark rim that keeps it visible on any background. Boxes are xyxy in pixels of the image that is drawn.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Mark:
 
     Attributes:
         kind: what became of it.
-        box: x1, y1, x2, y2 in pixels of the picture.
+        box: x1, y1, x2, y2 in pixels of the image.
         text: shown with a zoomed view of it, such as ``pl80 0.93``.
     """
 
@@ -65,7 +65,7 @@ class Mark:
         return max(self.box[2] - self.box[0], self.box[3] - self.box[1])
 
     def scaled(self, factor: float) -> Mark:
-        """The mark on the picture resized by ``factor``."""
+        """The mark on the image resized by ``factor``."""
         x1, y1, x2, y2 = self.box
         return replace(self, box=(x1 * factor, y1 * factor, x2 * factor, y2 * factor))
 
@@ -93,7 +93,7 @@ def outcome_marks(outcomes: Outcomes, names: Mapping[int, str]) -> list[Mark]:
 def draw_outcomes(
     axes: Axes, image: np.ndarray, drawn: list[Mark], *, window: Window | None = None, thickness: float = 1.0
 ) -> None:
-    """Draw a picture, or a window of it, with its boxes.
+    """Draw an image, or a window of it, with its boxes.
 
     Boxes lie half a line outside of what they frame, so that an object of a few pixels stays visible.
 
@@ -101,7 +101,7 @@ def draw_outcomes(
         axes: where to.
         image: ``(H, W, 3)`` uint8.
         drawn: the boxes; misses and false alarms are drawn last, on top.
-        window: part of the picture to show, xyxy pixels; all by default. May reach beyond the picture.
+        window: part of the image to show, xyxy pixels; all by default. May reach beyond the image.
         thickness: factor on the line widths.
     """
     height, width = image.shape[:2]

@@ -135,7 +135,7 @@ def difference_sheet(first: Evaluation, second: Evaluation, count: int = 8) -> t
     title = (
         f"{names[0]} (left) and {names[1]} (right), score >= {first.threshold:.2f}\n"
         f"Small objects that only {names[1]} finds: {gained}, only {names[0]}: {lost}; "
-        f"{better} pictures better, {worse} worse, {len(found) - better - worse} as good"
+        f"{better} images better, {worse} worse, {len(found) - better - worse} as good"
     )
     rules = {"score_threshold": first.threshold, "small": first.bins["small"], "size_rule": first.size_rule}
     differing = [
@@ -143,7 +143,7 @@ def difference_sheet(first: Evaluation, second: Evaluation, count: int = 8) -> t
         for one in found
         if len(one.gained) + len(one.lost)
     ]
-    data = {"runs": names, "rules": rules, "shown": [number for number, _ in pairs], "pictures": differing}
+    data = {"runs": names, "rules": rules, "shown": [number for number, _ in pairs], "images": differing}
     return pair_sheet([pair for _, pair in pairs], names, title=title), data
 
 

@@ -1,6 +1,6 @@
 """A sheet of images, each beside zoomed views of what is small in it.
 
-Two panels to a row, so that a baseline's panel and EFPN's of the same picture stand side by side when given in turn.
+Two panels to a row, so that a baseline's panel and EFPN's of the same image stand side by side when given in turn.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from efpn.figures.outcomes import (
 )
 from efpn.metrics.evaluation import Evaluation
 
-VIEWS: Final = 4  # zoomed views beside each picture, two by two
+VIEWS: Final = 4  # zoomed views beside each image, two by two
 WIDTH: Final = 6.8  # inches of one panel
 HEAD: Final = 0.7  # inches above the panels, for title and legend
-TITLE: Final = 0.32  # inches above each panel's pictures
+TITLE: Final = 0.32  # inches above each panel's images
 LONGEST: Final = 1024  # pixels of an overview; more would only make a slow page
 TELLING: Final[tuple[Kind, ...]] = ("miss", "false_alarm", "hit")
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of a sheet.
+    """One image of a sheet.
 
     Attributes:
         image: ``(H, W, 3)`` uint8, native pixels.

@@ -1,4 +1,4 @@
-"""Collect detections over batches and processes, each picture once."""
+"""Collect detections over batches and processes, each image once."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ VISIT = 2  # image_id, number of detections in this visit
 
 
 class Collected(NamedTuple):
-    """Every picture that was seen, and what was found in them.
+    """Every image that was seen, and what was found in them.
 
     Attributes:
-        image_ids: ascending; pictures without a detection are among them.
-        detections: COCO results (``image_id``, ``category_id``, ``bbox`` xywh in native pixels, ``score``), by picture.
+        image_ids: ascending; images without a detection are among them.
+        detections: COCO results (``image_id``, ``category_id``, ``bbox`` xywh in native pixels, ``score``), by image.
     """
 
     image_ids: list[int]
@@ -27,9 +27,9 @@ class Collected(NamedTuple):
 
 
 class DetectionAccumulator(Metric):
-    """Detections of an evaluation loop, gathered over all processes and freed of repeated pictures.
+    """Detections of an evaluation loop, gathered over all processes and freed of repeated images.
 
-    ``DistributedSampler`` repeats pictures to fill the last batch; each picture's first visit is kept, whole.
+    ``DistributedSampler`` repeats images to fill the last batch; each image's first visit is kept, whole.
 
     Args:
         category_ids: label (1 to K) to the category id of COCO-format files, or the ids in order of the labels.
@@ -50,8 +50,8 @@ class DetectionAccumulator(Metric):
         """Add one batch.
 
         Args:
-            image_ids: the data set's id of each picture.
-            detections: per picture ``boxes`` ``(n, 4)`` xyxy in native pixels, ``scores`` and ``labels`` ``(n,)``.
+            image_ids: the data set's id of each image.
+            detections: per image ``boxes`` ``(n, 4)`` xyxy in native pixels, ``scores`` and ``labels`` ``(n,)``.
         """
         for image_id, found in zip(image_ids, detections, strict=True):
             boxes = found["boxes"].detach().to(self.device, torch.float64).reshape(-1, 4)
@@ -68,7 +68,7 @@ class DetectionAccumulator(Metric):
         super().sync(*args, **kwargs)
 
     def compute(self) -> Collected:
-        """All pictures once, in ascending order of their ids, whatever the number of processes."""
+        """All images once, in ascending order of their ids, whatever the number of processes."""
         if isinstance(self.visits, list) and not self.visits:
             return Collected([], [])
         visits, rows = dim_zero_cat(self.visits).cpu(), dim_zero_cat(self.rows).cpu()

@@ -1,6 +1,6 @@
 """Size bands: which objects count as small, medium and large.
 
-A band is ``name: (low, high)``, side lengths in pixels of the *native* picture. What "the side length" of a box is, is
+A band is ``name: (low, high)``, side lengths in pixels of the *native* image. What "the side length" of a box is, is
 the size rule: ``area`` (COCO, and the text of the EFPN paper) takes the root of the area, the annotation's own where it
 gives one (in MS COCO that of the outline) and else ``w * h`` of the box; ``long_side`` (the TT100K toolkit) takes
 ``max(w, h)``. The TT100K toolkit's bands are half-open, ``[low, high)``; COCOeval's include both ends, so that a

@@ -1,7 +1,7 @@
 """Why an object was missed, and what a false alarm is: one cause for each, in the manner of TIDE (Bolya et al., 2020).
 
 What is a hit is decided by :class:`efpn.metrics.matching.Matcher`, as for accuracy and recall: same class, IoU strictly
-above 0.5, one-to-one. ``G`` ground truths and ``D`` detections of all pictures lie in a row, native pixels. *In place*
+above 0.5, one-to-one. ``G`` ground truths and ``D`` detections of all images lie in a row, native pixels. *In place*
 means an IoU above 0.5, *near* an IoU above 0.1.
 
 The cause of a false alarm is the first of these that holds:
@@ -18,7 +18,7 @@ The cause of a miss is the first of these that holds; a duplicate explains no mi
 1. ``classification``: a false alarm of another class is in place;
 2. ``localisation``: a false alarm of its class is near;
 3. ``both``: a false alarm of another class is near;
-4. ``detection_cap``: a detection of its class was in place, but the cap of detections per picture cut it off;
+4. ``detection_cap``: a detection of its class was in place, but the cap of detections per image cut it off;
 5. ``low_score``: a detection of its class is in place below the score threshold, or the box head was given a proposal
    in place and made no detection of its class of it;
 6. ``rpn_cap``: it was proposed, but only beyond the proposals that the box head is given;
@@ -139,8 +139,8 @@ def _in_crowd(crowds: Objects, found: Objects) -> np.ndarray:
     """``(D,)`` bool: which detections lie by more than half in a crowd region of their class."""
     inside = np.zeros(len(found), dtype=bool)
     area = np.prod(found.boxes[:, 2:] - found.boxes[:, :2], axis=1)
-    for box, label, picture in zip(crowds.boxes, crowds.classes, crowds.pictures, strict=True):
+    for box, label, image in zip(crowds.boxes, crowds.classes, crowds.images, strict=True):
         low, high = np.maximum(found.boxes[:, :2], box[:2]), np.minimum(found.boxes[:, 2:], box[2:])
         shared = np.prod(np.maximum(high - low, 0.0), axis=1)
-        inside |= (found.pictures == picture) & (found.classes == label) & (shared > area / 2)
+        inside |= (found.images == image) & (found.classes == label) & (shared > area / 2)
     return inside

@@ -1,8 +1,8 @@
 """COCO average precision and recall by size bands of our own, on top of faster-coco-eval's COCOeval.
 
-Its numbers are pycocotools', to which the tests hold it; on many pictures and classes it is several times as fast.
+Its numbers are pycocotools', to which the tests hold it; on many images and classes it is several times as fast.
 
-Units: native pixels throughout. A picture's ground truth and detections are in COCO's structures, boxes ``xywh``.
+Units: native pixels throughout. An image's ground truth and detections are in COCO's structures, boxes ``xywh``.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def coco_metrics(
             where given, else ``w * h``. Crowds are ignored, as COCO does.
         detections: COCO results: ``image_id``, ``category_id``, ``bbox`` xywh, ``score``.
         bands: side lengths in native pixels; compared with ``sqrt(area)``. ``all`` gives the names without suffix.
-        max_dets: detections kept per picture and category, best first; at or above 100 this is COCO's AP for a
-            detector that returns at most 100. A warning says when a picture's detections reach it.
+        max_dets: detections kept per image and category, best first; at or above 100 this is COCO's AP for a
+            detector that returns at most 100. A warning says when an image's detections reach it.
         category_ids: the categories averaged over; by default all of the ground truth's. A category without an
             object in a band does not enter that band's mean.
         edges: ``closed`` is COCOeval's own rule (a box of exactly 32 x 32 counts as small and as medium);
@@ -50,7 +50,7 @@ def coco_metrics(
         Metric name to value in [0, 1], or None for a band that holds no object.
 
     Raises:
-        UserError: detections on unknown pictures, scores or boxes that are not numbers, unusable bands.
+        UserError: detections on unknown images, scores or boxes that are not numbers, unusable bands.
     """
     judge = _judged(ground_truth, detections, bands, max_dets, category_ids, edges)
     return _summary(judge.eval["precision"][..., 0], judge.eval["recall"][..., 0], judge.params.iouThrs, bands)
@@ -103,7 +103,7 @@ def area_ranges(bands: Bands, edges: Edges = "closed") -> list[list[float]]:
 
 
 def restrict(ground_truth: Mapping[str, Any], image_ids: Iterable[int]) -> dict[str, Any]:
-    """The ground truth of some pictures only, as for a run over a part of a split (``limit_val_batches``)."""
+    """The ground truth of some images only, as for a run over a part of a split (``limit_val_batches``)."""
     keep = set(image_ids)
     return {
         **ground_truth,
@@ -143,7 +143,7 @@ def _as_results(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[st
 
 
 def _table(ground_truth: Mapping[str, Any], annotations: list[dict[str, Any]]) -> COCO:
-    """A COCO index over the ground truth's pictures and categories, without a file."""
+    """A COCO index over the ground truth's images and categories, without a file."""
     table = COCO()
     table.dataset = {
         "images": list(ground_truth["images"]),
@@ -155,10 +155,10 @@ def _table(ground_truth: Mapping[str, Any], annotations: list[dict[str, Any]]) -
 
 
 def _warn_if_capped(results: list[dict[str, Any]], max_dets: int) -> None:
-    """Say so when a picture has as many detections as the cap: what lies beyond it may be small objects."""
+    """Say so when an image has as many detections as the cap: what lies beyond it may be small objects."""
     full = sum(count >= max_dets for count in Counter(found["image_id"] for found in results).values())
     if full:
-        log.warning("%d pictures have max_dets=%d detections or more: the cap may drop small objects", full, max_dets)
+        log.warning("%d images have max_dets=%d detections or more: the cap may drop small objects", full, max_dets)
 
 
 def _summary(precision: np.ndarray, recall: np.ndarray, ious: np.ndarray, bands: Bands) -> dict[str, float | None]:

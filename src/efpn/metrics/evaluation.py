@@ -154,7 +154,7 @@ class Evaluation:
         seen = self._by_image(self.detections)
         outcomes = {}
         for number in (image["id"] for image in self.truth["images"]):
-            g, d = (slice(*np.searchsorted(side.pictures, (number, number + 1))) for side in (truth, found))
+            g, d = (slice(*np.searchsorted(side.images, (number, number + 1))) for side in (truth, found))
             shown = [one for one, keep in zip(seen[number], kept[d], strict=True) if keep]
             of = matched[d][kept[d]]  # the object of each detection
             hits = np.flatnonzero(of >= 0)
@@ -232,7 +232,7 @@ class Evaluation:
                 "ap": objects_by_size(truth, self.bands, "area", wanted, "closed"),
                 "f1": objects_by_size(truth, self.bins, self.size_rule, wanted),
             },
-            "pictures": len(truth["images"]),
+            "images": len(truth["images"]),
             "detections": len(self.detections),
             "categories": len(wanted),
             **source,

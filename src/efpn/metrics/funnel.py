@@ -28,7 +28,7 @@ class BandFunnel:
         misses: cause (see :mod:`efpn.metrics.causes`) to number; None for causes that only a record could tell.
         false_alarms: cause to number, by the false alarm's own size; ``hits`` and these are all detections from
             the threshold on.
-        rpn_recall: k to the share with a proposal in place among the best k of its picture.
+        rpn_recall: k to the share with a proposal in place among the best k of its image.
         rpn_cap: share with a proposal in place among those recorded, but only beyond the cap.
         detection_cap: share with a detection of its class in place, at any score, but only beyond the cap.
         rois: RoIs of the band's size that were pooled.
@@ -54,9 +54,9 @@ class Funnel:
         score_threshold: detections below it count as none.
         size_rule: how boxes are measured, native pixels.
         bands: half-open ranges of size.
-        cap: proposals per picture that the box head was given; this and the next two None without a record.
-        depth: proposals per picture that were recorded.
-        detections_cap: detections per picture that were kept.
+        cap: proposals per image that the box head was given; this and the next two None without a record.
+        depth: proposals per image that were recorded.
+        detections_cap: detections per image that were kept.
         by_band: band to its numbers.
     """
 
@@ -100,7 +100,7 @@ def loss_funnel(
         matcher: of all these (:func:`efpn.metrics.score.split_matcher`), if it is made already.
 
     Raises:
-        UserError: a picture with objects of which there is no record.
+        UserError: an image with objects of which there is no record.
     """
     wanted = None if category_ids is None else set(category_ids)
     crowds = [box for box in ground_truth["annotations"] if box.get("iscrowd", 0)]

@@ -1,6 +1,6 @@
 """One-to-one matching of detections and ground truth as the TT100K toolkit does it, on flat arrays.
 
-``G`` ground truths and ``D`` detections of *all* pictures lie in a row; a pair exists only within a picture. What
+``G`` ground truths and ``D`` detections of *all* images lie in a row; a pair exists only within an image. What
 does not depend on the score threshold (the IoUs, their order) is computed once, so that a curve costs little more than
 a point.
 """
@@ -16,19 +16,19 @@ from efpn.metrics.bands import SizeRule, box_sizes, in_band
 
 @dataclass(frozen=True)
 class Objects:
-    """Boxes of many pictures.
+    """Boxes of many images.
 
     Attributes:
         boxes: ``(n, 4)`` float64 xyxy, native pixels.
         classes: ``(n,)`` int64, any numbering that both sides share.
-        pictures: ``(n,)`` int64, ascending.
+        images: ``(n,)`` int64, ascending.
         scores: ``(n,)`` float64; ``inf`` where there is none, which no threshold drops.
         areas: ``(n,)`` float64, the annotations' own areas in square pixels, NaN where there is none; None without any.
     """
 
     boxes: np.ndarray
     classes: np.ndarray
-    pictures: np.ndarray
+    images: np.ndarray
     scores: np.ndarray
     areas: np.ndarray | None = None
 
@@ -155,9 +155,9 @@ def _areas(boxes: np.ndarray) -> np.ndarray:
 def _candidates(truth: Objects, found: Objects, iou: float, match_same: bool) -> np.ndarray:
     """``(P, 2)`` int64 pairs (ground truth, detection), best overlap first, ties in the order of the files."""
     pairs, overlaps = [np.empty((0, 2), np.int64)], [np.empty(0)]
-    for picture in np.intersect1d(truth.pictures, found.pictures):
-        g0, g1 = np.searchsorted(truth.pictures, (picture, picture + 1))
-        d0, d1 = np.searchsorted(found.pictures, (picture, picture + 1))
+    for image in np.intersect1d(truth.images, found.images):
+        g0, g1 = np.searchsorted(truth.images, (image, image + 1))
+        d0, d1 = np.searchsorted(found.images, (image, image + 1))
         table = pairwise_iou(truth.boxes[g0:g1], found.boxes[d0:d1])
         allowed = table > iou
         if match_same:

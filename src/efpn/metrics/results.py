@@ -32,11 +32,11 @@ def read_results(
         ground_truth: COCO ground truth of the split that they were made on; widths and heights let boxes given as
             corners be found out.
         source: the file, for messages.
-        missing: pictures that TT100K results lack are an ``error`` or count as ``empty``. COCO results name no
-            pictures without a detection.
+        missing: images that TT100K results lack are an ``error`` or count as ``empty``. COCO results name no
+            images without a detection.
 
     Raises:
-        UserError: neither layout; pictures or categories that the ground truth does not know; scores or boxes that are
+        UserError: neither layout; images or categories that the ground truth does not know; scores or boxes that are
             not finite numbers; boxes as corners where width and height are due; all that is wrong in one message.
     """
     if isinstance(content, list):
@@ -54,27 +54,27 @@ def read_results(
 
 
 def _from_tt100k(
-    pictures: Mapping[str, Any], ground_truth: Mapping[str, Any], source: str, missing: Missing
+    images: Mapping[str, Any], ground_truth: Mapping[str, Any], source: str, missing: Missing
 ) -> list[dict[str, Any]]:
-    ids = {str(image["id"]): image["id"] for image in ground_truth["images"]}
-    absent = [key for key in ids if key not in pictures]
+    ids = {str(one["id"]): one["id"] for one in ground_truth["images"]}
+    absent = [key for key in ids if key not in images]
     if absent and missing == "error":
         raise UserError(
-            f"{source}: {len(absent)} of {len(ids)} pictures are missing, such as {absent[0]!r}; write every picture, "
+            f"{source}: {len(absent)} of {len(ids)} images are missing, such as {absent[0]!r}; write every image, "
             "empty ones too, or say missing=empty (nothing was found there)"
         )
     numbers = {str(category["name"]): category["id"] for category in ground_truth["categories"]}
     return [
         _coco_result(thing, ids.get(key, key), numbers)
-        for key, picture in pictures.items()
-        for thing in _things(picture, key, source)
+        for key, image in images.items()
+        for thing in _things(image, key, source)
     ]
 
 
-def _things(picture: Any, key: str, source: str) -> list[Any]:
-    things = picture.get("objects", []) if isinstance(picture, Mapping) else None
+def _things(image: Any, key: str, source: str) -> list[Any]:
+    things = image.get("objects", []) if isinstance(image, Mapping) else None
     if not isinstance(things, list):
-        raise UserError(f"{source}: picture {key!r} is {shown(picture)}; give an object with a list 'objects'")
+        raise UserError(f"{source}: image {key!r} is {shown(image)}; give an object with a list 'objects'")
     return things
 
 
@@ -90,10 +90,10 @@ def _coco_result(thing: Any, image_id: Any, numbers: Mapping[str, int]) -> Any:
 
 
 def _problems(detections: Sequence[Any], ground_truth: Mapping[str, Any], source: Path) -> Iterator[Problem]:
-    pictures = {image["id"] for image in ground_truth["images"]}
+    images = {image["id"] for image in ground_truth["images"]}
     categories = {category["id"] for category in ground_truth["categories"]}
     checks: tuple[Callable[[Mapping[str, Any]], Fault | None], ...] = (
-        lambda found: _unknown(found, "image_id", pictures, "picture", "score it on the split it was made on"),
+        lambda found: _unknown(found, "image_id", images, "image", "score it on the split it was made on"),
         lambda found: _unknown(found, "category_id", categories, "category", "use the ground truth's categories"),
         _box_fault,
         _score_fault,
@@ -133,17 +133,17 @@ def _score_fault(found: Mapping[str, Any]) -> Fault | None:
 
 
 def _require_width_and_height(detections: Sequence[Mapping[str, Any]], truth: Mapping[str, Any], source: str) -> None:
-    """Refuse boxes that fit their pictures as corners (x1, y1, x2, y2) and mostly not as x, y, width, height."""
+    """Refuse boxes that fit their images as corners (x1, y1, x2, y2) and mostly not as x, y, width, height."""
     sizes = {i["id"]: (i["width"], i["height"]) for i in truth["images"] if i.get("width") and i.get("height")}
     rows = [(*found["bbox"], *sizes[found["image_id"]]) for found in detections if found["image_id"] in sizes]
     if not rows:
         return
-    boxes, pictures = np.split(np.array(rows, dtype=np.float64), [4], axis=1)
-    over = look_like_corners(boxes, pictures)
+    boxes, images = np.split(np.array(rows, dtype=np.float64), [4], axis=1)
+    over = look_like_corners(boxes, images)
     if over is not None:
         first = int(np.flatnonzero(over)[0])
         raise UserError(
-            f"{source}: {int(over.sum())} of {len(rows)} boxes reach beyond their pictures, such as "
-            f"{boxes[first].tolist()} in one of {pictures[first, 0]:g} x {pictures[first, 1]:g} pixels: they look like "
+            f"{source}: {int(over.sum())} of {len(rows)} boxes reach beyond their images, such as "
+            f"{boxes[first].tolist()} in one of {images[first, 0]:g} x {images[first, 1]:g} pixels: they look like "
             "corners (x1, y1, x2, y2); give x, y, width, height"
         )

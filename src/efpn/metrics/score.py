@@ -41,7 +41,7 @@ def score(
         bands: AP's and AR's bands, by area: the annotation's own where it gives one, else that of the box.
         bins: bins of accuracy, recall and F1, by ``size_rule``.
         size_rule: ``long_side`` or ``area``.
-        max_dets: COCO's cap per picture and category.
+        max_dets: COCO's cap per image and category.
         matcher: of all these (`split_matcher`), if it is made already.
 
     Returns:
@@ -146,7 +146,7 @@ def split_matcher(
 
 
 def flat_objects(boxes: Iterable[Mapping[str, Any]], wanted: set[int] | None) -> Objects:
-    """COCO annotations or results of the categories ``wanted`` (None: all) as flat arrays, picture by picture.
+    """COCO annotations or results of the categories ``wanted`` (None: all) as flat arrays, image by image.
 
     An annotation's own area goes along; a result has none but that of its box.
     """

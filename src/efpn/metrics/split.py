@@ -23,6 +23,6 @@ class SplitScorer:
         self.score_threshold = score_threshold
 
     def __call__(self, detections: list[dict[str, Any]], image_ids: Sequence[int]) -> dict[str, float | None]:
-        """Score COCO-format detections of the pictures ``image_ids``; None where a band has no object."""
+        """Score COCO-format detections of the images ``image_ids``; None where a band has no object."""
         truth = restrict(self.ground_truth, list(image_ids))
         return score(truth, detections, score_threshold=self.score_threshold, category_ids=self.category_ids)

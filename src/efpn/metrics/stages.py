@@ -17,7 +17,7 @@ from efpn.metrics.score import flat_objects
 
 @dataclass(frozen=True)
 class Proposals:
-    """What the RPN proposed in one picture.
+    """What the RPN proposed in one image.
 
     Attributes:
         boxes: ``(p, 4)`` xyxy, native pixels, best objectness first; beyond the cap too, as far as they were recorded.
@@ -35,25 +35,25 @@ class StageRecord:
     """What came before the detections of a split.
 
     Attributes:
-        cap: proposals per picture that the box head is given (the RPN's top n after NMS).
-        depth: proposals per picture that were recorded; at least ``cap``.
-        detections_cap: detections per picture that are kept.
+        cap: proposals per image that the box head is given (the RPN's top n after NMS).
+        depth: proposals per image that were recorded; at least ``cap``.
+        detections_cap: detections per image that are kept.
         levels: names of the levels that RoIs are pooled from, finest first.
-        pictures: image id to its proposals.
+        images: image id to its proposals.
         cut: COCO results (native pixels) that the cap of detections cut off.
-        sources: image id to ``(d,)`` names, the level that each kept detection of the picture came from, best first.
+        sources: image id to ``(d,)`` names, the level that each kept detection of the image came from, best first.
     """
 
     cap: int
     depth: int
     detections_cap: int
     levels: Sequence[str]
-    pictures: Mapping[int, Proposals]
+    images: Mapping[int, Proposals]
     cut: Sequence[Mapping[str, Any]]
     sources: Mapping[int, np.ndarray]
 
     def with_levels(self, detections: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """The same detections, each with the ``level`` it came from; in the detector's order within a picture.
+        """The same detections, each with the ``level`` it came from; in the detector's order within an image.
 
         Raises:
             UserError: they are not the detections that were recorded.
@@ -70,16 +70,16 @@ def stages_of(truth: Objects, record: StageRecord, wanted: set[int] | None) -> S
 
     Args:
         truth: ground truths without crowds.
-        record: of the pictures that hold them.
+        record: of the images that hold them.
         wanted: the evaluated categories, None for all.
 
     Raises:
-        UserError: no record of a picture that holds some.
+        UserError: no record of an image that holds some.
     """
-    missing = sorted(set(truth.pictures.tolist()) - record.pictures.keys())
+    missing = sorted(set(truth.images.tolist()) - record.images.keys())
     if missing:
         raise UserError(
-            f"record of proposals: {len(missing)} pictures with objects are not in it, such as {missing[0]}; "
+            f"record of proposals: {len(missing)} images with objects are not in it, such as {missing[0]}; "
             "record the split that is scored, or restrict the ground truth to what was seen"
         )
     proposals, ranks = _flat_proposals(record)
@@ -93,17 +93,17 @@ def stages_of(truth: Objects, record: StageRecord, wanted: set[int] | None) -> S
 
 def rois(record: StageRecord, rule: SizeRule) -> tuple[np.ndarray, np.ndarray]:
     """Size (native pixels) and level of every RoI that was pooled, each ``(R,)``."""
-    boxes = [one.boxes[: len(one.levels)] for one in record.pictures.values()]
-    levels = [one.levels for one in record.pictures.values()]
-    return box_sizes(np.concatenate([np.empty((0, 4)), *boxes]), rule), np.concatenate([np.empty(0, "<U3"), *levels])
+    boxes = [one.boxes[: len(one.levels)] for one in record.images.values()]
+    levels = [one.levels for one in record.images.values()]
+    return box_sizes(np.concatenate([np.empty((0, 4)), *boxes]), rule), np.concatenate([np.empty(0, "<U6"), *levels])
 
 
 def _flat_proposals(record: StageRecord) -> tuple[Objects, np.ndarray]:
-    """All proposals in a row, of class -1, and their places within their pictures."""
-    order = sorted(record.pictures)
-    counts = [len(record.pictures[image_id].boxes) for image_id in order]
-    boxes = np.concatenate([np.empty((0, 4)), *(record.pictures[image_id].boxes for image_id in order)])
-    scores = np.concatenate([np.empty(0), *(record.pictures[image_id].scores for image_id in order)])
+    """All proposals in a row, of class -1, and their places within their images."""
+    order = sorted(record.images)
+    counts = [len(record.images[image_id].boxes) for image_id in order]
+    boxes = np.concatenate([np.empty((0, 4)), *(record.images[image_id].boxes for image_id in order)])
+    scores = np.concatenate([np.empty(0), *(record.images[image_id].scores for image_id in order)])
     ranks = np.concatenate([np.empty(0), *(np.arange(count, dtype=float) for count in counts)])
-    classes, pictures = np.full(len(boxes), -1), np.repeat(np.array(order, dtype=np.int64), counts)
-    return Objects(boxes.astype(np.float64), classes, pictures, scores), ranks
+    classes, images = np.full(len(boxes), -1), np.repeat(np.array(order, dtype=np.int64), counts)
+    return Objects(boxes.astype(np.float64), classes, images, scores), ranks

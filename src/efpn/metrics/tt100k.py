@@ -7,8 +7,8 @@
 4. One-to-one, greedy by IoU, not by score; ties in the order of ground truth, then of detections.
 5. Size is the longer side in native pixels, half-open bins. Binned after matching: a matched detection follows its
    ground truth, an unmatched one its own size; what lies beyond the last bin counts nowhere.
-6. Counts are pooled over pictures and classes; accuracy and recall are 1 where their denominator is 0.
-7. The toolkit scores the pictures of the *results*, which inflates recall when some are left out: here that is an error
+6. Counts are pooled over images and classes; accuracy and recall are 1 where their denominator is 0.
+7. The toolkit scores the images of the *results*, which inflates recall when some are left out: here that is an error
    unless ``missing`` says otherwise.
 8. The accuracy-recall curve takes 100 thresholds from 0 to the top score, makes accuracy non-decreasing and ends in
    (accuracy, recall) = (0, 1) and (1, 0).
@@ -69,7 +69,7 @@ def evaluate(
     """Accuracy, recall and F1 per size bin.
 
     Args:
-        ground_truth: official annotations; every picture in it is to be scored.
+        ground_truth: official annotations; every image in it is to be scored.
         results: official results.
         types: evaluated classes; None for all.
         iou: a match overlaps by strictly more.
@@ -78,14 +78,14 @@ def evaluate(
         bins: half-open ranges of side length, native pixels.
         match_same: only pairs of one class may match.
         check_type: a match of another class is a false alarm; matters only without ``match_same``.
-        missing: what to do about pictures that the results lack: ``error``; ``skip`` (as the official toolkit does); or
-            ``empty`` (count them as pictures in which nothing was found).
+        missing: what to do about images that the results lack: ``error``; ``skip`` (as the official toolkit does); or
+            ``empty`` (count them as images in which nothing was found).
 
     Returns:
         Per bin: ``tp``, ``detections``, ``ground_truths``, ``accuracy``, ``recall``, ``f1`` and the ``size_rule``.
 
     Raises:
-        UserError: pictures missing from the results or unknown to the ground truth; malformed records; unknown rules.
+        UserError: images missing from the results or unknown to the ground truth; malformed records; unknown rules.
     """
     truth, found = flatten(ground_truth, results, types=types, missing=missing)
     matcher = Matcher(truth, found, iou=iou, match_same=match_same, check_type=check_type, size_rule=size_rule)
@@ -128,7 +128,7 @@ def curves(
         UserError: as :func:`evaluate`, and where the results hold no scored detection.
     """
     truth, found = flatten(ground_truth, results, types=types, missing=missing)
-    things = (thing for picture in results["imgs"].values() for thing in picture.get("objects", ()))
+    things = (thing for image in results["imgs"].values() for thing in image.get("objects", ()))
     scores = [thing["score"] for thing in things if "score" in thing]
     if not scores:
         raise UserError("results: no detection with a score, so that there is no curve to draw")
@@ -172,13 +172,13 @@ def flatten(
     types: Iterable[str] | None = None,
     missing: Missing = "error",
 ) -> tuple[Objects, Objects]:
-    """Both official structures as flat arrays of the evaluated types, pictures in the ground truth's order.
+    """Both official structures as flat arrays of the evaluated types, images in the ground truth's order.
 
     Raises:
         UserError: as :func:`evaluate` says.
     """
     wanted = _wanted_types(types)
-    truth, found = _pictures(ground_truth, "ground truth"), _pictures(results, "results")
+    truth, found = _images(ground_truth, "ground truth"), _images(results, "results")
     ids = _scored_ids(truth, found, missing)
     numbers: dict[str, int] = {}
     return (
@@ -193,11 +193,11 @@ def _wanted_types(types: Iterable[str] | None) -> frozenset[str] | None:
     return None if types is None else frozenset(types)
 
 
-def _pictures(table: Mapping[str, Any], side: str) -> Mapping[str, Any]:
-    pictures = table.get("imgs")
-    if not isinstance(pictures, Mapping):
+def _images(table: Mapping[str, Any], side: str) -> Mapping[str, Any]:
+    images = table.get("imgs")
+    if not isinstance(images, Mapping):
         raise UserError(f"{side}: no 'imgs' object at the top; expected the TT100K layout {{'imgs': {{id: ...}}}}")
-    return {str(key): value for key, value in pictures.items()}
+    return {str(key): value for key, value in images.items()}
 
 
 def _scored_ids(truth: Mapping[str, Any], found: Mapping[str, Any], missing: Missing) -> list[str]:
@@ -205,22 +205,22 @@ def _scored_ids(truth: Mapping[str, Any], found: Mapping[str, Any], missing: Mis
     unknown = [key for key in found if key not in truth]
     if unknown:
         raise UserError(
-            f"results: {len(unknown)} picture ids are not in the ground truth, such as {unknown[0]!r}; "
-            "score them against the split they were made on, or add these pictures with an empty 'objects' list"
+            f"results: {len(unknown)} image ids are not in the ground truth, such as {unknown[0]!r}; "
+            "score them against the split they were made on, or add these images with an empty 'objects' list"
         )
     absent = [key for key in truth if key not in found]
     if missing not in ("error", "skip", "empty"):
         raise UserError(f"missing={missing!r} is unknown; take 'error', 'skip' or 'empty'")
     if absent and missing == "error":
         raise UserError(
-            f"results: {len(absent)} of {len(truth)} pictures are missing, such as {absent[0]!r}; write every picture, "
+            f"results: {len(absent)} of {len(truth)} images are missing, such as {absent[0]!r}; write every image, "
             "empty ones too, or say missing='empty' (nothing found there) or 'skip' (the official toolkit's way)"
         )
     return [key for key in truth if key in found] if missing == "skip" else list(truth)
 
 
 def _objects(
-    pictures: Sequence[Mapping[str, Any]],
+    images: Sequence[Mapping[str, Any]],
     ids: Sequence[str],
     wanted: frozenset[str] | None,
     numbers: dict[str, int],
@@ -228,15 +228,15 @@ def _objects(
 ) -> Objects:
     """Flat arrays; ``numbers`` grows with each new class name, so that both sides share it."""
     rows: list[tuple[float, ...]] = []
-    for place, (key, picture) in enumerate(zip(ids, pictures, strict=True)):
-        for thing in picture.get("objects", ()):
+    for place, (key, image) in enumerate(zip(ids, images, strict=True)):
+        for thing in image.get("objects", ()):
             try:
                 name, box = thing["category"], [float(thing["bbox"][corner]) for corner in _CORNERS]
                 score = float(thing.get("score", np.inf))
             except (KeyError, TypeError, ValueError) as error:
-                raise UserError(f"{side}: picture {key!r} has an unreadable object ({error!r}): {thing}") from error
+                raise UserError(f"{side}: image {key!r} has an unreadable object ({error!r}): {thing}") from error
             if not np.isfinite(box).all() or np.isnan(score):
-                raise UserError(f"{side}: picture {key!r} has a box or score that is not a number: {thing}")
+                raise UserError(f"{side}: image {key!r} has a box or score that is not a number: {thing}")
             if wanted is None or name in wanted:
                 rows.append((*box, numbers.setdefault(name, len(numbers)), place, score))
     table = np.array(rows, dtype=np.float64).reshape(-1, 7)

@@ -8,7 +8,7 @@ from efpn.models.extension import Extension, WholePass, make_extension
 from efpn.models.faster_rcnn import FasterRCNN, build_faster_rcnn, fasterrcnn_resnet50_efpn
 from efpn.models.fpn import FPN, Pyramid
 from efpn.models.neck import EFPNBackbone
-from efpn.models.probes import HalfOracle, MultiScale, OnP3x, Oracle
+from efpn.models.probes import HalfOracle, MultiScale, OnP3Ext, Oracle
 from efpn.models.roi_heads import OHEM, PyramidRoIHeads, RoISettings, SmallRoIs
 from efpn.models.rpn import PyramidRPN, RPNSettings
 from efpn.models.timm_backbone import Timm
@@ -33,7 +33,7 @@ __all__ = [
     "Image2x",
     "MultiScale",
     "Nearest",
-    "OnP3x",
+    "OnP3Ext",
     "Oracle",
     "Pyramid",
     "PyramidRPN",

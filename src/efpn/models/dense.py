@@ -180,7 +180,7 @@ class RetinaNet(DenseDetector, tv.RetinaNet):
     ) -> None:
         names = [level.name for level in backbone.fpn.levels]
         sizes = dict(zip(names, map(float, settings.anchor_sizes), strict=True))
-        sizes["p2x"] = sizes["p2"] / 2
+        sizes["p2_ext"] = sizes["p2"] / 2
         anchors = Float32Anchors(
             tuple(tuple(sizes[level.name] * octave for octave in OCTAVES) for level in levels),
             (tuple(settings.aspect_ratios),) * len(levels),
@@ -309,7 +309,7 @@ def _neck_and_levels(
     """
     neck = make_neck(backbone, channels, extension, detail)
     named = {level.name: level for level in (*extended_levels(channels), *neck.fpn.levels)}
-    if small is not None and small.level not in ("p2x", "p2"):
-        raise UserError(f"model.small.level={small.level}: a dense head reads p2 or p2x, which its levels join")
-    extra = [named["p2x"]] if small is not None and small.level == "p2x" else []
+    if small is not None and small.level not in ("p2_ext", "p2"):
+        raise UserError(f"model.small.level={small.level}: a dense head reads p2 or p2_ext, which its levels join")
+    extra = [named["p2_ext"]] if small is not None and small.level == "p2_ext" else []
     return neck, [*extra, *neck.fpn.levels]

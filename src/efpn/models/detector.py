@@ -30,20 +30,20 @@ Features = Mapping[str, Any]  # level name to its map, or to one that waits to b
 
 @dataclass(frozen=True)
 class Resize:
-    """How the detector itself resizes pictures (torchvision's rule): shorter side, then a cap on the longer one."""
+    """How the detector itself resizes images (torchvision's rule): shorter side, then a cap on the longer one."""
 
     short_side: int = 800
     max_size: int = 1333
 
 
 class NormalizeAndPad(GeneralizedRCNNTransform):
-    """torchvision's transform for pictures that come at their size.
+    """torchvision's transform for images that come at their size.
 
     Its own ``_skip_resize`` skips in training alone and still resizes in eval mode.
     """
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """Leave picture and boxes as they are."""
+        """Leave image and boxes as they are."""
         return image, target
 
 
@@ -149,7 +149,7 @@ class EFPNDetector(nn.Module, abc.ABC):
             images_2x: ``(3, 2h, 2w)`` each.
 
         Returns:
-            torchvision's `ImageList` of the 1x pictures, ``(N, 3, H, W)``, and the 2x batch ``(N, 3, 2H, 2W)``.
+            torchvision's `ImageList` of the 1x images, ``(N, 3, H, W)``, and the 2x batch ``(N, 3, 2H, 2W)``.
 
         Raises:
             ValueError: the detector itself resizes, which would break the pair, or the sizes are not those of one.

@@ -27,7 +27,7 @@ class Extension(nn.Module):
     the whole extension.
 
     Args:
-        upsampler: ``(p3, p2) -> p3x``.
+        upsampler: ``(p3, p2) -> p3_ext``.
         c2_channels: depth of C2' (256 in ResNet-50).
         channels: depth C of the pyramid.
         source: which maps of the pyramid feed the upsampler: ``inner`` (before the FPN's output convolution; the
@@ -56,35 +56,35 @@ class Extension(nn.Module):
         self.post = nn.Conv2d(channels, channels, 3, padding=1) if post_conv else nn.Identity()
         self.levels = extended_levels(channels)
 
-    def forward(self, p3: Tensor, p2: Tensor, c2x: Tensor, c3x: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, p3: Tensor, p2: Tensor, c2_ext: Tensor, c3_ext: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Build the extended levels.
 
         Args:
             p3: ``(N, C, H/8, W/8)``.
             p2: ``(N, C, H/4, W/4)``.
-            c2x: C2' ``(N, C2, H/2, W/2)``.
-            c3x: C3' ``(N, C3, H/4, W/4)``, where a lateral reads it.
+            c2_ext: C2' ``(N, C2, H/2, W/2)``.
+            c3_ext: C3' ``(N, C3, H/4, W/4)``, where a lateral reads it.
 
         Returns:
             P3' ``(N, C, H/4, W/4)`` and P2' ``(N, C, H/2, W/2)``.
         """
-        p3x = self.with_c3(self.upsampler(p3, p2), c3x)
-        return p3x, self.merge(upsample2x(p3x), c2x)
+        p3_ext = self.with_c3(self.upsampler(p3, p2), c3_ext)
+        return p3_ext, self.merge(upsample2x(p3_ext), c2_ext)
 
-    def with_c3(self, upsampled: Tensor, c3x: Tensor | None) -> Tensor:
+    def with_c3(self, upsampled: Tensor, c3_ext: Tensor | None) -> Tensor:
         """P3' from what the upsampler gives, ``(N, C, H/4, W/4)``, and C3'."""
-        return upsampled if self.lateral3 is None else upsampled + self.lateral3(c3x)
+        return upsampled if self.lateral3 is None else upsampled + self.lateral3(c3_ext)
 
-    def merge(self, upsampled: Tensor, c2x: Tensor) -> Tensor:
+    def merge(self, upsampled: Tensor, c2_ext: Tensor) -> Tensor:
         """P2' from P3' upsampled, ``(N, C, H/2, W/2)``, and C2' (eq. 1)."""
-        return self.post(upsampled + self.lateral(c2x))
+        return self.post(upsampled + self.lateral(c2_ext))
 
     def extend(self, backbone: EFPNBackbone, pyramid: Pyramid, fine: Fine) -> tuple[Tensor, Tensor]:
         """Build P3' and P2' whole, from one pass of the backbone."""
         maps = self.sources(pyramid)
         stage2, stage3, *_ = backbone.body.stages
-        c2x = stage2(fine.entry(fine.map))
-        return self(maps["p3"], maps["p2"], c2x, stage3(c2x) if self.lateral3 else None)
+        c2_ext = stage2(fine.entry(fine.map))
+        return self(maps["p3"], maps["p2"], c2_ext, stage3(c2_ext) if self.lateral3 else None)
 
     def sources(self, pyramid: Pyramid) -> dict[str, Tensor]:
         """The maps that feed the upsampler; P3 of the 2x pass from here is the target of P3'."""

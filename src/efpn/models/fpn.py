@@ -52,4 +52,4 @@ class FPN(FeaturePyramidNetwork):
 
 def extended_levels(channels: int, p2_stride: int = 4) -> tuple[LevelSpec, LevelSpec]:
     """P3' at the stride of P2, and P2' at half of it."""
-    return LevelSpec("p3x", p2_stride, channels), LevelSpec("p2x", p2_stride // 2, channels)
+    return LevelSpec("p3_ext", p2_stride, channels), LevelSpec("p2_ext", p2_stride // 2, channels)

@@ -61,9 +61,9 @@ class EFPNBackbone(nn.Module):
         return self.extension is not None and self.detail.reads_2x
 
     def forward(self, images: Tensor, images_2x: Tensor | None = None) -> dict[str, Level]:
-        """Compute ``p2 .. p6`` and, with an extension, ``p3x`` and ``p2x``.
+        """Compute ``p2 .. p6`` and, with an extension, ``p3_ext`` and ``p2_ext``.
 
-        With windows and without gradient there is no ``p3x``, and ``p2x`` waits for the boxes under which it is wanted.
+        With windows and without gradient there is no ``p3_ext``, and ``p2_ext`` waits for the boxes that read it.
 
         Args:
             images: normalised 1x images ``(N, 3, H, W)``; H and W are multiples of 32.
@@ -74,15 +74,15 @@ class EFPNBackbone(nn.Module):
             return dict(self.whole(images, images_2x))
         assert isinstance(self.extension, Extension), "nothing else is cut"
         pyramid, fine = self.prepare(images, images_2x)
-        return {**pyramid.output, "p2x": WindowedLevel(self.extension, self.body, pyramid, fine, self.windows)}
+        return {**pyramid.output, "p2_ext": WindowedLevel(self.extension, self.body, pyramid, fine, self.windows)}
 
     def whole(self, images: Tensor, images_2x: Tensor | None = None) -> dict[str, Tensor]:
         """All levels as maps, with or without windows."""
         if self.extension is None:
             return dict(self.pyramid(images).output)
         pyramid, fine = self.prepare(images, images_2x)
-        p3x, p2x = self.extension.extend(self, pyramid, fine)
-        return {**pyramid.output, "p3x": p3x, "p2x": p2x}
+        p3_ext, p2_ext = self.extension.extend(self, pyramid, fine)
+        return {**pyramid.output, "p3_ext": p3_ext, "p2_ext": p2_ext}
 
     def pyramid(self, images: Tensor) -> Pyramid:
         """Run backbone and FPN alone."""

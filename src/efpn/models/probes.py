@@ -13,28 +13,28 @@ from efpn.models.detector import EFPNDetector
 from efpn.models.upsamplers import upsample2x
 from efpn.types import Detections
 
-P2X_FROM_P2: Mapping[str, str] = {"p2x": "p2"}
+P2_EXT_FROM_P2: Mapping[str, str] = {"p2_ext": "p2"}
 
 
 class Oracle(nn.Module):
-    """A detector some of whose levels are replaced by what they imitate, levels of the 2x picture.
+    """A detector some of whose levels are replaced by what they imitate, levels of the 2x image.
 
     With P2' from P2 it is FPN-1x + P2-2x of Table III, the upper bound of the extended level; with P3' from P3 it is
     the target row of Table V.
 
     Args:
         detector: its ``small`` rule must send RoIs to the replaced levels; an extension is not needed.
-        levels: replaced level to the level of the 2x picture that takes its place.
+        levels: replaced level to the level of the 2x image that takes its place.
     """
 
-    def __init__(self, detector: EFPNDetector, levels: Mapping[str, str] = P2X_FROM_P2) -> None:
+    def __init__(self, detector: EFPNDetector, levels: Mapping[str, str] = P2_EXT_FROM_P2) -> None:
         super().__init__()
         self.detector = detector
         self.levels = dict(levels)
 
     @torch.no_grad()
     def forward(self, images_2x: list[Tensor]) -> list[Detections]:
-        """Detect in 1x pixels, given the 2x pictures ``(3, 2h, 2w)``."""
+        """Detect in 1x pixels, given the 2x images ``(3, 2h, 2w)``."""
         images_1x = [F.avg_pool2d(image, 2) for image in images_2x]
         batch, batch_2x = self.detector.batch_pair(images_1x, images_2x)
         features = dict(self.detector.backbone.pyramid(batch.tensors).output)
@@ -43,11 +43,11 @@ class Oracle(nn.Module):
         return self.detector.detect(features, batch, sizes_of(images_1x))
 
 
-class OnP3x(nn.Module):
-    """Detection on P3' itself (Table V), as what it imitates: the level-3 map of the 2x picture.
+class OnP3Ext(nn.Module):
+    """Detection on P3' itself (Table V), as what it imitates: the level-3 map of the 2x image.
 
     Args:
-        detector: with an extension and a ``small`` rule that sends every RoI to ``p3x``.
+        detector: with an extension and a ``small`` rule that sends every RoI to ``p3_ext``.
     """
 
     def __init__(self, detector: EFPNDetector) -> None:
@@ -60,10 +60,10 @@ class OnP3x(nn.Module):
         batch, double = self.detector.batch_pair(images_1x, images_2x)
         backbone = self.detector.backbone
         pyramid, fine = backbone.prepare(batch.tensors, double)
-        p3x, _ = backbone.extension.extend(backbone, pyramid, fine)
+        p3_ext, _ = backbone.extension.extend(backbone, pyramid, fine)
         if backbone.extension.source == "inner":  # heads read output maps
-            p3x = backbone.fpn.layer_blocks[1](p3x)
-        return self.detector.detect({**pyramid.output, "p3x": p3x}, batch, sizes_of(images_1x))
+            p3_ext = backbone.fpn.layer_blocks[1](p3_ext)
+        return self.detector.detect({**pyramid.output, "p3_ext": p3_ext}, batch, sizes_of(images_1x))
 
 
 class HalfOracle(nn.Module):
@@ -94,19 +94,19 @@ class HalfOracle(nn.Module):
         c2 = stage2(fine.entry(fine.map))
         used = {"c2": c2, "c3": stage3(c2), "p4": extension.upsampler(maps["p3"], maps["p2"])}
         used[self.part] = {**true, "p4": upsample2x(second.inner["p4"])}[self.part]
-        p3x = extension.with_c3(used["p4"], used["c3"])
+        p3_ext = extension.with_c3(used["p4"], used["c3"])
         if self.part == "c3" and extension.lateral3 is None:
-            p3x = extension.sources(second)["p3"]
-        p2x = extension.merge(upsample2x(p3x), used["c2"])
-        return self.detector.detect({**pyramid.output, "p2x": p2x}, batch, sizes_of(images_1x))
+            p3_ext = extension.sources(second)["p3"]
+        p2_ext = extension.merge(upsample2x(p3_ext), used["c2"])
+        return self.detector.detect({**pyramid.output, "p2_ext": p2_ext}, batch, sizes_of(images_1x))
 
 
 class MultiScale(nn.Module):
-    """Multi-scale test (Table VI): the detections at several sizes of a picture, united by NMS per class.
+    """Multi-scale test (Table VI): the detections at several sizes of an image, united by NMS per class.
 
     Args:
         detector: any.
-        scales: sizes relative to the 1x picture, above 0 and up to 2, beyond which no detail comes.
+        scales: sizes relative to the 1x image, above 0 and up to 2, beyond which no detail comes.
     """
 
     def __init__(self, detector: EFPNDetector, scales: Sequence[float]) -> None:
@@ -116,7 +116,7 @@ class MultiScale(nn.Module):
 
     @torch.no_grad()
     def forward(self, images_2x: list[Tensor]) -> list[Detections]:
-        """Detect in 1x pixels, given the 2x pictures ``(3, 2h, 2w)``, from which all sizes are made."""
+        """Detect in 1x pixels, given the 2x images ``(3, 2h, 2w)``, from which all sizes are made."""
         found = [self._at(scale, images_2x) for scale in self.scales]
         return [self._united(one) for one in zip(*found, strict=True)]
 
@@ -143,12 +143,12 @@ class MultiScale(nn.Module):
 
 
 def sizes_of(images: Sequence[Tensor]) -> list[tuple[int, int]]:
-    """``(height, width)`` of each picture."""
+    """``(height, width)`` of each image."""
     return [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
 
 
 def resized(image: Tensor, factor: float) -> Tensor:
-    """A ``(3, h, w)`` picture made smaller by ``factor``; the half is the 2x2 mean, as everywhere else."""
+    """A ``(3, h, w)`` image made smaller by ``factor``; the half is the 2x2 mean, as everywhere else."""
     if factor == 0.5:
         return F.avg_pool2d(image, 2)
     return to_size(image, [round(side * factor) for side in image.shape[-2:]])

@@ -1,6 +1,6 @@
 """RoI pooling and box heads: small RoIs read the extended level and have a head of their own (Sec. IV-A3).
 
-Shape legend: ``R`` RoIs of a batch in picture order, ``C`` channels, ``S`` pooled side (7), ``K`` classes.
+Shape legend: ``R`` RoIs of a batch in image order, ``C`` channels, ``S`` pooled side (7), ``K`` classes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class RoISettings:
     """The box head's numbers; the defaults are torchvision's.
 
     Attributes:
-        batch_size: RoIs sampled per picture for the loss, ``positive_fraction`` of them at most positive.
+        batch_size: RoIs sampled per image for the loss, ``positive_fraction`` of them at most positive.
         fg_iou: a proposal from this IoU on is positive, one below is background.
         head_width: width of the two fully connected layers.
         score_thresh: detections below are dropped.
@@ -112,13 +112,13 @@ class SmallRoIs:
 
     Attributes:
         below: RoIs with ``sqrt(w * h)`` under this many 1x pixels are small (TT100K: 56, COCO: 112).
-        level: the map that they are pooled from: ``p2x``, or another to compare with.
+        level: the map that they are pooled from: ``p2_ext``, or another to compare with.
         own_head: a box head of their own, started from the other; False sends them through the one head.
         mining: train on the hardest small RoIs only, instead of a random sample of all (the finetuning phase).
     """
 
     below: float
-    level: str = "p2x"
+    level: str = "p2_ext"
     own_head: bool = False
     mining: OHEM | None = None
 
@@ -226,7 +226,7 @@ class PyramidRoIHeads(RoIHeads):
         """Classify and refine the proposals; all boxes in 1x pixels.
 
         Returns:
-            In training no detections and the losses ``loss_classifier`` and ``loss_box_reg``; else per picture
+            In training no detections and the losses ``loss_classifier`` and ``loss_box_reg``; else per image
             ``boxes, labels, scores`` after one NMS over the RoIs of all levels, and no losses.
         """
         if self.training:
@@ -328,7 +328,7 @@ class PyramidRoIHeads(RoIHeads):
 def pooler(levels: Sequence[LevelSpec], sampling_ratio: int, canonical_size: int = 224) -> MultiScaleRoIAlign:
     """torchvision's RoIAlign over ``levels`` by eq. 2, told their strides.
 
-    It would guess them from its first batch and keep them, wrong for good if those pictures are under about 45 px.
+    It would guess them from its first batch and keep them, wrong for good if those images are under about 45 px.
     """
     names = [level.name for level in levels]
     align = MultiScaleRoIAlign(names, POOLED_SIDE, sampling_ratio, canonical_scale=canonical_size)

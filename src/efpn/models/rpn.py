@@ -26,9 +26,9 @@ class RPNSettings:
         anchor_sizes: side of the square anchor on each of ``p2 .. p6``, pixels of the 1x input.
         aspect_ratios: height over width.
         pre_nms_top_n: proposals kept per level before NMS, in training and in testing.
-        post_nms_top_n: proposals kept per picture after it, likewise.
+        post_nms_top_n: proposals kept per image after it, likewise.
         nms_thresh: IoU above which the lower-scored proposal goes.
-        batch_size: anchors sampled per picture for the loss, ``positive_fraction`` of them at most positive.
+        batch_size: anchors sampled per image for the loss, ``positive_fraction`` of them at most positive.
         fg_iou: an anchor from this IoU on is positive; one below ``bg_iou`` is negative.
         score_thresh: in testing, proposals of a lower objectness (0 to 1) are dropped; the fewer small proposals, the
             less of P2' is computed (`Windows`).
@@ -111,7 +111,7 @@ class PyramidRPN(RegionProposalNetwork):
     def forward(
         self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]] | None = None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Propose boxes (1x pixels) per picture and, in training, return the RPN's losses."""
+        """Propose boxes (1x pixels) per image and, in training, return the RPN's losses."""
         # a frozen RPN is in eval mode in training too
         self.score_thresh = self.test_score_thresh if targets is None else 0.0
         return super().forward(images, {level: features[level] for level in LEVELS}, targets)

@@ -1,7 +1,7 @@
 """What turns P3 into P3' at twice the resolution: FTT (Sec. III-B), and those it is compared with.
 
-All are called as ``upsampler(p3, p2) -> p3x`` with p3 ``(N, C, H/8, W/8)``, p2 and p3x ``(N, C, H/4, W/4)``. That is
-all that an upsampler needs; one that is a `TwoStage` can be run on parts of the maps too.
+All are called as ``upsampler(p3, p2) -> p3_ext`` with p3 ``(N, C, H/8, W/8)``, p2 and p3_ext ``(N, C, H/4, W/4)``.
+That is all that an upsampler needs; one that is a `TwoStage` can be run on parts of the maps too.
 """
 
 from __future__ import annotations
@@ -148,8 +148,8 @@ class FTT(TwoStage):
     def texture_of(self, p3: Tensor, p2: Tensor, content: Tensor) -> Tensor:
         """Second stage: P3' from the first one's result, P2, and P3 for the outer skip."""
         texture = self.texture(torch.cat([p2, content], dim=1))
-        p3x = self.output(self.tail(texture + content))  # eq. 3
-        return p3x + upsample2x(p3) if self.outer_skip else p3x
+        p3_ext = self.output(self.tail(texture + content))  # eq. 3
+        return p3_ext + upsample2x(p3) if self.outer_skip else p3_ext
 
 
 class ESPCN(TwoStage):

@@ -33,8 +33,8 @@ from efpn.models.upsamplers import TwoStage, upsample2x
 
 log = logging.getLogger(__name__)
 
-P2X_PER_P3 = 4  # cells, along each axis
-P2X_STRIDE = 2  # pixels of the 1x image
+P2_EXT_PER_P3 = 4  # cells, along each axis
+P2_EXT_STRIDE = 2  # pixels of the 1x image
 CROWD = 128  # rectangles; the halves of more are joined by themselves first
 
 Price = Callable[[np.ndarray], np.ndarray]  # rectangles (n, 4) to what each costs (n,)
@@ -135,7 +135,7 @@ class WindowedLevel:
         """RoIAlign on P2', ``(R, C, S, S)`` in the order of ``boxes``.
 
         Args:
-            boxes: of each picture, ``(n, 4)`` xyxy in 1x pixels.
+            boxes: of each image, ``(n, 4)`` xyxy in 1x pixels.
             align: torchvision's pooler of this level.
         """
         wanted = [cells_under(one, self.size, self.settings.tile) for one in boxes]
@@ -157,14 +157,14 @@ class WindowedLevel:
         return torch.cat(parts)[torch.argsort(torch.cat(order)).to(self.p3.device)]
 
     def _pooled_in(self, index: int, part: Rect, boxes: Tensor, align: MultiScaleRoIAlign) -> Tensor:
-        """RoIs that lie in one window of picture ``index``."""
+        """RoIs that lie in one window of image ``index``."""
         level = self._computed(slice(index, index + 1), part)
-        corner = boxes.new_tensor([part.left, part.top] * 2) * (P2X_PER_P3 * P2X_STRIDE)
+        corner = boxes.new_tensor([part.left, part.top] * 2) * (P2_EXT_PER_P3 * P2_EXT_STRIDE)
         return self._pooled(level, [boxes - corner], align)
 
     @staticmethod
     def _pooled(level: Tensor, boxes: list[Tensor], align: MultiScaleRoIAlign) -> Tensor:
-        return roi_align(level, boxes, align.output_size, 1 / P2X_STRIDE, align.sampling_ratio)
+        return roi_align(level, boxes, align.output_size, 1 / P2_EXT_STRIDE, align.sampling_ratio)
 
     def _price(self, rects: np.ndarray) -> np.ndarray:
         """Multiply-adds of windows ``(n, 4)``: each part of the work is done on the window and a margin of its own."""
@@ -193,35 +193,35 @@ class WindowedLevel:
         parts = [
             (self.upsampler.work[0], near + far),
             (self.upsampler.work[1], near),
-            (P2X_PER_P3**2 * (weights(ext.lateral) + weights(ext.post)), self.post_reach / P2X_PER_P3),
-            (P2X_PER_P3**2 * weights(self.stage2), first / P2X_PER_P3),
-            (P2X_PER_P3**2 * self.fine.work, (first + self.fine.reach) / P2X_PER_P3),
+            (P2_EXT_PER_P3**2 * (weights(ext.lateral) + weights(ext.post)), self.post_reach / P2_EXT_PER_P3),
+            (P2_EXT_PER_P3**2 * weights(self.stage2), first / P2_EXT_PER_P3),
+            (P2_EXT_PER_P3**2 * self.fine.work, (first + self.fine.reach) / P2_EXT_PER_P3),
         ]
         if ext.lateral3:
-            parts += [(4 * weights(self.stage3), second / P2X_PER_P3), (4 * weights(ext.lateral3), self._rim / 2)]
+            parts += [(4 * weights(self.stage3), second / P2_EXT_PER_P3), (4 * weights(ext.lateral3), self._rim / 2)]
         work, margins = zip(*parts, strict=True)
         return np.array(work, float), np.array(margins, float)
 
     def _whole(self) -> Tensor:
         """P2' of the batch, dense."""
-        c2x = self.stage2(self.fine.entry(self.fine.map))
-        c3x = self.stage3(c2x) if self.extension.lateral3 else None
-        return self.extension(self.p3, self.p2, c2x, c3x)[1]
+        c2_ext = self.stage2(self.fine.entry(self.fine.map))
+        c3_ext = self.stage3(c2_ext) if self.extension.lateral3 else None
+        return self.extension(self.p3, self.p2, c2_ext, c3_ext)[1]
 
     def _computed(self, one: slice, part: Rect) -> Tensor:
         """P2' of one image in ``part``, ``(1, C, 4 h, 4 w)`` for a part of ``(h, w)`` cells."""
-        coarse, fine = ([times * side for side in self.size] for times in (2, P2X_PER_P3))
-        wanted = part.times(P2X_PER_P3)
+        coarse, fine = ([times * side for side in self.size] for times in (2, P2_EXT_PER_P3))
+        wanted = part.times(P2_EXT_PER_P3)
         around = wanted.grown(self.post_reach, *fine)
         p3_part = part.times(2).grown(self._rim, *coarse)  # of P3', and of C3'
         c2_part = p3_part.times(2).grown(self.stage3_reach, *fine) if self.extension.lateral3 else around
-        c2x = self._c2x(one, c2_part, fine)
-        p3x = self._upsampled(one, part, p3_part)
+        c2_ext = self._c2_ext(one, c2_part, fine)
+        p3_ext = self._upsampled(one, part, p3_part)
         if self.extension.lateral3:
-            c3x = p3_part.within(self.stage3(c2x), c2_part.over(2))
-            p3x = self.extension.with_c3(p3x, c3x)
-        upsampled = around.within(upsample2x(p3x), p3_part.times(2))
-        return wanted.within(self.extension.merge(upsampled, around.within(c2x, c2_part)), around)
+            c3_ext = p3_part.within(self.stage3(c2_ext), c2_part.over(2))
+            p3_ext = self.extension.with_c3(p3_ext, c3_ext)
+        upsampled = around.within(upsample2x(p3_ext), p3_part.times(2))
+        return wanted.within(self.extension.merge(upsampled, around.within(c2_ext, c2_part)), around)
 
     def _upsampled(self, one: slice, part: Rect, wanted: Rect) -> Tensor:
         """What the upsampler gives in ``wanted``, cells of P3' that lie a little around ``part``."""
@@ -232,7 +232,7 @@ class WindowedLevel:
         found = self.upsampler.texture_of(middle.of(self.p3[one]), middle.times(2).of(self.p2[one]), content)
         return wanted.within(found, middle.times(2))
 
-    def _c2x(self, one: slice, wanted: Rect, size: Sequence[int]) -> Tensor:
+    def _c2_ext(self, one: slice, wanted: Rect, size: Sequence[int]) -> Tensor:
         """C2' in ``wanted``, cells of it."""
         beneath = wanted.grown(self.stage2_reach, *size)
         read = beneath.grown(self.fine.reach, *size)
@@ -267,7 +267,7 @@ def cuts_exactly(extension: nn.Module, backbone: Backbone, channels: int) -> boo
         training = backbone.training
         level = WindowedLevel(tried, backbone.eval(), Pyramid(maps, maps), entry_on(backbone, image), Windows())
         middle = Rect(side // 2 - 1, side // 2, side // 2 + 1, side // 2 + 2)
-        dense, cut = middle.times(P2X_PER_P3).of(level._whole()), level._computed(slice(0, 1), middle)
+        dense, cut = middle.times(P2_EXT_PER_P3).of(level._whole()), level._computed(slice(0, 1), middle)
         backbone.train(training)
     if torch.allclose(cut, dense, rtol=1e-3, atol=1e-3 * float(dense.std())):
         return True
@@ -287,11 +287,11 @@ def cells_under(boxes: Tensor, size: tuple[int, int], tile: int) -> np.ndarray:
         size: of P3.
         tile: side of a tile.
     """
-    xyxy = boxes.detach().double().cpu().numpy() / P2X_STRIDE
+    xyxy = boxes.detach().double().cpu().numpy() / P2_EXT_STRIDE
     # a RoI is at least one cell of P2' wide, and bilinear sampling reads the cell after the last
     first, last = xyxy[:, :2], np.maximum(xyxy[:, 2:], xyxy[:, :2] + 1) + 1
     limit = -(-np.array(size[::-1]) // tile) - 1
-    tiles = [np.clip(ends // (P2X_PER_P3 * tile), 0, limit).astype(np.int64) for ends in (first, last)]
+    tiles = [np.clip(ends // (P2_EXT_PER_P3 * tile), 0, limit).astype(np.int64) for ends in (first, last)]
     ends = np.minimum((tiles[1] + 1) * tile, size[::-1])
     return np.hstack([(tiles[0] * tile)[:, ::-1], ends[:, ::-1]])
 

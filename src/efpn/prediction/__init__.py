@@ -1,1 +1,1 @@
-"""A finished run on pictures without annotations: which pictures, by which windows, and what is written."""
+"""A finished run on images without annotations: which images, by which windows, and what is written."""

@@ -1,4 +1,4 @@
-"""What a prediction has found so far, on disk, so that a fault at one picture costs none of those before it."""
+"""What a prediction has found so far, on disk, so that a fault at one image costs none of those before it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypedDict
 
-from efpn.prediction.pictures import Picture
+from efpn.prediction.images import ImageFile
 from efpn.runs.files import as_utf8, plain
 
 log = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ JOURNAL: Final = "detections.partial.jsonl"
 
 
 class Entry(TypedDict):
-    """What one picture gave: its size in native pixels, and ``[label, score, x, y, width, height]`` for each box."""
+    """What one image gave: its size in native pixels, and ``[label, score, x, y, width, height]`` for each box."""
 
     width: int
     height: int
@@ -26,36 +26,36 @@ class Entry(TypedDict):
 
 
 class Journal:
-    """The entries of all pictures, in memory and as lines of a file that only grows.
+    """The entries of all images, in memory and as lines of a file that only grows.
 
-    Its first line holds the terms of the prediction, each other one the entry of a picture. A file of the same terms
-    is read back, up to a line that is cut off or damaged and without pictures that were changed since; one of other
+    Its first line holds the terms of the prediction, each other one the entry of an image. A file of the same terms
+    is read back, up to a line that is cut off or damaged and without images that were changed since; one of other
     terms is replaced by the first new entry.
 
     Args:
         folder: of the results.
         terms: what has to agree for entries to belong together: weights, classes, settings.
-        pictures: that are asked for.
+        images: that are asked for.
 
     Attributes:
         path: of the file.
-        entries: by the path of the picture.
+        entries: by the path of the image.
     """
 
-    def __init__(self, folder: Path, terms: Mapping[str, Any], pictures: Sequence[Picture]) -> None:
+    def __init__(self, folder: Path, terms: Mapping[str, Any], images: Sequence[ImageFile]) -> None:
         self.path = folder / JOURNAL
         self.entries: dict[Path, Entry] = {}
         self._terms = plain(terms)
-        self._changed = {picture.path: picture.path.stat().st_mtime_ns for picture in pictures}
+        self._changed = {image.path: image.path.stat().st_mtime_ns for image in images}
         self._end = self._read_back()  # bytes of the file that are sound
         if self.entries:
-            log.info("%s: %d pictures are done already", self.path, len(self.entries))
+            log.info("%s: %d images are done already", self.path, len(self.entries))
 
     def add(self, path: Path, entry: Entry) -> None:
-        """Keep what a picture gave; no later fault costs it."""
+        """Keep what an image gave; no later fault costs it."""
         self.entries[path] = entry
         lines = [] if self._end else [self._terms]
-        lines.append({"picture": str(path), "changed": self._changed[path], "entry": entry})
+        lines.append({"image": str(path), "changed": self._changed[path], "entry": entry})
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("r+b" if self._end else "wb") as file:
             file.seek(self._end)
@@ -73,7 +73,7 @@ class Journal:
         if not sound or sound[0] != self._terms:
             return 0
         for line in sound[1:]:
-            path = Path(line["picture"])
+            path = Path(line["image"])
             if self._changed.get(path) == line["changed"]:
                 self.entries[path] = line["entry"]
         return sum(map(len, lines[: len(sound)]))

@@ -1,8 +1,8 @@
-"""The detections of a picture's windows as those of the picture.
+"""The detections of an image's windows as those of the image.
 
 Neighbouring windows overlap, so an object there is found twice; and one that reaches over the inner edge of a window is
 cut off there. A *cut* box ends at such an edge. What two boxes say of one object can be compared in the part of the
-picture that both windows show, and there alone. All boxes are xyxy in native pixels of the whole picture.
+image that both windows show, and there alone. All boxes are xyxy in native pixels of the whole image.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COVERED = 0.7  # share of a cut box inside a whole one from which it is a piece 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What was found in all windows of a picture.
+    """What was found in all windows of an image.
 
     Attributes:
         boxes: ``(n, 4)``.
@@ -56,13 +56,13 @@ def merge_windows(
 
     Args:
         found: of each window, with boxes in native pixels of the window.
-        windows: where each lies in the picture.
-        height: of the picture, native pixels.
-        width: of the picture, native pixels.
+        windows: where each lies in the image.
+        height: of the image, native pixels.
+        width: of the image, native pixels.
         iou: of the last step; the detector's own.
 
     Returns:
-        Boxes in native pixels of the picture, by descending score. Those of a single window come back as they are.
+        Boxes in native pixels of the image, by descending score. Those of a single window come back as they are.
     """
     if len(windows) == 1:
         return dict(found[0])
@@ -78,7 +78,7 @@ def merge_windows(
 
 
 def gather(found: Sequence[Mapping[str, Tensor]], windows: Sequence[Window]) -> Parts:
-    """All detections in one table, moved from their windows to the picture."""
+    """All detections in one table, moved from their windows to the image."""
     counts = torch.tensor([len(one["boxes"]) for one in found])
     scores = torch.cat([one["scores"] for one in found]).cpu().double()
     labels = torch.cat([one["labels"] for one in found]).cpu()
@@ -89,11 +89,11 @@ def gather(found: Sequence[Mapping[str, Tensor]], windows: Sequence[Window]) -> 
 
 
 def is_cut(parts: Parts, height: int, width: int) -> Tensor:
-    """Which boxes end at an edge of their window that is no edge of the picture, ``(n,)`` bool."""
-    picture = torch.tensor([0.0, 0.0, width, height], dtype=parts.windows.dtype)
+    """Which boxes end at an edge of their window that is no edge of the image, ``(n,)`` bool."""
+    image = torch.tensor([0.0, 0.0, width, height], dtype=parts.windows.dtype)
     near = (EDGE * (parts.windows[:, 2:] - parts.windows[:, :2])).clamp(min=1.0).repeat(1, 2)
     at_edge = (parts.boxes - parts.windows).abs() <= near
-    return (at_edge & (parts.windows != picture)).any(dim=1)
+    return (at_edge & (parts.windows != image)).any(dim=1)
 
 
 def yield_to_whole(whole: Parts, cut: Parts) -> tuple[Parts, Parts]:
@@ -115,7 +115,7 @@ def yield_to_whole(whole: Parts, cut: Parts) -> tuple[Parts, Parts]:
 def join_pieces(cut: Parts) -> Parts:
     """Step 2, for one class: each piece, by descending score, takes in what other windows show of the same object.
 
-    The object grows, and with it the part of the picture that is known of it, until no window shows more. From one
+    The object grows, and with it the part of the image that is known of it, until no window shows more. From one
     window it takes a single piece; others there that agree with it go.
     """
     rest, hulls = cut.take(cut.scores.argsort(descending=True, stable=True)), []

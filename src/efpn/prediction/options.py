@@ -9,12 +9,12 @@ from efpn.prediction.slices import Slices
 
 
 def asked_for(cfg: DictConfig) -> list[str]:
-    """The files, folders and globs of ``cfg.pictures``."""
-    return [str(word) for word in (cfg.pictures if isinstance(cfg.pictures, ListConfig) else [cfg.pictures])]
+    """The files, folders and globs of ``cfg.images``."""
+    return [str(word) for word in (cfg.images if isinstance(cfg.images, ListConfig) else [cfg.images])]
 
 
 def slices_of(cfg: DictConfig) -> Slices | None:
-    """How pictures are cut; None for whole ones.
+    """How images are cut; None for whole ones.
 
     Raises:
         UserError: something else than a group of options.

@@ -1,4 +1,4 @@
-"""A prediction, from a finished run and a list of pictures to the files it leaves."""
+"""A prediction, from a finished run and a list of images to the files it leaves."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from efpn.errors import UserError
+from efpn.prediction.images import DRAWN, ImageFile
 from efpn.prediction.journal import Journal
 from efpn.prediction.options import slices_of
-from efpn.prediction.pictures import DRAWN, Picture
-from efpn.prediction.task import PredictionTask, picture_loader
-from efpn.prediction.writing import PictureBar, PictureWriter, write_results
+from efpn.prediction.task import PredictionTask, image_loader
+from efpn.prediction.writing import ImageBar, ImageWriter, write_results
 from efpn.runs.checkpoints import read_handover
 from efpn.runs.rebuild import quiet_trainer, rebuild_detector, resize_to
 from efpn.runs.saved import SavedRun
@@ -23,41 +23,41 @@ from efpn.tasks.base import warn_of_cap
 log = logging.getLogger(__name__)
 
 
-def predict(cfg: DictConfig, run: SavedRun, pictures: list[Picture]) -> list[tuple[Picture, str]]:
-    """Detect in all pictures and write what was found.
+def predict(cfg: DictConfig, run: SavedRun, images: list[ImageFile]) -> list[tuple[ImageFile, str]]:
+    """Detect in all images and write what was found.
 
     Returns:
-        The pictures that could not be read, each with the reason.
+        The images that could not be read, each with the reason.
 
     Raises:
-        UserError: the run cannot be rebuilt, or not one picture can be read.
+        UserError: the run cannot be rebuilt, or not one image can be read.
     """
     names = read_handover(run.checkpoint).classes
     out = run.out_folder(cfg.out, "predictions")
-    journal = Journal(out, terms(cfg, run, names), pictures)
-    left = [picture for picture in pictures if picture.path not in journal.entries]
-    writer = PictureWriter(journal, out / DRAWN if cfg.draw else None, names, cfg.score_threshold)
+    journal = Journal(out, terms(cfg, run, names), images)
+    left = [image for image in images if image.path not in journal.entries]
+    writer = ImageWriter(journal, out / DRAWN if cfg.draw else None, names, cfg.score_threshold)
     if left:
         task = build_task(cfg, run)
-        callbacks = [writer, PictureBar(len(left))]
+        callbacks = [writer, ImageBar(len(left))]
         trainer = quiet_trainer(cfg.trainer, run, callbacks=callbacks, enable_progress_bar=False)
-        loader = picture_loader(left, run.config.data.num_workers)
+        loader = image_loader(left, run.config.data.num_workers)
         trainer.predict(task, dataloaders=loader, return_predictions=False)
-        warn_of_cap(task.detector, task.capped, "pictures or slices")
-    seen = [(picture, journal.entries[picture.path]) for picture in pictures if picture.path in journal.entries]
+        warn_of_cap(task.detector, task.capped, "images or slices")
+    seen = [(image, journal.entries[image.path]) for image in images if image.path in journal.entries]
     if not seen:
-        raise UserError(f"not one of {len(pictures)} pictures can be read\n{listed(writer.broken)}")
-    detections = write_results(out, seen, writer.broken, names, facts(cfg, run, pictures))
+        raise UserError(f"not one of {len(images)} images can be read\n{listed(writer.broken)}")
+    detections = write_results(out, seen, writer.broken, names, facts(cfg, run, images))
     journal.close()
-    log.info("%d pictures, %d detections: %s", len(seen), detections, out)
+    log.info("%d images, %d detections: %s", len(seen), detections, out)
     return writer.broken
 
 
 def terms(cfg: DictConfig, run: SavedRun, names: Sequence[str]) -> dict[str, Any]:
-    """What two calls have to share for the pictures of one to be left out in the other: weights and settings."""
+    """What two calls have to share for the images of one to be left out in the other: weights and settings."""
     weights = run.checkpoint.stat()
     config = OmegaConf.to_container(
-        OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("pictures", "out")])
+        OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("images", "out")])
     )
     return {"weights": [str(run.checkpoint), weights.st_size, weights.st_mtime_ns], "classes": names, "config": config}
 
@@ -75,9 +75,9 @@ def build_task(cfg: DictConfig, run: SavedRun) -> PredictionTask:
     return PredictionTask(detector, instantiate(node, _convert_="all"), slices_of(cfg), cfg.batch_size)
 
 
-def facts(cfg: DictConfig, run: SavedRun, pictures: list[Picture]) -> dict[str, Any]:
+def facts(cfg: DictConfig, run: SavedRun, images: list[ImageFile]) -> dict[str, Any]:
     """What a reader of the results wants to know."""
-    first = pictures[0]
+    first = images[0]
     return {
         "run": run.name,
         "folder": str(first.path)[: -len(first.name)],
@@ -87,6 +87,6 @@ def facts(cfg: DictConfig, run: SavedRun, pictures: list[Picture]) -> dict[str, 
     }
 
 
-def listed(broken: list[tuple[Picture, str]]) -> str:
-    """One line for each picture that could not be read."""
-    return "\n".join(f"  {picture.path}: {reason}" for picture, reason in broken)
+def listed(broken: list[tuple[ImageFile, str]]) -> str:
+    """One line for each image that could not be read."""
+    return "\n".join(f"  {image.path}: {reason}" for image, reason in broken)

@@ -1,7 +1,7 @@
-"""Windows that cover a large picture. No torch.
+"""Windows that cover a large image. No torch.
 
-A network has learned objects at the scale of its training pictures. Resized as a whole, a much larger picture shows
-them smaller, or not at all; cut into windows, each resized like a picture of its own, it shows them as learned.
+A network has learned objects at the scale of its training images. Resized as a whole, a much larger image shows
+them smaller, or not at all; cut into windows, each resized like an image of its own, it shows them as learned.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ Window = tuple[int, int, int, int]  # x1, y1, x2, y2 in whole native pixels
 
 @dataclass(frozen=True)
 class Slices:
-    """How pictures are cut.
+    """How images are cut.
 
     Attributes:
-        size: side of a square window, native pixels; at the shorter side of the training pictures, objects have the
+        size: side of a square window, native pixels; at the shorter side of the training images, objects have the
             scale of training.
         overlap: least share of a side that neighbours have in common.
-        whole: also look at the picture as a whole, for objects that no window holds; it adds those larger than the
+        whole: also look at the image as a whole, for objects that no window holds; it adds those larger than the
             overlap, as all others are whole in a window, and better resolved there.
     """
 
@@ -33,17 +33,17 @@ class Slices:
         return self.overlap * self.size
 
     def windows(self, height: int, width: int) -> list[Window]:
-        """The windows of a picture of that size; the picture itself comes first, and alone where it fits in one."""
+        """The windows of an image of that size; the image itself comes first, and alone where it fits in one."""
         parts = slice_windows(height, width, self.size, self.overlap)
         all_of_it = (0, 0, width, height)
         return [all_of_it, *parts] if self.whole and len(parts) > 1 else parts
 
 
 def slice_windows(height: int, width: int, size: int, overlap: float) -> list[Window]:
-    """Windows of ``size`` pixels a side that cover the picture and nothing else, row by row.
+    """Windows of ``size`` pixels a side that cover the image and nothing else, row by row.
 
     They are spread evenly, so that neighbours share at least ``overlap`` of a side (to the whole pixel); along a side
-    that is shorter than ``size``, they are as long as the picture.
+    that is shorter than ``size``, they are as long as the image.
     """
     rows, columns = (_starts(length, size, overlap) for length in (height, width))
     return [(x, y, min(x + size, width), min(y + size, height)) for y in rows for x in columns]

@@ -1,4 +1,4 @@
-"""Running a trained detector over pictures, each as a whole or by its windows."""
+"""Running a trained detector over images, each as a whole or by its windows."""
 
 from __future__ import annotations
 
@@ -11,59 +11,60 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from efpn.data.dataset import picture_pair
-from efpn.data.pictures import PictureError, read_picture
+from efpn.data.dataset import image_pair
+from efpn.data.images import ImageError, read_image
 from efpn.data.transforms import NO_BOXES, Transform
 from efpn.models import EFPNDetector
+from efpn.prediction.images import ImageFile
 from efpn.prediction.merging import merge_windows
-from efpn.prediction.pictures import Picture
 from efpn.prediction.slices import Slices, Window
 from efpn.signals import leave_to_main
 from efpn.tasks.base import count_capped, native_detections
 
 
 class Shot(NamedTuple):
-    """A picture that was read: its ``image`` ``(h, w, 3)`` uint8, native pixels; or None, and in ``error`` why not."""
+    """An image that was read: its ``image`` ``(h, w, 3)`` uint8, native pixels; or None, and in ``error`` why not."""
 
-    picture: Picture
+    file: ImageFile
     image: NDArray[np.uint8] | None
     error: str = ""
 
 
-class PictureFiles(Dataset[Shot]):
-    """Picture files, read one by one; a broken one is an item too.
+class ImageFiles(Dataset[Shot]):
+    """Images, read one by one; a broken one is an item too.
 
     Args:
-        pictures: in order.
+        files: in order.
     """
 
-    def __init__(self, pictures: list[Picture]) -> None:
-        self.pictures = pictures
+    def __init__(self, files: list[ImageFile]) -> None:
+        self.files = files
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.files)
 
     def __getitem__(self, row: int) -> Shot:
-        picture = self.pictures[row]
+        file = self.files[row]
         try:
-            return Shot(picture, read_picture(picture.path))
-        except PictureError as error:
-            return Shot(picture, None, error.what)
+            return Shot(file, read_image(file.path))
+        except ImageError as error:
+            return Shot(file, None, error.what)
 
 
-def picture_loader(pictures: list[Picture], num_workers: int) -> DataLoader[Any]:
+def image_loader(files: list[ImageFile], num_workers: int) -> DataLoader[Any]:
     """One `Shot` at a time; they are resized later, window by window, so that a large one needs little memory."""
-    files = PictureFiles(pictures)
-    return DataLoader(files, None, collate_fn=_as_it_is, num_workers=num_workers, worker_init_fn=leave_to_main)
+    return DataLoader(
+        ImageFiles(files), None, collate_fn=_as_it_is, num_workers=num_workers, worker_init_fn=leave_to_main
+    )
 
 
 class PredictionTask(pl.LightningModule):
-    """Finds the objects of a picture.
+    """Finds the objects of an image.
 
     Args:
         detector: with its weights.
-        transform: that resizes a window as the run's own evaluation resizes a picture.
-        slices: how pictures are cut; None for whole ones.
+        transform: that resizes a window as the run's own evaluation resizes an image.
+        slices: how images are cut; None for whole ones.
         batch_size: windows at a time.
 
     Attributes:
@@ -85,7 +86,7 @@ class PredictionTask(pl.LightningModule):
         self.capped = 0
 
     def predict_step(self, batch: Shot, batch_idx: int) -> dict[str, Tensor]:
-        """Detect in one picture, in its native pixels; nothing at all, not even keys, for a broken one."""
+        """Detect in one image, in its native pixels; nothing at all, not even keys, for a broken one."""
         return {} if batch.image is None else self.detect(batch.image)
 
     def detect(self, image: NDArray[np.uint8]) -> dict[str, Tensor]:
@@ -102,7 +103,7 @@ class PredictionTask(pl.LightningModule):
     def _detect_windows(self, image: NDArray[np.uint8], windows: list[Window]) -> list[dict[str, Tensor]]:
         parts = [np.ascontiguousarray(image[y1:y2, x1:x2]) for x1, y1, x2, y2 in windows]
         double = self.detector.backbone.reads_2x
-        views = [picture_pair(self.transform, part, NO_BOXES, seed=0, double=double) for part in parts]
+        views = [image_pair(self.transform, part, NO_BOXES, seed=0, double=double) for part in parts]
         images_2x = [pixels.to(self.device) for _, pixels, _ in views if pixels is not None]
         found = self.detector([pixels.to(self.device) for pixels, _, _ in views], images_2x=images_2x or None)
         self.capped += count_capped(self.detector, found)

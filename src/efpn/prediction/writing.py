@@ -1,4 +1,4 @@
-"""What a prediction leaves behind: a progress bar while it runs, annotated pictures, COCO json."""
+"""What a prediction leaves behind: a progress bar while it runs, annotated images, COCO json."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from efpn.figures.annotated import annotated_picture
+from efpn.figures.annotated import annotated_image
 from efpn.figures.outcomes import marks
+from efpn.prediction.images import ImageFile
 from efpn.prediction.journal import Entry, Journal
-from efpn.prediction.pictures import Picture
 from efpn.prediction.task import Shot
 from efpn.runs.files import write_bytes, write_json
 
 log = logging.getLogger(__name__)
 
-PICTURES, DETECTIONS = "pictures.json", "detections.json"
+PICTURES, DETECTIONS = "images.json", "detections.json"
 QUALITY: Final[Mapping[str, Mapping[str, Any]]] = {  # by Pillow's name of the format
     "JPEG": {"quality": 92},
     "WEBP": {"quality": 92},
@@ -32,13 +32,13 @@ QUALITY: Final[Mapping[str, Mapping[str, Any]]] = {  # by Pillow's name of the f
 }
 
 
-class PictureBar(pl.Callback):
-    """A progress bar over the pictures, with the time left and the number of broken ones."""
+class ImageBar(pl.Callback):
+    """A progress bar over the images, with the time left and the number of broken ones."""
 
     def __init__(self, total: int) -> None:
         text = TextColumn("[progress.description]{task.description}")
         self.bar = Progress(text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), transient=False)
-        self.row = self.bar.add_task("pictures", total=total)
+        self.row = self.bar.add_task("images", total=total)
         self.broken = 0
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -48,9 +48,9 @@ class PictureBar(pl.Callback):
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Shot, *args: Any
     ) -> None:
-        """Move on by one picture."""
+        """Move on by one image."""
         self.broken += batch.image is None
-        self.bar.update(self.row, advance=1, description=f"pictures ({self.broken} broken)" if self.broken else None)
+        self.bar.update(self.row, advance=1, description=f"images ({self.broken} broken)" if self.broken else None)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave it as it is."""
@@ -61,17 +61,17 @@ class PictureBar(pl.Callback):
         self.bar.stop()
 
 
-class PictureWriter(pl.Callback):
-    """Writes each picture with its detections, and what was found into the journal, as soon as they are there.
+class ImageWriter(pl.Callback):
+    """Writes each image with its detections, and what was found into the journal, as soon as they are there.
 
     Args:
         journal: of this prediction.
-        folder: for the annotated pictures, under the pictures' own names; None draws none.
+        folder: for the annotated images, under the images' own names; None draws none.
         names: class names in label order.
         score_threshold: detections below are not drawn.
 
     Attributes:
-        broken: the pictures that could not be read, each with the reason.
+        broken: the images that could not be read, each with the reason.
     """
 
     def __init__(self, journal: Journal, folder: Path | None, names: Sequence[str], score_threshold: float) -> None:
@@ -79,35 +79,35 @@ class PictureWriter(pl.Callback):
         self.folder = folder
         self.names = names
         self.score_threshold = score_threshold
-        self.broken: list[tuple[Picture, str]] = []
+        self.broken: list[tuple[ImageFile, str]] = []
 
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Shot, *args: Any
     ) -> None:
-        """Take one picture down."""
-        picture, image, error = batch
+        """Take one image down."""
+        file, image, error = batch
         if image is None:
-            self.broken.append((picture, error))
+            self.broken.append((file, error))
             return
         if self.folder is not None:
-            write_picture(self.folder / picture.name, self.draw(image, outputs))
+            write_image(self.folder / file.name, self.draw(image, outputs))
         height, width = image.shape[:2]
-        self.journal.add(picture.path, {"width": width, "height": height, "found": as_rows(outputs)})
+        self.journal.add(file.path, {"width": width, "height": height, "found": as_rows(outputs)})
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Say what is kept."""
         done = len(self.journal.entries)
-        log.error("stopped; %d pictures are kept in %s, the same command does the rest", done, self.journal.path)
+        log.error("stopped; %d images are kept in %s, the same command does the rest", done, self.journal.path)
 
     def draw(self, image: np.ndarray, found: Mapping[str, Tensor]) -> np.ndarray:
-        """The picture with the detections that reach the threshold."""
+        """The image with the detections that reach the threshold."""
         rows = found["scores"] >= self.score_threshold
         boxes, scores, labels = (found[key][rows].cpu().numpy() for key in ("boxes", "scores", "labels"))
         texts = [f"{self.names[label - 1]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
-        return annotated_picture(image, marks("hit", boxes, texts))
+        return annotated_image(image, marks("hit", boxes, texts))
 
 
-def write_picture(path: Path, image: np.ndarray) -> Path:
+def write_image(path: Path, image: np.ndarray) -> Path:
     """Write ``(H, W, 3)`` uint8 in one step, in the format that the ending of ``path`` names; makes the folder."""
     kind = Image.registered_extensions()[path.suffix.lower()]
     file = io.BytesIO()
@@ -125,16 +125,16 @@ def as_rows(found: Mapping[str, Tensor]) -> list[list[float]]:
 
 def write_results(
     out: Path,
-    seen: Sequence[tuple[Picture, Entry]],
-    broken: Sequence[tuple[Picture, str]],
+    seen: Sequence[tuple[ImageFile, Entry]],
+    broken: Sequence[tuple[ImageFile, str]],
     names: Sequence[str],
     info: Mapping[str, Any],
 ) -> int:
-    """Write ``detections.json`` (COCO results) and ``pictures.json``, which says what their ids mean.
+    """Write ``detections.json`` (COCO results) and ``images.json``, which says what their ids mean.
 
     Args:
         out: folder.
-        seen: the pictures that could be read, and what they gave.
+        seen: the images that could be read, and what they gave.
         broken: the others, each with the reason.
         names: class names in label order; categories count from 1.
         info: how they were made.
@@ -143,16 +143,16 @@ def write_results(
         How many detections there are.
     """
     images = [
-        {"id": picture.number, "file_name": picture.name, "width": entry["width"], "height": entry["height"]}
-        for picture, entry in seen
+        {"id": image.number, "file_name": image.name, "width": entry["width"], "height": entry["height"]}
+        for image, entry in seen
     ]
     detections = [
-        {"image_id": picture.number, "category_id": int(label), "bbox": box, "score": score}
-        for picture, entry in seen
+        {"image_id": image.number, "category_id": int(label), "bbox": box, "score": score}
+        for image, entry in seen
         for label, score, *box in entry["found"]
     ]
     categories = [{"id": label, "name": name} for label, name in enumerate(names, 1)]
-    failed = [{"file_name": picture.name, "reason": reason} for picture, reason in broken]
+    failed = [{"file_name": image.name, "reason": reason} for image, reason in broken]
     record = {"info": info, "images": images, "annotations": [], "categories": categories, "failed": failed}
     write_json(out / PICTURES, record, indent=1)
     write_json(out / DETECTIONS, detections)

@@ -155,15 +155,15 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def as_tt100k_results(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """COCO results in the TT100K results layout, every picture of the ground truth among them.
+    """COCO results in the TT100K results layout, every image of the ground truth among them.
 
     Scores stay as they are (0 to 1; the official toolkit's own threshold of 40 is for scores up to 1000).
     """
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
-    pictures: dict[str, Any] = {str(image["id"]): {"objects": []} for image in ground_truth["images"]}
+    images: dict[str, Any] = {str(image["id"]): {"objects": []} for image in ground_truth["images"]}
     for found in detections:
         x, y, width, height = found["bbox"]
         corners = {"xmin": x, "ymin": y, "xmax": x + width, "ymax": y + height}
         thing = {"category": names[found["category_id"]], "score": found["score"], "bbox": corners}
-        pictures[str(found["image_id"])]["objects"].append(thing)
-    return {"imgs": pictures}
+        images[str(found["image_id"])]["objects"].append(thing)
+    return {"imgs": images}

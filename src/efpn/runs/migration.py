@@ -8,17 +8,19 @@ RENAMED = {  # `_target_`s
     "efpn.models.ResNetTrunk": "efpn.models.ResNet",
     "efpn.models.build_detector": "efpn.models.build_faster_rcnn",
 }
+LEVELS = {"p2x": "p2_ext", "p3x": "p3_ext"}
 
 
 def migrated(config: DictConfig) -> DictConfig:
     """The run's config, changed to today's words; one that is of today stays as it is.
 
-    Before version 0.2 the detector's backbone was its ``trunk``, OHEM a node of its own beside ``small``, and colour
-    jitter and flip were arguments of the training transform, not entries of its ``augment``.
+    Before version 0.2 the detector's backbone was its ``trunk``, OHEM a node of its own beside ``small``, P2' was
+    ``p2x``, and colour jitter and flip were arguments of the training transform, not entries of its ``augment``.
     """
-    OmegaConf.set_struct(config, False)
     for node in (config, *config.phases.values()):
         _augment(node.get("data", {}).get("train_transform", {}))
+    if "check_pictures" in config.data:
+        config.data.check_images = config.data.pop("check_pictures")
     if "trunk" not in config.model:
         return config
     config.model.backbone = config.model.pop("trunk")
@@ -28,8 +30,12 @@ def migrated(config: DictConfig) -> DictConfig:
             node["_target_"] = RENAMED.get(node["_target_"], node["_target_"])
     for phase in config.phases.values():
         ohem = phase.model.pop("ohem", None)
-        if phase.model.get("small"):
-            phase.model.small.mining = ohem
+        if small := phase.model.get("small"):
+            small.mining = ohem
+            small.level = LEVELS.get(small.level, small.level)
+        loss = phase.task.get("loss")
+        if loss and "on_p3x" in loss:
+            loss.on_p3_ext = loss.pop("on_p3x")
     return config
 
 

@@ -1,4 +1,4 @@
-"""A finished run brought back: its detector, the size of its pictures, and a Trainer that only runs it."""
+"""A finished run brought back: its detector, the size of its images, and a Trainer that only runs it."""
 
 from __future__ import annotations
 

@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 
 
 class Scorer(Protocol):
-    """Turns the detections of the pictures seen into named numbers."""
+    """Turns the detections of the images seen into named numbers."""
 
     def __call__(self, detections: list[dict[str, Any]], image_ids: Sequence[int]) -> Mapping[str, float | None]:
-        """Score COCO-format detections (native pixels) of the pictures ``image_ids``."""
+        """Score COCO-format detections (native pixels) of the images ``image_ids``."""
 
 
 class DetectorTask(pl.LightningModule):
@@ -97,7 +97,7 @@ class DetectorTask(pl.LightningModule):
             self.detections.update(ids, found)
 
     def on_validation_epoch_end(self) -> None:
-        """Score what all processes saw, each picture once."""
+        """Score what all processes saw, each image once."""
         self.validated_at = self.global_step
         if self.detections is None or self.scorer is None:
             return
@@ -121,12 +121,12 @@ class DetectorTask(pl.LightningModule):
 
 
 def count_capped(detector: EFPNDetector, found: Sequence[Mapping[str, Tensor]]) -> int:
-    """How many pictures hold as many detections as the detector's own cap allows."""
+    """How many images hold as many detections as the detector's own cap allows."""
     return sum(len(one["boxes"]) >= detector.detections_per_img for one in found)
 
 
-def warn_of_cap(detector: EFPNDetector, capped: int, what: str = "pictures") -> None:
-    """Say if the cap may have cut off something in ``capped`` pictures (or ``what`` else was counted)."""
+def warn_of_cap(detector: EFPNDetector, capped: int, what: str = "images") -> None:
+    """Say if the cap may have cut off something in ``capped`` images (or ``what`` else was counted)."""
     if capped:
         cap = detector.detections_per_img
         log.warning("%d %s reach detections_per_image=%d: objects may be cut off there", capped, what, cap)
@@ -135,7 +135,7 @@ def warn_of_cap(detector: EFPNDetector, capped: int, what: str = "pictures") -> 
 def native_detections(
     found: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Tensor]]
 ) -> tuple[list[int], list[dict[str, Tensor]]]:
-    """Bring detections from 1x pixels back to the file's pixels; returns picture ids and detections."""
+    """Bring detections from 1x pixels back to the file's pixels; returns image ids and detections."""
     ids = [int(target["image_id"]) for target in targets]
     scales = [target["scale"].repeat(2).to(one["boxes"]) for one, target in zip(found, targets, strict=True)]
     native = [{**one, "boxes": one["boxes"] / scale} for one, scale in zip(found, scales, strict=True)]

@@ -1,4 +1,4 @@
-"""Cross-resolution distillation (Sec. III-C): the extension learns what the same network sees in the 2x picture."""
+"""Cross-resolution distillation (Sec. III-C): the extension learns what the same network sees in the 2x image."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ DistillationLoss = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor
 
 
 class DistillationTask(DetectorTask):
-    """Trains the extension alone; the teacher is the same frozen backbone and FPN on the 2x picture.
+    """Trains the extension alone; the teacher is the same frozen backbone and FPN on the 2x image.
 
     Args:
-        loss: see `efpn.losses.DualLoss`; ``loss((p3x, p2x), targets, boxes)``.
+        loss: see `efpn.losses.DualLoss`; ``loss((p3_ext, p2_ext), targets, boxes)``.
         others: as for `DetectorTask`.
     """
 

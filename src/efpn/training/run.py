@@ -318,20 +318,20 @@ def build_task(
     )
 
 
-def learning_rate(cfg: DictConfig, run: PhaseRun, pictures: int) -> float:
-    """The phase's learning rate, in proportion to the pictures of a step (Goyal et al., 2017).
+def learning_rate(cfg: DictConfig, run: PhaseRun, images: int) -> float:
+    """The phase's learning rate, in proportion to the images of a step (Goyal et al., 2017).
 
     Args:
         cfg: the run's config.
-        run: the phase; ``reference_batch`` is the pictures a step that its rate is meant for, null for any.
-        pictures: of one batch over all processes.
+        run: the phase; ``reference_batch`` is the images a step that its rate is meant for, null for any.
+        images: of one batch over all processes.
     """
     rate, reference = run.config.task.optimizer.lr, run.config.reference_batch
-    step = pictures * cfg.trainer.get("accumulate_grad_batches", 1)
+    step = images * cfg.trainer.get("accumulate_grad_batches", 1)
     if reference is None or step == reference:
         return rate
     scaled = rate * step / reference
-    log.info("learning rate %g instead of %g: a step is %d pictures, not %d", scaled, rate, step, reference)
+    log.info("learning rate %g instead of %g: a step is %d images, not %d", scaled, rate, step, reference)
     return scaled
 
 

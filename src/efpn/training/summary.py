@@ -21,7 +21,7 @@ def print_summary(
     table = Table(title=f"phase {run.name}: {max_steps} steps", title_justify="left", show_header=False, box=None)
     for role in ("train", "val"):
         index = data.index(role)
-        table.add_row(role, f"{len(index)} pictures, {index.box_count} boxes ({index.name})")
+        table.add_row(role, f"{len(index)} images, {index.box_count} boxes ({index.name})")
     table.add_row("classes", f"{len(data.categories)}, {sum(data.categories.evaluated)} of them evaluated")
     table.add_row("starts from", str(resume or init or "the backbone's weights"))
     table.add_row("output", str(run.folder))

@@ -1,4 +1,4 @@
-"""One picture with its boxes: a street, signs and what resembles them, weather and camera."""
+"""One image with its boxes: a street, signs and what resembles them, weather and camera."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efpn.data.synthetic.signs import SIDE, Sign, distractors, sign_kinds
-from efpn.data.synthetic.street import Picture, draw_street, foliage
+from efpn.data.synthetic.street import Pixels, draw_street, foliage
 
 OVERSAMPLING = 2  # the street, drawn at this many times the size
 SIGN_OVERSAMPLING = 4  # the signs
@@ -22,15 +22,15 @@ SIZE_SPREAD = 0.5  # standard deviation of the logarithm of a sign's size
 
 @dataclass(frozen=True)
 class SceneOptions:
-    """What the pictures are like; lengths in native pixels.
+    """What the images are like; lengths in native pixels.
 
     Attributes:
-        side: height and width of a picture.
-        signs: (fewest, most) signs in a picture.
+        side: height and width of an image.
+        signs: (fewest, most) signs in an image.
         sign_size: (smallest, largest) longer side of a sign.
         median_size: half of the signs are smaller.
         distractors: the most sign-like things that are no signs.
-        empty: share of pictures without a sign.
+        empty: share of images without a sign.
     """
 
     side: int = 384
@@ -43,7 +43,7 @@ class SceneOptions:
 
 @dataclass(frozen=True)
 class Placed:
-    """A sign in a picture: class name and box, xyxy in native pixels."""
+    """A sign in an image: class name and box, xyxy in native pixels."""
 
     name: str
     box: tuple[float, float, float, float]
@@ -62,24 +62,24 @@ class _Spot:
     box: Box
 
 
-def draw_scene(options: SceneOptions, random: np.random.Generator) -> tuple[Picture, list[Placed]]:
-    """A picture ``(side, side, 3)`` uint8 RGB and its signs, wholly inside."""
+def draw_scene(options: SceneOptions, random: np.random.Generator) -> tuple[Pixels, list[Placed]]:
+    """An image ``(side, side, 3)`` uint8 RGB and its signs, wholly inside."""
     side = options.side
     street = draw_street(OVERSAMPLING * side, random)
-    picture = np.asarray(cv2.resize(street, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+    image = np.asarray(cv2.resize(street, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
     spots: list[_Spot] = []
     for name, sign in _choose(options, random):
         spot = _find_spot(sign, name, options, spots, random)
         if spot is not None:
             spots.append(spot)
     for spot in spots:  # all posts first, so that none stands before a sign
-        _post(picture, spot.box, random)
+        _post(image, spot.box, random)
     for spot in spots:
-        _paint(picture, spot.sign, spot.corners, random)
+        _paint(image, spot.sign, spot.corners, random)
         if spot.name is not None and random.random() < OCCLUDED:
-            _occlude(picture, spot.box, random)
+            _occlude(image, spot.box, random)
     placed = [Placed(spot.name, _corners_of(spot.box)) for spot in spots if spot.name is not None]
-    return _photograph(picture, random), placed
+    return _photograph(image, random), placed
 
 
 def _choose(options: SceneOptions, random: np.random.Generator) -> Iterator[tuple[str | None, Sign]]:
@@ -123,8 +123,8 @@ def _warp(points: Box, corners: Box) -> Box:
     return np.asarray(cv2.perspectiveTransform(points[None].astype(np.float64), matrix)[0], np.float64)
 
 
-def _paint(picture: Picture, sign: Sign, corners: Box, random: np.random.Generator) -> None:
-    """Warp the face onto `corners`, weather and blur it, and lay it over the picture."""
+def _paint(image: Pixels, sign: Sign, corners: Box, random: np.random.Generator) -> None:
+    """Warp the face onto `corners`, weather and blur it, and lay it over the image."""
     start = np.floor(corners.min(axis=0)).astype(int) - 3
     end = np.ceil(corners.max(axis=0)).astype(int) + 3
     width, height = (end - start).tolist()
@@ -135,7 +135,7 @@ def _paint(picture: Picture, sign: Sign, corners: Box, random: np.random.Generat
     if sigma > 0.2:
         patch = np.asarray(cv2.GaussianBlur(patch, (0, 0), sigma), np.float32)
     left, top = np.maximum(-start, 0)
-    target = picture[max(start[1], 0) : end[1], max(start[0], 0) : end[0]]
+    target = image[max(start[1], 0) : end[1], max(start[0], 0) : end[0]]
     patch = patch[top : top + target.shape[0], left : left + target.shape[1]]
     target[:] = (target * (1 - patch[..., 3:] / 255) + patch[..., :3]).clip(0, 255)
 
@@ -154,15 +154,15 @@ def _warped_face(sign: Sign, corners: Box, width: int, height: int) -> NDArray[n
     return np.asarray(cv2.resize(warped, (width, height), interpolation=cv2.INTER_AREA), np.float32)
 
 
-def _post(picture: Picture, box: Box, random: np.random.Generator) -> None:
-    side, size = len(picture), float(box[3] - box[1])
+def _post(image: Pixels, box: Box, random: np.random.Generator) -> None:
+    side, size = len(image), float(box[3] - box[1])
     x, bottom = round(float(box[0] + box[2]) / 2), round(float(box[3]))
     ground = max(bottom + random.uniform(1.2, 2.5) * size, random.uniform(0.62, 0.72) * side)
     thick, grey = max(1, round(0.08 * size)), round(random.uniform(70, 170))
-    cv2.line(picture, (x, bottom - thick), (x, round(ground)), (grey, grey, grey + 4), thick, cv2.LINE_AA)
+    cv2.line(image, (x, bottom - thick), (x, round(ground)), (grey, grey, grey + 4), thick, cv2.LINE_AA)
 
 
-def _occlude(picture: Picture, box: Box, random: np.random.Generator) -> None:
+def _occlude(image: Pixels, box: Box, random: np.random.Generator) -> None:
     """Cover up to about a third of the sign from one side, with leaves or a post."""
     width, height = box[2] - box[0], box[3] - box[1]
     side = random.choice([-1, 1])
@@ -170,15 +170,15 @@ def _occlude(picture: Picture, box: Box, random: np.random.Generator) -> None:
     if random.random() < 0.4:
         thick = max(2, round(0.14 * float(width)))
         x, top = round(float(edge)), round(float(box[1] - height))
-        bottom = round(max(float(box[3] + 2 * height), 0.7 * len(picture)))
-        cv2.line(picture, (x, top), (x, bottom), (88, 90, 94), thick, cv2.LINE_AA)
+        bottom = round(max(float(box[3] + 2 * height), 0.7 * len(image)))
+        cv2.line(image, (x, top), (x, bottom), (88, 90, 94), thick, cv2.LINE_AA)
         return
-    mask = np.zeros(picture.shape[:2], np.uint8)
+    mask = np.zeros(image.shape[:2], np.uint8)
     for _ in range(8):
         x = edge + side * random.uniform(0.15, 0.9) * width
         y = random.uniform(box[1] - 0.2 * height, box[3] + 0.2 * height)
         cv2.circle(mask, (round(float(x)), round(float(y))), max(1, round(0.18 * float(width))), 255, -1)
-    foliage(picture, mask > 0, random)
+    foliage(image, mask > 0, random)
 
 
 def _corners_of(box: Box) -> tuple[float, float, float, float]:
@@ -190,15 +190,15 @@ def _touch(box: Box, other: Box, gap: float) -> bool:
     return bool((box[:2] < other[2:] + gap).all() and (other[:2] < box[2:] + gap).all())
 
 
-def _photograph(picture: Picture, random: np.random.Generator) -> Picture:
+def _photograph(image: Pixels, random: np.random.Generator) -> Pixels:
     """Light, colour cast, a little blur and noise of the camera."""
     light = random.uniform(0.72, 1.12) * random.uniform(0.96, 1.04, 3)
-    image = 255 * (picture.astype(np.float32) / 255) ** np.float32(random.uniform(0.85, 1.2)) * light.astype(np.float32)
+    seen = 255 * (image.astype(np.float32) / 255) ** np.float32(random.uniform(0.85, 1.2)) * light.astype(np.float32)
     sigma = random.uniform(0, 0.6)
     if sigma > 0.25:
-        image = np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.float32)
-    image += random.standard_normal(image.shape, np.float32) * np.float32(random.uniform(1, 5))
-    return np.asarray(image.clip(0, 255), np.uint8)
+        seen = np.asarray(cv2.GaussianBlur(seen, (0, 0), sigma), np.float32)
+    seen += random.standard_normal(seen.shape, np.float32) * np.float32(random.uniform(1, 5))
+    return np.asarray(seen.clip(0, 255), np.uint8)
 
 
 _UNIT = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])

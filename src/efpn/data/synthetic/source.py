@@ -23,7 +23,7 @@ from efpn.errors import UserError
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # raise it when the same arguments draw other pictures
+VERSION = 1  # raise it when the same arguments draw other images
 COUNTS: Mapping[str, int] = {"train": 400, "val": 60, "test": 120}
 JPEG_QUALITY = 95
 
@@ -32,11 +32,11 @@ class Synthetic:
     """Street signs drawn on first use and kept in a folder of their own below `root`.
 
     The folder's name is a hash of the arguments and the generator's version; it appears when it is complete, so an
-    interrupted generation leaves no half set. Every picture is drawn from (seed, split, number) alone.
+    interrupted generation leaves no half set. Every image is drawn from (seed, split, number) alone.
 
     Args:
         root: where the generated sets are kept; made if missing.
-        counts: pictures per split.
+        counts: images per split.
         seed: of everything drawn.
         options: arguments of `SceneOptions`.
     """
@@ -67,7 +67,7 @@ class Synthetic:
         return self.root / f"signs-{digest[:12]}"
 
     def load(self, split: str) -> Index:
-        """The pictures of `split`; draws the whole set if it is not there."""
+        """The images of `split`; draws the whole set if it is not there."""
         if split not in self.counts:
             raise UserError(
                 f"data.splits names the split {split!r}, but data.source.counts has only {', '.join(self.counts)}"
@@ -78,7 +78,7 @@ class Synthetic:
         """Draw the set unless it is there; returns its folder."""
         if self.folder.is_dir():
             return self.folder
-        log.info("drawing %d pictures of street signs into %s (once)", sum(self.counts.values()), self.folder)
+        log.info("drawing %d images of street signs into %s (once)", sum(self.counts.values()), self.folder)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             half = Path(tempfile.mkdtemp(prefix=".half-", dir=self.root))
@@ -103,9 +103,9 @@ class Synthetic:
             (folder / split / "ids.txt").write_text("".join(f"{image_id}\n" for image_id in ids))
             for image_id in ids:
                 random = np.random.default_rng((self.seed, number, image_id - first))
-                picture, placed = draw_scene(self.options, random)
+                image, placed = draw_scene(self.options, random)
                 path = f"{split}/{image_id}.jpg"
-                Image.fromarray(picture).save(folder / path, quality=JPEG_QUALITY)
+                Image.fromarray(image).save(folder / path, quality=JPEG_QUALITY)
                 images[str(image_id)] = {"id": image_id, "path": path, "objects": [_object(sign) for sign in placed]}
         content = {"types": list(sign_kinds()), "imgs": images}
         (folder / "annotations.json").write_text(json.dumps(content))
@@ -132,7 +132,7 @@ def _object(sign: Placed) -> dict[str, Any]:
 
 
 def _publish(half: Path, folder: Path) -> None:
-    """Give the finished set its name; another process may have been first, with the same pictures."""
+    """Give the finished set its name; another process may have been first, with the same images."""
     try:
         half.rename(folder)
     except OSError:

@@ -1,4 +1,4 @@
-"""Which picture files a prediction is asked for, and what each is called. No torch."""
+"""Which image files a prediction is asked for, and what each is called. No torch."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import NamedTuple
 
 from efpn.errors import UserError
 
-DRAWN = "pictures"  # folder of the annotated pictures, inside of the results'
+DRAWN = "images"  # folder of the annotated images, inside of the results'
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # Pillow reads and writes all of them
 
 
-class Picture(NamedTuple):
+class ImageFile(NamedTuple):
     """A file to look at.
 
     Attributes:
         number: its id in the results, from 1.
         path: the file.
-        name: its path below the folder that all pictures share, with ``/``; no two pictures have the same.
+        name: its path below the folder that all images share, with ``/``; no two images have the same.
     """
 
     number: int
@@ -28,18 +28,18 @@ class Picture(NamedTuple):
     name: str
 
 
-def find_pictures(words: Sequence[str], out: Path) -> list[Picture]:
-    """The pictures that ``words`` stand for, in the order of their paths, each once.
+def find_images(words: Sequence[str], out: Path) -> list[ImageFile]:
+    """The images that ``words`` stand for, in the order of their paths, each once.
 
     Args:
         words: each a file, a folder (searched to the bottom) or a glob (``**`` for any folders).
-        out: where results go; the annotated pictures there are no input, unless they are named as files.
+        out: where results go; the annotated images there are no input, unless they are named as files.
 
     Raises:
-        UserError: one of them is not there, or holds no picture.
+        UserError: one of them is not there, or holds no image.
     """
     if not words:
-        raise UserError("pictures=[]: nothing to look at; give a file, a folder, a glob or a list of those")
+        raise UserError("images=[]: nothing to look at; give a file, a folder, a glob or a list of those")
     files: set[Path] = set()
     bases: set[Path] = set()
     for word in words:
@@ -47,30 +47,30 @@ def find_pictures(words: Sequence[str], out: Path) -> list[Picture]:
         files.update(found)
         bases.add(base)
     root = Path(os.path.commonpath(bases))
-    return [Picture(n, path, path.relative_to(root).as_posix()) for n, path in enumerate(sorted(files), 1)]
+    return [ImageFile(n, path, path.relative_to(root).as_posix()) for n, path in enumerate(sorted(files), 1)]
 
 
-def check_out(pictures: Iterable[Picture], folder: Path) -> None:
-    """Refuse to write annotated pictures over the pictures themselves.
+def check_out(images: Iterable[ImageFile], folder: Path) -> None:
+    """Refuse to write annotated images over the images themselves.
 
     Args:
-        pictures: that are looked at.
+        images: that are looked at.
         folder: that the annotated ones go to, under their names.
 
     Raises:
-        UserError: with the first picture that would be lost.
+        UserError: with the first image that would be lost.
     """
-    for picture in pictures:
-        if _whole(folder / picture.name) == picture.path:
-            raise UserError(f"out={folder.parent}: would write over the picture {picture.path}; give another folder")
+    for image in images:
+        if _whole(folder / image.name) == image.path:
+            raise UserError(f"out={folder.parent}: would write over the image {image.path}; give another folder")
 
 
 def _look_up(word: str, out: Path) -> tuple[Path, list[Path]]:
-    """The folder that names are counted from, and the pictures."""
+    """The folder that names are counted from, and the images."""
     place = _whole(Path(word).expanduser())
     if place.is_file():
-        if not _is_picture(place):
-            raise UserError(f"pictures={word}: no picture by its ending; known are {', '.join(ENDINGS)}")
+        if not _is_image(place):
+            raise UserError(f"images={word}: no image by its ending; known are {', '.join(ENDINGS)}")
         return place.parent, [place]
     if place.is_dir():
         base, found = place, list(_below(place))
@@ -78,18 +78,18 @@ def _look_up(word: str, out: Path) -> tuple[Path, list[Path]]:
         base = _before_magic(place)
         found = [path for match in base.glob(str(place.relative_to(base))) for path in _below(match)]
     else:
-        raise UserError(f"pictures={word}: no such file or folder; give a picture, a folder or a glob like 'a/*.jpg'")
+        raise UserError(f"images={word}: no such file or folder; give an image, a folder or a glob like 'a/*.jpg'")
     found = [path for path in found if not _hidden(path.relative_to(base)) and not path.is_relative_to(out)]
     if not found:
         what = "holds" if place.is_dir() else "matches"
-        raise UserError(f"pictures={word}: {what} no picture; looked for files that end in {', '.join(ENDINGS)}")
+        raise UserError(f"images={word}: {what} no image; looked for files that end in {', '.join(ENDINGS)}")
     return base, found
 
 
 def _below(place: Path) -> Iterator[Path]:
-    """The pictures in a folder, at any depth, or the picture itself."""
+    """The images in a folder, at any depth, or the image itself."""
     inside = place.rglob("*") if place.is_dir() else [place]
-    yield from (path for path in inside if _is_picture(path) and path.is_file())
+    yield from (path for path in inside if _is_image(path) and path.is_file())
 
 
 def _hidden(path: Path) -> bool:
@@ -102,7 +102,7 @@ def _before_magic(place: Path) -> Path:
     return Path(*parts[: next(n for n, part in enumerate(parts) if glob.has_magic(part))])
 
 
-def _is_picture(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
     return path.suffix.lower() in ENDINGS
 
 

@@ -1,4 +1,4 @@
-"""Opening picture files. No torch."""
+"""Opening image files. No torch."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF
 EIGHT_BITS = "save it with 8 or 16 bits a channel"
 
 
-class PictureError(UserError):
-    """A picture file that cannot be read.
+class ImageError(UserError):
+    """An image file that cannot be read.
 
     Attributes:
         path: the file.
@@ -51,83 +51,83 @@ class PictureError(UserError):
         self.path = path
         self.what = what
         self.fix = fix
-        super().__init__(f"picture {path}: {what}; {fix}" if what else str(path))
+        super().__init__(f"image {path}: {what}; {fix}" if what else str(path))
 
 
-def read_picture(path: Path) -> NDArray[np.uint8]:
-    """The picture as ``(h, w, 3)`` uint8 RGB, in the file's own orientation, as annotations count pixels.
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """The image as ``(h, w, 3)`` uint8 RGB, in the file's own orientation, as annotations count pixels.
 
     More than eight bits a channel are brought to eight by their upper ones, floats from 0 to 1 by 255. What is
     transparent is shown on white, as most viewers do: the colour stored below is whatever the program left there, and
     nobody who drew the boxes saw it. Colour profiles are not applied.
 
     Raises:
-        PictureError: missing, damaged, no picture, or of numbers whose range is not known; the message names the file.
+        ImageError: missing, damaged, no image, or of numbers whose range is not known; the message names the file.
     """
     return read_smaller(path, lambda height, width: 1)[0]
 
 
 def read_smaller(path: Path, shrink: Callable[[int, int], int]) -> tuple[NDArray[np.uint8], int]:
-    """The picture at a fraction of its size, decoded from a JPEG's lower frequencies alone, which is faster.
+    """The image at a fraction of its size, decoded from a JPEG's lower frequencies alone, which is faster.
 
     Args:
         path: of the file.
         shrink: ``(height, width) -> 1, 2, 4 or 8``, by how much each side may be smaller.
 
     Returns:
-        ``(h, w, 3)`` uint8 RGB as `read_picture`, and by how much it is smaller: 1 where the format cannot do it.
+        ``(h, w, 3)`` uint8 RGB as `read_image`, and by how much it is smaller: 1 where the format cannot do it.
 
     Raises:
-        PictureError: as `read_picture`.
+        ImageError: as `read_image`.
     """
-    with _opened(path) as picture:
-        width, height = picture.size
-        pixels = _pixels(path, picture, shrink(height, width))
+    with _opened(path) as image:
+        width, height = image.size
+        pixels = _pixels(path, image, shrink(height, width))
         return pixels, round(max(width, height) / max(pixels.shape[:2]))  # sides are rounded up
 
 
-def probe_picture(path: Path, decode: bool) -> tuple[int, int]:
-    """(height, width) of the picture, from its header; with `decode`, all of it is decoded to see that it can be.
+def probe_image(path: Path, decode: bool) -> tuple[int, int]:
+    """(height, width) of the image, from its header; with `decode`, all of it is decoded to see that it can be.
 
     A JPEG or PNG file that does not end as its format demands is decoded in any case (most are truncated, some only
     carry a trailer), and so is one of a kind that may be refused.
 
     Raises:
-        PictureError: as `read_picture`.
+        ImageError: as `read_image`.
     """
-    with _opened(path) as picture:
-        if decode or picture.mode not in PLAIN or not _ends_well(path, picture.format or ""):
-            _pixels(path, picture)
-        return picture.height, picture.width
+    with _opened(path) as image:
+        if decode or image.mode not in PLAIN or not _ends_well(path, image.format or ""):
+            _pixels(path, image)
+        return image.height, image.width
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     try:
-        with Image.open(path) as picture:
-            yield picture
+        with Image.open(path) as image:
+            yield image
     except FileNotFoundError:
-        raise PictureError(path, "the file does not exist") from None
+        raise ImageError(path, "the file does not exist") from None
     except DAMAGE as error:
-        raise PictureError(path, f"cannot be read ({_reason(error)})") from None
+        raise ImageError(path, f"cannot be read ({_reason(error)})") from None
 
 
-def _pixels(path: Path, picture: Image.Image, shrink: int = 1) -> NDArray[np.uint8]:
-    """All of a picture as `read_picture` gives it; a JPEG at a half, a quarter or an eighth of its size if asked."""
-    if picture.format == "JPEG" and picture.mode in ("L", "RGB"):
-        return _jpeg_pixels(path.read_bytes(), -(-picture.height // shrink), -(-picture.width // shrink))
-    if picture.format == "JPEG" and picture.mode == "CMYK":
-        _jpeg_pixels(path.read_bytes(), picture.height, picture.width, "CMYK")  # are all there? Pillow knows the ink
-    if picture.mode.startswith("I;16"):
-        picture = _eight_bits(picture)
-    elif picture.mode == "F":
-        picture = _from_unit_range(path, np.asarray(picture))
-    elif picture.mode == "I":
-        raise PictureError(path, "holds 32-bit numbers, of which nobody knows which is white", fix=EIGHT_BITS)
-    elif picture.has_transparency_data:
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture.convert("RGBA"))
-    return np.asarray(picture.convert("RGB"))
+def _pixels(path: Path, image: Image.Image, shrink: int = 1) -> NDArray[np.uint8]:
+    """All of an image as `read_image` gives it; a JPEG at a half, a quarter or an eighth of its size if asked."""
+    if image.format == "JPEG" and image.mode in ("L", "RGB"):
+        return _jpeg_pixels(path.read_bytes(), -(-image.height // shrink), -(-image.width // shrink))
+    if image.format == "JPEG" and image.mode == "CMYK":
+        _jpeg_pixels(path.read_bytes(), image.height, image.width, "CMYK")  # are all there? Pillow knows the ink
+    if image.mode.startswith("I;16"):
+        image = _eight_bits(image)
+    elif image.mode == "F":
+        image = _from_unit_range(path, np.asarray(image))
+    elif image.mode == "I":
+        raise ImageError(path, "holds 32-bit numbers, of which nobody knows which is white", fix=EIGHT_BITS)
+    elif image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return np.asarray(image.convert("RGB"))
 
 
 def _jpeg_pixels(data: bytes, height: int, width: int, colour: str = "RGB") -> NDArray[np.uint8]:
@@ -145,23 +145,23 @@ def _jpeg_pixels(data: bytes, height: int, width: int, colour: str = "RGB") -> N
         return simplejpeg.decode_jpeg(data, colour, strict=False, **size)
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """The upper eight of a grey picture's bits; a TIFF's tags say how many there are and whether 0 is white."""
-    tags = getattr(picture, "tag_v2", {})
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The upper eight of a grey image's bits; a TIFF's tags say how many there are and whether 0 is white."""
+    tags = getattr(image, "tag_v2", {})
     bits = tags.get(BITS_PER_SAMPLE, (16,))[0]
-    grey = (np.asarray(picture) >> (bits - 8)).astype(np.uint8)
+    grey = (np.asarray(image) >> (bits - 8)).astype(np.uint8)
     return Image.fromarray(255 - grey if tags.get(PHOTOMETRIC) == 0 else grey)
 
 
 def _from_unit_range(path: Path, values: NDArray[np.float32]) -> Image.Image:
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     if not 0 <= low <= high <= 1:  # and so not NaN
-        raise PictureError(path, f"holds floats from {low:g} to {high:g}; known are those from 0 to 1", fix=EIGHT_BITS)
+        raise ImageError(path, f"holds floats from {low:g} to {high:g}; known are those from 0 to 1", fix=EIGHT_BITS)
     return Image.fromarray((values * 255).round().astype(np.uint8))
 
 
 def _reason(error: Exception) -> str:
-    return "no picture format known" if isinstance(error, UnidentifiedImageError) else str(error)
+    return "no image format known" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def _ends_well(path: Path, kind: str) -> bool:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from efpn.errors import UserError
-from efpn.prediction.pictures import check_out, find_pictures
+from efpn.prediction.images import check_out, find_images
 
 
 @pytest.fixture
 def shots(tmp_path: Path) -> Path:
-    """Two cameras with pictures of one name, and what is no picture."""
+    """Two cameras with images of one name, and what is no image."""
     folder = tmp_path / "shots"
     for name in (
         "left/1.jpg",
@@ -29,7 +29,7 @@ def shots(tmp_path: Path) -> Path:
 
 
 def names(out: Path, *words: str | Path) -> list[str]:
-    return [picture.name for picture in find_pictures([str(word) for word in words], out)]
+    return [image.name for image in find_images([str(word) for word in words], out)]
 
 
 def test_a_folder_is_searched_to_the_bottom(shots, tmp_path):
@@ -37,10 +37,10 @@ def test_a_folder_is_searched_to_the_bottom(shots, tmp_path):
 
 
 def test_numbers_count_from_1(shots, tmp_path):
-    assert [picture.number for picture in find_pictures([str(shots)], tmp_path / "out")] == [1, 2, 3, 4]
+    assert [image.number for image in find_images([str(shots)], tmp_path / "out")] == [1, 2, 3, 4]
 
 
-def test_a_single_picture(shots, tmp_path):
+def test_a_single_image(shots, tmp_path):
     assert names(tmp_path / "out", shots / "left" / "1.jpg") == ["1.jpg"]
 
 
@@ -65,7 +65,7 @@ def test_several_places_share_one_folder_so_that_no_names_clash(shots, tmp_path)
     ]
 
 
-def test_a_picture_asked_for_twice_is_looked_at_once(shots, tmp_path):
+def test_an_image_asked_for_twice_is_looked_at_once(shots, tmp_path):
     assert names(tmp_path / "out", shots / "left", shots / "left" / "*.jpg", shots / ".." / "shots" / "left") == [
         "1.jpg",
         "2.PNG",
@@ -78,18 +78,18 @@ def test_a_name_with_brackets_is_a_name(tmp_path):
 
 
 def test_earlier_results_are_no_input(shots):
-    (shots / "out" / "pictures").mkdir(parents=True)
-    (shots / "out" / "pictures" / "1.jpg").touch()
+    (shots / "out" / "images").mkdir(parents=True)
+    (shots / "out" / "images" / "1.jpg").touch()
     assert names(shots / "out", shots / "*") == ["left/1.jpg", "left/2.PNG", "right/1.jpg", "right/deep/3.tif"]
 
 
 @pytest.mark.parametrize(
     "word, message",
     [
-        ("nowhere", "pictures=.*nowhere: no such file or folder"),
-        ("*.webp", r"pictures=.*\*\.webp: matches no picture; looked for files that end in \.jpg"),
-        (".old", r"pictures=.*\.old: holds no picture"),
-        ("notes.txt", "pictures=.*notes.txt: no picture by its ending"),
+        ("nowhere", "images=.*nowhere: no such file or folder"),
+        ("*.webp", r"images=.*\*\.webp: matches no image; looked for files that end in \.jpg"),
+        (".old", r"images=.*\.old: holds no image"),
+        ("notes.txt", "images=.*notes.txt: no image by its ending"),
     ],
 )
 def test_what_is_not_there_is_named(shots, tmp_path, word, message):
@@ -99,14 +99,14 @@ def test_what_is_not_there_is_named(shots, tmp_path, word, message):
 
 
 def test_an_empty_list_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"pictures=\[\]: nothing to look at"):
+    with pytest.raises(UserError, match=r"images=\[\]: nothing to look at"):
         names(tmp_path)
 
 
-def test_annotated_pictures_never_replace_the_pictures(tmp_path):
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "1.jpg").touch()
-    pictures = find_pictures([str(tmp_path / "pictures" / "1.jpg")], tmp_path)
-    with pytest.raises(UserError, match=r"out=.*: would write over the picture .*pictures/1\.jpg; give another folder"):
-        check_out(pictures, tmp_path / "pictures")
-    check_out(pictures, tmp_path / "other")
+def test_annotated_images_never_replace_the_images(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "1.jpg").touch()
+    images = find_images([str(tmp_path / "images" / "1.jpg")], tmp_path)
+    with pytest.raises(UserError, match=r"out=.*: would write over the image .*images/1\.jpg; give another folder"):
+        check_out(images, tmp_path / "images")
+    check_out(images, tmp_path / "other")
