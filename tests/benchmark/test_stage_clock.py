@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from efpn.benchmark.timing import StageClock, Stages, stopwatch
+from efpn.models import Backbone
 
 
 class Hand:
@@ -33,11 +34,27 @@ class Part(nn.Module):
         self.hand.now += self.takes
 
 
+class Body(Backbone):
+    """A backbone of one layer, its second stage."""
+
+    def __init__(self, layer1):
+        super().__init__()
+        self.layer1 = layer1
+
+    @property
+    def entry(self):
+        return nn.Sequential()
+
+    @property
+    def stages(self):
+        return [nn.Sequential(self.layer1), nn.Sequential()]
+
+
 def lazy_detector(hand):
     """Its heads run the extension and the backbone's second stage by themselves, as a lazy extension does."""
     model = nn.Module()
-    model.backbone, model.backbone.body = nn.Module(), nn.Module()
-    model.backbone.body.layer1 = Part(hand, 100)
+    model.backbone = nn.Module()
+    model.backbone.body = Body(Part(hand, 100))
     model.backbone.extension = Part(hand, 10)
     model.rpn = Part(hand, 1000)
 

@@ -63,7 +63,7 @@ def workload(setting: Setting, name: str) -> Workload:
     row, model = setting.cfg.rows[name], build_row(setting, name)
     scale = row.get("scale", 1)
     proposals = None
-    if not setting.run:
+    if not setting.run and hasattr(getattr(model, "detector", model), "rpn"):
         boxes = fixed_boxes(setting, row.get("proposals", 1))
         proposals = FixedProposals(getattr(model, "detector", model), boxes)
     batches = image_batches(setting) if setting.run else [random_batch(setting)]

@@ -67,11 +67,16 @@ def random_detector(setting: Setting, phase: str, changes: Mapping[Any, Any] | N
     return detector.to(memory_format=memory_format(setting))
 
 
-def torchvision_detector(arch: str, channels: int, num_classes: int, setting: Setting) -> nn.Module:
+def torchvision_detector(arch: str | None, channels: int, num_classes: int, setting: Setting) -> nn.Module:
     """torchvision's Faster R-CNN of the same backbone and depth that resizes to the size it is given.
 
     For ``resnet50`` and 256 channels this is ``fasterrcnn_resnet50_fpn``, part for part.
+
+    Raises:
+        UserError: the backbone is none of torchvision's.
     """
+    if arch is None:
+        raise UserError("models=torchvision: compares ResNets; leave it out, models=[fpn-1x,fpn-2x,efpn]")
     torch.manual_seed(setting.cfg.seed)
     resnet = get_model(arch, weights=None, norm_layer=FrozenBatchNorm2d)
     resnet.requires_grad_(False)
@@ -164,7 +169,8 @@ def proposal_counts(setting: Setting) -> dict[str, float]:
     row = setting.cfg.rows.oracle
     detector = trained_detector(setting, row.phase, row.model).eval().to(setting.device)
     proposed: list[Tensor] = []
-    assert isinstance(detector, FasterRCNN), "nothing else proposes"
+    if not isinstance(detector, FasterRCNN):
+        return {}  # nothing else proposes
     detector.rpn.register_forward_hook(lambda module, given, answer: proposed.extend(answer[0]))
     with torch.inference_mode(), setting.autocast():
         for images, _ in image_batches(setting):

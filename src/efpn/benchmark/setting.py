@@ -23,7 +23,8 @@ UNNAMED: Final = (
     "memory", "out", "name",
 )  # fmt: skip
 UNTRAINED: Final = (  # what a trained run has of its own
-    "backbone", "extension", "detail", "ftt_width", "small_roi_below", "classes", "proposals", "phases", "rows"
+    "backbone", "detector", "extension", "detail", "mining", "ftt_width", "small_roi_below", "classes", "proposals",
+    "phases", "rows",
 )  # fmt: skip
 
 
@@ -114,7 +115,8 @@ class Setting:
             own: dict[str, Any] = {"run": self.run_name, "objectness": objectness}
         else:
             margin = cfg.model.windows.margin if cfg.model.windows else None
-            own = {"backbone": cfg.backbone.arch, "channels": cfg.model.channels, "ftt_width": cfg.ftt_width}
+            own = {"backbone": cfg.backbone.get("arch") or cfg.backbone.get("name"), "channels": cfg.model.channels}
+            own |= {"ftt_width": cfg.ftt_width}
             own |= {"classes": cfg.classes, "proposals": how.total, "small": how.small, "objects": how.objects}
             own |= {"small_below": how.below}
         layout = {name: cfg[name] for name in ("batch", "channels_last", "compile")}
@@ -169,7 +171,7 @@ def require_trained(cfg: DictConfig) -> None:
     if not (cfg.run and cfg.images):
         raise UserError("run= and images=: a trained run detects in real images; give both or neither")
     for word in cfg.words:
-        if key_of(word) in ("model", "detector") or key_of(word).split(".")[0] in UNTRAINED:
+        if key_of(word) == "model" or key_of(word).split(".")[0] in UNTRAINED:
             raise UserError(f"{word}: a trained run= has its own; leave it out")
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from efpn.benchmark.inputs import FixedProposals
+from efpn.models import Backbone
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -27,8 +28,7 @@ STAGES: Final = ("backbone", "fpn", "extension", "rpn", "heads", "post")  # in t
 REST: Final = "rest"  # what no stage claims: normalising, padding, the glue between the parts
 
 # Methods by stage, looked up on the detector; what a model does not have is passed over. Parts of parts are listed
-# where a model may call them by themselves (the backbone's first stages, what the extension does window by window).
-FIRST: Final = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2")
+# where a model may call them by themselves (what the extension does window by window; the backbone's, see `Stages`).
 METHODS: Final = (
     ("backbone.body.forward", "backbone"),
     *(
@@ -43,6 +43,8 @@ METHODS: Final = (
     ("backbone.extension.merge", "extension"),
     ("rpn.forward", "rpn"),
     ("roi_heads.forward", "heads"),
+    ("head.forward", "heads"),
+    ("small_head.forward", "heads"),
     ("roi_heads.ranked", "post"),
     ("transform.postprocess", "post"),
 )
@@ -116,13 +118,18 @@ class Stages:
 
     def __init__(self, model: nn.Module) -> None:
         self.clock: StageClock | None = None
+        detector = getattr(model, "detector", model)
         for path, stage in METHODS:
             *parts, name = path.split(".")
-            owner: Any = getattr(model, "detector", model)
+            owner: Any = detector
             for part in parts:
                 owner = getattr(owner, part, None)
             if hasattr(owner, name):
                 setattr(owner, name, self._timed(getattr(owner, name), stage))
+        body: Any = getattr(getattr(detector, "backbone", None), "body", None)
+        if isinstance(body, Backbone):  # its entry and first stages are run by themselves for C2' and C3'
+            for layer in (layer for part in (body.entry, *body.stages[:2]) for layer in part.children()):
+                layer.forward = self._timed(layer.forward, "backbone")
 
     @contextmanager
     def counted_by(self, clock: StageClock) -> Iterator[None]:
