@@ -36,7 +36,8 @@ def test_a_run_of_version_1_is_read_in_todays_words(tmp_path: Path) -> None:
     OmegaConf.save(as_before_version_2(cfg), tmp_path / "config.yaml")
     assert "trunk" in (tmp_path / "config.yaml").read_text()
     read = read_config(tmp_path / "config.yaml")
-    assert read.phases.distill == cfg.phases.distill and read.data.check_images == cfg.data.check_images
+    distill = (OmegaConf.to_container(one, resolve=True)["phases"]["distill"] for one in (read, cfg))
+    assert next(distill) == next(distill) and read.data.check_images == cfg.data.check_images
     for phase in ("baseline", "finetune"):
         expected = OmegaConf.to_container(model_config(cfg, phase), resolve=True)
         assert OmegaConf.to_container(model_config(read, phase), resolve=True) == expected

@@ -31,7 +31,8 @@ def migrated(config: DictConfig) -> DictConfig:
     for phase in config.phases.values():
         ohem = phase.model.pop("ohem", None)
         if small := phase.model.get("small"):
-            small.mining = ohem
+            if ohem:
+                small.mining = ohem
             small.level = LEVELS.get(small.level, small.level)
         loss = phase.task.get("loss")
         if loss and "on_p3x" in loss:
