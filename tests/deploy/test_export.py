@@ -137,9 +137,9 @@ def shifted(larger, signs, tmp_path, monkeypatch):
 
     def start(shift):
         from efpn.runs.checkpoints import read_handover
-        from efpn.runs.rebuild import rebuild_faster_rcnn
+        from efpn.runs.rebuild import rebuild_detector
 
-        detector = rebuild_faster_rcnn(saved, read_handover(saved.checkpoint)).eval().requires_grad_(False)
+        detector = rebuild_detector(saved, read_handover(saved.checkpoint)).eval().requires_grad_(False)
         return export(cfg, saved, Shifted(detector, shift), signs[:1])
 
     return start
