@@ -47,7 +47,7 @@ def test_detections_are_the_same_to_the_bit(detector, batch, watched):
         for mine, theirs in zip(watched[0], detector(batch[0]), strict=True):
             assert all(torch.equal(mine[key], theirs[key]) for key in ("boxes", "labels", "scores"))
     assert "filter_proposals" not in vars(detector.rpn)
-    assert "postprocess_detections" not in vars(detector.roi_heads)
+    assert detector.rpn.watcher is None and detector.roi_heads.watcher is None
     assert detector.rpn.post_nms_top_n() == CAP and detector.roi_heads.detections_per_img == KEPT
 
 

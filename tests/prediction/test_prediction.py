@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 class FindsBright(nn.Module):
     """Finds what is bright: the frame of each connected area, of class 1."""
 
-    roi_heads = SimpleNamespace(nms_thresh=0.5, detections_per_img=100)
+    nms_thresh, detections_per_img = 0.5, 100
     backbone = SimpleNamespace(reads_2x=False)
 
     def forward(self, images, images_2x=None):
