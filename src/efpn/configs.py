@@ -36,7 +36,3 @@ def leaves(node: Mapping[Any, Any] | DictConfig, own: bool = False) -> Iterator[
 def is_group(value: Any) -> TypeGuard[Mapping[Any, Any] | DictConfig]:
     """Whether there are keys below a value."""
     return isinstance(value, Mapping | DictConfig)
-
-
-def _is_absent(node: Any, key: str) -> bool:
-    return OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key)

@@ -20,7 +20,7 @@ def found(*rows):
     return {"boxes": table[:, :4], "scores": table[:, 4], "labels": table[:, 5].long()}
 
 
-PICTURES = {
+IMAGES = {
     7: found((0, 0, 10, 20, 0.5, 1), (5, 5, 6, 8, 0.25, 3)),
     3: found(),
     5: found((1, 2, 3, 4, 0.75, 2)),
@@ -31,7 +31,7 @@ PICTURES = {
 def collect(*batches):
     metric = DetectionAccumulator(CATEGORIES)
     for ids in batches:
-        metric.update(ids, [PICTURES[i] for i in ids])
+        metric.update(ids, [IMAGES[i] for i in ids])
     return metric.compute()
 
 
@@ -51,8 +51,8 @@ def test_an_image_seen_twice_counts_once_even_side_by_side():
 
 def test_the_first_visit_wins_when_a_repeat_differs():
     metric = DetectionAccumulator(CATEGORIES)
-    metric.update([7], [PICTURES[7]])
-    metric.update([7], [PICTURES[5]])
+    metric.update([7], [IMAGES[7]])
+    metric.update([7], [IMAGES[5]])
     assert metric.compute() == collect([7])
 
 
@@ -71,15 +71,15 @@ def test_nothing_seen_at_all():
 
 def test_reset_forgets():
     metric = DetectionAccumulator(CATEGORIES)
-    metric.update([7], [PICTURES[7]])
+    metric.update([7], [IMAGES[7]])
     metric.reset()
-    metric.update([5], [PICTURES[5]])
+    metric.update([5], [IMAGES[5]])
     assert metric.compute() == collect([5])
 
 
 def test_category_ids_by_label_may_be_a_mapping():
     metric = DetectionAccumulator({1: 99, 3: 98})
-    metric.update([7], [PICTURES[7]])
+    metric.update([7], [IMAGES[7]])
     assert [d["category_id"] for d in metric.compute().detections] == [99, 98]
 
 
@@ -98,7 +98,7 @@ def _worker(rank, folder):
     for name, shares in SHARES.items():  # as epochs of one run
         metric.reset()
         for ids in shares[rank]:
-            metric.update(ids, [PICTURES[i] for i in ids])
+            metric.update(ids, [IMAGES[i] for i in ids])
         answers[name] = tuple(metric.compute())
     torch.save(answers, Path(folder) / f"rank{rank}.pt")
     dist.destroy_process_group()

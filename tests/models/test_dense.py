@@ -125,6 +125,11 @@ def test_nothing_in_a_crowd_region_is_background(build) -> None:
     assert 0.3 * losses["none"] < losses["left"] < 0.7 * losses["none"]
 
 
+def test_anchor_sizes_that_the_levels_cannot_share_out_are_refused() -> None:
+    with pytest.raises(UserError, match=r"model.dense.anchor_sizes=\[8, 16\]: give 5 sizes"):
+        RetinaNetSettings((8, 16))
+
+
 @BUILDERS
 def test_a_level_that_no_dense_head_reads_is_refused(build) -> None:
     with pytest.raises(UserError, match=r"model.small.level=p3: a dense head reads p2 or p2_ext"):

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from efpn.errors import UserError
-from efpn.models import Image2x, SmallRoIs, Stem, Timm, Windows, build_faster_rcnn, make_extension
+from efpn.models import Image2x, ResNet, SmallRoIs, Stem, Timm, Windows, build_faster_rcnn, make_extension
+from efpn.models.receptive import reach
 from efpn.models.upsamplers import Nearest
 
 timm = pytest.importorskip("timm")
@@ -43,12 +44,12 @@ def test_windows_are_exact(name: str) -> None:
     torch.manual_seed(0)
     small = SmallRoIs(40)
     backbone = Timm(name, weights=None)
-    for weight in backbone.parameters():
-        if weight.ndim == 1:
-            weight.data.uniform_(0.5, 1.0)  # a layer scale near zero would hide what is before it
     options = {"channels": 8, "extension": extension, "detail": Image2x(), "small": small, "windows": Windows()}
     model = build_faster_rcnn(backbone, 3, **options).eval()
     assert model.backbone.windows is not None
+    for part in (backbone.entry, *backbone.stages[:2]):  # weights come later; a layer scale near zero would hide blocks
+        for weight in part.parameters():
+            torch.nn.init.kaiming_normal_(weight) if weight.ndim > 1 else weight.data.uniform_(0.3, 0.6)
     images, doubled = torch.rand(1, 3, 256, 256), torch.rand(1, 3, 512, 512)
     boxes = [torch.tensor([[100.0, 90, 120, 110]])]
     align = model.roi_heads.box_roi_pool
@@ -56,6 +57,21 @@ def test_windows_are_exact(name: str) -> None:
         cut = align(model.backbone(images, doubled), boxes, [(256, 256)])
         dense = align(model.backbone.whole(images, doubled), boxes, [(256, 256)])
     torch.testing.assert_close(cut, dense, rtol=1e-3, atol=1e-4)
+
+
+def test_a_stage_sees_as_far_as_its_blocks_after_its_stride() -> None:
+    stages = Timm("convnext_atto", weights=None).stages
+    assert reach(stages[0]) == 2 * 3 and reach(stages[1]) == 2 * 2 * 3  # two blocks of 7x7 each, the second at stride 2
+    assert reach(Timm("resnet18", weights=None).stages[1]) == reach(ResNet("resnet18", weights=None).stages[1]) == 7
+
+
+def test_no_network_is_named_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*args, **options):
+        raise OSError("no connection")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(UserError, match=r"could not be had \(no connection\). Offline: copy their file here"):
+        Timm("convnext_atto")
 
 
 def test_weights_come_from_a_local_file(tmp_path: Path) -> None:

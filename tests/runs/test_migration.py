@@ -45,3 +45,16 @@ def test_a_run_of_version_1_is_read_in_todays_words(tmp_path: Path) -> None:
     assert detector.roi_heads.ohem.keep == 0.25
     OmegaConf.save(read, tmp_path / "again.yaml")
     assert read_config(tmp_path / "again.yaml") == read
+
+
+def test_augmentations_that_were_turned_off_stay_so(tmp_path: Path) -> None:
+    old = as_before_version_2(config("train", "experiment=demo"))
+    own = {"color_jitter": {"hue": 0.02}, "hflip_prob": 0.5}
+    old.data.train_transform.pop("augment")
+    old.data.train_transform.update(own)
+    old.phases.distill.data.train_transform = {"hflip_prob": 0.0, "color_jitter": None}
+    OmegaConf.save(old, tmp_path / "config.yaml")
+    read = read_config(tmp_path / "config.yaml")
+    augment = read.data.train_transform.augment
+    assert (augment.color.hue, augment.flip.p) == (0.02, 0.5)
+    assert read.phases.distill.data.train_transform == {"augment": {"color": None, "flip": None}}

@@ -24,7 +24,7 @@ NOTES: Final = (
     "EFPN computes P2' on windows under small proposals, as it does by default, and so does EFPN without FTT; "
     "model.windows.margin limits what FTT sees around a window (without it: all that it can see, which is exact).",
     "Second pass: stages 2 and 3 on an image of twice the size, under small proposals too, in the place of FTT.",
-    "Trunk includes C2' and C3'; heads are RoI pooling and box heads; rest is normalising and padding. A stage that "
+    "Backbone includes C2' and C3'; heads are RoI pooling and box heads; rest is normalising and padding. A stage that "
     "runs inside another one stops the other's clock.",
     "Peak memory is what a run needs above weights and input: on a CPU the growth of a fresh process, on CUDA that of "
     "the allocated tensors (see efpn.benchmark.measure).",

@@ -59,7 +59,8 @@ def random_detector(setting: Setting, phase: str, changes: Mapping[Any, Any] | N
         changes: nodes that take the place of the model's own.
     """
     torch.manual_seed(setting.cfg.seed)
-    node = OmegaConf.create({**model_config(setting.cfg, phase), **(changes or {})})
+    read = {key: value for key, value in (changes or {}).items() if key not in setting.cfg.model.leaves_out}
+    node = OmegaConf.create({**model_config(setting.cfg, phase), **read})
     node._set_parent(setting.cfg)
     given = {"num_classes": setting.cfg.classes, "backbone": {"weights": None}}
     detector: EFPNDetector = instantiate(node, **given, _convert_="all")
@@ -76,7 +77,7 @@ def torchvision_detector(arch: str | None, channels: int, num_classes: int, sett
         UserError: the backbone is none of torchvision's.
     """
     if arch is None:
-        raise UserError("models=torchvision: compares ResNets; leave it out, models=[fpn-1x,fpn-2x,efpn]")
+        raise UserError("torchvision's row compares ResNets; leave it out of models= or steps=")
     torch.manual_seed(setting.cfg.seed)
     resnet = get_model(arch, weights=None, norm_layer=FrozenBatchNorm2d)
     resnet.requires_grad_(False)
@@ -131,7 +132,7 @@ def trained_detector(setting: Setting, phase: str, changes: Mapping[Any, Any]) -
     if run is None:
         raise UserError(f"run={setting.run}: phase {phase} is not finished there; finish it with train.py")
     given = setting.changes()
-    if "windows" in changes:
+    if "windows" in changes and "windows" not in run.config.model.leaves_out:
         given.windows = changes["windows"]
     small = {**changes["small"], "below": run.config.small_roi_below} if "small" in changes else None
     detector = rebuild_detector(run, read_handover(run.checkpoint), small=small, changes=given)

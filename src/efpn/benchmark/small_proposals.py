@@ -21,6 +21,7 @@ from efpn.benchmark.inputs import fixed_boxes
 from efpn.benchmark.report import milliseconds, write_report
 from efpn.benchmark.setting import Setting, choose, read_setting
 from efpn.benchmark.timing import Reading, Spread, Workload, interleave, stop_watched
+from efpn.errors import UserError
 from efpn.figures.curves import scale_curves
 from efpn.figures.sheet import save
 from efpn.markdown import markdown_table, number
@@ -82,7 +83,8 @@ def measure(
 
 def timed_with(boxes: list[Tensor], work: Workload, measured: Callable[[int], Reading], turn: int) -> Reading:
     """What ``work`` takes with these proposals."""
-    assert work.proposals is not None, "only random detectors have proposals that can be set"
+    if work.proposals is None:
+        raise UserError("what=small-proposals: one-stage detectors have no proposals; use detector=faster_rcnn")
     work.proposals.boxes = boxes
     return measured(turn)
 

@@ -47,6 +47,7 @@ METHODS: Final = (
     ("small_head.forward", "heads"),
     ("roi_heads.ranked", "post"),
     ("transform.postprocess", "post"),
+    ("postprocess_detections", "post"),
 )
 
 

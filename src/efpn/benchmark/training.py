@@ -27,6 +27,7 @@ from efpn.benchmark.models import build_row, random_detector
 from efpn.benchmark.report import comparison, write_report
 from efpn.benchmark.setting import Setting, choose, read_setting
 from efpn.benchmark.timing import STAGES, Stages, Workload
+from efpn.models import FasterRCNN
 from efpn.tasks.base import DetectorTask
 
 RATE: Final = 1e-6  # learning rate: too small for untrained weights to run away
@@ -59,8 +60,8 @@ def phase_step(setting: Setting, phase: str, scale: int = 1) -> Workload:
     task.train()
     pair, targets = random_batch(setting), random_targets(setting, scale)
     batch = (*pair, targets) if config.pairs or detector.backbone.reads_2x else (pair[scale - 1], targets)
-    distils = "loss" in config.task  # and runs neither RPN nor heads
-    proposals = None if distils else FixedProposals(detector, fixed_boxes(setting, scale))
+    proposes = isinstance(detector, FasterRCNN) and "loss" not in config.task  # distillation runs neither RPN nor heads
+    proposals = FixedProposals(detector, fixed_boxes(setting, scale)) if proposes else None
     optimizer = task.configure_optimizers()
     loss: Callable[[], Any] = partial(task.training_step, batch, 0)
     return full_step(detector, loss, optimizer, setting, proposals)

@@ -126,12 +126,15 @@ def said_of(
     """What was evaluated, in words: the identity of the row."""
     small = detector.small
     which = "" if small is None else "all" if math.isinf(small.below) else f"below {small.below:g} px"
+    read = "none" if small is None else f"{which}, read from {small.level}"
+    if small is not None and not isinstance(detector, FasterRCNN):
+        read = f"none; {small.level} is a level of the head"
     return {
         "phase": run.phase,
         "steps": handover.steps,
         "input": f"{cfg.short_side or run.config.data.eval_transform.short_side} px (1x)",
         "variant": variant.name,
-        "small RoIs": "none" if small is None else f"{which}, read from {small.level}",
+        "small RoIs": read,
         "detail of P2'": type(detector.backbone.detail).__name__ if detector.backbone.extension else "none",
         "changed in the model": ", ".join(changed(cfg.model)) or "nothing",
         "trained with": f"efpn {handover.version}, config {handover.config_hash}",

@@ -22,7 +22,7 @@ from efpn.metrics.scales import EDGES, by_scale
 from efpn.runs.files import as_tt100k_results, write_json, write_text
 
 log = logging.getLogger(__name__)
-TABLE, DETECTIONS, DETECTIONS_TT100K, PICTURES = "table.md", "detections.json", "detections_tt100k.json", "images.png"
+TABLE, DETECTIONS, DETECTIONS_TT100K, IMAGES = "table.md", "detections.json", "detections_tt100k.json", "images.png"
 MOST_RUNS: Final = len(STYLES)  # that a figure can tell apart
 AREAS: Final = {"area": "square root of the box's area", "annotation": "square root of the annotation's area"}
 Drawn = dict[str, Path]  # figures drawn this time, by what they are called
@@ -46,7 +46,7 @@ def write_row(one: Evaluation, images: int = 0, tt100k: bool = False) -> Drawn:
     log.info("%s on %s: %s", one.name, one.split, one.folder)
     title = f"{one.name} on {one.split}: the images with most misses (score >= {one.threshold:.2f})"
     sheet = outcome_sheet(one, images, title) if images else None
-    return {f"{one.name}/images": save(sheet, one.folder / PICTURES)} if sheet else {}
+    return {f"{one.name}/images": save(sheet, one.folder / IMAGES)} if sheet else {}
 
 
 def draw_row(one: Evaluation) -> Drawn:

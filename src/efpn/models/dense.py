@@ -8,18 +8,20 @@ focal loss weighs hard examples by itself: `SmallRoIs.below` and ``mining`` are 
 
 from __future__ import annotations
 
+import abc
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models import detection as tv
 from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.ops import box_iou
 
 from efpn.errors import UserError
 from efpn.models.backbones import Backbone
@@ -30,7 +32,7 @@ from efpn.models.extension import Extension, WholePass
 from efpn.models.fpn import extended_levels
 from efpn.models.neck import EFPNBackbone
 from efpn.models.roi_heads import SmallRoIs
-from efpn.models.rpn import Float32Anchors
+from efpn.models.rpn import Float32Anchors, require_anchors
 from efpn.types import Detections, LevelSpec
 
 OCTAVES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))  # scales of RetinaNet's anchors on each level
@@ -44,8 +46,8 @@ class RetinaNetSettings:
     Attributes:
         anchor_sizes: side of the smallest of three anchors on each of ``p2 .. p6``, 1x pixels; P2' has half of P2's.
         aspect_ratios: height over width.
-        fg_iou: an anchor from this IoU on is positive; one below ``bg_iou`` is negative.
-        bg_iou: see above.
+        fg_iou: an anchor from this IoU on is positive.
+        bg_iou: an anchor below this IoU is negative; between the two it does not train.
         score_thresh: detections have to score higher.
         nms_thresh: IoU above which the lower-scored detection of a class goes.
         detections_per_image: the highest-scored that are kept.
@@ -62,7 +64,8 @@ class RetinaNetSettings:
     candidates: int = 1000
 
     def __post_init__(self) -> None:
-        """Refuse thresholds that leave no sense."""
+        """Refuse sizes that the levels cannot share out, and thresholds that leave no sense."""
+        require_anchors("model.dense.anchor_sizes", self.anchor_sizes)
         if self.bg_iou > self.fg_iou:
             raise UserError(f"model.dense.bg_iou={self.bg_iou}: must be at most model.dense.fg_iou={self.fg_iou}")
 
@@ -92,7 +95,9 @@ class DenseDetector(EFPNDetector):
     Classes are numbered from 0 inside, as there is no background among the logits.
     """
 
-    head: nn.Module
+    head: Any
+    proposal_matcher: Any
+    compute_loss: Callable[..., dict[str, Tensor]]
     anchor_generator: Callable[[ImageList, list[Tensor]], list[Tensor]]
     postprocess_detections: Callable[..., list[Detections]]
 
@@ -111,17 +116,29 @@ class DenseDetector(EFPNDetector):
         self.small = small
         self.small_head = copy.deepcopy(self.head) if small and small.own_head else None
 
-    @staticmethod
-    def loss_terms(detector: Any, targets: list[dict[str, Tensor]], outputs: Any, anchors: Any, counts: Any) -> Any:
-        """The detector's own losses."""
-        raise NotImplementedError
+    @abc.abstractmethod
+    def loss_terms(
+        self,
+        targets: list[dict[str, Tensor]],
+        outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        counts: list[int],
+    ) -> dict[str, Tensor]:
+        """The detector's own losses.
+
+        Args:
+            targets: labels from 0.
+            outputs: of the head, ``(N, A, any)`` by name.
+            anchors: of each image ``(A, 4)``.
+            counts: how many of them are of each level.
+        """
 
     def losses(self, features: Features, images: ImageList, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Focal loss and box losses over all levels."""
         maps = [features[name] for name in self.level_names]
         outputs, anchors = self.outputs(maps), self.anchor_generator(images, maps)
         inside = [{**target, "labels": target["labels"] - 1} for target in targets]
-        terms = self.loss_terms(self, inside, outputs, anchors, self._counts(maps, anchors))
+        terms = self.loss_terms(inside, outputs, anchors, self._counts(maps, anchors))
         return {f"loss_{name}": value for name, value in terms.items()}
 
     def detections(self, features: Features, images: ImageList) -> list[Detections]:
@@ -200,17 +217,22 @@ class RetinaNet(DenseDetector, tv.RetinaNet):
         )
         self.set_up(backbone, levels, num_classes, small, resize)
 
-    @staticmethod
-    def loss_terms(detector: Any, targets: list[dict[str, Tensor]], outputs: Any, anchors: Any, counts: Any) -> Any:
+    def loss_terms(
+        self,
+        targets: list[dict[str, Tensor]],
+        outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        counts: list[int],
+    ) -> dict[str, Tensor]:
         """torchvision's, with no anchor in a crowd region as background."""
         matches = []
         for own, target in zip(anchors, targets, strict=True):
             matched = torch.full((len(own),), Matcher.BELOW_LOW_THRESHOLD, dtype=torch.int64, device=own.device)
             if len(target["boxes"]):
-                matched = detector.proposal_matcher(tv.retinanet.box_ops.box_iou(target["boxes"], own))
+                matched = self.proposal_matcher(box_iou(target["boxes"], own))
             labels = leave_out_crowds((matched >= 0).long(), own, target)
             matches.append(matched.masked_fill(labels == LEFT_OUT, Matcher.BETWEEN_THRESHOLDS))
-        return detector.head.compute_loss(targets, outputs, anchors, matches)
+        return self.head.compute_loss(targets, outputs, anchors, matches)
 
 
 class FCOS(DenseDetector, tv.FCOS):
@@ -248,8 +270,13 @@ class FCOS(DenseDetector, tv.FCOS):
         )
         self.set_up(backbone, levels, num_classes, small, resize)
 
-    @staticmethod
-    def loss_terms(detector: Any, targets: list[dict[str, Tensor]], outputs: Any, anchors: Any, counts: Any) -> Any:
+    def loss_terms(
+        self,
+        targets: list[dict[str, Tensor]],
+        outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        counts: list[int],
+    ) -> dict[str, Tensor]:
         """torchvision's, with no cell in a crowd region as background."""
         quiet = []
         for own, target in zip(anchors, targets, strict=True):
@@ -258,7 +285,7 @@ class FCOS(DenseDetector, tv.FCOS):
             in_object = ((x > x1) & (x < x2) & (y > y1) & (y < y2)).any(1)
             quiet.append(leave_out_crowds(in_object.long(), own, target) == LEFT_OUT)
         logits = outputs["cls_logits"].masked_fill(torch.stack(quiet)[..., None], SILENT)
-        return detector.compute_loss(targets, {**outputs, "cls_logits": logits}, anchors, counts)
+        return self.compute_loss(targets, {**outputs, "cls_logits": logits}, anchors, counts)
 
 
 def build_retinanet(

@@ -36,13 +36,17 @@ def macs_per_cell(module: nn.Module, cells: int) -> int:
 def _chain(module: nn.Module) -> Iterator[tuple[str, Layer]]:
     """Its convolutions and max-pools, but for those on a shortcut beside a block (torchvision's ``downsample``)."""
     for name, layer in module.named_modules():
-        if isinstance(layer, nn.Conv2d | nn.MaxPool2d) and not _on_a_shortcut(name):
+        if isinstance(layer, nn.Conv2d | nn.MaxPool2d) and not _on_a_shortcut(module, name):
             yield name, layer
 
 
-def _on_a_shortcut(name: str) -> bool:
-    """Whether a ``downsample`` stands inside a block; at the top of a stage it is part of the chain (ConvNeXt)."""
-    return name.count(".") >= 2 and name.split(".")[-2] == "downsample"
+def _on_a_shortcut(module: nn.Module, name: str) -> bool:
+    """Whether a ``downsample`` stands beside the convolutions of a block; in front of blocks it is in the chain."""
+    parents, found, _ = name.rpartition("downsample.")
+    if not found or not parents:
+        return False
+    block = module.get_submodule(parents.rstrip("."))
+    return any(isinstance(part, nn.Conv2d) for part in block.children())
 
 
 def _side(value: int | tuple[int, ...]) -> int:

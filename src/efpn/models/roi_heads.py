@@ -311,10 +311,10 @@ class PyramidRoIHeads(RoIHeads):
             rois = self.add_gt_proposals(proposals, truth)
             matched, labels = self.assign_targets_to_proposals(rois, truth, [t["labels"] for t in targets])
             labels = [leave_out_crowds(*one) for one in zip(labels, rois, targets, strict=True)]
-            aims = [roi.clone() for roi in rois]
-            for aim, boxes, match, label in zip(aims, truth, matched, labels, strict=True):
-                aim[label > 0] = boxes[match[label > 0]]
-            return rois, labels, list(self.box_coder.encode(aims, rois))
+            goals = [roi.clone() for roi in rois]
+            for goal, boxes, match, label in zip(goals, truth, matched, labels, strict=True):
+                goal[label > 0] = boxes[match[label > 0]]
+            return rois, labels, list(self.box_coder.encode(goals, rois))
 
     def small_candidates(
         self, proposals: list[Tensor], targets: list[dict[str, Tensor]]

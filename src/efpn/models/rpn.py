@@ -47,14 +47,19 @@ class RPNSettings:
 
     def __post_init__(self) -> None:
         """Refuse sizes that the levels cannot share out."""
-        if len(self.anchor_sizes) != len(LEVELS) or not all(size > 0 for size in self.anchor_sizes):
-            raise UserError(
-                f"model.rpn.anchor_sizes={list(self.anchor_sizes)}: give {len(LEVELS)} sizes, one for each of "
-                f"{', '.join(LEVELS)} (pixels of the 1x input)"
-            )
+        require_anchors("model.rpn.anchor_sizes", self.anchor_sizes)
         if self.bg_iou > self.fg_iou:
             raise UserError(f"model.rpn.bg_iou={self.bg_iou}: must be at most model.rpn.fg_iou={self.fg_iou}")
         require_share("model.rpn.score_thresh", self.score_thresh)
+
+
+def require_anchors(option: str, sizes: Sequence[int]) -> None:
+    """Refuse sizes that the levels cannot share out, in the name of ``option``."""
+    if len(sizes) != len(LEVELS) or not all(size > 0 for size in sizes):
+        raise UserError(
+            f"{option}={list(sizes)}: give {len(LEVELS)} sizes, one for each of {', '.join(LEVELS)} (pixels of the 1x "
+            "input)"
+        )
 
 
 class Float32Anchors(AnchorGenerator):

@@ -106,7 +106,7 @@ class Timm(Backbone):
             given: dict[str, Tensor] = load_state_dict(path, use_ema=False, weights_only=True)
         except Exception as error:  # half a dozen types for a damaged file
             raise UserError(f"weights file {path}: cannot be read ({error}); download or copy it again") from error
-        children = {name.rpartition("_")[0] + "." + name.rpartition("_")[2]: name for name in self.net if "_" in name}
+        children = {".".join(child.rsplit("_", 1)): child for child in self.net if "_" in child}
         state = {}
         for key, value in given.items():
             dotted = next((old for old in children if key.startswith(f"{old}.")), None)
@@ -132,7 +132,7 @@ def _features_of(name: str, pretrained: bool) -> Any:
         raise UserError(f"backbone.name={name}: timm has no such network" + (f"; it has {near} ..." if near else ""))
     try:
         net: Any = timm.create_model(name, features_only=True, pretrained=pretrained)
-    except (RuntimeError, AttributeError, NotImplementedError) as error:
+    except (OSError, RuntimeError, AttributeError, NotImplementedError) as error:
         if pretrained:
             raise UserError(
                 f"backbone.weights=imagenet: timm's weights of {name} could not be had ({str(error)[:200]}). Offline: "

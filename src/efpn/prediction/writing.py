@@ -24,7 +24,7 @@ from efpn.runs.files import write_bytes, write_json
 
 log = logging.getLogger(__name__)
 
-PICTURES, DETECTIONS = "images.json", "detections.json"
+IMAGES, DETECTIONS = "images.json", "detections.json"
 QUALITY: Final[Mapping[str, Mapping[str, Any]]] = {  # by Pillow's name of the format
     "JPEG": {"quality": 92},
     "WEBP": {"quality": 92},
@@ -154,6 +154,6 @@ def write_results(
     categories = [{"id": label, "name": name} for label, name in enumerate(names, 1)]
     failed = [{"file_name": image.name, "reason": reason} for image, reason in broken]
     record = {"info": info, "images": images, "annotations": [], "categories": categories, "failed": failed}
-    write_json(out / PICTURES, record, indent=1)
+    write_json(out / IMAGES, record, indent=1)
     write_json(out / DETECTIONS, detections)
     return len(detections)

@@ -41,12 +41,14 @@ def migrated(config: DictConfig) -> DictConfig:
 
 
 def _augment(transform: DictConfig) -> None:
-    """Make entries of ``augment`` of what were arguments."""
-    color, flip = transform.pop("color_jitter", None), transform.pop("hflip_prob", None)
-    if color is None and flip is None:
+    """Make entries of ``augment`` of what were arguments; what was turned off stays so."""
+    given = {key: transform.pop(key) for key in ("color_jitter", "hflip_prob") if key in transform}
+    if not given:
         return
     transform.augment = {}
-    if color:
-        transform.augment.color = {"_target_": "efpn.data.augment.ColorJitter", **color}
-    if flip:
-        transform.augment.flip = {"_target_": "efpn.data.augment.HorizontalFlip", "p": flip}
+    if "color_jitter" in given:
+        color = given["color_jitter"]
+        transform.augment.color = {"_target_": "efpn.data.augment.ColorJitter", **color} if color else None
+    if "hflip_prob" in given:
+        flip = given["hflip_prob"]
+        transform.augment.flip = {"_target_": "efpn.data.augment.HorizontalFlip", "p": flip} if flip else None

@@ -28,8 +28,8 @@ class DistillationTask(DetectorTask):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Take ``(images_1x, images_2x, targets)`` and return the loss of eq. 5."""
         images_1x, images_2x, targets = batch
-        features, aims = self.features(images_1x, images_2x)
-        losses = dict(self.loss(features, aims, [target["boxes"] for target in targets]))
+        features, wanted = self.features(images_1x, images_2x)
+        losses = dict(self.loss(features, wanted, [target["boxes"] for target in targets]))
         return self.log_losses(losses, losses.pop("loss"), len(images_1x))
 
     def features(
@@ -45,8 +45,8 @@ class DistillationTask(DetectorTask):
         with torch.no_grad():
             student, fine = backbone.prepare(batch_1x.tensors, batch_2x)
             stages_2x = backbone.body(batch_2x)
-            aims = extension.targets(backbone.fpn(stages_2x))
+            wanted = extension.targets(backbone.fpn(stages_2x))
         if backbone.reads_2x:  # C2' and C3' are the teacher's own C2 and C3
             maps = extension.sources(student)
-            return extension(maps["p3"], maps["p2"], stages_2x["c2"], stages_2x["c3"]), aims
-        return extension.extend(backbone, student, fine), aims
+            return extension(maps["p3"], maps["p2"], stages_2x["c2"], stages_2x["c3"]), wanted
+        return extension.extend(backbone, student, fine), wanted
