@@ -182,4 +182,6 @@ def test_the_config_of_an_older_run_gives_the_same_transform(tmp_path):
     for seed in range(4):
         one, other = (made(*painted(), factor=2, seed=seed) for made in (transform, today))
         np.testing.assert_array_equal(one.image, other.image)
-    assert OmegaConf.to_container(read.phases.distill.data) == {"train_transform": {"crop": 8, "augment": {"flip": None}}}
+    assert OmegaConf.to_container(read.phases.distill.data) == {
+        "train_transform": {"crop": 8, "augment": {"flip": None}}
+    }
