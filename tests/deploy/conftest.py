@@ -16,13 +16,13 @@ FORMATS = {"onnx": Onnx(), "torch": Torch()}
 def random_detector(extended: bool = True, own_head: bool = True, below: float = 24.0) -> EFPNDetector:
     """resnet18, 16 channels, with weights that spread RoIs over sizes and scores over (0, 1)."""
     torch.manual_seed(0)
-    trunk = ResNet("resnet18", weights=None, norm="frozen", trainable_stages=3)
+    backbone = ResNet("resnet18", weights=None, norm="frozen", trainable_stages=3)
 
     def extension(c2_channels: int, channels: int, **others: int) -> Extension:
         return Extension(FTT(channels, width=8), c2_channels, channels)
 
     detector = build_faster_rcnn(
-        trunk,
+        backbone,
         5,
         channels=16,
         extension=extension if extended else None,

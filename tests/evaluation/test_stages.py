@@ -20,9 +20,9 @@ def detector() -> EFPNDetector:
     torch.manual_seed(0)
     rpn = RPNSettings(anchor_sizes=(8, 16, 32, 64, 128), post_nms_top_n=(100, CAP))
     roi = RoISettings(head_width=16, score_thresh=0.0, detections_per_image=KEPT)
-    trunk = ResNet("resnet18", weights=None, norm="batch", trainable_stages=5)
+    backbone = ResNet("resnet18", weights=None, norm="batch", trainable_stages=5)
     small = SmallRoIs(40, level="p2", own_head=True)
-    return build_faster_rcnn(trunk, 4, channels=8, rpn=rpn, roi=roi, small=small).eval()
+    return build_faster_rcnn(backbone, 4, channels=8, rpn=rpn, roi=roi, small=small).eval()
 
 
 @pytest.fixture(scope="module")

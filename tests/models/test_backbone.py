@@ -1,4 +1,4 @@
-"""Trunk, FPN, extension: every level against its spec, and the extension's start."""
+"""Backbone, FPN, extension: every level against its spec, and the extension's start."""
 
 from __future__ import annotations
 

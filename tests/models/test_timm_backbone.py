@@ -96,6 +96,7 @@ def test_stages_freeze_from_the_bottom(stages: int, learns: bool) -> None:
     "name, message",
     [
         ("convnext_huge_indeed", "timm has no such network; it has convne"),
+        ("efficientnet_b0", "is no chain of layers with maps at strides 4, 8, 16 and 32"),
         ("vit_tiny_patch16_224", "is no chain of layers with maps at strides 4, 8, 16 and 32"),
         ("swin_tiny_patch4_window7_224", "takes images of one size alone"),
     ],

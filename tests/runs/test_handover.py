@@ -17,8 +17,8 @@ def detector(*, extended: bool = False, own_head: bool = False, channels: int = 
         return Extension(FTT(channels, width=8), c2_channels, channels)
 
     small = SmallRoIs(32, own_head=own_head) if extended else None
-    trunk = ResNet("resnet18", weights=None)
-    return build_faster_rcnn(trunk, 3, channels=channels, extension=extension if extended else None, small=small)
+    backbone = ResNet("resnet18", weights=None)
+    return build_faster_rcnn(backbone, 3, channels=channels, extension=extension if extended else None, small=small)
 
 
 def handover(model: EFPNDetector, phase: str = "baseline") -> Handover:

@@ -16,9 +16,9 @@ from efpn.tasks import DistillationTask
 @pytest.mark.parametrize("detail", [Stem(), Doubled(), Image2x()])
 def test_the_student_is_the_extension_and_the_teacher_the_2x_pass(detail: Detail) -> None:
     torch.manual_seed(0)
-    trunk = ResNet("resnet18", weights=None, norm="batch", trainable_stages=5)
+    backbone = ResNet("resnet18", weights=None, norm="batch", trainable_stages=5)
     extension = partial(make_extension, partial(Nearest, blocks=1), c3=True)
-    detector = build_faster_rcnn(trunk, 4, channels=8, small=SmallRoIs(24), extension=extension, detail=detail)
+    detector = build_faster_rcnn(backbone, 4, channels=8, small=SmallRoIs(24), extension=extension, detail=detail)
     detector.backbone.start_extension()
     task = DistillationTask(detector, loss=DualLoss(), trainable=["backbone.extension.*"]).train()
     images_2x = [torch.rand(3, 128, 192)]

@@ -12,12 +12,12 @@ from efpn.tasks import DetectionTask, DistillationTask
 
 
 def detector() -> EFPNDetector:
-    trunk = ResNet("resnet18", weights=None, norm="batch", trainable_stages=5)
+    backbone = ResNet("resnet18", weights=None, norm="batch", trainable_stages=5)
 
     def extension(c2_channels: int, channels: int, **others: int) -> Extension:
         return Extension(FTT(channels, width=8), c2_channels, channels)
 
-    return build_faster_rcnn(trunk, 3, channels=8, extension=extension, small=SmallRoIs(32, own_head=True))
+    return build_faster_rcnn(backbone, 3, channels=8, extension=extension, small=SmallRoIs(32, own_head=True))
 
 
 def test_only_the_named_parts_have_a_gradient() -> None:
@@ -39,8 +39,8 @@ def test_everything_trains_in_the_baseline() -> None:
 
 
 def test_a_part_that_the_model_froze_stays_frozen() -> None:
-    trunk = ResNet("resnet18", weights=None, norm="batch", trainable_stages=3)
-    task = DetectionTask(build_faster_rcnn(trunk, 3, channels=8), trainable=["*"]).train()
+    backbone = ResNet("resnet18", weights=None, norm="batch", trainable_stages=3)
+    task = DetectionTask(build_faster_rcnn(backbone, 3, channels=8), trainable=["*"]).train()
     body = task.detector.backbone.body
     assert not body.layer1.training and body.layer2.training
     assert not any(p.requires_grad for p in body.layer1.parameters())

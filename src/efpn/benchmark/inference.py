@@ -62,10 +62,9 @@ def workload(setting: Setting, name: str) -> Workload:
     """Build a model and what it detects in."""
     row, model = setting.cfg.rows[name], build_row(setting, name)
     scale = row.get("scale", 1)
-    proposals = None
-    if not setting.run and hasattr(getattr(model, "detector", model), "rpn"):
-        boxes = fixed_boxes(setting, row.get("proposals", 1))
-        proposals = FixedProposals(getattr(model, "detector", model), boxes)
+    proposals, detector = None, getattr(model, "detector", model)
+    if not setting.run and hasattr(detector, "rpn"):
+        proposals = FixedProposals(detector, fixed_boxes(setting, row.get("proposals", 1)))
     batches = image_batches(setting) if setting.run else [random_batch(setting)]
     if setting.cfg.compile:
         compile_parts(model)

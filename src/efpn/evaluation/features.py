@@ -133,9 +133,9 @@ def _row(sample: Any, maps: Mapping[str, np.ndarray]) -> FeatureRow:
         for i, extent in ((0, width), (1, height))
     )
     crops = {name: m[:, top // 2 : (top + CROP) // 2, left // 2 : (left + CROP) // 2] for name, m in maps.items()}
-    aim = crops.pop(TARGET)
+    target_crop = crops.pop(TARGET)
     pixels = (image[:, top : top + CROP, left : left + CROP].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
-    return FeatureRow(pixels, aim, crops, f"image {int(target['image_id'])}")
+    return FeatureRow(pixels, target_crop, crops, f"image {int(target['image_id'])}")
 
 
 def relative_error(features: np.ndarray, target: np.ndarray) -> float:

@@ -12,6 +12,7 @@ import abc
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -93,6 +94,14 @@ class DenseDetector(EFPNDetector):
     """What RetinaNet and FCOS share; a subclass is torchvision's detector too (see `EFPNDetector`).
 
     Classes are numbered from 0 inside, as there is no background among the logits.
+
+    Args:
+        backbone: the levels.
+        levels: those that the head reads, the finest first.
+        num_classes: classes with the background.
+        settings: the numbers.
+        small: whether the first level has a head of its own.
+        resize: see `Resize`; None where the data are already at their size.
     """
 
     head: Any
@@ -175,16 +184,7 @@ class DenseDetector(EFPNDetector):
 
 
 class RetinaNet(DenseDetector, tv.RetinaNet):
-    """torchvision's RetinaNet on ``levels`` (see `DenseDetector`).
-
-    Args:
-        backbone: the levels.
-        levels: those that the head reads, the finest first.
-        num_classes: classes with the background.
-        settings: the numbers.
-        small: whether the first level has a head of its own.
-        resize: see `Resize`; None where the data are already at their size.
-    """
+    """torchvision's RetinaNet on ``levels``; arguments as in `DenseDetector`."""
 
     def __init__(
         self,
@@ -236,16 +236,7 @@ class RetinaNet(DenseDetector, tv.RetinaNet):
 
 
 class FCOS(DenseDetector, tv.FCOS):
-    """torchvision's FCOS on ``levels`` (see `DenseDetector`).
-
-    Args:
-        backbone: the levels.
-        levels: those that the head reads, the finest first.
-        num_classes: classes with the background.
-        settings: the numbers.
-        small: whether the first level has a head of its own.
-        resize: see `Resize`; None where the data are already at their size.
-    """
+    """torchvision's FCOS on ``levels``; arguments as in `DenseDetector`."""
 
     def __init__(
         self,
@@ -288,37 +279,22 @@ class FCOS(DenseDetector, tv.FCOS):
         return self.compute_loss(targets, {**outputs, "cls_logits": logits}, anchors, counts)
 
 
-def build_retinanet(
+def _build(
+    kind: Callable[..., DenseDetector],
+    default: Callable[[], RetinaNetSettings | FCOSSettings],
     backbone: Backbone,
     num_classes: int,
     *,
     channels: int = 256,
     extension: Callable[..., Extension | WholePass] | None = None,
     detail: Detail | None = None,
-    dense: RetinaNetSettings | None = None,
+    dense: RetinaNetSettings | FCOSSettings | None = None,
     small: SmallRoIs | None = None,
     resize: Resize | None = None,
-) -> RetinaNet:
-    """RetinaNet; arguments as in `build_faster_rcnn`, ``dense`` its numbers."""
+) -> DenseDetector:
+    """Put a detector together; arguments as in `build_faster_rcnn`, ``dense`` its numbers."""
     neck, levels = _neck_and_levels(backbone, channels, extension, detail, small)
-    detector = RetinaNet(neck, levels, num_classes, dense or RetinaNetSettings(), small, resize)
-    return detector.to(memory_format=torch.channels_last)
-
-
-def build_fcos(
-    backbone: Backbone,
-    num_classes: int,
-    *,
-    channels: int = 256,
-    extension: Callable[..., Extension | WholePass] | None = None,
-    detail: Detail | None = None,
-    dense: FCOSSettings | None = None,
-    small: SmallRoIs | None = None,
-    resize: Resize | None = None,
-) -> FCOS:
-    """FCOS; arguments as in `build_faster_rcnn`, ``dense`` its numbers."""
-    neck, levels = _neck_and_levels(backbone, channels, extension, detail, small)
-    detector = FCOS(neck, levels, num_classes, dense or FCOSSettings(), small, resize)
+    detector = kind(neck, levels, num_classes, dense or default(), small, resize)
     return detector.to(memory_format=torch.channels_last)
 
 
@@ -340,3 +316,7 @@ def _neck_and_levels(
         raise UserError(f"model.small.level={small.level}: a dense head reads p2 or p2_ext, which its levels join")
     extra = [named["p2_ext"]] if small is not None and small.level == "p2_ext" else []
     return neck, [*extra, *neck.fpn.levels]
+
+
+build_retinanet = partial(_build, RetinaNet, RetinaNetSettings)
+build_fcos = partial(_build, FCOS, FCOSSettings)

@@ -80,10 +80,8 @@ class ProposalFilter:
             found, scores = clip_boxes_to_image(own[rows], size), own_logits[rows].sigmoid()
             large, sure = shorter(found) >= self.min_size, scores >= self.score_thresh
             dropped["top_n"] += own.shape[0] - rows.shape[0]
-            dropped["size"], dropped["score"] = (
-                dropped["size"] + (~large).sum(),
-                dropped["score"] + (large & ~sure).sum(),
-            )
+            dropped["size"] = dropped["size"] + (~large).sum()
+            dropped["score"] = dropped["score"] + (large & ~sure).sum()
             rows, found, scores = picked(large & sure, rows, found, scores)
             left = survivors(found, scores, self.iou)
             dropped["nms"] += found.shape[0] - left.shape[0]

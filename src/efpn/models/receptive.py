@@ -12,7 +12,7 @@ Layer = nn.Conv2d | nn.MaxPool2d
 def reach(module: nn.Module) -> int:
     """How far, in cells that it reads, a chain of layers sees to each side, beyond the cells that it shrinks."""
     cells, stride = 0, 1
-    for _, layer in _chain(module):
+    for layer in _chain(module):
         cells += (_side(layer.kernel_size) - 1) // 2 * _side(layer.dilation) * stride
         stride *= _side(layer.stride)
     return cells
@@ -26,18 +26,18 @@ def weights(module: nn.Module) -> int:
 def macs_per_cell(module: nn.Module, cells: int) -> int:
     """Multiply-adds of a chain of layers for each square of ``cells x cells`` that it reads."""
     total, stride = 0.0, 1
-    for _, layer in _chain(module):
+    for layer in _chain(module):
         stride *= _side(layer.stride)
         if isinstance(layer, nn.Conv2d):
             total += layer.weight.numel() * (cells / stride) ** 2
     return round(total)
 
 
-def _chain(module: nn.Module) -> Iterator[tuple[str, Layer]]:
+def _chain(module: nn.Module) -> Iterator[Layer]:
     """Its convolutions and max-pools, but for those on a shortcut beside a block (torchvision's ``downsample``)."""
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Conv2d | nn.MaxPool2d) and not _on_a_shortcut(module, name):
-            yield name, layer
+            yield layer
 
 
 def _on_a_shortcut(module: nn.Module, name: str) -> bool:

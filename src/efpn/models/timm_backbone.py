@@ -16,7 +16,7 @@ from efpn.types import LevelSpec
 
 
 class Timm(Backbone):
-    """A network of timm that is a chain of layers with maps at strides 4, 8, 16 and 32 (ConvNeXt, EfficientNet, ...).
+    """A network of timm that is a chain of layers with maps at strides 4, 8, 16 and 32 (ConvNeXt, RegNet, ResNet).
 
     Networks with a stride-2 stem and a pooling layer after it (timm's ResNets) give the paper's C2' too; the others
     have C2' of an image of twice the size alone (``detail=doubled`` or ``image_2x``).
@@ -29,8 +29,8 @@ class Timm(Backbone):
         trainable_stages: see `Backbone.freeze`.
 
     Raises:
-        UserError: timm is not installed, the name is unknown, the network is no chain of such maps (transformers), a
-            download that failed, or a file that does not fit.
+        UserError: timm is not installed, the name is unknown, the network is no such chain (transformers,
+            EfficientNets), a download that failed, or a file that does not fit.
     """
 
     def __init__(
@@ -143,6 +143,6 @@ def _features_of(name: str, pretrained: bool) -> Any:
     if not isinstance(net, FeatureListNet) or list(reductions[-4:]) != list(STRIDES):
         raise UserError(
             f"backbone.name={name}: is no chain of layers with maps at strides 4, 8, 16 and 32 (it has "
-            f"{reductions}); ConvNeXt, EfficientNet, RegNet, ResNet are"
+            f"{reductions}); ConvNeXt, RegNet, ResNet are"
         )
     return net
