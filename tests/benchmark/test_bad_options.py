@@ -49,7 +49,7 @@ def test_an_unknown_step_is_named():
         (["model.chanels=64"], "model.chanels: the config has no such key (did you mean model.channels?)"),
         (["what=trainig"], "Could not find 'what/trainig'"),
         (["what=small-proposals", "run=x"], "run: the config has no such key"),
-        (["backbone.arch=resnet19", "memory=false"], "backbone.arch=resnet19: unknown; torchvision offers"),
+        (["backbone.arch=resnet19", "memory=false"], "backbone.arch=resnet19: unknown; use resnet10 or torchvision's"),
         (["what=loader", "file_size=64"], "file_size=64: smaller than size"),
         (["run=nowhere", "images=nowhere"], "run=nowhere: no such file or folder"),
         (["out=README.md/x"], "README.md: Not a directory; something else stands there"),

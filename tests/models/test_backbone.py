@@ -216,8 +216,16 @@ def test_weights_of_another_depth_are_refused(tmp_path: Path) -> None:
         ResNet("resnet18", weights=str(tmp_path / "r50.pth"))
 
 
+def test_resnet10_has_one_block_a_stage_and_no_weights_to_download() -> None:
+    backbone = ResNet("resnet10", weights=None, norm="batch")
+    assert [len(stage) for stage in backbone.stages] == [1, 1, 1, 1]
+    assert [level.channels for level in backbone.levels] == [64, 128, 256, 512]
+    with pytest.raises(UserError, match="there are none of resnet10"):
+        ResNet("resnet10", weights="imagenet")
+
+
 def test_unknown_names_are_answered_with_the_known() -> None:
-    with pytest.raises(UserError, match=r"backbone.arch=resnet19: unknown; torchvision offers .*resnet18"):
+    with pytest.raises(UserError, match=r"backbone.arch=resnet19: unknown; use resnet10 or torchvision.s .*resnet18"):
         ResNet("resnet19", weights=None)
     with pytest.raises(UserError, match="backbone.norm=group: unknown; use one of frozen, batch"):
         ResNet("resnet18", weights=None, norm="group")

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+from torchvision.models.resnet import ResNet as TorchvisionResNet
 from torchvision.ops import FrozenBatchNorm2d
 
 from efpn.errors import UserError
@@ -104,6 +106,7 @@ class FrozenBatchNorm(FrozenBatchNorm2d):
         return F.batch_norm(x, mean, variance, self.weight, self.bias, training=False, eps=self.eps)
 
 
+RESNET10 = "resnet10"  # of the small weights that come with the project: 10 MiB in half precision
 NORMS: dict[str, Callable[..., nn.Module]] = {"frozen": FrozenBatchNorm, "batch": nn.BatchNorm2d}
 
 
@@ -112,7 +115,7 @@ class ResNet(Backbone):
 
     Args:
         arch: ``resnet18``, ``resnet34``, ``resnet50``, ``resnet101``, ``resnext50_32x4d``, ``resnext101_32x8d`` or any
-            other ResNet of torchvision.
+            other ResNet of torchvision; or ``resnet10``, with one block a stage where resnet18 has two.
         weights: ``imagenet`` (torchvision's IMAGENET1K_V1, downloaded), a local file with a torchvision state dict, or
             None for random weights.
         norm: ``frozen`` keeps the loaded batch-norm statistics for good; ``batch`` learns them (use it from scratch).
@@ -198,13 +201,17 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def _torchvision_resnet(arch: str, norm: Callable[..., nn.Module]) -> Any:
+    if arch == RESNET10:
+        return TorchvisionResNet(BasicBlock, [1, 1, 1, 1], norm_layer=norm)
     known = [name for name in torchvision.models.list_models(module=torchvision.models) if name.startswith("resne")]
     if arch not in known:
-        raise UserError(f"backbone.arch={arch}: unknown; torchvision offers {', '.join(known)}")
+        raise UserError(f"backbone.arch={arch}: unknown; use {RESNET10} or torchvision's {', '.join(known)}")
     return torchvision.models.get_model(arch, weights=None, norm_layer=norm)
 
 
 def _downloaded(arch: str) -> dict[str, Tensor]:
+    if arch == RESNET10:
+        raise UserError(f"backbone.weights=imagenet: there are none of {RESNET10}; give a local file, or null")
     weights = torchvision.models.get_model_weights(arch)["IMAGENET1K_V1"]
     try:
         return dict(weights.get_state_dict(progress=False, check_hash=True))
