@@ -1,20 +1,22 @@
-"""A detector with random weights that detects something, traced once and written in both formats."""
+"""Detectors whose weights make them detect something of each kind, and one of them traced."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from efpn.deploy.formats import Onnx, Torch
+from efpn.deploy.agreement import Tolerance, differences
+from efpn.deploy.formats import Torch
 from efpn.deploy.graph import trace
 from efpn.models import FTT, EFPNDetector, Extension, ResNet, RoISettings, RPNSettings, SmallRoIs, build_faster_rcnn
 from efpn.models.backbones import IMAGENET_MEAN
 
-FORMATS = {"onnx": Onnx(), "torch": Torch()}
+SIZES = [(96, 128), (90, 130), (130, 90), (65, 97), (200, 65), (257, 301)]  # whole multiples of 32, and not
+CLOSE = Tolerance(boxes=0.01, scores=1e-4)
 
 
 def random_detector(extended: bool = True, own_head: bool = True, below: float = 24.0) -> EFPNDetector:
-    """resnet18, 16 channels, with weights that spread RoIs over sizes and scores over (0, 1)."""
+    """resnet18, 16 channels, with weights as `spread` makes them."""
     torch.manual_seed(0)
     backbone = ResNet("resnet18", weights=None, norm="frozen", trainable_stages=3)
 
@@ -30,16 +32,22 @@ def random_detector(extended: bool = True, own_head: bool = True, below: float =
         roi=RoISettings(head_width=32, score_thresh=0.2),
         small=SmallRoIs(below, own_head=own_head) if extended else None,
     )
+    spread(detector)
+    return detector.eval().requires_grad_(False)
+
+
+def spread(detector: EFPNDetector) -> None:
+    """Give the RPN and the heads weights that spread RoIs over sizes and scores over (0, 1)."""
+    classes = detector.roi_heads.box_predictor.cls_score.out_features
     with torch.no_grad():
         for name, weight in detector.roi_heads.named_parameters():
             weight.copy_(
                 torch.zeros_like(weight) if name.endswith("bias") else torch.randn_like(weight) * weight.std() * 2
             )
-            if weight.shape == (5,):
+            if weight.shape == (classes,):
                 weight[0] = 2  # of zero features, as of an image in the mean colour, nothing is detected
         for weight in detector.rpn.parameters():
             weight.mul_(5)
-    return detector.eval().requires_grad_(False)
 
 
 def blank(height: int, width: int) -> torch.Tensor:
@@ -57,20 +65,30 @@ def noise(height: int, width: int, seed: int = 0) -> torch.Tensor:
     return image / 3
 
 
+def agrees(detector, exported, image, image_2x=None) -> None:
+    """Assert that both detect the same, and something, in an image of which some RoIs are small and some are not."""
+    seen = []
+    align = detector.roi_heads.box_roi_pool
+    handle = align.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1][0]))
+    expected = detector([image], images_2x=None if image_2x is None else [image_2x])[0]
+    handle.remove()
+    small = align.is_small(seen[0])
+    assert small.any() and not small.all()  # both levels and both heads are used
+    assert len(expected["scores"]) > 5
+    got = exported(image if image_2x is None else image_2x)
+    assert isinstance(differences(expected, got, CLOSE), torch.Tensor), differences(expected, got, CLOSE)
+    assert {key: value.dtype for key, value in got.items()} == {key: value.dtype for key, value in expected.items()}
+    assert (got["scores"].diff() <= 0).all()
+
+
 @pytest.fixture(scope="session")
 def detector():
     return random_detector()
 
 
 @pytest.fixture(scope="session")
-def program(detector):
-    return trace(detector)
-
-
-@pytest.fixture(scope="session", params=FORMATS)
-def exported(request, program, tmp_path_factory):
-    """The detector read back from a file of each format."""
-    chosen = FORMATS[request.param]
-    path = tmp_path_factory.mktemp("export") / chosen.file
-    chosen.write(program, path)
-    return chosen.load(path)
+def exported(detector, tmp_path_factory):
+    """The detector read back from the file of ``torch.export``."""
+    path = tmp_path_factory.mktemp("export") / Torch.file
+    Torch().write(trace(detector), path)
+    return Torch().load(path)

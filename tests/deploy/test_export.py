@@ -7,15 +7,17 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, config, run, run_here
+from helpers import ROOT, config, run_here
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch.nn.functional import avg_pool2d
 
+from deploy.conftest import SIZES, agrees, noise, spread
 from efpn.data.dataset import image_pair
 from efpn.data.transforms import EvalTransform
 from efpn.deploy.formats import Onnx, Torch, check_packages
@@ -24,6 +26,8 @@ from efpn.deploy.run import NO_BOXES, export
 from efpn.errors import UserError
 from efpn.prediction.images import find_images
 from efpn.prediction.run import predict
+from efpn.runs.checkpoints import read_handover
+from efpn.runs.rebuild import rebuild_detector
 from efpn.runs.saved import SavedRun, latest_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("export")]  # what is exported once serves all
@@ -31,13 +35,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("export")]  # what is ex
 
 @pytest.fixture(scope="session")
 def larger(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The trained run, told to see its images at 96 px: 64 are too few for an export."""
+    """The trained run, with weights that detect, told to see its images at 96 px: 64 are too few for an export."""
     folder = tmp_path_factory.mktemp("larger") / "demo" / "seed0"
     shutil.copytree(trained / "finetune", folder / "finetune")
     path = folder / "finetune" / "config.yaml"
     cfg = OmegaConf.load(path)
     cfg.data.eval_transform.update({"short_side": 96, "max_size": 160})
+    cfg.small_roi_below = cfg.phases.finetune.model.small.below = 8.1  # nearly all RoIs are around 8 px
     OmegaConf.save(cfg, path)
+    checkpoint = read_handover(folder / "finetune" / "handover.ckpt")
+    detector = rebuild_detector(latest_run(str(folder)), checkpoint)
+    spread(detector)
+    replace(checkpoint, state_dict=detector.state_dict()).save(folder / "finetune" / "handover.ckpt")
     return folder
 
 
@@ -50,7 +59,7 @@ def signs(data: Path, trained: Path) -> list[Path]:
 @pytest.fixture(scope="session")
 def model(larger: Path) -> Path:
     """The ONNX file, by the command line."""
-    done = run("export.py", f"run={larger}", "check.images=2", timeout=1500)
+    done = run_here("export.py", f"run={larger}", "check.images=2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "agrees on" in done.stdout and "Traceback" not in done.stderr
     return larger / "finetune" / "export" / "model.onnx"
@@ -64,6 +73,14 @@ def test_the_command_leaves_a_file_and_its_description(model, larger):
     assert facts["small_roi_below"] == latest_run(str(larger)).config.small_roi_below
     assert facts["check"]["views"] == 4 and facts["check"]["detections"] > 4
     assert facts["check"]["boxes"] <= 0.01 and facts["check"]["scores"] <= 1e-4
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_the_file_gives_what_the_detector_gives_at_any_size(model, larger, size):
+    saved = latest_run(str(larger))
+    detector = rebuild_detector(saved, read_handover(saved.checkpoint)).eval().requires_grad_(False)
+    image_2x = noise(2 * size[0], 2 * size[1])
+    agrees(detector, Onnx().load(model), avg_pool2d(image_2x, 2), image_2x)
 
 
 def test_the_example_prints_what_predict_finds(model, larger, signs, tmp_path):
@@ -136,9 +153,6 @@ def shifted(larger, signs, tmp_path, monkeypatch):
     saved: SavedRun = latest_run(cfg.run)
 
     def start(shift):
-        from efpn.runs.checkpoints import read_handover
-        from efpn.runs.rebuild import rebuild_detector
-
         detector = rebuild_detector(saved, read_handover(saved.checkpoint)).eval().requires_grad_(False)
         return export(cfg, saved, Shifted(detector, shift), signs[:1])
 

@@ -1,4 +1,7 @@
-"""The graph against the detector: in eager mode for all kinds of detectors, from its file for one of each size."""
+"""The graph against the detector: in eager mode for all kinds of detectors, from ``torch.export``'s file at any size.
+
+ONNX is held against a detector in ``test_export.py``, and here what tells small RoIs from others.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from deploy.conftest import blank, noise, random_detector
-from efpn.deploy.agreement import Tolerance, differences
+from deploy.conftest import SIZES, agrees, blank, noise, random_detector
 from efpn.deploy.graph import DetectorGraph
 from efpn.models import Resize, fasterrcnn_resnet50_efpn
 from efpn.models.filters import picked, survivors
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("graph")]  # what is exported once serves all
 
-SIZES = [(96, 128), (90, 130), (130, 90), (65, 97), (200, 65), (257, 301)]  # whole multiples of 32, and not
-CLOSE = Tolerance(boxes=0.01, scores=1e-4)
-
 
 def found(outputs):
     return dict(zip(("boxes", "labels", "scores"), outputs, strict=True))
-
-
-def small_count(detector, image):
-    """How many RoIs of an image there are, and how many of them are small."""
-    seen = []
-    align = detector.roi_heads.box_roi_pool
-    handle = align.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1][0]))
-    detector([image])
-    handle.remove()
-    return len(seen[0]), int(align.is_small(seen[0]).sum())
 
 
 @pytest.mark.parametrize(
@@ -48,15 +37,7 @@ def test_the_graph_is_the_detector(options):
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_a_file_gives_what_the_detector_gives_at_any_size(detector, exported, size):
-    image = noise(*size)
-    everything, small = small_count(detector, image)
-    assert 0 < small < everything  # both levels and both heads are used
-    expected = detector([image])[0]
-    assert len(expected["scores"]) > 5
-    got = exported(image)
-    assert isinstance(differences(expected, got, CLOSE), torch.Tensor), differences(expected, got, CLOSE)
-    assert {key: value.dtype for key, value in got.items()} == {key: value.dtype for key, value in expected.items()}
-    assert (got["scores"].diff() <= 0).all()
+    agrees(detector, exported, noise(*size))
 
 
 def test_an_image_without_detections_gives_empty_outputs(detector, exported):
