@@ -65,9 +65,9 @@ def test_it_does_what_it_says(
     if section == "A data format":
         drawn_texts(tmp_path / "texts")
         more = [word.replace("FOLDER", str(tmp_path / "texts")) for word in more]
-    own_data = section == "A data format"
-    settings = [word for word in TINY if not (own_data and word.startswith("data.source."))]
-    where = [f"paths.outputs={outputs}", *([] if own_data else [f"data.root={data}"])]
+    replaced = {"A data format": "data.source.", "A backbone": "backbone."}.get(section, "nothing")
+    settings = [word for word in TINY if not word.startswith(replaced)]
+    where = [f"paths.outputs={outputs}", *([] if section == "A data format" else [f"data.root={data}"])]
     more += one_step("longer") if section == "A phase" else one_step("baseline", "distill", "finetune")
     with initialize_config_dir(str(conf), version_base="1.3"):
         cfg = compose("train", [*settings, *where, *more])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, TINY, tiny
+from helpers import TINY, tiny
+from scripts import Call
 
 from efpn.errors import Interrupted
 from efpn.runs.checkpoints import read_checkpoint, read_handover
@@ -67,35 +66,20 @@ def test_stopped_at_a_stretchs_last_step_it_goes_on_with_the_next(data: Path, tm
         torch.testing.assert_close(resumed.state_dict[key], value, rtol=1e-5, atol=1e-6, msg=key)
 
 
-def start(outputs: Path, data: Path, *more: str, **environment: str) -> subprocess.Popen[str]:
+def start(outputs: Path, data: Path, *more: str, **environment: str) -> Call:
     words = [*TINY, *LONG, "data.num_workers=2", f"paths.outputs={outputs}", f"data.root={data}", *more]
-    return subprocess.Popen(
-        [sys.executable, "train.py", *words, "callbacks=default", "callbacks.progress.every=1"],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_for_step(process: subprocess.Popen[str]) -> None:
-    """Read its log until it trains."""
-    assert process.stdout
-    for line in process.stdout:
-        if "step 2/" in line:
-            return
-    raise AssertionError(process.stderr.read() if process.stderr else "")
+    words += ["callbacks=default", "callbacks.progress.every=1"]
+    return Call("train.py", words, outputs.with_name("said"), **environment)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_whole_group_ends_it_quietly(number: signal.Signals, data: Path, tmp_path: Path) -> None:
-    process = start(tmp_path, data)
-    wait_for_step(process)
-    os.killpg(process.pid, number)  # as a terminal and SLURM do: the workers receive it too
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    call = start(tmp_path, data)
+    call.wait_for("step 2/")
+    os.killpg(call.pid, number)  # as a terminal and SLURM do: the workers receive it too
+    done = call.wait()
+    stderr = done.stderr
+    assert done.returncode == 128 + number
     assert f"{number.name} at step " in stderr and "last.ckpt; go on with `python train.py experiment=demo" in stderr
     assert "resume=true`" in stderr and "Traceback" not in stderr and "DataLoader worker" not in stderr
     assert (tmp_path / "demo/seed0/baseline/last.ckpt").is_file()
@@ -112,16 +96,15 @@ def test_a_slurm_job_requeues_itself_and_goes_on_by_itself(data: Path, tmp_path:
     job = {f"SLURM_{key}": value for key, value in one.items()} | {"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train"}
     job |= {"SLURM_NODELIST": "localhost", "PATH": f"{tools}:{os.environ['PATH']}"}
     slurm = ["trainer=slurm", "trainer.accelerator=cpu", "phases.baseline.task.schedule.warmup_steps=1"]
-    process = start(tmp_path / "out", data, *slurm, **job)
-    wait_for_step(process)
-    os.killpg(process.pid, signal.SIGUSR1)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGUSR1, stderr
-    assert calls.read_text() == "requeue 77\n" and "job 77 is requeued and goes on by itself" in stderr
+    call = start(tmp_path / "out", data, *slurm, **job)
+    call.wait_for("step 2/")
+    os.killpg(call.pid, signal.SIGUSR1)
+    done = call.wait()
+    assert done.returncode == 128 + signal.SIGUSR1, done.stderr
+    assert calls.read_text() == "requeue 77\n" and "job 77 is requeued and goes on by itself" in done.stderr
     step = read_checkpoint(tmp_path / "out/demo/seed0/baseline/last.ckpt")["global_step"]
     again = start(tmp_path / "out", data, *slurm, **job, SLURM_RESTART_COUNT="1")  # the same command
-    assert again.stdout
-    first = next(line for line in again.stdout if "/4000  loss" in line)
+    said = again.wait_for("/4000  loss")
     os.killpg(again.pid, signal.SIGTERM)
-    again.communicate(timeout=60)
-    assert f"step {step + 1}/4000" in first
+    again.wait()
+    assert f"step {step + 1}/4000" in next(line for line in said.splitlines() if "/4000  loss" in line)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from scripts import SERVER
 
 from efpn.metrics.accumulate import Collected, DetectionAccumulator
 
@@ -107,7 +108,7 @@ def _worker(rank, folder):
 @pytest.fixture(scope="module")
 def both_ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ddp")
-    mp.spawn(_worker, args=(str(folder),), nprocs=2)
+    mp.start_processes(_worker, args=(str(folder),), nprocs=2, start_method=SERVER.get_start_method())
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
 
 
