@@ -71,6 +71,7 @@ def test_half_oracles_and_enlarged_images_are_rows(bounded: Path) -> None:
         "split=val",
         "variant=[own,true_c2,true_p4,fpn_scaled]",
         "scale=[1,1.5]",
+        "timed=true",
     )
     names = [result.name for result in results]
     rows = ["baseline", "baseline fpn_scaled-1x", "baseline fpn_scaled-1.5x"]
@@ -78,6 +79,9 @@ def test_half_oracles_and_enlarged_images_are_rows(bounded: Path) -> None:
     metrics = [result.metrics for result in results]
     assert metrics[0] == pytest.approx(metrics[1], nan_ok=True, abs=1e-6)  # enlarged by nothing
     assert metrics[3] == pytest.approx(metrics[4], nan_ok=True, abs=1e-6)  # C2' of the 2x image is the true C2
+    assert all(result.milliseconds and result.milliseconds > 0 for result in results)
+    (table,) = bounded.glob("comparison-val-own+true_c2+*.md")
+    assert "| at equal time | ms an image | AP_S |" in table.read_text()
     assert [result.phase for result in results] == ["baseline", None, None, "finetune", None, None]
 
 
@@ -113,6 +117,7 @@ def test_the_scale_of_equal_cost_lies_between_one_and_two(bounded: Path) -> None
     "overrides, message",
     [
         (["scale=[3]"], r"scale=\[3\]: must be a list of one or more, each a number greater than 0, up to 2"),
+        (["timed=true", "trainer.devices=2"], "measured on one device; give trainer.devices=1"),
         (["cost_of=FINETUNE"], "is the cost of variant=fpn_scaled; name that too"),
         (["variant=true_c2", "run=BASELINE"], "needs a phase with an extension that learns"),
         (["variant=fpn_scaled", "run=FINETUNE"], "needs a phase without an extension"),

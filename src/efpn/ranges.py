@@ -222,6 +222,7 @@ EVALUATE: Final = DATA | MODEL | TRAINER | {
     "choose_threshold": FLAG,
     "images": whole(0),
     "features": whole(0),
+    "timed": FLAG,
     "figures": FLAG,
 }  # fmt: skip
 PREDICT: Final = MODEL | TRAINER | {

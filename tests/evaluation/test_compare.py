@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from efpn.errors import UserError
-from efpn.evaluation.compare import comparison_markdown, comparison_table, gain_shares, show
+from efpn.evaluation.compare import comparison_markdown, comparison_table, equal_time, gain_shares, show
+from efpn.evaluation.report import draw_costs
 from efpn.evaluation.rows import Row, comparable, load_row, load_rows
 
 FPN = {"AP": 0.4, "AP50": 0.5, "AP_S": 0.2, "AP_M": 0.5, "AP_L": None, "AR_S": 0.5, "F1_S": 0.25}
@@ -218,3 +220,37 @@ def test_shares_are_of_rows_with_the_same_changes(tmp_path):
         "| finetune | oracle_head | 50%",
         "| finetune windows-None | oracle_head windows-None | 50%",
     ]
+
+
+def timed_row(name, variant, milliseconds, value, small="none"):
+    metrics = dict.fromkeys(("AP_S", "AP_S_any", "AR_S", "AP_M", "AP_L"), value)
+    more = {"phase": "baseline", "variant": variant, "small RoIs": small}
+    record = {"metrics": metrics, "seconds_per_image": milliseconds / 1000, "more": more}
+    return Row(name, record, Path(name) / "metrics.json")
+
+
+FPN_LINE = [
+    timed_row("FPN", "own", 100, 0.30),
+    timed_row("FPN at 2", "fpn_scaled-2x", 300, 0.50),
+    timed_row("FPN at 1.4", "fpn_scaled-1.4x", 200, 0.44),
+]
+
+
+def test_a_row_is_held_against_the_fpn_that_takes_as_long():
+    extended = timed_row("EFPN", "own", 150, 0.45, small="below 40 px, read from p2_ext")  # the FPN: (0.30 + 0.44) / 2
+    slow = timed_row("slow", "own", 301, 0.6, small="below 40 px, read from p2_ext")
+    lines = equal_time([*FPN_LINE, extended, slow]).splitlines()
+    assert lines[2] == "| FPN | 100 |  |  |  |  |  |"
+    assert lines[5] == "| EFPN | 150 | +0.080 | +0.080 | +0.080 | +0.080 | +0.080 |"
+    assert lines[6] == "| slow | 301 | n/a | n/a | n/a | n/a | n/a |"  # the FPN was not evaluated so large
+    assert equal_time([Row("untimed", {"metrics": FPN}, Path("m.json"))]) == ""
+
+
+def test_time_is_drawn_where_it_was_measured(tmp_path):
+    extended = timed_row("EFPN", "own", 150, 0.45, small="below 40 px, read from p2_ext")
+    assert draw_costs(tmp_path, [FPN_LINE[0], extended]) == {}  # one size of the FPN is no curve
+    drawn = draw_costs(tmp_path, [*FPN_LINE, extended])
+    assert drawn["time"].is_file()
+    data = json.loads((tmp_path / "time.json").read_text())
+    assert data["baseline on larger images"]["AP_S"] == [[100.0, 0.30], [200.0, 0.44], [300.0, 0.50]]
+    assert data["EFPN"]["AP_L"] == [[150.0, 0.45]]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -24,23 +25,26 @@ log = logging.getLogger(__name__)
 BOUNDS: Final = ("doubled_head", "oracle_head")  # phases whose new head reads P2 of a whole second pass
 SHARED: Final = ("AP_S", "AP_S_any", "AR_S", "best_F1_S")  # metrics whose gain is shared out
 LEAST_GAIN: Final = 0.005
+PAID: Final = ("AP_S", "AP_S_any", "AR_S", "AP_M", "AP_L")  # metrics that a larger image buys, or loses
 COLUMNS: Final = ("AP", "AP50", "AP_S", "AP_M", "AP_L", "AR_S", "F1_S")
 
 
 def show(rows: Sequence[Row], path: Path, columns: Sequence[str] = COLUMNS) -> None:
     """Print the comparison and, if there are several rows, write it as ``path`` ``.md`` and, as data, ``.json``.
 
-    Where the bounds of a like-for-like comparison are among the rows, the share of the gain stands below.
+    Where the bounds of a like-for-like comparison are among the rows, the share of the gain stands below; where rows
+    were timed, what they gain over a plain FPN of equal time.
     """
     Console().print(comparison_table(rows, columns))
-    if shares := gain_shares(rows):
-        Console(markup=False).print(shares)
+    below = [text for text in (gain_shares(rows), equal_time(rows)) if text]
+    for text in below:
+        Console(markup=False).print(text)
     if len(rows) > 1:
         data = [{"name": row.name, "metrics": row.metrics, "source": row.source} for row in rows]
         write_json(
             path.with_name(f"{path.name}.json"), {"columns": list(columns), "terms": rows[0].terms, "rows": data}
         )
-        text = comparison_markdown(rows, columns) + (f"\n{shares}\n" if shares else "")
+        text = "\n".join([comparison_markdown(rows, columns), *(f"{text}\n" for text in below)])
         written = write_text(path.with_name(f"{path.name}.md"), text)
         log.info("comparison: %s", written)
 
@@ -99,6 +103,45 @@ def gain_shares(rows: Sequence[Row]) -> str:
         return ""
     table = markdown_table(["share of the gain", "of", *SHARED], lines)
     return f"{table}\n\n(row - control head) / (bound - control head), all of one seed."
+
+
+def equal_time(rows: Sequence[Row]) -> str:
+    """The time of each row, and what it has more than a plain FPN of equal time, as Markdown; empty without times.
+
+    The plain FPN buys accuracy with a larger image (``variant=fpn_scaled``). Between the sizes that were evaluated its
+    metrics are interpolated in time; beyond them there is nothing to compare with.
+    """
+    line = next((line for line in timed_lines(rows).values() if len(line) > 1), [])
+    cells = []
+    for row in rows:
+        if row.milliseconds is not None:
+            gains = ["" if row in line else _above(row, line, metric) for metric in PAID]
+            cells.append([row.name, f"{row.milliseconds:.0f}", *gains])
+    if not cells:
+        return ""
+    table = markdown_table(["at equal time", "ms an image", *PAID], cells)
+    return f"{table}\n\nDifferences to the plain FPN on an image so large that it takes that time (interpolated)."
+
+
+def timed_lines(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The plain FPN over its sizes of the image, fastest first, by its phase."""
+    lines: dict[str, list[Row]] = {}
+    for row in sorted((row for row in rows if row.milliseconds is not None), key=lambda row: row.milliseconds or 0):
+        if row.line is not None:
+            lines.setdefault(row.line, []).append(row)
+    return lines
+
+
+def _above(row: Row, line: Sequence[Row], metric: str) -> str:
+    """What a row has more of a metric than the line has at the row's time; nothing where the line does not reach."""
+    points = [(one.milliseconds, value) for one in line if (value := one.shared.get(metric)) is not None]
+    mine, at = row.shared.get(metric), row.milliseconds
+    if mine is None or at is None or not points:
+        return MISSING
+    times, values = (np.array(side, dtype=float) for side in zip(*points, strict=True))
+    if not times[0] <= at <= times[-1]:
+        return MISSING
+    return f"{mine - np.interp(at, times, values):+.3f}"
 
 
 def _share(row: Row, floor: Row, bound: Row, metric: str) -> str:

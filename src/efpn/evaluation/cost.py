@@ -1,4 +1,4 @@
-"""The plain FPN's honest size: how far an image may be enlarged until the FPN takes as long as another model."""
+"""What detecting costs: the time of each row, and how far an image may be enlarged until a plain FPN takes as long."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -33,12 +33,10 @@ def equal_cost_scales(cfg: DictConfig, runs: Sequence[SavedRun]) -> list[float]:
     """The scales of ``variant=fpn_scaled``: those given, or the one at which it takes the time of ``cfg.cost_of``.
 
     Raises:
-        UserError: there is no plain FPN among ``runs`` to be enlarged, or there are several devices.
+        UserError: there is no plain FPN among ``runs`` to be enlarged; likewise `seconds_per_image`.
     """
     if cfg.cost_of is None:
         return list(dict.fromkeys(cfg.scale))
-    if not one_device(cfg):
-        raise UserError("cost_of: is measured on one device; give trainer.devices=1, or the scale it finds as scale=")
     plain = next((run for run in runs if PLAIN.met_by(run)), None)
     if plain is None:
         raise UserError(f"cost_of={cfg.cost_of}: needs {PLAIN.kind}, to be enlarged; add one to run=")
@@ -50,28 +48,36 @@ def equal_cost_scales(cfg: DictConfig, runs: Sequence[SavedRun]) -> list[float]:
 
 def scale_of_equal_time(cfg: DictConfig, plain: SavedRun, rival: SavedRun) -> float:
     """Where the time of ``plain`` on enlarged images passes that of ``rival``, between 1 and 2; to two digits."""
-    data = eval_data(cfg, rival, pairs=True)
-    data.eval_batch_size = 1
-    device = quiet_trainer(cfg.trainer, rival).strategy.root_device
-    loader = zip(range(IMAGES), data.val_dataloader(), strict=False)
-    batches = [move_data_to_device(batch, device) for _, batch in loader]
     enlarged = find_variants("fpn_scaled", [1.0], SCALES)
-    timed = {0.0: stopwatch(cfg, rival, find_variants("own", [1.0])[0], batches, device)}
-    timed |= {scale: stopwatch(cfg, plain, one, batches, device) for scale, one in zip(SCALES, enlarged, strict=True)}
-    with torch.inference_mode():
-        taken = {scale: median(seconds) for scale, seconds in interleave(timed, TURNS, warmup=1).items()}
-    wanted = taken.pop(0.0)
-    rising = np.maximum.accumulate(list(taken.values()))  # a larger image that took less is noise
+    ways = [(rival, find_variants("own", [1.0])[0]), *((plain, one) for one in enlarged)]
+    wanted, *taken = seconds_per_image(cfg, ways)
+    rising = np.maximum.accumulate(taken)  # a larger image that took less is noise
     if not rising[0] <= wanted <= rising[-1]:
         bound = "less than at 1 times" if wanted < rising[0] else "more than at 2 times"
         log.warning("cost_of: %s takes %s the 1x size, where the search ends", rival.name, bound)
     return round(float(np.interp(wanted, rising, SCALES)), 2)
 
 
-def stopwatch(
-    cfg: DictConfig, run: SavedRun, variant: Variant, batches: Sequence[Any], device: torch.device
-) -> Callable[[int], float]:
-    """A function that detects in all ``batches`` and says how many seconds that took."""
+def seconds_per_image(cfg: DictConfig, ways: Sequence[tuple[SavedRun, Variant]]) -> list[float]:
+    """How long each way to detect takes: the median over turns that they take with each other, one image at a time.
+
+    Raises:
+        UserError: there are several devices.
+    """
+    if not one_device(cfg):
+        raise UserError("timed, cost_of: are measured on one device; give trainer.devices=1")
+    timed = {place: stopwatch(cfg, run, variant) for place, (run, variant) in enumerate(ways)}
+    with torch.inference_mode():
+        return [median(seconds) for seconds in interleave(timed, TURNS, warmup=1).values()]
+
+
+def stopwatch(cfg: DictConfig, run: SavedRun, variant: Variant) -> Callable[[int], float]:
+    """A function that detects in some validation images of a run and says how many seconds each took on average."""
+    data = eval_data(cfg, run, pairs=True)
+    data.eval_batch_size = 1
+    device = quiet_trainer(cfg.trainer, run).strategy.root_device
+    loader = zip(range(IMAGES), data.val_dataloader(), strict=False)
+    batches = [move_data_to_device(batch, device) for _, batch in loader]
     detector = rebuild_detector(run, read_handover(run.checkpoint), detail=cfg.detail, changes=cfg.model)
     detector = detector.eval().to(device)
 
@@ -81,6 +87,6 @@ def stopwatch(
         for batch in batches:
             variant.predict(detector, batch)
         synchronise(device)
-        return time.perf_counter() - start
+        return (time.perf_counter() - start) / len(batches)
 
     return measured

@@ -36,7 +36,7 @@ def write_html(
         configs: name of a row to the folder that holds its run's config.
         drawn: the figures to embed: those of all rows by their name, those of each as ``<row>/<name>``.
     """
-    first, together = rows[0], ("accuracy_recall", "scales", "losses", "pairs", "features")
+    first, together = rows[0], ("accuracy_recall", "scales", "losses", "pairs", "features", "time")
     stems = ("worst_miss", "worst_false_alarm", "scales_by_level")
     pages = Environment(loader=PackageLoader("efpn.evaluation"), autoescape=True, undefined=StrictUndefined)
     page = pages.get_template("report.html.j2").render(
@@ -111,7 +111,7 @@ def _embedded(path: Path | None) -> str | None:
     with Image.open(path) as image:
         shrunk = image.convert("RGB")
         shrunk.thumbnail((WIDEST, WIDEST * 10))
-    photo = path.stem not in ("accuracy_recall", "scales", "losses", "scales_by_level")
+    photo = path.stem not in ("accuracy_recall", "scales", "losses", "scales_by_level", "time")
     buffer = io.BytesIO()
     shrunk.save(buffer, "JPEG" if photo else "PNG", quality=82, optimize=True)
     kind = "jpeg" if photo else "png"

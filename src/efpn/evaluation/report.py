@@ -10,10 +10,11 @@ from typing import Any, Final
 from matplotlib.figure import Figure
 
 from efpn.errors import UserError
-from efpn.evaluation.rows import METRICS
+from efpn.evaluation.compare import timed_lines
+from efpn.evaluation.rows import METRICS, Row
 from efpn.evaluation.table import funnel_markdown, report_table
 from efpn.figures.crops import WorstKind, worst_sheet
-from efpn.figures.curves import STYLES, accuracy_recall, loss_bars, scale_curves
+from efpn.figures.curves import STYLES, accuracy_recall, cost_curves, loss_bars, scale_curves
 from efpn.figures.pairs import difference_sheet
 from efpn.figures.sheet import outcome_sheet, save
 from efpn.metrics.counting import rule_used
@@ -128,6 +129,20 @@ def draw_losses(stem: Path, rows: Sequence[Evaluation], title: str = "") -> Draw
     misses = {run: {name: band.misses for name, band in one.by_band.items()} for run, one in funnels.items()}
     figure = loss_bars(misses, objects[0], title=title)
     return keep(stem, figure, {run: one.as_dict() for run, one in funnels.items()})
+
+
+def draw_costs(folder: Path, rows: Sequence[Row]) -> Drawn:
+    """Metrics against the time of an image; the sizes of a plain FPN are one curve. Nothing where none was timed."""
+    metrics = ("AP_S", "AP_M", "AP_L")
+    curves = {name: line for name, line in timed_lines(rows).items() if len(line) > 1}
+    alone = [row for row in rows if row.milliseconds is not None and not any(row in line for line in curves.values())]
+    if not curves or len(curves) + len(alone) > MOST_RUNS:
+        return keep(folder / "time", None)
+    runs = {
+        name: {metric: [(one.milliseconds or 0, one.metrics[metric]) for one in line] for metric in metrics}
+        for name, line in {**curves, **{row.name: [row] for row in alone}}.items()
+    }
+    return keep(folder / "time", cost_curves(runs, title="Accuracy against time"), runs)
 
 
 def keep(stem: Path, figure: Figure | None, data: Any = None) -> Drawn:

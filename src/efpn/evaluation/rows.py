@@ -61,6 +61,19 @@ class Row:
         return self.record.get("seed")
 
     @property
+    def milliseconds(self) -> float | None:
+        """That an image takes, where it was measured."""
+        seconds = self.record.get("seconds_per_image")
+        return None if seconds is None else 1000 * seconds
+
+    @property
+    def line(self) -> str | None:
+        """The plain FPN whose size of the image differs from this row's alone, by its phase; None of all others."""
+        variant = str(self.identity.get("variant", OWN))
+        plain = self.identity.get("small RoIs") == "none" and (variant == OWN or variant.startswith("fpn_scaled"))
+        return f"{self.identity.get('phase')} on larger images" if plain else None
+
+    @property
     def changes(self) -> str:
         """What was changed in the model for this evaluation, in words."""
         return self.identity.get("changed in the model") or "nothing"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from efpn.data.images import read_image
 from efpn.data.tt100k import TT100K
 from efpn.errors import UserError
 from efpn.evaluation.compare import show
+from efpn.evaluation.cost import seconds_per_image
 from efpn.evaluation.detect import Detected, detect, read_file
 from efpn.evaluation.features import draw_features, with_extension
 from efpn.evaluation.html import write_html
 from efpn.evaluation.plan import Job, Plan, plan_file, plan_runs
-from efpn.evaluation.report import Drawn, draw_row, draw_together, keep, write_row
+from efpn.evaluation.report import Drawn, draw_costs, draw_row, draw_together, keep, write_row
 from efpn.evaluation.rows import Row, comparable, load_row
 from efpn.evaluation.tracking import start_tracking, track
 from efpn.metrics import metric_names, restrict
@@ -51,14 +53,15 @@ def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Row]:
     if cfg.features and plan.runs:
         with_extension(plan.runs)
     with start_tracking(cfg, plan.called) if first_process() else nullcontext() as tracked:
-        made = [one for job in plan.jobs if (one := evaluate_job(cfg, job, runs)) is not None]
+        taken = times(cfg, plan.jobs) if cfg.timed else {}
+        made = [one for job in plan.jobs if (one := evaluate_job(cfg, job, runs, taken.get(job.name))) is not None]
         if not first_process():
             return []  # the first process has written and prints for all
         evaluations = [one for one, _ in made]
         drawn = {name: path for _, sheets in made for name, path in sheets.items()}
         rows = comparable([*map(load_row, plan.before), *map(Row.of, evaluations)])
         show(rows, plan.comparison, cfg.columns)
-        drawn |= draw(cfg, plan, evaluations)
+        drawn |= draw(cfg, plan, evaluations) | draw_costs(plan.report, rows)
         page = write_html(plan.report, evaluations, plan.configs, drawn) if cfg.figures else None
         if page is not None:
             log.info("report: %s", page)
@@ -76,18 +79,39 @@ def check_choices(cfg: DictConfig) -> None:
         raise UserError(f"columns: no metric {', '.join(unknown)}; choose from {', '.join(metric_names())}")
 
 
-def evaluate_job(cfg: DictConfig, job: Job, runs: list[SavedRun]) -> tuple[Evaluation, Drawn] | None:
-    """Score one row and write its report; None on all processes but the first."""
+def times(cfg: DictConfig, jobs: Sequence[Job]) -> dict[str, float]:
+    """Seconds that each row takes for an image, by its name.
+
+    Raises:
+        UserError: a result file is among them, or there are several devices.
+    """
+    ways = [job.source for job in jobs if isinstance(job.source, tuple)]
+    if len(ways) < len(jobs):
+        raise UserError("timed=true: a result file has no model to be timed; leave it out")
+    return dict(zip([job.name for job in jobs], seconds_per_image(cfg, ways), strict=True))
+
+
+def evaluate_job(
+    cfg: DictConfig, job: Job, runs: list[SavedRun], taken: float | None = None
+) -> tuple[Evaluation, Drawn] | None:
+    """Score one row, which took so many seconds for an image, and write its report.
+
+    Returns:
+        None on all processes but the first.
+    """
     start = time.perf_counter()
     found = read_file(cfg, job.source, runs) if isinstance(job.source, Path) else detect(cfg, *job.source)
     if found is None:
         return None
-    one = scored(cfg, job, found, start)
+    one = scored(cfg, job, found, start, taken)
     return one, write_row(one, cfg.images, tt100k=isinstance(found.data.source, TT100K))
 
 
-def scored(cfg: DictConfig, job: Job, found: Detected, start: float) -> Evaluation:
-    """The evaluation of what was detected; ``start`` is when that began (`time.perf_counter`)."""
+def scored(cfg: DictConfig, job: Job, found: Detected, start: float, taken: float | None = None) -> Evaluation:
+    """The evaluation of what was detected; ``start`` is when that began (`time.perf_counter`).
+
+    ``taken`` are the seconds that an image takes, where they were measured.
+    """
     index = found.data.index(cfg.split)
     paths = {record.image_id: record.path for record in index.records}
 
@@ -112,6 +136,7 @@ def scored(cfg: DictConfig, job: Job, found: Detected, start: float) -> Evaluati
             "command": command_line(),
             "seconds": round(time.perf_counter() - start, 1),
             "hardware": hardware(),
+            "seconds_per_image": taken,
             "more": found.more,
         },
     )

@@ -132,6 +132,36 @@ def scale_curves(
     return figure
 
 
+def cost_curves(
+    runs: Mapping[str, Mapping[str, Sequence[tuple[float | None, float | None]]]],
+    *,
+    title: str = "",
+    width: float = 9.5,
+) -> Figure:
+    """Metrics against the time of an image, a panel for each metric.
+
+    Args:
+        runs: name to metric to points of milliseconds and value, in order of time. One point alone is a mark.
+        title: above all.
+        width: inches.
+
+    Raises:
+        ValueError: no runs, or more than there are styles.
+    """
+    styles = run_styles(runs)
+    metrics = list(next(iter(runs.values())))
+    figure = _figure(width, 3.6)
+    for place, metric in enumerate(metrics):
+        axes = figure.add_subplot(1, len(metrics), place + 1)
+        for name, points in runs.items():
+            _line(axes, [at for at, _ in points[metric]], [value for _, value in points[metric]], styles[name], True)
+        _style(axes, metric, "ms an image", "")
+        axes.set_xlim(left=0)
+        axes.margins(y=0.15)
+    _run_legend(figure, styles, title)
+    return figure
+
+
 def loss_bars(
     runs: Mapping[str, Mapping[str, Mapping[str, int | None]]],
     objects: Mapping[str, int],
