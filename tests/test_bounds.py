@@ -80,7 +80,7 @@ def test_half_oracles_and_enlarged_images_are_rows(bounded: Path) -> None:
     assert metrics[0] == pytest.approx(metrics[1], nan_ok=True, abs=1e-6)  # enlarged by nothing
     assert metrics[3] == pytest.approx(metrics[4], nan_ok=True, abs=1e-6)  # C2' of the 2x image is the true C2
     assert all(result.milliseconds and result.milliseconds > 0 for result in results)
-    (table,) = bounded.glob("comparison-val-own+true_c2+*.md")
+    (table,) = bounded.glob("comparison-val-own+fpn_scaled-1x+*.md")
     assert "| at equal time | ms an image | AP_S |" in table.read_text()
     assert [result.phase for result in results] == ["baseline", None, None, "finetune", None, None]
 
