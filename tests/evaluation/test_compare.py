@@ -229,28 +229,32 @@ def timed_row(name, variant, milliseconds, value, small="none"):
     return Row(name, record, Path(name) / "metrics.json")
 
 
-FPN_LINE = [
-    timed_row("FPN", "own", 100, 0.30),
-    timed_row("FPN at 2", "fpn_scaled-2x", 300, 0.50),
-    timed_row("FPN at 1.4", "fpn_scaled-1.4x", 200, 0.44),
-]
+@pytest.fixture
+def line():
+    sizes = {"FPN": ("own", 100, 0.30), "FPN at 2": ("fpn_scaled-2x", 300, 0.50)}
+    sizes["FPN at 1.4"] = ("fpn_scaled-1.4x", 200, 0.44)
+    return [timed_row(name, *facts) for name, facts in sizes.items()]
 
 
-def test_a_row_is_held_against_the_fpn_that_takes_as_long():
+def test_a_row_is_held_against_the_fpn_that_takes_as_long(line):
     extended = timed_row("EFPN", "own", 150, 0.45, small="below 40 px, read from p2_ext")  # the FPN: (0.30 + 0.44) / 2
     slow = timed_row("slow", "own", 301, 0.6, small="below 40 px, read from p2_ext")
-    lines = equal_time([*FPN_LINE, extended, slow]).splitlines()
+    lines = equal_time([*line, extended, slow]).splitlines()
     assert lines[2] == "| FPN | 100 |  |  |  |  |  |"
     assert lines[5] == "| EFPN | 150 | +0.080 | +0.080 | +0.080 | +0.080 | +0.080 |"
     assert lines[6] == "| slow | 301 | n/a | n/a | n/a | n/a | n/a |"  # the FPN was not evaluated so large
     assert equal_time([Row("untimed", {"metrics": FPN}, Path("m.json"))]) == ""
 
 
-def test_time_is_drawn_where_it_was_measured(tmp_path):
+def test_time_is_drawn_where_it_was_measured(line, tmp_path):
     extended = timed_row("EFPN", "own", 150, 0.45, small="below 40 px, read from p2_ext")
-    assert draw_costs(tmp_path, [FPN_LINE[0], extended]) == {}  # one size of the FPN is no curve
-    drawn = draw_costs(tmp_path, [*FPN_LINE, extended])
+    assert draw_costs(tmp_path, [line[0], extended]) == {}  # one size of the FPN is no curve
+    drawn = draw_costs(tmp_path, [*line, extended])
     assert drawn["time"].is_file()
     data = json.loads((tmp_path / "time.json").read_text())
     assert data["baseline on larger images"]["AP_S"] == [[100.0, 0.30], [200.0, 0.44], [300.0, 0.50]]
     assert data["EFPN"]["AP_L"] == [[150.0, 0.45]]
+    for row in (*line, extended):
+        row.metrics["AP_L"] = None
+    draw_costs(tmp_path, [*line, extended])  # what no row has takes no panel
+    assert set(json.loads((tmp_path / "time.json").read_text())["EFPN"]) == {"AP_S", "AP_M"}

@@ -133,7 +133,7 @@ def draw_losses(stem: Path, rows: Sequence[Evaluation], title: str = "") -> Draw
 
 def draw_costs(folder: Path, rows: Sequence[Row]) -> Drawn:
     """Metrics against the time of an image; the sizes of a plain FPN are one curve. Nothing where none was timed."""
-    metrics = ("AP_S", "AP_M", "AP_L")
+    metrics = [name for name in ("AP_S", "AP_M", "AP_L") if any(row.metrics.get(name) is not None for row in rows)]
     curves = {name: line for name, line in timed_lines(rows).items() if len(line) > 1}
     alone = [row for row in rows if row.milliseconds is not None and not any(row in line for line in curves.values())]
     if not curves or len(curves) + len(alone) > MOST_RUNS:

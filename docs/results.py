@@ -1,0 +1,144 @@
+"""RESULTS.md from the result files: ``python docs/results.py`` writes it, ``--check`` says whether it is up to date.
+
+``docs/results.md.j2`` is the page: its numbers are read from ``results/**/*.json``, what `evaluate.py` leaves, and what
+it says of them is checked while it is written, so that no sentence can outlive the numbers that it rests on.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+ROOT = Path(__file__).parents[1]
+SHARED = ("AP_S", "AP_S_any", "AR_S", "best F1_S")
+NAMES = {"AP_S_any": "AP_S, classes as one", "best F1_S": "F1_S at the best threshold", "F1_S": "F1_S at 0.5"}
+
+MILLISECONDS = "ms an image"
+
+
+class Contradicted(Exception):
+    """A sentence of the page says something else than the numbers."""
+
+
+class Result:
+    """One result file.
+
+    Args:
+        path: ``results/<run>/seed<seed>/<phase>/<what>.json``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.record: dict[str, Any] = json.loads(path.read_text())
+
+    def __getitem__(self, metric: str) -> float:
+        """A metric; ``best F1_S`` is at the threshold chosen on the validation split, ``ms an image`` a time."""
+        if metric == MILLISECONDS:
+            return 1000 * self.record["seconds_per_image"]
+        if metric.startswith("best "):
+            return self.record["metrics_at_best_f1"][metric.removeprefix("best ")]
+        return self.record["metrics"][metric]
+
+
+class Page:
+    """What the template calls.
+
+    Args:
+        root: the project's folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.used: list[Result] = []
+
+    def result(self, path: str) -> Result:
+        """A result file, by its path below ``results`` without ending."""
+        found = Result(self.root / "results" / f"{path}.json")
+        self.used.append(found)
+        return found
+
+    def table(
+        self, rows: dict[str, Result], columns: Sequence[str], below: Sequence[tuple[str, list[str]]] = ()
+    ) -> str:
+        """A Markdown table of results, and lines of text below them."""
+        lines = [[name, *(cell(result, column) for column in columns)] for name, result in rows.items()]
+        lines += [[name, *cells] for name, cells in below]
+        head = ["", *(NAMES.get(column, column) for column in columns)]
+        rule = ["---", *["---:"] * len(columns)]
+        return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])
+
+    def shares(self, row: Result, floor: Result, bound: Result, columns: Sequence[str]) -> list[str]:
+        """(row - floor) / (bound - floor) of the metrics whose gain is shared out, as cells of a table."""
+        return [
+            f"{(row[c] - floor[c]) / (bound[c] - floor[c]):.0%}" if c in SHARED and bound[c] - floor[c] >= 0.005 else ""
+            for c in columns
+        ]
+
+    def points(self, one: Result, other: Result, metric: str) -> str:
+        """How much ``one`` has more, in points."""
+        return f"{100 * (one[metric] - other[metric]):.1f}"
+
+    def claim(self, holds: bool, sentence: str) -> str:
+        """The sentence, if the numbers bear it out.
+
+        Raises:
+            Contradicted: they do not.
+        """
+        if not holds:
+            raise Contradicted(sentence)
+        return sentence
+
+    def sources(self) -> str:
+        """Of each result file that the page has used so far, and not named yet, where its numbers come from."""
+        lines = []
+        for one in dict.fromkeys(self.used):
+            facts = one.record
+            trained = facts["more"]["trained with"]
+            lines.append(
+                f"- [{one.path.relative_to(self.root / 'results').with_suffix('')}]"
+                f"({one.path.relative_to(self.root)}): {facts['more']['steps']} steps, seed {facts['seed']}, trained "
+                f"with {trained}; evaluated at commit {facts['commit']} in {facts['seconds']:.0f} s on "
+                f"{facts['hardware']}, `{facts['command']}`"
+            )
+        self.used.clear()
+        return "\n".join(["<details><summary>Where these numbers come from</summary>", "", *lines, "", "</details>"])
+
+
+def cell(result: Result, column: str) -> str:
+    """A number as tables show it: three digits without the zero before the point, times in whole milliseconds."""
+    value = result[column]
+    if value is None:
+        return "n/a"
+    return f"{value:.0f}" if column == MILLISECONDS else f"{value:.3f}".removeprefix("0")
+
+
+def written(root: Path = ROOT) -> str:
+    """The page."""
+    pages = Environment(
+        loader=FileSystemLoader(root / "docs"), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True
+    )
+    page = Page(root)
+    tools: dict[str, Callable[..., Any]] = {
+        name: getattr(page, name) for name in ("result", "table", "shares", "points", "claim", "sources")
+    }
+    return pages.get_template("results.md.j2").render(**tools)
+
+
+def main() -> int:
+    """Write RESULTS.md, or with ``--check`` compare it."""
+    target, text = ROOT / "RESULTS.md", written()
+    if "--check" not in sys.argv:
+        target.write_text(text)
+    elif not target.is_file() or target.read_text() != text:
+        print("RESULTS.md is not what the result files say: python docs/results.py", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,56 @@
+"""RESULTS.md says what the result files say, and a sentence that they do not bear out stops it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from helpers import ROOT
+
+
+@pytest.fixture(scope="module")
+def results() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("results", ROOT / "docs" / "results.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    for name in ("docs", "results"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def test_the_page_is_up_to_date(results: ModuleType) -> None:
+    assert (ROOT / "RESULTS.md").read_text() == results.written(), "python docs/results.py"
+
+
+def test_a_number_changes_with_its_file(results: ModuleType, copy: Path) -> None:
+    before = results.written(copy)
+    path = copy / "results/demo/seed0/finetune/test.json"
+    record = json.loads(path.read_text())
+    record["metrics"]["AP_M"] += 0.01
+    path.write_text(json.dumps(record))
+    assert results.written(copy) != before
+
+
+def test_a_sentence_that_the_numbers_contradict_is_refused(results: ModuleType, copy: Path) -> None:
+    path = copy / "results/demo/seed0/finetune/test.json"
+    record = json.loads(path.read_text())
+    record["metrics"]["AP_S"] = 0.1
+    path.write_text(json.dumps(record))
+    with pytest.raises(results.Contradicted, match="EFPN is -"):
+        results.written(copy)
+
+
+def test_every_result_file_names_its_source() -> None:
+    for path in (ROOT / "results").rglob("*.json"):
+        record = json.loads(path.read_text())
+        assert record["metrics"] and record["seed"] is not None, path
