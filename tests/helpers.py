@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,13 @@ TINY = [
 
 
 def config(name: str, *overrides: str) -> DictConfig:
-    """Compose one of the real primary configs."""
+    """Compose one of the real primary configs; each composition once, and a copy of it for every call."""
+    return composed(name, overrides).copy()
+
+
+@cache
+def composed(name: str, overrides: tuple[str, ...]) -> DictConfig:
+    """What `config` copies."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose(name, list(overrides))
 
