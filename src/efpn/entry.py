@@ -23,6 +23,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
+from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
@@ -32,12 +33,11 @@ from efpn.errors import Interrupted, UserError
 from efpn.ranges import check_target
 from efpn.runs.devices import one_device
 from efpn.runs.files import FULL
-from efpn.runs.names import SWEPT
-from efpn.runs.phases import in_sweep
+from efpn.runs.names import ROW_FILE, SWEPT
+from efpn.runs.sweeps import in_sweep, sweep_folder, swept_words
 from efpn.signals import stop_at_sigterm
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable: Hydra lets errors through instead of printing them itself
-SHARED = ("phase", "seed", "experiment")  # swept or not, they have a place of their own in a run's path
 
 ELSEWHERE = "write elsewhere, with paths.outputs=FOLDER in training and out=FOLDER in the other calls"
 IN_THE_WAY = f"something else stands there: move it away, or {ELSEWHERE}"
@@ -57,20 +57,6 @@ def remember_swept_keys() -> None:
         words = [word for word in sys.argv[1:] if not word.startswith("-") and "=" in word]
         given = OverridesParser.create().parse_overrides(words)
         os.environ[SWEPT] = ",".join(o.key_or_group for o in given if o.is_sweep_override())
-
-
-def sweep_folder() -> str:
-    """``loss.lambda_pos-0.5/`` inside a sweep, else nothing; without ``=`` and ``,``, which no override can hold."""
-    own = [word for word in swept_words() if word.split("=")[0].lstrip("+") not in SHARED]
-    return re.sub(r"[^\w.+-]+", "-", "_".join(own)) + "/" if own else ""
-
-
-def swept_words() -> list[str]:
-    """This job's values of what is swept, ``loss.lambda_pos=0.5``; none outside a sweep."""
-    if not in_sweep():
-        return []
-    keys = {*os.environ.get(SWEPT, "").split(","), *(HydraConfig.get().sweeper.params or {})}
-    return [word for word in HydraConfig.get().overrides.task if word.split("=")[0].lstrip("+") in keys]
 
 
 remember_swept_keys()
@@ -243,6 +229,24 @@ def list_failed(failed: Sequence[JobFailed]) -> int:
     told = f"error: {len(failed)} of the sweep's jobs failed; the same command does only what is missing"
     print("\n".join([told, *lines]), file=sys.stderr)
     return min(one.status for one in failed)
+
+
+class SayWhatNext(Callback):
+    """Prints, when all jobs of a sweep have ended well, the command lines that evaluate and summarise its rows."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Hydra's call; a sweep over experiments has no one folder to speak of."""
+        folder = Path(config.paths.outputs, str(config.name))
+        if "experiment" in os.environ.get(SWEPT, "").split(",") or not any(folder.glob(f"*/seed*/{ROW_FILE}")):
+            return
+        sweep = config.hydra.runtime.choices.get("sweep")
+        table = [f"table={sweep}"] if sweep else []
+        commands = [
+            ["evaluate.py", f"run={folder}/*/seed*/{ROW_FILE}", *table],
+            ["summarise.py", f"sweep={folder}", *table],
+        ]
+        print("the sweep is done; evaluate and summarise its rows with", flush=True)
+        print("\n".join(f"  {shlex.join(['python', *words])}" for words in commands), flush=True)
 
 
 def say_how_to_go_on(stopped: Interrupted) -> int:

@@ -12,7 +12,8 @@ from omegaconf import DictConfig
 
 from efpn.errors import UserError
 from efpn.runs.files import read_config, read_record
-from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE
+from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, ROW_FILE
+from efpn.runs.sweeps import read_row
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,10 @@ class SavedRun:
 
 
 def saved_runs(paths: str | Sequence[str]) -> list[SavedRun]:
-    """The finished phases under one path or several: a run's folder, one phase's folder, a checkpoint, or a pattern.
+    """The finished phases under one path or several.
+
+    A path is a run's folder, one phase's folder, a checkpoint, the ``row.json`` of a sweep's job (the phase that it
+    names, wherever that lies), or a pattern of these.
 
     Raises:
         UserError: a path leads to none, or a config is missing.
@@ -88,6 +92,8 @@ def _runs_at(path: str) -> list[SavedRun]:
     if not Path(path).exists() and glob.has_magic(path):
         return _matching(path)
     place = Path(path).resolve()
+    if place.name == ROW_FILE:
+        place = read_row(place)["phase"]
     if place.is_file():
         return [_saved(place)]
     if (place / HANDOVER_FILE).is_file():
@@ -104,7 +110,8 @@ def _runs_at(path: str) -> list[SavedRun]:
 
 def _matching(pattern: str) -> list[SavedRun]:
     places = sorted(glob.glob(pattern))  # noqa: PTH207  (Path.glob takes no absolute pattern)
-    found = [path for path in places if (Path(path) / HANDOVER_FILE).is_file() or _phases(path)]
+    rows = {path: read_row(Path(path))["phase"] for path in places if Path(path).name == ROW_FILE}
+    found = [path for path in places if (rows.get(path, Path(path)) / HANDOVER_FILE).is_file() or _phases(path)]
     if not found:
         raise UserError(f"run={pattern}: matches no finished run; a pattern names runs' or phases' folders")
     return [run for path in found for run in _runs_at(path)]
