@@ -105,7 +105,7 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec")  # Lightning's own use of a deprecated name
 
 
-def start(main: Callable[[], Any], config_name: str) -> None:
+def start(main: Callable[[], Any], config_name: str, folder: str = "conf") -> None:
     """Run a ``hydra.main`` function; a config that does not compose is one line that names the nearest right key."""
     os.environ.setdefault(FULL_ERROR, "1")
     try:
@@ -117,7 +117,9 @@ def start(main: Callable[[], Any], config_name: str) -> None:
     except HydraException as error:
         mistyped = re.match(r"Could not override '([^']+)'", str(error))
         message = (
-            unknown_key(mistyped[1], config_name) if mistyped else str(error).split("Config search path")[0].strip()
+            unknown_key(mistyped[1], config_name, folder)
+            if mistyped
+            else str(error).split("Config search path")[0].strip()
         )
     except ValueError as error:
         if not re.match("Only one of --run|Config group override must be", str(error)):
@@ -129,10 +131,10 @@ def start(main: Callable[[], Any], config_name: str) -> None:
     raise SystemExit(2)
 
 
-def unknown_key(key: str, config_name: str) -> str:
+def unknown_key(key: str, config_name: str, folder: str) -> str:
     """Say that the config has no ``key``, and which one is meant: the nearest in the config without that override."""
     given = [word for word in sys.argv[1:] if "=" in word and not word.startswith(("-", f"{key}="))]
-    with initialize_config_dir(str(Path(sys.argv[0]).resolve().parent / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(Path(sys.argv[0]).resolve().parent / folder), version_base="1.3"):
         try:
             known = [key for key, _ in walk(compose(config_name, given))]
         except HydraException:  # there is more wrong with the other words, or they are a sweep's
@@ -232,7 +234,14 @@ def list_failed(failed: Sequence[JobFailed]) -> int:
 
 
 class SayWhatNext(Callback):
-    """Prints, when all jobs of a sweep have ended well, the command lines that evaluate and summarise its rows."""
+    """Prints, when all jobs of a sweep have ended well, the command lines that evaluate and summarise its rows.
+
+    Args:
+        evaluate: further words of the first of them.
+    """
+
+    def __init__(self, evaluate: Sequence[str] = ()) -> None:
+        self.evaluate = list(evaluate)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra's call; a sweep over experiments has no one folder to speak of."""
@@ -242,7 +251,7 @@ class SayWhatNext(Callback):
         sweep = config.hydra.runtime.choices.get("sweep")
         table = [f"table={sweep}"] if sweep else []
         commands = [
-            ["evaluate.py", f"run={folder}/*/seed*/{ROW_FILE}", *table],
+            ["evaluate.py", f"run={folder}/*/seed*/{ROW_FILE}", *self.evaluate],
             ["summarise.py", f"sweep={folder}", *table],
         ]
         print("the sweep is done; evaluate and summarise its rows with", flush=True)
