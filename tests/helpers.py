@@ -47,7 +47,8 @@ TINY = [
 
 def config(name: str, *overrides: str) -> DictConfig:
     """Compose one of the real primary configs."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    folder = ROOT / "conf" / ("summarise" if name == "summarise" else "")
+    with initialize_config_dir(str(folder), version_base="1.3"):
         return compose(name, list(overrides))
 
 

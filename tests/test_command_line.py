@@ -12,7 +12,9 @@ from helpers import ROOT, run, run_here
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "predict.py", "export.py", "benchmark.py"])
+@pytest.mark.parametrize(
+    "script", ["train.py", "evaluate.py", "predict.py", "export.py", "benchmark.py", "summarise.py"]
+)
 def test_help_shows_how_to_call(script: str) -> None:
     done = run(script, "--help")
     assert done.returncode == 0 and f"python {script} " in done.stdout and "powered by Hydra" not in done.stdout
