@@ -129,14 +129,14 @@ def own_config(cfg: DictConfig, name: str) -> DictConfig:
     if not own:
         return cfg
     words = HydraConfig.get().overrides.task
-    mine, unswept = composed(tuple(words)), composed(tuple(word for word in words if word not in own))
-    plain = [plain_config(one) for one in (mine, unswept)]
-    common = [{key: value for key, value in one.items() if key not in USED_BY_PHASES} for one in plain]
+    _, mine = composed(tuple(words))
+    unswept, plain = composed(tuple(word for word in words if word not in own))
+    common = [{key: value for key, value in one.items() if key not in USED_BY_PHASES} for one in (mine, plain)]
     lineage: list[str] = []
     while name in cfg.phases and name not in lineage:
         lineage.append(name)
         name = cfg.phases[name].init_from
-    same = common[0] == common[1] and all(plain[0]["phases"][one] == plain[1]["phases"][one] for one in lineage)
+    same = common[0] == common[1] and all(mine["phases"][one] == plain["phases"][one] for one in lineage)
     return unswept if same else cfg
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from efpn.errors import UserError
 from efpn.runs.files import read_json, write_json
@@ -48,12 +48,12 @@ def sweep_folder() -> str:
     return re.sub(r"[^\w.+-]+", "-", "_".join(words)) + "/" if words else ""
 
 
-@lru_cache(maxsize=2)
-def composed(words: tuple[str, ...]) -> DictConfig:
-    """The config of this command line with these words; its run lies where the unswept one does."""
+@lru_cache(maxsize=16)
+def composed(words: tuple[str, ...]) -> tuple[DictConfig, Any]:
+    """The config of this command line with these words, its run where the unswept one lies; and as plain dicts."""
     cfg = compose(HydraConfig.get().job.config_name, list(words))
     cfg.paths.run = str(cfg.paths.unswept)
-    return cfg
+    return cfg, OmegaConf.to_container(cfg, resolve=True)
 
 
 def note_row(cfg: DictConfig, last: Path) -> None:
