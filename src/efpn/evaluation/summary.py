@@ -146,25 +146,18 @@ def statistics(cfg: DictConfig, found: Mapping[Entry, dict[int, Row]], reference
     for entry in found:
         own = sorted(values[entry])
         both = [seed for seed in own if seed in values[reference] and entry is not reference]
-        gains, gains_drawn = ({s: one[entry][s] - one[reference][s] for s in both} for one in (values, drawn))
         mean, limits = interval(values[entry], drawn[entry], cfg.seed)
-        spread = (
-            np.std([values[entry][seed] for seed in own], axis=0, ddof=1)
-            if len(own) > 1
-            else np.full(mean.shape, np.nan)
-        )
-        gain, gain_limits = interval(gains, gains_drawn, cfg.seed) if both else (None, None)
-        columns = {}
-        for place, column in enumerate(cfg.columns):
-            columns[column] = {"mean": mean[place], "std": spread[place], "interval": limits[:, place]}
-            if gain is not None and gain_limits is not None:
-                low, high = gain_limits[:, place]
-                noise = {
-                    "difference": gain[place],
-                    "difference_interval": [low, high],
-                    "inside_noise": low <= 0 <= high,
-                }
-                columns[column] |= noise
+        spread = np.std(list(values[entry].values()), axis=0, ddof=1) if len(own) > 1 else np.full_like(mean, np.nan)
+        columns: dict[str, dict[str, Any]] = {
+            name: {"mean": mean[place], "std": spread[place], "interval": limits[:, place]}
+            for place, name in enumerate(cfg.columns)
+        }
+        if both:
+            gains, gains_drawn = ({s: one[entry][s] - one[reference][s] for s in both} for one in (values, drawn))
+            gain, limits = interval(gains, gains_drawn, cfg.seed)
+            for cell, one, (low, high) in zip(columns.values(), gain, limits.T, strict=True):
+                noise = None if np.isnan(one) else bool(low <= 0 <= high)
+                cell |= {"difference": one, "difference_interval": [low, high], "inside_noise": noise}
         lines.append({"name": entry.name, "title": entry.title, "seeds": own, "paired": both, "columns": columns})
     return lines
 
