@@ -26,10 +26,10 @@ def in_sweep() -> bool:
 
 
 def swept_words() -> list[str]:
-    """This job's values of what is swept, ``loss.lambda_pos=0.5``; none outside a sweep."""
+    """This job's values of what is swept, ``loss.lambda_pos=0.5``, and its row, be it the only one; none without -m."""
     if not in_sweep():
         return []
-    keys = {*os.environ.get(SWEPT, "").split(","), *map(_key, HydraConfig.get().sweeper.params or {})}
+    keys = {"row", *os.environ.get(SWEPT, "").split(","), *map(_key, HydraConfig.get().sweeper.params or {})}
     return [word for word in HydraConfig.get().overrides.task if _key(word) in keys]
 
 
