@@ -176,6 +176,14 @@ def test_every_row_is_of_a_sweep_and_builds_in_both_kinds_of_experiments(row: st
         assert (detector.backbone.extension is not None) == (row in extended)
 
 
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_can_be_a_sweeps(experiment: str) -> None:
+    for row, phases in (("espcn", ["baseline", "distill", "finetune"]), ("control_head", ["baseline", "control_head"])):
+        cfg = config("train", f"experiment={experiment}", f"+row={row}")
+        assert phase_names(cfg) == phases  # those of plain FPNs too, which are of one phase otherwise
+        assert cfg.name == experiment and cfg.loss.on_p3_ext
+
+
 def test_the_rows_of_the_paper_are_its_own_whatever_the_experiment() -> None:
     for experiment in ("tt100k_efpn", "own"):
         rows = {

@@ -64,11 +64,13 @@ OmegaConf.register_new_resolver("efpn.sweep", sweep_folder, replace=True)
 
 
 def check_sweep(cfg: DictConfig) -> None:
-    """Refuse ``-m`` with several processes: Lightning's children would inherit it and replay the whole sweep.
+    """Refuse ``-m`` with several processes, as Lightning's children would replay the whole sweep; and a sweep without.
 
     Raises:
         UserError: with what to use instead.
     """
+    if (name := HydraConfig.get().runtime.choices.get("sweep")) and not in_sweep():
+        raise UserError(f"+sweep={name}: a sweep is many runs: python {Path(sys.argv[0]).name} -m ... +sweep={name}")
     launcher = HydraConfig.get().launcher._target_ if in_sweep() else ""
     if "basic" in launcher.lower() and not one_device(cfg):
         raise UserError(

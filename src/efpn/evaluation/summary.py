@@ -62,7 +62,7 @@ class Entry:
             folder = run.folder / "eval" / label
             if all((folder / name).is_file() for name in (METRICS, DETECTIONS, TRUTH)):
                 one, trained = load_row(folder), read_record(run.folder).get("config_hash")
-                if str(one.identity.get("trained with")).endswith(f"config {trained}"):
+                if trained is None or str(one.identity.get("trained with")).endswith(f"config {trained}"):
                     rows[seed] = one
         return rows
 

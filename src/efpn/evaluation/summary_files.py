@@ -6,7 +6,6 @@ import csv
 import io
 import logging
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +23,17 @@ from efpn.runs.files import write_json, write_text
 log = logging.getLogger(__name__)
 Line = Mapping[str, Any]  # a row: name, title, seeds, paired, chosen, and by column what `statistics` gives
 NOISE, CHOSEN = "≈", "*"
-LATEX: Final = {"±": r"$\pm$", NOISE: r"$\approx$", "'": r"$'$", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
+LATEX: Final = str.maketrans(
+    {one: f"\\{one}" for one in "&%$#_{}"}
+    | {
+        "±": r"$\pm$",
+        NOISE: r"$\approx$",
+        "'": "$'$",
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\^{}",
+    }
+)
 
 
 def write_summary(cfg: DictConfig, lines: Sequence[Line], reference: str, evaluations: Sequence[Row]) -> Path:
@@ -123,12 +132,6 @@ def _csv(lines: Sequence[Line], columns: Sequence[str]) -> str:
 
 def _latex(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in the manner of booktabs."""
-    first, *others = (" & ".join(_in_latex(cell) for cell in line) + r" \\" for line in (head, *rows))
+    first, *others = (" & ".join(cell.translate(LATEX) for cell in line) + r" \\" for line in (head, *rows))
     start = [r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule", first, r"\midrule"]
     return "\n".join([*start, *others, r"\bottomrule", r"\end{tabular}"]) + "\n"
-
-
-def _in_latex(text: str) -> str:
-    return re.sub(
-        r"[&%$#_{}^]|[^\w\s]", lambda one: LATEX.get(one[0], f"\\{one[0]}" if one[0] in "&%$#_{}" else one[0]), text
-    )

@@ -80,10 +80,11 @@ class PhaseRun:
         before = phase_run(saved, self.name).identity
         keys = sorted(k for k in before.keys() | self.identity.keys() if before.get(k) != self.identity.get(k))
         if keys:
+            again = f"`{command(self.name)} overwrite=true`" if self.shared else "overwrite=true"
             changes = ", ".join(f"{key} ({before.get(key)} -> {self.identity.get(key)})" for key in keys[:5])
             raise UserError(
                 f"phase={self.name} in {self.folder} was run with another config: {changes}"
-                f"{' and more' if len(keys) > 5 else ''}; name=OTHER runs this elsewhere, overwrite=true starts again"
+                f"{' and more' if len(keys) > 5 else ''}; name=OTHER runs this elsewhere, {again} starts again"
             )
 
     def clear(self) -> None:

@@ -68,6 +68,8 @@ def note_row(cfg: DictConfig, last: Path) -> None:
     if (name := HydraConfig.get().runtime.choices.get("sweep")) is not None:
         sweeps[name] = HydraConfig.get().job.num  # of the job: the order of the rows
     title = cfg.title or path.parent.parent.name
+    if "row" in map(_key, own_words()):
+        title = ", ".join([title, *(word for word in own_words() if _key(word) != "row")])
     write_json(path, {"title": title, "phase": os.path.relpath(last, path.parent), "sweeps": sweeps}, indent=2)
 
 
