@@ -55,7 +55,8 @@ def config(name: str, *overrides: str) -> DictConfig:
 @cache
 def composed(name: str, overrides: tuple[str, ...]) -> DictConfig:
     """What `config` copies."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    folder = ROOT / "conf" / ("summarise" if name == "summarise" else "")
+    with initialize_config_dir(str(folder), version_base="1.3"):
         return compose(name, list(overrides))
 
 

@@ -12,7 +12,9 @@ from helpers import ROOT, run, run_here
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "predict.py", "export.py", "benchmark.py"])
+@pytest.mark.parametrize(
+    "script", ["train.py", "evaluate.py", "predict.py", "export.py", "benchmark.py", "summarise.py"]
+)
 def test_help_shows_how_to_call(script: str) -> None:
     done = run(script, "--help")
     assert done.returncode == 0 and f"python {script} " in done.stdout and "powered by Hydra" not in done.stdout
@@ -33,6 +35,7 @@ def test_help_names_the_groups_without_torch() -> None:
         (["-m", "loss.lambda=1,2"], "loss.lambda: the config has no such key (did you mean loss.lambda_pos?)"),
         (["-m", "seed=0,1", "loss.lamda=3"], "loss.lamda: the config has no such key (did you mean loss.lambda_pos?)"),
         (["--cfg", "job", "-m", "seed=0,1"], "--cfg goes without -m"),
+        (["+sweep=table2"], "+sweep=table2: a sweep is many runs: python train.py -m ... +sweep=table2"),
         (["loss=null"], "a group is never null"),
         (["model.rpn.anchor_sizes=[8,16]"], "model.rpn.anchor_sizes=[8, 16]: give 5 sizes, one for each of p2, p3, p4"),
         (

@@ -16,6 +16,7 @@ from efpn.models import EFPNDetector
 from efpn.runs.phases import model_config, phase_names, phase_run
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
+SWEEPS, ROWS = (sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml")) for group in ("sweep", "row"))
 PHASES = sorted(path.stem for path in (ROOT / "conf" / "phases").glob("*.yaml"))
 
 
@@ -154,12 +155,43 @@ def test_a_run_is_named_by_what_makes_it_this_run() -> None:
     assert phase_run(moved, "distill").folder == Path("elsewhere/demo/seed0/distill")
 
 
-@pytest.mark.parametrize("sweep", sorted(path.stem for path in (ROOT / "conf" / "sweep").glob("*.yaml")))
-def test_every_sweep_composes_and_shares_the_baseline(sweep: str) -> None:
-    cfg = config("train", "experiment=tt100k_efpn", f"+sweep={sweep}")
-    assert phase_names(cfg) == (["finetune"] if sweep == "undistilled" else ["distill", "finetune"])
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_every_sweep_has_rows_a_table_and_no_more(sweep: str) -> None:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         swept = compose("train", [f"+sweep={sweep}"], return_hydra_config=True).hydra.sweeper.params
-    for key, values in swept.items():
-        for value in str(values).split(","):
-            config("train", "experiment=tt100k_efpn", f"{key}={value}")
+    rows = str(swept.get("+row", "")).split(",") if "+row" in swept else []
+    assert set(rows) <= set(ROWS) and len(swept) == 1 and (rows or sweep == "lambda")
+    assert config("summarise", "sweep=x", f"table={sweep}").rows == sweep
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_row_is_of_a_sweep_and_builds_in_both_kinds_of_experiments(row: str) -> None:
+    lists = [(ROOT / f"conf/sweep/{sweep}.yaml").read_text().split("+row: ")[-1].splitlines()[0] for sweep in SWEEPS]
+    assert any(row in rows.split(",") for rows in lists)
+    for experiment in ("tt100k_efpn", "own"):
+        cfg = config("train", f"experiment={experiment}", f"+row={row}")
+        assert phase_names(cfg)[0] == "baseline" and cfg.title
+        extended = {"undistilled", "global_p2", "fbb_p2", "espcn", "nearest", "ftt", "second_pass", "oracle_head"}
+        detector = blank(cfg, phase_names(cfg)[-1])
+        assert (detector.backbone.extension is not None) == (row in extended)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_can_be_a_sweeps(experiment: str) -> None:
+    for row, phases in (("espcn", ["baseline", "distill", "finetune"]), ("control_head", ["baseline", "control_head"])):
+        cfg = config("train", f"experiment={experiment}", f"+row={row}")
+        assert phase_names(cfg) == phases  # those of plain FPNs too, which are of one phase otherwise
+        assert cfg.name == experiment and cfg.loss.on_p3_ext
+
+
+def test_the_rows_of_the_paper_are_its_own_whatever_the_experiment() -> None:
+    for experiment in ("tt100k_efpn", "own"):
+        rows = {
+            row: config("train", f"experiment={experiment}", f"+row={row}") for row in ("undistilled", "ftt", "fbb_p2")
+        }
+        assert {str(cfg.detail._target_) for cfg in rows.values()} == {"efpn.models.Stem"}
+        assert rows["undistilled"].phases.finetune.init_from == "baseline"
+        assert rows["ftt"].extension.upsampler._target_ == "efpn.models.FTT"
+        assert rows["fbb_p2"].phases.distill.task.loss.on_p3_ext is False
+    best = config("train", "experiment=tt100k_efpn", "+row=second_pass").phases.finetune
+    assert best == config("train", "experiment=tt100k_efpn_2x").phases.finetune

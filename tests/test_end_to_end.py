@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from helpers import ROOT, STEPS, TINY, one_step, run, tiny
 
 from efpn.errors import UserError
 from efpn.runs.checkpoints import read_handover
+from efpn.runs.phases import phase_run
 from efpn.runs.saved import broken_lineage, saved_runs
 from efpn.tasks.base import DetectorTask
 from efpn.training.run import train
@@ -207,6 +209,9 @@ def test_two_processes_train_all_phases_and_score_as_one_does(trained: Path, dat
 def test_what_was_run_with_another_config_is_neither_kept_nor_continued(trained: Path, data: Path) -> None:
     with pytest.raises(UserError, match=r"phase=distill .* was run with another config: .*lambda_pos \(1.0 -> 2.0\)"):
         train(tiny(trained.parents[1], data, "resume=true", "loss.lambda_pos=2.0"))
+    of_a_sweep = replace(phase_run(tiny(trained.parents[1], data, "loss.lambda_pos=2.0"), "distill"), shared=True)
+    with pytest.raises(UserError, match="`python train.py phase=distill overwrite=true` starts again"):
+        of_a_sweep.require_same_config()
 
 
 def test_overwriting_clears_the_old_phase_before_it_starts(trained: Path, data: Path, tmp_path: Path) -> None:

@@ -13,11 +13,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from efpn.configs import walk
 from efpn.errors import UserError
-from efpn.ranges import BENCHMARK, EVALUATE, EXPORT, PREDICT, TRAIN, check_targets, check_values
+from efpn.ranges import BENCHMARK, EVALUATE, EXPORT, PREDICT, SUMMARISE, TRAIN, check_targets, check_values
 
 parsed = OverridesParser.create().parse_override
-BY_ENTRY = {"train": TRAIN, "evaluate": EVALUATE, "predict": PREDICT, "export": EXPORT, "benchmark": BENCHMARK}
-GIVEN = {"train": [], "evaluate": ["run=x"], "predict": ["run=x", "images=y"], "export": ["run=x"], "benchmark": []}
+BY_ENTRY = {
+    "train": TRAIN, "evaluate": EVALUATE, "predict": PREDICT, "export": EXPORT, "benchmark": BENCHMARK,
+    "summarise": SUMMARISE,
+}  # fmt: skip
+GIVEN = {
+    "train": [], "evaluate": ["run=x"], "predict": ["run=x", "images=y"], "export": ["run=x"], "benchmark": [],
+    "summarise": ["sweep=x"],
+}  # fmt: skip
 
 WHAT = sorted(path.stem for path in (ROOT / "conf/what").glob("*.yaml"))
 
@@ -90,6 +96,7 @@ def composed() -> Mapping[str, DictConfig]:
         ("predict", "slices.overlap=1", "a number from 0 on and less than 1"),
         ("predict", "batch_size=0", "a whole number, at least 1"),
         ("predict", "min_score=7", "a number from 0 to 1, or null"),
+        ("summarise", "resamples=0", "a whole number, at least 1"),
         ("export", "out=7", "a path as text"),
         ("export", "check.boxes=0", "a number greater than 0"),
         ("export", "check.scores=tight", "a number greater than 0"),
@@ -126,7 +133,7 @@ def test_every_experiment_keeps_to_them(experiment: str) -> None:
     check_targets(cfg)
 
 
-@pytest.mark.parametrize("entry", ["evaluate", "predict", "export", "benchmark"])
+@pytest.mark.parametrize("entry", ["evaluate", "predict", "export", "benchmark", "summarise"])
 def test_the_other_entries_keep_to_them(entry: str) -> None:
     check_values(config(entry, *GIVEN[entry]), BY_ENTRY[entry])
 

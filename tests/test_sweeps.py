@@ -1,31 +1,84 @@
-"""A sweep whose jobs fail: the others have their turn, the failed ones are listed, and a rerun does what is missing."""
+"""Sweeps whose jobs fail or share phases: each has its turn, nothing is trained twice, a rerun does what is missing."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from helpers import TINY, run
+from helpers import ROOT, TINY, config, one_step, run, run_here
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+
+from efpn.evaluation.run import evaluate
+from efpn.runs.phases import own_config
+from efpn.runs.saved import saved_runs
+from efpn.runs.sweeps import composed
 
 pytestmark = pytest.mark.slow
 SWEEP = ["-m", *TINY, "phase=baseline", "sequence=[baseline]"]
 
 
-def test_a_failed_job_does_not_end_a_sweep_and_a_rerun_does_what_is_missing(data: Path, tmp_path: Path) -> None:
-    where = [f"paths.outputs={tmp_path}", f"data.root={data}", "model.roi.batch_size=0,8,16"]
-    first = run("train.py", *SWEEP, *where)
+def test_a_table_is_trained_once_goes_on_after_a_fault_and_is_summarised(data: Path, tmp_path: Path) -> None:
+    where = [f"paths.outputs={tmp_path}", f"data.root={data}", *one_step("baseline", "finetune")]
+    words = ["-m", *TINY, *where, "+sweep=table2", "+row=fpn,undistilled", "seed=0,1"]
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    (folder / "undistilled").touch()  # in the way of two of the four jobs
+    first = run("train.py", *words)
     assert first.returncode == 2 and "Traceback" not in first.stderr
-    assert "error: 1 of the sweep's jobs failed; the same command does only what is missing" in first.stderr
-    assert "\n  model.roi.batch_size=0: model.roi.batch_size=0: must be a whole number, at least 1" in first.stderr
-    handovers = {path: path.stat().st_mtime_ns for path in tmp_path.glob("demo/*/seed0/baseline/handover.ckpt")}
-    assert {path.parts[-4] for path in handovers} == {"model.roi.batch_size-8", "model.roi.batch_size-16"}
-    missing = min(handovers, key=str)
-    missing.unlink()
-    again = run("train.py", *SWEEP, *where[:2], "model.roi.batch_size=8,16")
+    assert "error: 2 of the sweep's jobs failed; the same command does only what is missing" in first.stderr
+    for seed in (0, 1):
+        assert f"\n  +row=undistilled seed={seed}: {folder}/undistilled" in first.stderr
+    assert "evaluate.py" not in first.stdout
+    handovers = {path: path.stat().st_mtime_ns for path in folder.glob("**/handover.ckpt")}
+    shared = {folder / f"seed{seed}" / "baseline" / "handover.ckpt" for seed in (0, 1)}
+    assert set(handovers) == shared
+    (folder / "undistilled").unlink()
+    again = run("train.py", *words)
     assert again.returncode == 0, again.stderr
-    assert missing.is_file()
-    kept = {path: time for path, time in handovers.items() if path != missing}
-    assert all(path.stat().st_mtime_ns == time for path, time in kept.items()) and "kept" in again.stdout
+    own = {folder / "undistilled" / f"seed{seed}" / "finetune" / "handover.ckpt" for seed in (0, 1)}
+    assert set(folder.glob("**/handover.ckpt")) == shared | own
+    assert all(path.stat().st_mtime_ns == time for path, time in handovers.items()) and "kept" in again.stdout
+    assert f"python evaluate.py 'run={folder}/*/seed*/row.json'" in again.stdout
+    assert f"python summarise.py sweep={folder} table=table2" in again.stdout
+
+    place = f"run={folder}/*/seed*/row.json"
+    cfg = config("evaluate", place, "trainer.accelerator=cpu", "images=0", "figures=false", "choose_threshold=false")
+    assert len(evaluate(cfg, saved_runs(cfg.run))) == 4
+    done = run_here("summarise.py", f"sweep={folder}", "table=table2", "resamples=20")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((folder / "summary-test-table2/summary.json").read_text())
+    assert [(row["name"], row["seeds"]) for row in summary["rows"]] == [("fpn", [0, 1]), ("undistilled", [0, 1])]
+    assert summary["reference"] == "FPN" and summary["columns"][:3] == ["acc_S", "rec_S", "F1_S"]
+
+
+@pytest.mark.parametrize(
+    "word, apart",
+    [
+        ("loss.lambda_pos=0.5", {"distill", "finetune"}),
+        ("loss.lambda_pos=1.0", set()),
+        ("phases.finetune.task.optimizer.lr=0.1", {"control", "finetune"}),
+        ("mining.per_image=7", {"finetune"}),
+        ("model.channels=32", {"baseline", "control", "distill", "finetune"}),
+        ("trainer.precision=bf16-mixed", {"baseline", "control", "distill", "finetune"}),  # asked for: no other run
+        ("+row=undistilled", {"finetune"}),  # of these; its sequence has no distillation
+        ("+row=second_pass", set()),  # the demo's own form
+    ],
+)
+def test_jobs_share_what_their_words_do_not_change(word: str, apart: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EFPN_SWEPT_KEYS", "" if word.startswith("+row") else word.split("=")[0])  # one row is one too
+    composed.cache_clear()
+    words = ["experiment=demo", "seed=3", word, "hydra.mode=MULTIRUN"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        monkeypatch.setattr(HydraConfig.instance(), "cfg", compose("train", words, return_hydra_config=True))
+        cfg = compose("train", words)
+        places = {phase: own_config(cfg, phase) for phase in ("baseline", "control", "distill", "finetune")}
+        if word == "+row=undistilled":
+            del places["distill"]
+        assert {phase for phase, own in places.items() if own is cfg} == apart
+        assert all(own.paths.run == "outputs/demo/seed3" for own in places.values() if own is not cfg)
+        assert cfg.paths.run == f"outputs/demo/{word.lstrip('+').removeprefix('row=').replace('=', '-')}/seed3"
 
 
 def test_a_bug_in_a_job_is_shown_and_counted(data: Path, tmp_path: Path) -> None:

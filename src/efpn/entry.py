@@ -23,6 +23,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
+from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
@@ -32,12 +33,11 @@ from efpn.errors import Interrupted, UserError
 from efpn.ranges import check_target
 from efpn.runs.devices import one_device
 from efpn.runs.files import FULL
-from efpn.runs.names import SWEPT
-from efpn.runs.phases import in_sweep
+from efpn.runs.names import ROW_FILE, SWEPT
+from efpn.runs.sweeps import in_sweep, sweep_folder, swept_words
 from efpn.signals import stop_at_sigterm
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable: Hydra lets errors through instead of printing them itself
-SHARED = ("phase", "seed", "experiment")  # swept or not, they have a place of their own in a run's path
 
 ELSEWHERE = "write elsewhere, with paths.outputs=FOLDER in training and out=FOLDER in the other calls"
 IN_THE_WAY = f"something else stands there: move it away, or {ELSEWHERE}"
@@ -59,30 +59,18 @@ def remember_swept_keys() -> None:
         os.environ[SWEPT] = ",".join(o.key_or_group for o in given if o.is_sweep_override())
 
 
-def sweep_folder() -> str:
-    """``loss.lambda_pos-0.5/`` inside a sweep, else nothing; without ``=`` and ``,``, which no override can hold."""
-    own = [word for word in swept_words() if word.split("=")[0].lstrip("+") not in SHARED]
-    return re.sub(r"[^\w.+-]+", "-", "_".join(own)) + "/" if own else ""
-
-
-def swept_words() -> list[str]:
-    """This job's values of what is swept, ``loss.lambda_pos=0.5``; none outside a sweep."""
-    if not in_sweep():
-        return []
-    keys = {*os.environ.get(SWEPT, "").split(","), *(HydraConfig.get().sweeper.params or {})}
-    return [word for word in HydraConfig.get().overrides.task if word.split("=")[0].lstrip("+") in keys]
-
-
 remember_swept_keys()
 OmegaConf.register_new_resolver("efpn.sweep", sweep_folder, replace=True)
 
 
 def check_sweep(cfg: DictConfig) -> None:
-    """Refuse ``-m`` with several processes: Lightning's children would inherit it and replay the whole sweep.
+    """Refuse ``-m`` with several processes, as Lightning's children would replay the whole sweep; and a sweep without.
 
     Raises:
         UserError: with what to use instead.
     """
+    if (name := HydraConfig.get().runtime.choices.get("sweep")) and not in_sweep():
+        raise UserError(f"+sweep={name}: a sweep is many runs: python {Path(sys.argv[0]).name} -m ... +sweep={name}")
     launcher = HydraConfig.get().launcher._target_ if in_sweep() else ""
     if "basic" in launcher.lower() and not one_device(cfg):
         raise UserError(
@@ -119,7 +107,7 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec")  # Lightning's own use of a deprecated name
 
 
-def start(main: Callable[[], Any], config_name: str) -> None:
+def start(main: Callable[[], Any], config_name: str, folder: str = "conf") -> None:
     """Run a ``hydra.main`` function; a config that does not compose is one line that names the nearest right key."""
     os.environ.setdefault(FULL_ERROR, "1")
     try:
@@ -131,7 +119,9 @@ def start(main: Callable[[], Any], config_name: str) -> None:
     except HydraException as error:
         mistyped = re.match(r"Could not override '([^']+)'", str(error))
         message = (
-            unknown_key(mistyped[1], config_name) if mistyped else str(error).split("Config search path")[0].strip()
+            unknown_key(mistyped[1], config_name, folder)
+            if mistyped
+            else str(error).split("Config search path")[0].strip()
         )
     except ValueError as error:
         if not re.match("Only one of --run|Config group override must be", str(error)):
@@ -143,10 +133,10 @@ def start(main: Callable[[], Any], config_name: str) -> None:
     raise SystemExit(2)
 
 
-def unknown_key(key: str, config_name: str) -> str:
+def unknown_key(key: str, config_name: str, folder: str) -> str:
     """Say that the config has no ``key``, and which one is meant: the nearest in the config without that override."""
     given = [word for word in sys.argv[1:] if "=" in word and not word.startswith(("-", f"{key}="))]
-    with initialize_config_dir(str(Path(sys.argv[0]).resolve().parent / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(Path(sys.argv[0]).resolve().parent / folder), version_base="1.3"):
         try:
             known = [key for key, _ in walk(compose(config_name, given))]
         except HydraException:  # there is more wrong with the other words, or they are a sweep's
@@ -243,6 +233,31 @@ def list_failed(failed: Sequence[JobFailed]) -> int:
     told = f"error: {len(failed)} of the sweep's jobs failed; the same command does only what is missing"
     print("\n".join([told, *lines]), file=sys.stderr)
     return min(one.status for one in failed)
+
+
+class SayWhatNext(Callback):
+    """Prints, when all jobs of a sweep have ended well, the command lines that evaluate and summarise its rows.
+
+    Args:
+        evaluate: further words of the first of them.
+    """
+
+    def __init__(self, evaluate: Sequence[str] = ()) -> None:
+        self.evaluate = list(evaluate)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Hydra's call; a sweep over experiments has no one folder to speak of."""
+        folder = Path(config.paths.outputs, str(config.name))
+        if "experiment" in os.environ.get(SWEPT, "").split(",") or not any(folder.glob(f"*/seed*/{ROW_FILE}")):
+            return
+        sweep = config.hydra.runtime.choices.get("sweep")
+        table = [f"table={sweep}"] if sweep else []
+        commands = [
+            ["evaluate.py", f"run={folder}/*/seed*/{ROW_FILE}", *self.evaluate],
+            ["summarise.py", f"sweep={folder}", *table],
+        ]
+        print("the sweep is done; evaluate and summarise its rows with", flush=True)
+        print("\n".join(f"  {shlex.join(['python', *words])}" for words in commands), flush=True)
 
 
 def say_how_to_go_on(stopped: Interrupted) -> int:

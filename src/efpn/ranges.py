@@ -239,6 +239,15 @@ PREDICT: Final = MODEL | TRAINER | {
     "slices.overlap": BELOW_ONE,
     "slices.whole": FLAG,
 }  # fmt: skip
+SUMMARISE: Final = {
+    "sweep": PATH,
+    "split": choice("val", "test"),
+    "columns": WORDS,
+    "resamples": COUNT,
+    "seed": whole(0),
+    "scales": several(SCALE),
+    "scale": several(SCALE),
+}
 EXPORT: Final = {
     "run": PATH,
     "out": maybe(PATH),

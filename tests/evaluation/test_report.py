@@ -74,8 +74,9 @@ def test_table_to_the_letter(tmp_path, evaluation):
 def test_files_hold_what_was_scored(tmp_path, evaluation, metrics, detections, ground_truth):
     out = tmp_path / "eval"
     drawn = write_row(evaluation(folder=out), images=12, tt100k=True)
-    tables = ["images.png", "losses.json", "losses.md", "metrics.json", "table.md"]
+    tables = ["images.png", "losses.json", "losses.md", "metrics.json", "table.md", "truth.json"]
     assert sorted(path.name for path in out.iterdir()) == ["detections.json", "detections_tt100k.json", *tables]
+    assert json.loads((out / "truth.json").read_text()) == {**ground_truth, "evaluated": [4, 9]}
     record = record_of(out)
     assert record["metrics"] == metrics
     assert record["rules"] == {

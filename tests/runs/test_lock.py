@@ -7,7 +7,10 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,7 +19,8 @@ from helpers import tiny
 
 from efpn.errors import UserError
 from efpn.runs.lock import SILENT, Owner, birth, lock
-from efpn.training.run import train
+from efpn.runs.phases import phase_run
+from efpn.training.run import run_or_keep, train
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +50,47 @@ def test_a_second_run_is_refused_in_one_line_and_leaves_the_first_alone(data: Pa
         assert [path.name for path in folder.iterdir()] == [".lock"]
     train(tiny(tmp_path, data, "phase=baseline"))
     assert (folder / "handover.ckpt").is_file() and not (folder / ".lock").exists()
+
+
+def test_a_job_that_shares_a_phase_waits_for_the_one_that_trains_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("efpn.runs.lock.LOOK", 0.01)
+    caplog.set_level(logging.INFO)
+    got = threading.Event()
+
+    def second() -> None:
+        with lock(tmp_path, wait=True):
+            got.set()
+
+    waiting = threading.Thread(target=second)
+    with lock(tmp_path):
+        waiting.start()
+        assert not got.wait(0.2)
+    assert got.wait(10)
+    waiting.join()
+    assert caplog.text.count("waiting: ") == 1 and f"in use by process {os.getpid()}" in caplog.text
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_a_job_that_waited_keeps_what_the_other_has_trained(
+    trained: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = tiny(trained.parents[1], data, "resume=true", "phase=baseline")
+    run = replace(phase_run(cfg, "baseline"), shared=True)
+    done, aside = run.folder / "handover.ckpt", run.folder / "aside"
+    done.rename(aside)
+
+    @contextmanager
+    def other_finishes(folder: Path, wait: bool) -> Iterator[None]:
+        assert wait
+        aside.rename(done)
+        yield
+
+    monkeypatch.setattr("efpn.training.run.lock", other_finishes)
+    before = done.stat().st_mtime_ns if done.exists() else aside.stat().st_mtime_ns
+    metrics, _ = run_or_keep(cfg, run)
+    assert "val/AP" in metrics and done.stat().st_mtime_ns == before
 
 
 def test_a_process_that_is_only_waited_for_is_dead() -> None:

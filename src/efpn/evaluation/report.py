@@ -24,6 +24,7 @@ from efpn.runs.files import as_tt100k_results, write_json, write_text
 
 log = logging.getLogger(__name__)
 TABLE, DETECTIONS, DETECTIONS_TT100K, IMAGES = "table.md", "detections.json", "detections_tt100k.json", "images.png"
+TRUTH: Final = "truth.json"  # what was scored, and which categories: COCO's structures with ``evaluated`` beside them
 MOST_RUNS: Final = len(STYLES)  # that a figure can tell apart
 AREAS: Final = {"area": "square root of the box's area", "annotation": "square root of the annotation's area"}
 Drawn = dict[str, Path]  # figures drawn this time, by what they are called
@@ -40,6 +41,7 @@ def write_row(one: Evaluation, images: int = 0, tt100k: bool = False) -> Drawn:
     write_json(one.folder / METRICS, one.record, indent=2)
     write_text(one.folder / TABLE, report_table(one.record))
     write_json(one.folder / DETECTIONS, one.detections)
+    write_json(one.folder / TRUTH, {**one.truth, "evaluated": one.evaluated})
     if tt100k:
         write_json(one.folder / DETECTIONS_TT100K, as_tt100k_results(one.truth, one.detections))
     write_json(one.folder / "losses.json", one.funnel.as_dict(), indent=2)

@@ -208,6 +208,37 @@ def loss_bars(
     return figure
 
 
+def interval_dots(
+    rows: Sequence[str],
+    columns: Mapping[str, Sequence[tuple[float, float, float]]],
+    *,
+    title: str = "",
+    width: float = 9.5,
+) -> Figure:
+    """Means with their intervals, a panel for each column and a dot for each row, first on top.
+
+    Args:
+        rows: names.
+        columns: name to mean, low and high of each row; NaN is left out.
+        title: above all.
+        width: inches; panels go into further rows where they do not fit.
+    """
+    across = max(1, min(len(columns), int((width - 2.5) / 1.7)))
+    down = -(-len(columns) // across)
+    figure = _figure(width, 0.7 + down * (0.6 + 0.28 * len(rows)))
+    figure.suptitle(title, x=0.01, ha="left", fontsize=SIZES["title"], weight="bold", color=TEXT)
+    places = np.arange(len(rows))
+    for place, (column, numbers) in enumerate(columns.items()):
+        axes = figure.add_subplot(down, across, place + 1)
+        mean, low, high = np.array(numbers, float).T
+        axes.hlines(places, low, high, color=STYLES[0].colour, linewidth=1.7)
+        axes.plot(mean, places, STYLES[0].marker, color=STYLES[0].colour, markersize=4.5)
+        _style(axes, column, "", "")
+        axes.set_yticks(places, rows if place % across == 0 else [])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+    return figure
+
+
 def run_styles(names: Iterable[str]) -> dict[str, RunStyle]:
     """A style for each run, in order.
 

@@ -52,7 +52,7 @@ def coco_metrics(
     Raises:
         UserError: detections on unknown images, scores or boxes that are not numbers, unusable bands.
     """
-    judge = _judged(ground_truth, detections, bands, max_dets, category_ids, edges)
+    judge = judged(ground_truth, detections, bands, max_dets, category_ids, edges)
     return _summary(judge.eval["precision"][..., 0], judge.eval["recall"][..., 0], judge.params.iouThrs, bands)
 
 
@@ -63,7 +63,7 @@ def class_metrics(
     max_dets: int = 300,
 ) -> dict[int, dict[str, float | None]]:
     """The numbers of `coco_metrics`, which has the arguments, for each category alone, by category id."""
-    judge = _judged(ground_truth, detections, COCO_BANDS, max_dets, category_ids, "closed")
+    judge = judged(ground_truth, detections, COCO_BANDS, max_dets, category_ids, "closed")
     precision, recall = judge.eval["precision"][..., 0], judge.eval["recall"][..., 0]
     return {
         number: _summary(precision[:, :, [k]], recall[:, [k]], judge.params.iouThrs, COCO_BANDS)
@@ -71,19 +71,21 @@ def class_metrics(
     }
 
 
-def _judged(
+def judged(
     ground_truth: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
     bands: Bands,
-    max_dets: int,
-    category_ids: Iterable[int] | None,
-    edges: Edges,
+    max_dets: int = 300,
+    category_ids: Iterable[int] | None = None,
+    edges: Edges = "closed",
+    each_image: bool = False,
 ) -> COCOeval_faster:
-    """COCOeval after its work; arguments as `coco_metrics`."""
+    """COCOeval after its work; ``each_image`` keeps what it found on each. Other arguments as `coco_metrics`."""
     check_bands(bands)
     annotations, results = _as_annotations(ground_truth), _as_results(ground_truth, detections)
     _warn_if_capped(results, max_dets)
-    judge = COCOeval_faster(_table(ground_truth, annotations), _table(ground_truth, results), "bbox")
+    tables = _table(ground_truth, annotations), _table(ground_truth, results)
+    judge = COCOeval_faster(*tables, "bbox", separate_eval=each_image)
     judge.params.maxDets = [max_dets]
     judge.params.areaRng = area_ranges(bands, edges)
     judge.params.areaRngLbl = list(bands)

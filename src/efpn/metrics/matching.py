@@ -130,8 +130,11 @@ class Matcher:
                 taken.add(g)
         return matched
 
-    def count(self, min_score: float, bins: list[tuple[float, float]]) -> list[Counts]:
-        """Counts of each bin: a matched detection follows its ground truth's bin, an unmatched one its own size."""
+    def inside(self, min_score: float, bins: list[tuple[float, float]]) -> list[tuple[np.ndarray, ...]]:
+        """Of each bin ``(D,)`` which detections are right, ``(D,)`` which count, and ``(G,)`` which ground truths do.
+
+        A matched detection follows its ground truth's bin, an unmatched one its own size.
+        """
         matched = self.match(min_score)
         hit = matched >= 0
         kept = self.found.scores >= min_score
@@ -140,12 +143,12 @@ class Matcher:
         right = hit.copy()
         if self.check_type:
             right[hit] = self.truth.classes[matched[hit]] == self.found.classes[hit]
-        counts = []
-        for band in bins:
-            inside = kept & in_band(size, band)
-            wanted = int(in_band(self.truth_sizes, band).sum())
-            counts.append(Counts(int((inside & right).sum()), int(inside.sum()), wanted))
-        return counts
+        counted = [kept & in_band(size, band) for band in bins]
+        return [(right & one, one, in_band(self.truth_sizes, band)) for one, band in zip(counted, bins, strict=True)]
+
+    def count(self, min_score: float, bins: list[tuple[float, float]]) -> list[Counts]:
+        """How many there are `inside` each bin."""
+        return [Counts(*(int(mask.sum()) for mask in masks)) for masks in self.inside(min_score, bins)]
 
 
 def _areas(boxes: np.ndarray) -> np.ndarray:

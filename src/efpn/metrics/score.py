@@ -67,14 +67,23 @@ def any_class(
     Where classes have few objects each, their mean AP hangs on a handful of them; this does not. A box found twice,
     under two classes, counts as one hit and one false alarm.
     """
+    merged, found = as_one_class(ground_truth, detections, category_ids)
+    metrics = coco_metrics(merged, found, bands=bands, max_dets=max_dets)
+    return {f"AP{suffix(band)}_any": metrics[f"AP{suffix(band)}"] for band in bands}
+
+
+def as_one_class(
+    ground_truth: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    category_ids: Iterable[int] | None = None,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Ground truth and detections of the evaluated categories, all of category 1."""
     wanted = {one["id"] for one in ground_truth["categories"]} if category_ids is None else set(category_ids)
     truth, found = (
         [{**box, "category_id": 1} for box in boxes if box["category_id"] in wanted]
         for boxes in (ground_truth["annotations"], detections)
     )
-    merged = {**ground_truth, "annotations": truth, "categories": [{"id": 1, "name": "any"}]}
-    metrics = coco_metrics(merged, found, bands=bands, max_dets=max_dets)
-    return {f"AP{suffix(band)}_any": metrics[f"AP{suffix(band)}"] for band in bands}
+    return {**ground_truth, "annotations": truth, "categories": [{"id": 1, "name": "any"}]}, found
 
 
 def metric_names(bands: Bands = COCO_BANDS, bins: Bands = TT100K_BINS) -> list[str]:

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -20,6 +21,7 @@ from efpn.signals import requeued, slurm_job
 log = logging.getLogger(__name__)
 
 BEAT: Final = 20.0  # seconds between two signs of life
+LOOK: Final = 2.0  # seconds between two looks at a lock that is waited for
 SILENT: Final = 300.0  # seconds without one, after which a process of another machine counts as dead
 
 
@@ -80,18 +82,31 @@ def birth(pid: int) -> str:
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path, wait: bool = False) -> Iterator[None]:
     """Hold a phase's folder; makes it.
 
+    Args:
+        folder: of the phase.
+        wait: for a process that holds it, as long as that lives.
+
     Raises:
-        UserError: another process holds it; the message says which.
+        UserError: another process holds it, and is not waited for; the message says which.
         OSError: nothing can be written there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_FILE
     mine = json.dumps(asdict(Owner.me()))
+    told = False
     while not created(path, mine):
-        refuse_or_clear(path)
+        try:
+            refuse_or_clear(path)
+        except UserError as held:
+            if not wait:
+                raise
+            if not told:
+                log.info("waiting: %s", str(held).partition(";")[0])
+            told = True
+            time.sleep(LOOK)
     ended = threading.Event()
     threading.Thread(target=keep_alive, args=(path, ended), daemon=True).start()
     try:

@@ -6,3 +6,4 @@ HANDOVER_FILE = "handover.ckpt"
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.json"
 LOCK_FILE = ".lock"
+ROW_FILE = "row.json"  # in the folder of a sweep's job: which row of a table it is

@@ -5,29 +5,31 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from efpn.configs import leaves
 from efpn.errors import UserError
 from efpn.runs.files import read_config
-from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, METRICS_FILE, RESUME_FILE, SWEPT
+from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, METRICS_FILE, RESUME_FILE
+from efpn.runs.sweeps import composed, own_words
 
-# What a resumed or repeated run may change without being another run: how it runs and where things lie. The loss, the
-# extension and the like are part of a phase's own node where the phase uses them.
+# What is part of a phase's own node where the phase uses it, or says nothing of a phase.
+USED_BY_PHASES = (
+    "phase", "phases", "sequence", "title", "paths", "loss", "extension", "detail", "ftt_width", "small_roi_below",
+    "mining",
+)  # fmt: skip
+# What a resumed or repeated run may change without being another run: that, how it runs and where things lie.
 FREE = (
-    "trainer", "logger", "callbacks", "paths", "resume", "overwrite", "phase", "phases", "sequence", "ckpt_path",
-    "init_ckpt", "score_threshold", "backbone.weights", "model.backbone.weights", "data.root", "data.source.root",
-    "loss", "extension", "detail", "ftt_width", "small_roi_below", "model.windows", "model.rpn.score_thresh",
-    "data.num_workers", "data.eval_batch_size", "data.limit_val", "data.check_images",
+    *USED_BY_PHASES, "trainer", "logger", "callbacks", "resume", "overwrite", "ckpt_path", "init_ckpt",
+    "score_threshold", "backbone.weights", "model.backbone.weights", "data.root", "data.source.root", "model.windows",
+    "model.rpn.score_thresh", "data.num_workers", "data.eval_batch_size", "data.limit_val", "data.check_images",
 )  # fmt: skip
 ONE_PHASE = ("resume=", "overwrite=", "phase=", "ckpt_path=", "init_ckpt=")  # overrides that are not the whole run's
 
@@ -41,12 +43,14 @@ class PhaseRun:
         folder: where it writes, ``<outputs>/<name>/seed<seed>/<phase>``.
         config: the phase's own node.
         identity: everything that makes it this run and no other, by dotted key.
+        shared: whether the jobs of a sweep share it.
     """
 
     name: str
     folder: Path
     config: DictConfig
     identity: dict[str, Any]
+    shared: bool = False
 
     @property
     def config_hash(self) -> str:
@@ -76,10 +80,11 @@ class PhaseRun:
         before = phase_run(saved, self.name).identity
         keys = sorted(k for k in before.keys() | self.identity.keys() if before.get(k) != self.identity.get(k))
         if keys:
+            again = f"`{command(self.name)} overwrite=true`" if self.shared else "overwrite=true"
             changes = ", ".join(f"{key} ({before.get(key)} -> {self.identity.get(key)})" for key in keys[:5])
             raise UserError(
                 f"phase={self.name} in {self.folder} was run with another config: {changes}"
-                f"{' and more' if len(keys) > 5 else ''}; name=OTHER runs this elsewhere, overwrite=true starts again"
+                f"{' and more' if len(keys) > 5 else ''}; name=OTHER runs this elsewhere, {again} starts again"
             )
 
     def clear(self) -> None:
@@ -111,7 +116,29 @@ def phase_run(cfg: DictConfig, name: str) -> PhaseRun:
     plain = plain_config(cfg)
     identity = {k: v for k, v in leaves(plain) if not any(k == f or k.startswith(f"{f}.") for f in FREE)}
     identity |= {f"phases.{name}.{k}": v for k, v in leaves(plain["phases"][name]) if not k.startswith("val_")}
-    return PhaseRun(name, Path(cfg.paths.run) / name, cfg.phases[name], identity)
+    shared = bool(own_words()) and cfg.paths.run == cfg.paths.unswept
+    return PhaseRun(name, Path(cfg.paths.run) / name, cfg.phases[name], identity, shared)
+
+
+def own_config(cfg: DictConfig, name: str) -> DictConfig:
+    """The config that phase ``name`` is run with, and whose folder it lies in.
+
+    In a sweep that is the unswept run's, unless a swept value changes the phase or one that it starts from: jobs share
+    what is the same for all of them.
+    """
+    own = own_words()
+    if not own:
+        return cfg
+    words = HydraConfig.get().overrides.task
+    _, mine = composed(tuple(words))
+    unswept, plain = composed(tuple(word for word in words if word not in own))
+    common = [{key: value for key, value in one.items() if key not in USED_BY_PHASES} for one in (mine, plain)]
+    lineage: list[str] = []
+    while name in cfg.phases and name not in lineage:
+        lineage.append(name)
+        name = cfg.phases[name].init_from
+    same = common[0] == common[1] and all(mine["phases"][one] == plain["phases"][one] for one in lineage)
+    return unswept if same else cfg
 
 
 def model_config(cfg: DictConfig, name: str) -> DictConfig:
@@ -134,9 +161,7 @@ def reads_2x(model: DictConfig) -> bool:
 
 
 def find_init(cfg: DictConfig, run: PhaseRun) -> Path | None:
-    """The weights that a phase starts from: ``init_ckpt``, or the handover of the phase before it.
-
-    In a sweep the phase before may lie in the unswept run's folder.
+    """The weights that a phase starts from: ``init_ckpt``, or the handover of the phase before it (`own_config`).
 
     Raises:
         UserError: there is no such handover; the message gives the command that makes it.
@@ -146,26 +171,22 @@ def find_init(cfg: DictConfig, run: PhaseRun) -> Path | None:
     before = run.config.init_from
     if before is None:
         return None
-    places = [Path(folder) / before / HANDOVER_FILE for folder in (cfg.paths.run, cfg.paths.unswept)]
-    for place in places:
-        if place.is_file():
-            return place
+    home = own_config(cfg, before)
+    place = Path(home.paths.run) / before / HANDOVER_FILE
+    if place.is_file():
+        return place
+    apart = own_words() and home is cfg  # what is swept changes it: no command but the sweep's own makes it
+    how = f"the same sweep and phase={before}" if apart else f"`{command(before)}`"
     raise UserError(
-        f"phase={run.name} starts from the weights of phase={before}, and {places[-1]} is not there; make it with "
-        f"`{command(before)}`, or give other weights with init_ckpt=FILE"
+        f"phase={run.name} starts from the weights of phase={before}, and {place} is not there; make it with "
+        f"{how}, or give other weights with init_ckpt=FILE"
     )
 
 
-def in_sweep() -> bool:
-    """Whether Hydra was called with ``-m``."""
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-
-
 def command(phase: str) -> str:
-    """The command line that runs ``phase`` of this run."""
+    """The command line that runs ``phase`` of this run, outside a sweep."""
     given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    swept = tuple(f"{key}=" for key in os.environ.get(SWEPT, "").split(",") if key)
-    words = [word for word in given if not word.startswith((*ONE_PHASE, *swept))]
+    words = [word for word in given if not word.startswith((*ONE_PHASE, "+sweep=")) and word not in own_words()]
     return shlex.join(["python", "train.py", *words, f"phase={phase}"])
 
 

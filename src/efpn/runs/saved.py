@@ -12,7 +12,8 @@ from omegaconf import DictConfig
 
 from efpn.errors import UserError
 from efpn.runs.files import read_config, read_record
-from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE
+from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, ROW_FILE
+from efpn.runs.sweeps import read_row
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +56,76 @@ class SavedRun:
 
 
 def saved_runs(paths: str | Sequence[str]) -> list[SavedRun]:
-    """The finished phases under one path or several: a run's folder, one phase's folder, a checkpoint, or a pattern.
+    """The finished phases under one path or several.
+
+    A path is a run's folder, one phase's folder, a checkpoint, the ``row.json`` of a sweep's job (the phase that it
+    names, wherever that lies), or a pattern of these.
 
     Raises:
         UserError: a path leads to none, or a config is missing.
     """
     found = [run for path in ([paths] if isinstance(paths, str) else paths) for run in _runs_at(path)]
     return list({run.checkpoint: run for run in found}.values())  # a run that is named twice is one run
+
+
+@dataclass(frozen=True)
+class SweptRow:
+    """A row of a sweep: one setting under several seeds.
+
+    Attributes:
+        name: of its folder, ``espcn``.
+        title: for tables.
+        runs: the last finished phase of each seed.
+    """
+
+    name: str
+    title: str
+    runs: dict[int, SavedRun]
+
+
+def swept_rows(sweep: str, rows: str | Sequence[str] | None = None) -> list[SweptRow]:
+    """The rows below a run's folder ``outputs/NAME``; says which are not trained to their end yet.
+
+    Args:
+        sweep: that folder.
+        rows: a sweep's name, for its rows in its order; names in order; None for the rows of every sweep or, where
+            there was none, each finished phase.
+
+    Raises:
+        UserError: there are none, or not these.
+    """
+    found = {path: read_row(path) for path in Path(sweep).glob(f"*/seed*/{ROW_FILE}")}
+    by_number = sorted(found, key=lambda path: min(found[path]["sweeps"].values(), default=0))
+    if isinstance(rows, str):
+        of_sweep = [path for path in found if rows in found[path]["sweeps"]]
+        by_number = sorted(of_sweep, key=lambda path: found[path]["sweeps"][rows])
+    places: dict[str, dict[str, list[Path]]] = {}
+    for path in by_number:
+        title = found[path]["title"]
+        places.setdefault(path.parent.parent.name, {}).setdefault(title, []).append(found[path]["phase"])
+    if not found:
+        for path in sorted(Path(sweep).glob(f"**/seed*/*/{HANDOVER_FILE}")):
+            parts = path.parent.relative_to(sweep).parts
+            name = "/".join([*parts[:-2], parts[-1]])
+            places.setdefault(name, {}).setdefault(name, []).append(path.parent)
+    wanted = list(places) if rows is None or isinstance(rows, str) else list(rows)
+    if not wanted or not set(wanted) <= set(places):
+        known = sorted({*places, *(name for record in found.values() for name in record["sweeps"])})
+        asked = "" if rows is None else f" rows={rows}"
+        have = f"it has {', '.join(known)}" if known else "give the folder outputs/NAME of a trained run"
+        raise UserError(f"sweep={sweep}{asked}: no such rows there; {have}")
+    ready = [_swept_row(name, places[name]) for name in wanted]
+    return [row for row in ready if row.runs]
+
+
+def _swept_row(name: str, places: dict[str, list[Path]]) -> SweptRow:
+    """The row of these places, by title; one that is not finished is left out and named."""
+    phases = [phase for ones in places.values() for phase in ones]
+    finished = [phase for phase in phases if (phase / HANDOVER_FILE).is_file()]
+    for phase in set(phases) - set(finished):
+        log.warning("%s: %s is not finished; the sweep's own command goes on with it", name, phase)
+    runs = [_saved(phase / HANDOVER_FILE) for phase in finished]
+    return SweptRow(name, list(places)[-1], {int(run.config.seed): run for run in runs})
 
 
 def row_names(runs: Sequence[SavedRun]) -> list[str]:
@@ -88,6 +152,8 @@ def _runs_at(path: str) -> list[SavedRun]:
     if not Path(path).exists() and glob.has_magic(path):
         return _matching(path)
     place = Path(path).resolve()
+    if place.name == ROW_FILE:
+        place = read_row(place)["phase"]
     if place.is_file():
         return [_saved(place)]
     if (place / HANDOVER_FILE).is_file():
@@ -104,7 +170,8 @@ def _runs_at(path: str) -> list[SavedRun]:
 
 def _matching(pattern: str) -> list[SavedRun]:
     places = sorted(glob.glob(pattern))  # noqa: PTH207  (Path.glob takes no absolute pattern)
-    found = [path for path in places if (Path(path) / HANDOVER_FILE).is_file() or _phases(path)]
+    rows = {path: read_row(Path(path))["phase"] for path in places if Path(path).name == ROW_FILE}
+    found = [path for path in places if (rows.get(path, Path(path)) / HANDOVER_FILE).is_file() or _phases(path)]
     if not found:
         raise UserError(f"run={pattern}: matches no finished run; a pattern names runs' or phases' folders")
     return [run for path in found for run in _runs_at(path)]

@@ -36,13 +36,14 @@ from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, LOCK_FILE, METRICS_FILE,
 from efpn.runs.phases import (
     PhaseRun,
     find_init,
-    in_sweep,
     model_config,
+    own_config,
     phase_names,
     phase_run,
     plain_config,
     reads_2x,
 )
+from efpn.runs.sweeps import in_sweep, note_row, own_words
 from efpn.runs.trainer import first_process, make_trainer, settled_precision
 from efpn.signals import SignalWatch, requeued
 from efpn.tasks.base import DetectorTask
@@ -62,43 +63,54 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
         UserError: anything in the config, the data or the checkpoints that cannot work, before training starts.
     """
     check_values(cfg, TRAIN)
-    cfg = settled(cfg)
     check_targets(cfg)
-    runs = [phase_run(cfg, name) for name in phase_names(cfg)]
-    check_options(cfg, runs)
-    for run in runs:
-        check_phase(cfg, run)
+    names = phase_names(cfg)
+    check_options(settled(cfg), len(names))
+    runs = []
+    for name in names:
+        run = phase_run(own_config(cfg, name), name)
+        runs.append((settled(own_config(cfg, name), run.shared), run))
+        check_phase(*runs[-1])
+    if own_words() and first_process():
+        note_row(cfg, runs[-1][1].folder)
     metrics: dict[str, float] = {}
     objects: dict[str, Any] = {}
-    for run in runs:
-        if run.finished and not cfg.overwrite:
-            check_lineage(cfg, run)
-            log.info("phase %s is finished (%s): kept", run.name, run.folder / HANDOVER_FILE)
-            metrics = read_handover(run.folder / HANDOVER_FILE).metrics
-            continue
-        with lock(run.folder) if first_process() else nullcontext():
-            metrics, objects = run_phase(cfg, run)
+    for own, run in runs:
+        metrics, objects = run_or_keep(own, run)
     return metrics, objects
 
 
-def settled(cfg: DictConfig) -> DictConfig:
+def run_or_keep(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[str, Any]]:
+    """Run a phase, unless it is finished: already, or by another job of the sweep that this one waits for."""
+    if not run.finished or cfg.overwrite:
+        with lock(run.folder, wait=run.shared) if first_process() else nullcontext():
+            if not run.finished or cfg.overwrite:
+                return run_phase(cfg, run)
+    check_lineage(cfg, run)
+    log.info("phase %s is finished (%s): kept", run.name, run.folder / HANDOVER_FILE)
+    return read_handover(run.folder / HANDOVER_FILE).metrics, {}
+
+
+def settled(cfg: DictConfig, shared: bool = False) -> DictConfig:
     """A copy of the config in which nothing is ``auto`` any more, as it will be saved.
 
-    A SLURM job that runs once more goes on with what it has done itself, whatever its command says.
+    A SLURM job that runs once more goes on with what it has done itself, whatever its command says; so does each job of
+    a sweep with a phase that they share, which none of them may start again.
     """
     cfg = cfg.copy()
     cfg.trainer.precision = settled_precision(cfg.trainer)
-    if requeued():
+    if requeued() or shared:
         cfg.resume, cfg.overwrite = True, False
-        own = Path(cfg.paths.run, cfg.phase, RESUME_FILE)
-        cfg.ckpt_path = None if own.is_file() else cfg.ckpt_path
     elif cfg.resume == "auto":
         cfg.resume = in_sweep() and not cfg.overwrite
+    if requeued():
+        own = Path(cfg.paths.run, cfg.phase, RESUME_FILE)
+        cfg.ckpt_path = None if own.is_file() else cfg.ckpt_path
     return cfg
 
 
-def check_options(cfg: DictConfig, runs: list[PhaseRun]) -> None:
-    """Refuse options that contradict each other.
+def check_options(cfg: DictConfig, phases: int) -> None:
+    """Refuse options that contradict each other, or that belong to one phase where there are several.
 
     Raises:
         UserError: with the options.
@@ -107,7 +119,7 @@ def check_options(cfg: DictConfig, runs: list[PhaseRun]) -> None:
         raise UserError("resume=true and overwrite=true: give one of them")
     if cfg.ckpt_path and cfg.init_ckpt:
         raise UserError("ckpt_path and init_ckpt: the first continues this phase, the second gives weights; drop one")
-    if (cfg.ckpt_path or cfg.init_ckpt) and len(runs) > 1:
+    if (cfg.ckpt_path or cfg.init_ckpt) and phases > 1:
         raise UserError("ckpt_path and init_ckpt belong to one phase: say which with phase=NAME")
 
 
@@ -118,7 +130,7 @@ def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
         UserError: numbers that cannot work; the phase is finished or under way and neither ``resume`` nor
             ``overwrite`` says what to do with it; or it is of another config.
     """
-    if first_process():
+    if first_process() and not run.shared:
         refuse_or_clear(run.folder / LOCK_FILE)
     blank_detector(cfg, run.name)
     if "loss" in run.config.task:

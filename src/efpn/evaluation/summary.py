@@ -1,0 +1,229 @@
+"""The rows of a sweep over their seeds: mean and spread, and differences to a reference row with intervals."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from omegaconf import DictConfig
+
+from efpn.errors import UserError
+from efpn.evaluation.report import DETECTIONS, TRUTH
+from efpn.evaluation.rows import METRICS, Row, comparable, load_row
+from efpn.evaluation.summary_files import write_summary
+from efpn.evaluation.variants import OWN, Variant, find_variants
+from efpn.metrics.resample import BEST, Resampled, column_names
+from efpn.runs.files import read_json, read_record
+from efpn.runs.saved import SweptRow
+
+log = logging.getLogger(__name__)
+REFERENCES: Final = ("control", "baseline")  # phases of the default reference row, in this order
+LEVELS: Final = (2.5, 97.5)  # percentiles of a 95 % interval
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A row of the table: a row of the sweep, seen in one way.
+
+    Attributes:
+        row: its trainings.
+        variant: how to detect with them.
+    """
+
+    row: SweptRow
+    variant: Variant
+
+    @property
+    def name(self) -> str:
+        """``fpn``, or ``fpn oracle`` of another way than a run's own."""
+        return self.row.name if self.variant.name == OWN else f"{self.row.name} {self.variant.name}"
+
+    @property
+    def title(self) -> str:
+        """For readers."""
+        return self.row.title if self.variant.name == OWN else f"{self.row.title}, {self.variant.name}"
+
+    @property
+    def phase(self) -> str:
+        """Of its trainings, seen in their own way; else none."""
+        return next(iter(self.row.runs.values())).phase if self.variant.name == OWN else ""
+
+    def evaluated(self, split: str) -> dict[int, Row]:
+        """By seed, what ``evaluate.py`` has left of the phase as it stands now."""
+        label = split if self.variant.name == OWN else f"{split}-{self.variant.name}"
+        rows = {}
+        for seed, run in sorted(self.row.runs.items()):
+            folder = run.folder / "eval" / label
+            if all((folder / name).is_file() for name in (METRICS, DETECTIONS, TRUTH)):
+                one, trained = load_row(folder), read_record(run.folder).get("config_hash")
+                if trained is None or str(one.identity.get("trained with")).endswith(f"config {trained}"):
+                    rows[seed] = one
+        return rows
+
+
+def summarise(cfg: DictConfig, rows: Sequence[SweptRow]) -> Path:
+    """Work out means, spread and differences of ``rows``, and write them in every form; returns the folder.
+
+    Raises:
+        UserError: nothing is evaluated, evaluations do not belong together, or a column or reference does not exist.
+    """
+    if unknown := [name for name in [*cfg.columns, *filter(None, [cfg.choose])] if name not in column_names()]:
+        raise UserError(f"columns: no metric {', '.join(unknown)}; choose from {', '.join(column_names())}")
+    variants = find_variants(cfg.variant, cfg.scales, cfg.scale)
+    met = [(row, way) for row in rows for way in variants if all(way.needs.met_by(run) for run in row.runs.values())]
+    entries = [Entry(*one) for one in met]
+    if command := what_is_missing(cfg, entries, cfg.split):
+        log.warning("not yet evaluated, and left out; `%s` does it", command)
+    found = {entry: one for entry in entries if (one := entry.evaluated(cfg.split))}
+    if not found:
+        raise UserError(f"sweep={cfg.sweep}: nothing in it is evaluated on split={cfg.split}; `{command}` does it")
+    evaluations = [one for by_seed in found.values() for one in by_seed.values()]
+    comparable(evaluations)
+    reference = choose_reference(cfg, list(found))
+    chosen = choose_entry(cfg, list(found)) if cfg.choose else None
+    table = [
+        {**line, "chosen": entry is chosen}
+        for line, entry in zip(statistics(cfg, found, reference), found, strict=True)
+    ]
+    return write_summary(cfg, table, reference.title, evaluations)
+
+
+def what_is_missing(cfg: DictConfig, entries: Sequence[Entry], split: str) -> str:
+    """The command line that evaluates what is not evaluated yet; empty where all is."""
+    lacking = [(run, entry) for entry in entries for seed, run in entry.row.runs.items()
+               if seed not in entry.evaluated(split)]  # fmt: skip
+    if not lacking:
+        return ""
+    folders = ",".join(dict.fromkeys(str(run.folder) for run, _ in lacking))
+    words = ["python", "evaluate.py", f"run=[{folders}]", f"split={split}"]
+    ways = list(dict.fromkeys(entry.variant.key for _, entry in lacking))
+    return shlex.join(words if ways == [OWN] else [*words, f"variant=[{','.join(ways)}]"])
+
+
+def choose_reference(cfg: DictConfig, entries: Sequence[Entry]) -> Entry:
+    """The entry that ``reference=`` names, else the control, else the baseline, else the first."""
+    if cfg.reference is not None:
+        if named := [entry for entry in entries if entry.name == cfg.reference]:
+            return named[0]
+        raise UserError(f"reference={cfg.reference}: no such row; choose from {', '.join(e.name for e in entries)}")
+    return next((entry for phase in REFERENCES for entry in entries if entry.phase == phase), entries[0])
+
+
+def choose_entry(cfg: DictConfig, entries: Sequence[Entry]) -> Entry:
+    """The entry whose mean of ``cfg.choose`` on the validation split is best.
+
+    Raises:
+        UserError: not all are evaluated there, or none has the number.
+    """
+    if command := what_is_missing(cfg, entries, "val"):
+        raise UserError(f"choose={cfg.choose}: what is chosen from must be evaluated on split=val; `{command}` does it")
+    means = [np.mean([value_of(row, cfg.choose) for row in entry.evaluated("val").values()]) for entry in entries]
+    if np.isnan(means).all():
+        raise UserError(f"choose={cfg.choose}: no row has it on the validation split")
+    return entries[int(np.nanargmax(means))]
+
+
+def value_of(row: Row, column: str) -> float:
+    """A number of an evaluation; NaN where there is none."""
+    at_best = row.record.get("metrics_at_best_f1") or {}
+    value = at_best.get(column.removeprefix(BEST)) if column.startswith(BEST) else row.metrics.get(column)
+    return math.nan if value is None else float(value)
+
+
+Table = dict[Entry, dict[int, np.ndarray]]  # by row and seed: values (columns,), or of all resamples (B, columns)
+
+
+def statistics(cfg: DictConfig, found: Mapping[Entry, dict[int, Row]], reference: Entry) -> list[dict[str, Any]]:
+    """Of each entry, by column: mean, spread and interval over its seeds, and the difference to the reference."""
+    values, drawn = draw(cfg, found)
+    lines = []
+    for entry in found:
+        own = sorted(values[entry])
+        both = [seed for seed in own if seed in values[reference] and entry is not reference]
+        mean, limits = interval(values[entry], drawn[entry], cfg.seed)
+        spread = np.std(list(values[entry].values()), axis=0, ddof=1) if len(own) > 1 else np.full_like(mean, np.nan)
+        columns: dict[str, dict[str, Any]] = {
+            name: {"mean": mean[place], "std": spread[place], "interval": limits[:, place]}
+            for place, name in enumerate(cfg.columns)
+        }
+        if both:
+            gains, gains_drawn = ({s: one[entry][s] - one[reference][s] for s in both} for one in (values, drawn))
+            gain, limits = interval(gains, gains_drawn, cfg.seed)
+            for cell, one, (low, high) in zip(columns.values(), gain, limits.T, strict=True):
+                noise = None if np.isnan(one) else bool(low <= 0 <= high)
+                cell |= {"difference": one, "difference_interval": [low, high], "inside_noise": noise}
+        lines.append({"name": entry.name, "title": entry.title, "seeds": own, "paired": both, "columns": columns})
+    return lines
+
+
+def draw(cfg: DictConfig, found: Mapping[Entry, dict[int, Row]]) -> tuple[Table, Table]:
+    """The numbers of all rows and seeds as they are, and under resampled images.
+
+    Images are drawn once for all rows and seeds, since all are scored on the same ones: they do not average out over
+    seeds. `interval` draws seeds beside them. scipy's bootstrap draws both in this way, but inside each call; here rows
+    that have not all the same seeds share one draw of images, and each is worked out once.
+    """
+    values: Table = {entry: {} for entry in found}
+    drawn: Table = {entry: {} for entry in found}
+    images: list[int] = []
+    counts = np.empty((0, 0), np.int64)
+    for entry, rows in found.items():
+        for seed, row in rows.items():
+            one = resampled(row, cfg.columns)
+            if not images:
+                images, share = one.images, np.full(len(one.images), 1 / len(one.images))
+                counts = np.random.default_rng(cfg.seed).multinomial(len(images), share, cfg.resamples)
+            if one.images != images:
+                raise UserError(f"{row.source}: scored on other images than the rows before it; evaluate all alike")
+            values[entry][seed] = np.array([value_of(row, column) for column in cfg.columns])
+            drawn[entry][seed] = one(counts)
+        log.info("%s: %d seeds, %d resamples", entry.title, len(rows), cfg.resamples)
+    return values, drawn
+
+
+def resampled(row: Row, columns: Sequence[str]) -> Resampled:
+    """An evaluation, ready to be resampled.
+
+    Raises:
+        UserError: its files do not belong together.
+    """
+    folder, fix = row.source.parent, "evaluate again"
+    truth, found = (read_json(folder / name, fix) for name in (TRUTH, DETECTIONS))
+    thresholds = row.record["thresholds"]
+    one = Resampled(truth, found, truth["evaluated"], columns, (thresholds["fixed"], thresholds["best_f1"]))
+    whole = one(np.ones((1, len(one.images)), int))[0]
+    said = np.array([value_of(row, column) for column in columns])
+    if not np.allclose(whole, said, rtol=0, atol=1e-9, equal_nan=True):
+        raise UserError(f"{folder}: {METRICS} does not follow from {DETECTIONS} and {TRUTH}; {fix}")
+    return one
+
+
+def interval(
+    values: Mapping[int, np.ndarray], drawn: Mapping[int, np.ndarray], seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mean ``(columns,)`` over seeds, and its 95 % interval ``(2, columns)``; of one seed, by images alone.
+
+    The interval is that of the resamples around their own mean, set around the mean itself: a resample lacks some
+    images, and AP over rare classes is higher in it on the average.
+
+    Args:
+        values: by seed, ``(columns,)``.
+        drawn: by seed, ``(B, columns)`` under resampled images.
+        seed: of the resampling of seeds.
+    """
+    table = np.stack(list(drawn.values()))
+    count = len(table)
+    shares = np.random.default_rng(seed + 1).multinomial(count, np.full(count, 1 / count), table.shape[1]) / count
+    means = np.einsum("sbc,bs->bc", table, shares)
+    mean = np.mean(list(values.values()), axis=0)
+    limits = np.full((2, len(mean)), np.nan)
+    there = ~np.isnan(means).all(axis=0)
+    around = means[:, there] - np.nanmean(means[:, there], axis=0)
+    limits[:, there] = np.nanpercentile(around, LEVELS, axis=0) + mean[there]
+    return mean, limits

@@ -1,0 +1,137 @@
+"""A summary of a sweep in every form: terminal, Markdown, CSV, LaTeX, JSON and a figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from omegaconf import DictConfig
+
+from efpn.evaluation.compare import said_sizes
+from efpn.evaluation.rows import Row
+from efpn.figures.curves import interval_dots
+from efpn.figures.sheet import save
+from efpn.markdown import MISSING, escaped, fact_list, markdown_table, number
+from efpn.provenance import command_line, git_commit
+from efpn.runs.files import write_json, write_text
+
+log = logging.getLogger(__name__)
+Line = Mapping[str, Any]  # a row: name, title, seeds, paired, chosen, and by column what `statistics` gives
+NOISE, CHOSEN = "≈", "*"
+LATEX: Final = str.maketrans(
+    {one: f"\\{one}" for one in "&%$#_{}"}
+    | {
+        "±": r"$\pm$",
+        NOISE: r"$\approx$",
+        "'": "$'$",
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\^{}",
+    }
+)
+
+
+def write_summary(cfg: DictConfig, lines: Sequence[Line], reference: str, evaluations: Sequence[Row]) -> Path:
+    """Print the tables and write ``summary.md``, ``.csv``, ``.tex``, ``.json`` and ``.png``; returns their folder."""
+    folder = Path(cfg.sweep) / "-".join(["summary", cfg.split, *([cfg.called] if cfg.called else [])])
+    columns = list(cfg.columns)
+    split = evaluations[0].record["split"]
+    head = ["", "seeds", *columns]
+    means = [[_title(line), str(len(line["seeds"])), *(_mean(line, column) for column in columns)] for line in lines]
+    gains = [
+        [_title(line), str(len(line["paired"])), *(_gain(line, column) for column in columns)]
+        for line in lines
+        if line["paired"]
+    ]
+    tables = [table for table in (means, gains) if table]
+    titles = [f"{Path(cfg.sweep).resolve().name} on {split}", f"Difference to {reference}"]
+    notes = _notes(cfg, lines, evaluations)
+    facts = {"command": command_line(), "commit": git_commit()}
+    parts = [
+        text
+        for level, title, table in zip(["#", "##"], titles, tables, strict=False)
+        for text in (f"{level} {escaped(title)}", markdown_table(head, table))
+    ]
+    text = "\n\n".join([*parts, " ".join(notes), fact_list(facts)]) + "\n"
+    print(text)
+    write_text(folder / "summary.md", text)
+    write_text(folder / "summary.csv", _csv(lines, columns))
+    write_text(folder / "summary.tex", "\n".join(_latex(head, table) for table in tables))
+    record = {"split": split, "columns": columns, "reference": reference, "rows": lines, "notes": notes, **facts}
+    write_json(folder / "summary.json", record, indent=2)
+    dots = {
+        column: [(line["columns"][column]["mean"], *line["columns"][column]["interval"]) for line in lines]
+        for column in columns
+    }
+    save(interval_dots([_title(line) for line in lines], dots, title=titles[0]), folder / "summary.png")
+    log.info("summary: %s", folder)
+    return folder
+
+
+def _notes(cfg: DictConfig, lines: Sequence[Line], evaluations: Sequence[Row]) -> list[str]:
+    """How to read the tables, in sentences."""
+    most = max(len(line["seeds"]) for line in lines)
+    what = (
+        "seeds and images"
+        if most > 1
+        else "images alone, as there is one seed: what another seed would change is not in them"
+    )
+    notes = [
+        "Mean ± standard deviation over seeds.",
+        f"In brackets 95 % intervals: {cfg.resamples} resamples of {what}. Differences are paired by seed and image.",
+        f"{NOISE}: the interval holds 0, inside the noise.",
+    ]
+    if 1 < most < 5:
+        notes.append("Of so few seeds such an interval is rather too narrow.")
+    if most > 1 and any(len(line["paired"]) == 1 for line in lines):
+        notes.append("A difference of one seed is resampled over images alone.")
+    if cfg.choose:
+        notes.append(f"{CHOSEN}: best {cfg.choose} on the validation split.")
+    return [*notes, said_sizes(evaluations)]
+
+
+def _title(line: Line) -> str:
+    return f"{line['title']} {CHOSEN}" if line["chosen"] else line["title"]
+
+
+def _mean(line: Line, column: str) -> str:
+    """``0.412 ± 0.006``."""
+    cell = line["columns"][column]
+    return f"{number(cell['mean'])} ± {number(cell['std'])}" if math.isfinite(cell["std"]) else number(cell["mean"])
+
+
+def _gain(line: Line, column: str) -> str:
+    """``+0.012 [+0.003, +0.020]``."""
+    cell = line["columns"][column]
+    if not math.isfinite(cell["difference"]):
+        return MISSING
+    low, high = cell["difference_interval"]
+    return f"{NOISE if cell['inside_noise'] else ''}{cell['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _csv(lines: Sequence[Line], columns: Sequence[str]) -> str:
+    """A line for each row and column, in full precision."""
+    file = io.StringIO()
+    write = csv.writer(file, lineterminator="\n").writerow
+    limits = ("low", "high", "difference", "difference_low", "difference_high", "inside_noise", "chosen")
+    write(["row", "title", "column", "n", "mean", "std", *limits])
+    for line in lines:
+        for column in columns:
+            cell = line["columns"][column]
+            gain = [cell.get("difference"), *cell.get("difference_interval", (None, None)), cell.get("inside_noise")]
+            numbers = [cell["mean"], cell["std"], *cell["interval"], *gain]
+            said = ["" if isinstance(one, float) and math.isnan(one) else one for one in numbers]
+            write([line["name"], line["title"], column, len(line["seeds"]), *said, line["chosen"]])
+    return file.getvalue()
+
+
+def _latex(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in the manner of booktabs."""
+    first, *others = (" & ".join(cell.translate(LATEX) for cell in line) + r" \\" for line in (head, *rows))
+    start = [r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule", first, r"\midrule"]
+    return "\n".join([*start, *others, r"\bottomrule", r"\end{tabular}"]) + "\n"

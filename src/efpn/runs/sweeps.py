@@ -1,0 +1,86 @@
+"""The jobs of a sweep: what each of them varies, what they share, and the row of a table that each leaves. No torch."""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from efpn.errors import UserError
+from efpn.runs.files import read_json, write_json
+from efpn.runs.names import ROW_FILE, SWEPT
+
+ALIKE = ("phase", "seed", "experiment")  # swept or not, they have a place of their own in a run's path
+
+
+def in_sweep() -> bool:
+    """Whether Hydra was called with ``-m``."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def swept_words() -> list[str]:
+    """This job's values of what is swept, ``loss.lambda_pos=0.5``, and its row, be it the only one; none without -m."""
+    if not in_sweep():
+        return []
+    keys = {"row", *os.environ.get(SWEPT, "").split(","), *map(_key, HydraConfig.get().sweeper.params or {})}
+    return [word for word in HydraConfig.get().overrides.task if _key(word) in keys]
+
+
+def own_words() -> list[str]:
+    """Those of `swept_words` that make this job another run than the unswept one."""
+    return [word for word in swept_words() if _key(word) not in ALIKE]
+
+
+def _key(word: str) -> str:
+    return word.split("=")[0].lstrip("+")
+
+
+def sweep_folder() -> str:
+    """``loss.lambda_pos-0.5/`` or, of a row, ``espcn/`` inside a sweep, else nothing; without ``=`` and ``,``."""
+    words = [word.lstrip("+").removeprefix("row=") for word in own_words()]
+    return re.sub(r"[^\w.+-]+", "-", "_".join(words)) + "/" if words else ""
+
+
+@lru_cache(maxsize=16)
+def composed(words: tuple[str, ...]) -> tuple[DictConfig, Any]:
+    """The config of this command line with these words, its run where the unswept one lies; and as plain dicts."""
+    cfg = compose(HydraConfig.get().job.config_name, list(words))
+    cfg.paths.run = str(cfg.paths.unswept)
+    return cfg, OmegaConf.to_container(cfg, resolve=True)
+
+
+def note_row(cfg: DictConfig, last: Path) -> None:
+    """Write which row of which tables a job of a sweep is: where its last phase lies, and its title.
+
+    Args:
+        cfg: the job's config.
+        last: folder of its last phase, its own or one that jobs share.
+    """
+    path = Path(cfg.paths.run) / ROW_FILE
+    sweeps = read_json(path, "remove it").get("sweeps", {}) if path.is_file() else {}
+    if (name := HydraConfig.get().runtime.choices.get("sweep")) is not None:
+        sweeps[name] = HydraConfig.get().job.num  # of the job: the order of the rows
+    title = cfg.title or path.parent.parent.name
+    if "row" in map(_key, own_words()):
+        title = ", ".join([title, *(word for word in own_words() if _key(word) != "row")])
+    write_json(path, {"title": title, "phase": os.path.relpath(last, path.parent), "sweeps": sweeps}, indent=2)
+
+
+def read_row(path: Path) -> dict[str, Any]:
+    """What `note_row` has written, ``phase`` as a path.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    fix = "the sweep's command writes it anew once it is removed"
+    record = read_json(path, fix)
+    if not isinstance(record, dict) or not {"title", "phase", "sweeps"} <= set(record):
+        raise UserError(f"{path}: damaged (no row); {fix}")
+    return {**record, "phase": Path(os.path.normpath(path.parent / record["phase"]))}

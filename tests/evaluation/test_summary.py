@@ -1,0 +1,160 @@
+"""Tables of rows over seeds: intervals of known width, pairs that share their noise, and what is said of the rest."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import config, run_here
+
+from efpn.errors import UserError
+from efpn.evaluation.report import write_row
+from efpn.evaluation.summary import interval, summarise
+from efpn.metrics.evaluation import Evaluation
+from efpn.metrics.resample import Resampled
+from efpn.runs.saved import saved_runs, swept_rows
+
+IMAGES = 40
+Make = Callable[..., Path]
+
+
+def found_with(rate: float, seed: int):
+    """One small object in each image, of which a detector finds the share ``rate``."""
+    boxes = [{"image_id": i, "category_id": 1, "bbox": [9.0, 9.0, 20.0, 20.0]} for i in range(IMAGES)]
+    truth = [{**box, "id": n, "iscrowd": 0} for n, box in enumerate(boxes, start=1)]
+    hit = np.random.default_rng(seed).permutation(IMAGES) < rate * IMAGES
+    categories = [{"id": 1, "name": "sign"}]
+    whole = {"images": [{"id": i} for i in range(IMAGES)], "annotations": truth, "categories": categories}
+    return whole, [{**box, "score": 0.9} for box, one in zip(boxes, hit, strict=True) if one]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """``make(row, seed, rate)``: a finished and evaluated training, in the folder of a sweep."""
+
+    def one(row: str, seed: int, rate: float, number: int = 0, split: str = "test", phase: str = "finetune") -> Path:
+        run = tmp_path / "x" / row / f"seed{seed}"
+        folder = run / phase
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "handover.ckpt").touch()
+        (folder / "metrics.json").write_text('{"config_hash": "abc"}')
+        (folder / "config.yaml").write_text(
+            f"{{name: x, seed: {seed}, phases: {{{phase}: {{model: {{extension: null, small: null}}}}}}, "
+            "data: {}, model: {}, trainer: {}}"
+        )
+        (run / "row.json").write_text(
+            json.dumps({"title": f"the {row}_row", "phase": phase, "sweeps": {"lambda": number}})
+        )
+        truth, found = found_with(rate, seed)
+        facts = {"seed": seed, "more": {"phase": phase, "trained with": "efpn 0, config abc"}}
+        write_row(Evaluation(row, "signs/test", truth, found, 0.5, folder=folder / "eval" / split, facts=facts))
+        return folder
+
+    return one
+
+
+def summed_up(folder: Path, *words: str) -> dict:
+    cfg = config("summarise", f"sweep={folder / 'x'}", "resamples=300", "columns=[AP_S,rec_S]", *words)
+    return json.loads((summarise(cfg, swept_rows(cfg.sweep, cfg.rows)) / "summary.json").read_text())
+
+
+def test_means_spread_and_differences_paired_by_seed(make: Make, tmp_path: Path) -> None:
+    for seed, rate in ((0, 0.25), (1, 0.5), (2, 0.75)):
+        make("control", seed, rate, 0, phase="control")
+        make("same", seed, rate, 1)
+        make("better", seed, rate + 0.2, 2)
+    make("once", 1, 0.5, 3)
+    rows = {row["name"]: row for row in summed_up(tmp_path)["rows"]}
+    assert list(rows) == ["control", "same", "better", "once"]
+    recall = {name: row["columns"]["rec_S"] for name, row in rows.items()}
+    assert recall["control"]["mean"] == pytest.approx(0.5) and recall["control"]["std"] == pytest.approx(0.25)
+    assert "difference" not in recall["control"] and rows["control"]["seeds"] == [0, 1, 2]
+    assert recall["same"]["difference_interval"] == [0, 0] and recall["same"]["inside_noise"] is True
+    low, high = recall["better"]["difference_interval"]
+    # seeds are 0.25 apart, but the difference is 0.2 in each: only the images are left as noise
+    assert 0.05 < low < 0.2 < high < 0.35 and recall["better"]["inside_noise"] is False
+    assert recall["once"]["std"] is None and rows["once"]["paired"] == [1]
+    assert recall["control"]["interval"][1] - recall["control"]["interval"][0] > 2 * (high - low)
+
+
+def test_every_form_of_the_table(make: Make, tmp_path: Path) -> None:
+    make("control", 0, 0.5, 0, phase="control")
+    make("ft_50%", 0, 0.6, 1)
+    done = run_here("summarise.py", f"sweep={tmp_path / 'x'}", "table=lambda", "choose=null", "resamples=50")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "x/summary-test-lambda"
+    assert {path.suffix for path in folder.iterdir()} == {".md", ".csv", ".tex", ".json", ".png"}
+    text = (folder / "summary.md").read_text()
+    assert text in done.stdout and "images alone, as there is one seed" in text
+    assert "| the ft_50%\\_row | 1 | 1.000 | 0.600 |" in text and "## Difference to the control" in text
+    assert "the ft\\_50\\%\\_row & 1 &" in (folder / "summary.tex").read_text()
+    lines = list(csv.DictReader((folder / "summary.csv").open()))
+    assert [line["column"] for line in lines[:5]] == ["acc_S", "rec_S", "F1_S", "AP_S", "AR_S"]
+    assert float(lines[6]["difference"]) == pytest.approx(0.1) and lines[0]["difference"] == ""
+
+
+def test_lambda_is_chosen_on_validation_and_reported_on_test(make: Make, tmp_path: Path) -> None:
+    for number, (row, on_val, on_test) in enumerate((("0.5", 0.4, 0.9), ("1.0", 0.8, 0.5))):
+        make(row, 0, on_test, number)
+        if number == 0:
+            make(row, 0, on_val, number, split="val")
+    with pytest.raises(UserError, match=r"evaluated on split=val; `python evaluate.py 'run=\[.*1.0/seed0/finetune\]'"):
+        summed_up(tmp_path, "choose=F1_S")
+    make("1.0", 0, 0.8, 1, split="val")
+    rows = summed_up(tmp_path, "choose=F1_S")["rows"]
+    assert [row["chosen"] for row in rows] == [False, True] and rows[0]["columns"]["rec_S"]["mean"] == 0.9
+
+
+def test_what_is_not_trained_or_evaluated_is_left_out_and_said(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make("control", 0, 0.5, 0, phase="control")
+    (make("other", 0, 0.5, 1) / "handover.ckpt").unlink()
+    (make("again", 0, 0.5, 2) / "metrics.json").write_text('{"config_hash": "trained anew"}')
+    assert [row["name"] for row in summed_up(tmp_path)["rows"]] == ["control"]
+    assert "other/seed0/finetune is not finished; the sweep's own command goes on" in caplog.text
+    assert f"`python evaluate.py 'run=[{tmp_path}/x/again/seed0/finetune]' split=test` does it" in caplog.text
+
+
+def test_mistakes_are_one_line(make: Make, tmp_path: Path) -> None:
+    folder = make("control", 0, 0.5, 0, phase="control")
+    for word, said in (
+        ("rows=[cntrl]", r"rows=\['cntrl'\]: no such rows there; it has control, lambda"),
+        ("reference=fpn", "reference=fpn: no such row; choose from control"),
+        ("columns=[AP_XL]", "columns: no metric AP_XL"),
+        ("split=val", "nothing in it is evaluated on split=val; `python evaluate.py"),
+    ):
+        with pytest.raises(UserError, match=said):
+            summed_up(tmp_path, word)
+    (folder / "eval/test/detections.json").write_text("[]")
+    with pytest.raises(UserError, match=r"metrics.json does not follow from detections.json and truth.json; evaluate"):
+        summed_up(tmp_path)
+
+
+def test_rows_can_be_named_as_runs(make: Make, tmp_path: Path) -> None:
+    make("a", 0, 0.5)
+    (make("b", 0, 0.5) / "handover.ckpt").unlink()
+    assert [run.folder.parent.parent.name for run in saved_runs(f"{tmp_path}/x/*/seed*/row.json")] == ["a"]
+
+
+def test_seeds_of_known_spread_give_an_interval_that_covers() -> None:
+    rng, held, count = np.random.default_rng(0), 0, 30
+    for trial in range(200):
+        values = {seed: np.array([one]) for seed, one in enumerate(rng.normal(0, 1, count))}
+        drawn = {seed: np.tile(one, (400, 1)) for seed, one in values.items()}
+        _, limits = interval(values, drawn, trial)
+        held += limits[0, 0] <= 0 <= limits[1, 0]
+    assert 0.88 < held / 200 < 0.99
+
+
+def test_images_of_known_spread_give_an_interval_of_that_width() -> None:
+    truth, found = found_with(0.5, 0)
+    counts = np.random.default_rng(0).multinomial(IMAGES, np.full(IMAGES, 1 / IMAGES), 4000)
+    drawn = Resampled(truth, found, [1], ["rec_S"], (0.5, None))(counts)
+    mean, limits = interval({0: np.array([0.5])}, {0: drawn}, 0)
+    assert mean == [0.5]
+    assert np.diff(limits[:, 0])[0] == pytest.approx(2 * 1.96 * np.sqrt(0.25 / IMAGES), rel=0.06)
