@@ -15,8 +15,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 ROOT = Path(__file__).parents[1]
-SHARED = ("AP_S", "AP_S_any", "AR_S", "best F1_S")
-NAMES = {"AP_S_any": "AP_S, classes as one", "best F1_S": "F1_S at the best threshold", "F1_S": "F1_S at 0.5"}
+SHARED = ("AP_S", "AP_S_any", "AR_S", "best_F1_S")
+NAMES = {"AP_S_any": "AP_S, classes as one", "best_F1_S": "F1_S at the best threshold", "F1_S": "F1_S at 0.5"}
 
 MILLISECONDS = "ms an image"
 
@@ -37,11 +37,11 @@ class Result:
         self.record: dict[str, Any] = json.loads(path.read_text())
 
     def __getitem__(self, metric: str) -> float:
-        """A metric; ``best F1_S`` is at the threshold chosen on the validation split, ``ms an image`` a time."""
+        """A metric; ``best_F1_S`` is at the threshold chosen on the validation split, ``ms an image`` a time."""
         if metric == MILLISECONDS:
             return 1000 * self.record["seconds_per_image"]
-        if metric.startswith("best "):
-            return self.record["metrics_at_best_f1"][metric.removeprefix("best ")]
+        if metric.startswith("best_"):
+            return self.record["metrics_at_best_f1"][metric.removeprefix("best_")]
         return self.record["metrics"][metric]
 
 
@@ -55,6 +55,7 @@ class Page:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.used: list[Result] = []
+        self.commands: dict[str, Any] = {}
 
     def result(self, path: str) -> Result:
         """A result file, by its path below ``results`` without ending."""
@@ -69,6 +70,20 @@ class Page:
         lines = [[name, *(cell(result, column) for column in columns)] for name, result in rows.items()]
         lines += [[name, *cells] for name, cells in below]
         head = ["", *(NAMES.get(column, column) for column in columns)]
+        rule = ["---", *["---:"] * len(columns)]
+        return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])
+
+    def differences(self, path: str) -> str:
+        """A Markdown table of a summary's differences to its reference row, with their 95 % intervals."""
+        record = json.loads((self.root / "results" / f"{path}.json").read_text())
+        self.commands[f"{path}.json"] = record
+        columns = list(record["columns"])
+        lines = []
+        for row in record["rows"]:
+            if row["title"] != record["reference"]:
+                cells = [row["columns"][column] for column in columns]
+                lines.append([row["title"].replace("_", " "), *(interval(cell) for cell in cells)])
+        head = [f"difference to {record['reference'].replace('_', ' ')}", *(NAMES.get(c, c) for c in columns)]
         rule = ["---", *["---:"] * len(columns)]
         return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])
 
@@ -105,7 +120,12 @@ class Page:
                 f"with {trained}; evaluated at commit {facts['commit']} in {facts['seconds']:.0f} s on "
                 f"{facts['hardware']}, `{facts['command']}`"
             )
+        lines += [
+            f"- [{name}](results/{name}): commit {record['commit']}, `{record['command']}`"
+            for name, record in self.commands.items()
+        ]
         self.used.clear()
+        self.commands.clear()
         return "\n".join(["<details><summary>Where these numbers come from</summary>", "", *lines, "", "</details>"])
 
 
@@ -117,6 +137,14 @@ def cell(result: Result, column: str) -> str:
     return f"{value:.0f}" if column == MILLISECONDS else f"{value:.3f}".removeprefix("0")
 
 
+def interval(of: dict[str, Any]) -> str:
+    """A difference with its interval, marked where that holds 0."""
+    if of["difference"] is None:
+        return "n/a"
+    low, high = of["difference_interval"]
+    return f"{'≈' if of['inside_noise'] else ''}{of['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
 def written(root: Path = ROOT) -> str:
     """The page."""
     pages = Environment(
@@ -124,7 +152,7 @@ def written(root: Path = ROOT) -> str:
     )
     page = Page(root)
     tools: dict[str, Callable[..., Any]] = {
-        name: getattr(page, name) for name in ("result", "table", "shares", "points", "claim", "sources")
+        name: getattr(page, name) for name in ("result", "table", "differences", "shares", "points", "claim", "sources")
     }
     return pages.get_template("results.md.j2").render(**tools)
 

@@ -33,4 +33,4 @@ def git_commit(folder: Path | None = None) -> str | None:
 def hardware() -> str:
     """Cores that this process may use, and the architecture, such as ``2 CPU cores (x86_64)``."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} CPU cores ({platform.machine()})"
+    return f"{cores} CPU core{'' if cores == 1 else 's'} ({platform.machine()})"

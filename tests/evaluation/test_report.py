@@ -210,4 +210,4 @@ def test_commit_says_when_files_differ_from_it(tmp_path):
 
 
 def test_hardware_names_cores():
-    assert "CPU cores" in hardware()
+    assert "CPU core" in hardware()
