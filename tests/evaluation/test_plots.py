@@ -62,4 +62,14 @@ def test_losses(tmp_path, evaluation):
     draw_losses(tmp_path / "losses", [evaluation(name="FPN")])
     assert json.loads((tmp_path / "losses.json").read_text())["FPN"]["by_band"]["small"]["hits"] == 1
     with pytest.raises(UserError, match="losses of FPN, EFPN: not of the same ground truth"):
-        draw_losses(tmp_path / "losses", [evaluation(name="FPN"), evaluation(threshold=0.1)])
+        draw_losses(tmp_path / "losses", [evaluation(name="FPN"), evaluation(size_rule="area")])
+
+
+def test_images_and_losses_are_shown_at_the_best_threshold(evaluation):
+    fixed, best = evaluation(), evaluation(best_threshold=0.15, best_chosen_on="toy/val")
+    assert (fixed.shown_threshold, best.shown_threshold) == (0.5, 0.15)
+    shown = {one["score"] for of in best.outcomes.values() for one in of.detections}
+    assert 0.2 in shown and 0.2 not in {one["score"] for of in fixed.outcomes.values() for one in of.detections}
+    assert best.funnel.score_threshold == 0.15
+    assert [at.split(",")[0] for at in best.by_size] == ["0.15", "0.50"]
+    draw_losses(best.folder / "losses", [fixed, evaluation(name="B", best_threshold=0.15, best_chosen_on="toy/val")])

@@ -47,7 +47,7 @@ def write_row(one: Evaluation, images: int = 0, tt100k: bool = False) -> Drawn:
     write_json(one.folder / "losses.json", one.funnel.as_dict(), indent=2)
     write_text(one.folder / "losses.md", funnel_markdown(one.funnel, f"Where {one.name} loses objects on {one.split}"))
     log.info("%s on %s: %s", one.name, one.split, one.folder)
-    title = f"{one.name} on {one.split}: the images with most misses (score >= {one.threshold:.2f})"
+    title = f"{one.name} on {one.split}: the images with most misses (score >= {one.shown_threshold:.2f})"
     sheet = outcome_sheet(one, images, title) if images else None
     return {f"{one.name}/images": save(sheet, one.folder / IMAGES)} if sheet else {}
 
@@ -60,7 +60,7 @@ def draw_row(one: Evaluation) -> Drawn:
         ("false_alarm", "the surest false alarms"),
     )
     for kind, said in kinds:
-        sheet = worst_sheet(one, kind, title=f"{one.name}, score >= {one.threshold:.2f}: {said}")
+        sheet = worst_sheet(one, kind, title=f"{one.name}, score >= {one.shown_threshold:.2f}: {said}")
         drawn |= keep(one.folder / f"worst_{kind}", sheet)
     if one.by_level:
         title = f"{one.name}: each pyramid level's detections alone, and all"
@@ -125,9 +125,9 @@ def draw_losses(stem: Path, rows: Sequence[Evaluation], title: str = "") -> Draw
     """
     funnels = {one.name: one.funnel for one in rows}
     objects = [{name: band.objects for name, band in one.by_band.items()} for one in funnels.values()]
-    rules = [(one.score_threshold, one.size_rule, one.bands) for one in funnels.values()]
+    rules = [(one.size_rule, one.bands) for one in funnels.values()]
     if any(one != rules[0] for one in rules) or any(one != objects[0] for one in objects):
-        raise UserError(f"losses of {', '.join(funnels)}: not of the same ground truth, bands, size rule and threshold")
+        raise UserError(f"losses of {', '.join(funnels)}: not of the same ground truth, bands and size rule")
     misses = {run: {name: band.misses for name, band in one.by_band.items()} for run, one in funnels.items()}
     figure = loss_bars(misses, objects[0], title=title)
     return keep(stem, figure, {run: one.as_dict() for run, one in funnels.items()})

@@ -121,6 +121,7 @@ def difference_sheet(first: Evaluation, second: Evaluation, count: int = 8) -> t
     assert first.load_image is not None, "a sheet of pairs needs a way to load images"
     found = differences(first, second)
     pairs, names = [], (first.name, second.name)
+    thresholds = first.shown_threshold, second.shown_threshold
     for one in choose(found, count):
         image = first.load_image(one.image_id)
         left, right = (outcome_marks(run.outcomes[one.image_id], first.class_names) for run in (first, second))
@@ -133,11 +134,11 @@ def difference_sheet(first: Evaluation, second: Evaluation, count: int = 8) -> t
     gained, lost = sum(len(one.gained) for one in found), sum(len(one.lost) for one in found)
     better, worse = sum(one.gain > 0 for one in found), sum(one.gain < 0 for one in found)
     title = (
-        f"{names[0]} (left) and {names[1]} (right), score >= {first.threshold:.2f}\n"
+        f"{names[0]} (left, score >= {thresholds[0]:.2f}) and {names[1]} (right, {thresholds[1]:.2f})\n"
         f"Small objects that only {names[1]} finds: {gained}, only {names[0]}: {lost}; "
         f"{better} images better, {worse} worse, {len(found) - better - worse} as good"
     )
-    rules = {"score_threshold": first.threshold, "small": first.bins["small"], "size_rule": first.size_rule}
+    rules = {"score_thresholds": thresholds, "small": first.bins["small"], "size_rule": first.size_rule}
     differing = [
         {"image_id": one.image_id, "gained": one.gained.tolist(), "lost": one.lost.tolist()}
         for one in found

@@ -127,11 +127,20 @@ class Evaluation:
         return None if best is None else self.metrics | rates(self.matcher, best, self.bins)
 
     @property
+    def shown_threshold(self) -> float:
+        """What images show, and from which misses are counted: that of best F1, or the fixed one where none was chosen.
+
+        A detector that has trained for little seldom reaches a score of 0.5.
+        """
+        return self.threshold if self.best_threshold is None else self.best_threshold
+
+    @property
     def by_size(self) -> dict[str, dict[str, list[float | None]]]:
         """Accuracy, recall and F1 of each size bin, by the threshold that they were taken at, in words."""
-        taken = {f"{self.threshold:.2f}, fixed": self.metrics}
+        taken = {}
         if self.metrics_at_best is not None:
             taken[f"{self.best_threshold:.2f}, best F1 on {self.best_chosen_on}"] = self.metrics_at_best
+        taken[f"{self.threshold:.2f}, fixed"] = self.metrics
         return {
             at: {name: [metrics[f"{rate}{suffix(name)}"] for rate in ("acc", "rec", "F1")] for name in self.bins}
             for at, metrics in taken.items()
@@ -141,15 +150,15 @@ class Evaluation:
     def funnel(self) -> Funnel:
         """Where objects get lost, by size."""
         return loss_funnel(
-            self.truth, self.detections, self.stages, score_threshold=self.threshold, category_ids=self.evaluated,
+            self.truth, self.detections, self.stages, score_threshold=self.shown_threshold, category_ids=self.evaluated,
             bands=self.bins, size_rule=self.size_rule, matcher=self.matcher,
         )  # fmt: skip
 
     @cached_property
     def outcomes(self) -> dict[int, Outcomes]:
-        """What became of every box at the fixed threshold, by image id."""
+        """What became of every box from the threshold on that images show, by image id."""
         truth, found = self.matcher.truth, self.matcher.found
-        matched, kept = self.matcher.match(self.threshold), found.scores >= self.threshold
+        matched, kept = self.matcher.match(self.shown_threshold), found.scores >= self.shown_threshold
         real = self._by_image(box for box in self.truth["annotations"] if not box.get("iscrowd", 0))
         seen = self._by_image(self.detections)
         outcomes = {}
