@@ -27,6 +27,7 @@ FREE = (
     "trainer", "logger", "callbacks", "paths", "resume", "overwrite", "phase", "phases", "sequence", "ckpt_path",
     "init_ckpt", "score_threshold", "backbone.weights", "model.backbone.weights", "data.root", "data.source.root",
     "loss", "extension", "detail", "ftt_width", "small_roi_below", "model.windows", "model.rpn.score_thresh",
+    "model.leaves_out",
     "data.num_workers", "data.eval_batch_size", "data.limit_val", "data.check_images",
 )  # fmt: skip
 ONE_PHASE = ("resume=", "overwrite=", "phase=", "ckpt_path=", "init_ckpt=")  # overrides that are not the whole run's
