@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from efpn.entry import check_read
 from efpn.errors import UserError
 from efpn.models import EFPNDetector
+from efpn.ranges import TRAIN, check_values
 from efpn.runs.phases import model_config, phase_names, phase_run
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
@@ -91,6 +92,17 @@ def test_what_is_typed_and_not_read_by_the_detector_is_refused_and_nothing_else(
     with pytest.raises(UserError, match=re.escape(f"{', '.join(unread)}: read by detector=faster_rcnn, not by")):
         check_read(cfg, words)
     return check_read(cfg, [word for word in words if word.split("=")[0] not in unread])
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_has_a_quick_form_apart_from_its_runs(experiment: str) -> None:
+    whole = config("train", f"experiment={experiment}", "name=mine")
+    cfg = config("train", f"experiment={experiment}", "name=mine", "+quick=yes")
+    assert cfg.paths.run == "outputs/quick/mine/seed0" != whole.paths.run
+    assert {phase.max_steps for phase in cfg.phases.values()} == {4}
+    size = cfg.data.train_transform
+    assert size.short_side <= whole.data.train_transform.short_side and size.crop == 128
+    check_values(cfg, TRAIN)
 
 
 def test_a_timm_backbone_composes() -> None:

@@ -175,7 +175,7 @@ def start(main: Callable[[], Any], config_name: str) -> None:
     except ValueError as error:
         if not re.match("Only one of --run|Config group override must be", str(error)):
             raise
-        message = f"{error} (--cfg goes without -m; a group is never null)"
+        message = f"{error} (--cfg goes without -m; a group is never null, true or a number)"
     else:
         return
     print(f"error: {message}", file=sys.stderr)
