@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from efpn.entry import call, check_source, check_sweep, start
+from efpn.entry import call, check_read, check_source, check_sweep, start
 from efpn.ranges import TRAIN, check_values
 
 
@@ -13,6 +14,7 @@ def run(cfg: DictConfig) -> float | None:
     """Check what can be checked without torch, then train; return the last phase's validation AP."""
     check_sweep(cfg)
     check_values(cfg, TRAIN)
+    check_read(cfg, HydraConfig.get().overrides.task)
     check_source(cfg)
     from efpn.training.run import train  # imports torch, which a mistake in the config need not wait for
 

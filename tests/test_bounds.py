@@ -119,6 +119,7 @@ def test_the_scale_of_equal_cost_lies_between_one_and_two(bounded: Path) -> None
         (["scale=[3]"], r"scale=\[3\]: must be a list of one or more, each a number greater than 0, up to 2"),
         (["timed=true", "trainer.devices=2"], "measured on one device; give trainer.devices=1"),
         (["cost_of=FINETUNE"], "is the cost of variant=fpn_scaled; name that too"),
+        (["variant=fpn_scaled", "cost_of=/nowhere"], "^cost_of=/nowhere: no such file or folder"),
         (["variant=true_c2", "run=BASELINE"], "needs a phase with an extension that learns"),
         (["variant=fpn_scaled", "run=FINETUNE"], "needs a phase without an extension"),
     ],

@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, run, run_here
+from helpers import ROOT, TINY, config, run, run_here
+
+from efpn.entry import say_how_to_go_on
+from efpn.errors import Interrupted
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +55,12 @@ def test_help_names_the_groups_without_torch() -> None:
         (["phase=control", "phases.control=null"], "phases.control=None: a phase is a group of options"),
         (["loss.lambda_pos="], "loss.lambda_pos=: must be a number, 0 or greater"),
         (["seed=one"], "seed=one: must be a whole number from 0 to 4294967295"),
+        (
+            ["detector=fcos", "mining.per_image=7"],
+            "mining.per_image: read by detector=faster_rcnn, not by the one chosen",
+        ),
+        (["data.train_transform.scale_jitter=[3,1]"], "data.train_transform.scale_jitter=[3, 1]: must be [low, high]"),
+        (["data.train_transform.scale_jitter=[0.1,100]"], "scale_jitter=[0.1, 100]: must be [low, high] with 0.05"),
         (["trainer.precision=half"], "trainer.precision=half: must be one of auto, 32-true, bf16-mixed"),
     ],
 )
@@ -73,6 +82,33 @@ def test_a_missing_data_folder_is_an_error_without_a_traceback(tmp_path: Path) -
     done = run("train.py", "experiment=tt100k_efpn", f"data.root={tmp_path / 'nowhere'}")
     assert done.returncode == 2 and "data.root" in done.stderr and "nowhere" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_class_that_is_not_there_and_a_folder_that_cannot_be_made_are_one_line_each(data: Path) -> None:
+    for word, message in (
+        ("phases.baseline.task._target_=efpn.tasks.Nope", "to be had (No module named 'efpn.tasks.Nope')"),
+        (
+            "paths.outputs=/proc/x",
+            "/proc/x/demo/seed0/baseline: no folder can be made there; change who may use it, or",
+        ),
+    ):
+        done = run_here("train.py", *TINY, f"data.root={data}", word)
+        assert done.returncode == 2 and message in done.stderr and done.stderr.startswith("error: "), done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_stop_says_how_to_go_on_only_where_something_was_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "experiment=demo"])
+    cfg = config("train", "experiment=demo", f"paths.outputs={tmp_path}")
+    assert say_how_to_go_on(Interrupted(15, "stopped"), cfg) == 143
+    assert capsys.readouterr().err == "stopped; nothing was saved yet; run the same command again\n"
+    point = Path(cfg.paths.run, "baseline/last.ckpt")
+    point.parent.mkdir(parents=True)
+    point.touch()
+    say_how_to_go_on(Interrupted(15, "stopped"), cfg)
+    assert capsys.readouterr().err == "stopped; go on with `python train.py experiment=demo resume=true`\n"
 
 
 def test_a_sweep_with_several_devices_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from efpn.entry import check_read
+from efpn.errors import UserError
 from efpn.models import EFPNDetector
+from efpn.ranges import TRAIN, check_values
 from efpn.runs.phases import model_config, phase_names, phase_run
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
@@ -64,6 +68,42 @@ def test_every_phase_of_a_one_stage_detector_instantiates(kind: str) -> None:
         trained = {name.split(".")[0] for name, one in task.detector.named_parameters() if one.requires_grad}
         assert ("small_head" in trained) == (phase in WITH_NEW_HEAD)
         assert detector.level_names[0] == ("p2_ext" if phase in WITH_P2_EXT else "p2")
+
+
+@pytest.mark.parametrize("kind", ["retinanet", "fcos", "faster_rcnn"])
+def test_what_is_typed_and_not_read_by_the_detector_is_refused_and_nothing_else(kind: str) -> None:
+    read = [
+        *("model.channels=64", "small_roi_below=48", "extension=ftt", "ftt_width=32", "detail=stem", "seed=1"),
+        *("model.roi.score_thresh=0.1", "loss.lambda_pos=2", "data.batch_size=2", "phases.finetune.max_steps=4"),
+        *("model.rpn.anchor_sizes=[4,8,16,32,64]", "model.roi.nms_thresh=0.6", "model.windows=null"),
+        *("mining=null", "phases.finetune.model.small.below=20", "phases.finetune.model.small.own_head=false"),
+    ]
+    unread = {
+        "faster_rcnn": [],
+        "retinanet": ["small_roi_below", "model.windows", "mining", "phases.finetune.model.small.below"],
+        "fcos": [
+            *("small_roi_below", "model.rpn.anchor_sizes", "model.roi.nms_thresh", "model.windows", "mining"),
+            "phases.finetune.model.small.below",
+        ],
+    }[kind]
+    words = ["experiment=own", "data.root=/none", f"detector={kind}", *read]
+    cfg = config("train", *words)
+    if not unread:
+        return check_read(cfg, words)
+    with pytest.raises(UserError, match=re.escape(f"{', '.join(unread)}: read by detector=faster_rcnn, not by")):
+        check_read(cfg, words)
+    return check_read(cfg, [word for word in words if word.split("=")[0] not in unread])
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_has_a_quick_form_apart_from_its_runs(experiment: str) -> None:
+    whole = config("train", f"experiment={experiment}", "name=mine")
+    cfg = config("train", f"experiment={experiment}", "name=mine", "+quick=yes")
+    assert cfg.paths.run == "outputs/quick/mine/seed0" != whole.paths.run
+    assert {phase.max_steps for phase in cfg.phases.values()} == {4}
+    size = cfg.data.train_transform
+    assert size.short_side <= whole.data.train_transform.short_side and size.crop == 128
+    check_values(cfg, TRAIN)
 
 
 def test_a_timm_backbone_composes() -> None:

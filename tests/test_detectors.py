@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers import config, tiny
 
+from efpn.errors import UserError
 from efpn.evaluation.run import evaluate
 from efpn.runs.checkpoints import read_handover
 from efpn.runs.saved import saved_runs
@@ -48,3 +49,7 @@ def test_every_phase_trains_and_is_scored(kind: str, data: Path, tmp_path: Path)
     cfg = config("evaluate", *options)
     results = evaluate(cfg, saved_runs(cfg.run))
     assert [one.name for one in results] == [f"demo/{phase}" for phase in ("baseline", "distill", "finetune")]
+    if kind == "fcos":
+        cfg = config("evaluate", *options, "small_roi_below=20")
+        with pytest.raises(UserError, match="^small_roi_below=20: the detector of .* does not read it"):
+            evaluate(cfg, saved_runs(cfg.run))

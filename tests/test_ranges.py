@@ -55,7 +55,7 @@ def composed() -> Mapping[str, DictConfig]:
         ("train", "data.train_transform.short_side=0", "a whole number, at least 1"),
         ("train", "+phases.distill.data.train_transform.crop=0", "a whole number, at least 1, or null"),
         ("train", "data.train_transform.repeat_crop=large", "a whole number, at least 1, or null"),
-        ("train", "data.train_transform.scale_jitter=[0.5]", "a list of 2, each a number greater than 0"),
+        ("train", "data.train_transform.scale_jitter=[0.5]", "[low, high] with 0.05 <= low <= high <= 4"),
         ("train", "data.batch_size=0", "a whole number, at least 1"),
         ("train", "data.source.options.side=0", "a whole number, at least 16"),
         ("train", "data.source.options.signs=3", "a list of 2, each a whole number, at least 0"),

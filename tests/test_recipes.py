@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import shutil
@@ -11,9 +12,13 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, TINY, one_step
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from PIL import Image
 
+from efpn.data.check import check_index
+from efpn.errors import UserError
 from efpn.runs.checkpoints import read_handover
+from efpn.runs.phases import model_config
 from efpn.training.run import train
 
 pytestmark = pytest.mark.slow
@@ -55,7 +60,12 @@ def drawn_texts(folder: Path) -> None:
 
 @pytest.mark.parametrize("section", [name for name in SECTIONS if name.startswith(("A ", "An "))])
 def test_it_does_what_it_says(
-    section: str, data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    section: str,
+    data: Path,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     conf = written(section, tmp_path / "there")
     monkeypatch.syspath_prepend(str(conf.parent))
@@ -68,19 +78,53 @@ def test_it_does_what_it_says(
     replaced = {"A data format": "data.source.", "A backbone": "backbone."}.get(section, "nothing")
     settings = [word for word in TINY if not word.startswith(replaced)]
     where = [f"paths.outputs={outputs}", *([] if section == "A data format" else [f"data.root={data}"])]
-    more += one_step("longer") if section == "A phase" else one_step("baseline", "distill", "finetune")
+    if section == "An upsampler":  # as quick as it is told to be
+        settings = [word for word in settings if not word.startswith("phases.")]
+        more.append("+quick=yes")
+    else:
+        more += one_step("longer") if section == "A phase" else one_step("baseline", "distill", "finetune")
     with initialize_config_dir(str(conf), version_base="1.3"):
         cfg = compose("train", [*settings, *where, *more])
+        cut = compose("train", [*settings, *where, *more, "extension.upsampler._target_=my_two_stage.Refined"])
     _, objects = train(cfg)
     last = cfg.phase if cfg.phase != "all" else "finetune"
-    handover = read_handover(outputs / "demo/seed0" / last / "handover.ckpt")
+    handover = read_handover(Path(cfg.paths.run) / last / "handover.ckpt")
     assert handover.phase == last
     if section == "An upsampler":
         assert "backbone.extension.upsampler.texture.weight" in handover.state_dict
+        said = capsys.readouterr().out
+        assert f"{outputs}/quick/demo/seed0/finetune\n" in said and handover.steps == 4
+        assert "whole: Bilinear does not say how far it sees, as an efpn.models.TwoStage does" in said
+        node = model_config(cut, "finetune")
+        backbone = instantiate(node, num_classes=2, _convert_="all").backbone
+        assert backbone.windows is not None and backbone.whole_because == ""
     if section == "A detector":
         assert type(objects["detector"]).__name__ == "Centres" and "small_head.weight" in handover.state_dict
     if section == "A backbone":
         assert "backbone.body.first.0.0.weight" in handover.state_dict
+
+
+def test_a_format_tells_at_once_all_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(written("A data format", tmp_path / "there").parent))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    drawn_texts(tmp_path / "texts")
+    folder = tmp_path / "texts/train"
+    (folder / "3.txt").write_text("sign 1 2 3\nsing 1 2 3 4\nsign 1 2 3 4\n\n")
+    (folder / "4.txt").write_text("sign 50 2 3 40\n")
+    (folder / "5.txt").unlink()
+    source = importlib.import_module("my_format").TextFiles(str(tmp_path / "texts"), ["sign"])
+    index = source.load("train")
+    assert [len(record.boxes) for record in index.records] == [0, 1, 2, 1, 1, 0, 0, 1]
+    with pytest.raises(UserError) as caught:
+        check_index(index)
+    for part in (
+        f"{folder / '3.txt'}: line 1: is 'sign 1 2 3'; write `class x1 y1 x2 y2`, the class one of sign",
+        "3.txt: line 2: is 'sing 1 2 3 4'",
+        "3.txt: line 4: is ''",
+        "5.txt: the file: is not there; write one",
+        f"{folder}: image 5 (4.jpg), box 1 (sign: 50, 2, 3, 40): is inverted",
+    ):
+        assert part in str(caught.value)
 
 
 def test_there_is_one_for_each_part() -> None:

@@ -28,12 +28,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from efpn.configs import walk
+from efpn.configs import leaves, walk
 from efpn.errors import Interrupted, UserError
 from efpn.ranges import check_target
 from efpn.runs.devices import one_device
 from efpn.runs.files import FULL
-from efpn.runs.names import ROW_FILE, SWEPT
+from efpn.runs.names import HANDOVER_FILE, RESUME_FILE, ROW_FILE, SWEPT
 from efpn.runs.sweeps import in_sweep, sweep_folder, swept_words
 from efpn.signals import stop_at_sigterm
 
@@ -93,6 +93,44 @@ def check_one_device(cfg: DictConfig) -> None:
         )
 
 
+def check_read(cfg: DictConfig, words: Sequence[str]) -> None:
+    """Refuse what the command line says of the model and the chosen detector does not read.
+
+    A copy of the config has a mark in the place of each value that an override gives; where the marks come out says
+    what reads them. What an experiment says for all detectors stays as it is.
+
+    Args:
+        cfg: the composed config.
+        words: overrides as they were typed.
+
+    Raises:
+        UserError: marks come out below the detector's ``leaves_out`` alone; with their keys.
+    """
+    left_out = tuple(cfg.model.leaves_out)
+    if not left_out:
+        return
+    typed = [one.key_or_group for one in OverridesParser.create().parse_overrides(list(words))]
+    marked, known = cfg.copy(), [key for key, _ in leaves(cfg)]
+    for number, word in enumerate(typed):
+        for key in known:
+            if f"{key}.".startswith(f"{word}."):
+                OmegaConf.update(marked, key, f"<{number}>")
+    models = [marked.model, *(phase.get("model") for phase in marked.phases.values() if OmegaConf.is_dict(phase))]
+    plain = [OmegaConf.to_container(model, resolve=True) for model in models if OmegaConf.is_dict(model)]
+    values = [one for model in plain for one in leaves(model)]  # type: ignore[arg-type]
+    unread = []
+    for number, word in enumerate(typed):
+        readers = [f"{key}." for key, value in values if f"<{number}>" in str(value)]
+        if readers and all(key.startswith(tuple(f"{node}." for node in left_out)) for key in readers):
+            unread.append(word)
+    if unread:
+        own = [f"model.{key}" for key in cfg.model if key not in (*left_out, "_target_", "leaves_out")]
+        raise UserError(
+            f"{', '.join(unread)}: read by detector=faster_rcnn, not by the one chosen ({cfg.model._target_}); leave "
+            f"that out, or see what this one reads: {', '.join(own)}"
+        )
+
+
 def check_source(cfg: DictConfig) -> None:
     """Find a missing data folder or annotation file before torch is imported."""
     check_target(cfg.data.source, "data.source")
@@ -100,8 +138,9 @@ def check_source(cfg: DictConfig) -> None:
 
 
 def quieten() -> None:
-    """Keep Lightning's tips and device lists, and two of its warnings that are no news here, out of the log."""
+    """Keep what is no news out of the log: Lightning's tips and device lists, two of its warnings, Hydra's errors."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what it raises
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")  # that is what frozen means
     warnings.filterwarnings("ignore", message=".*ended before the epoch ended")  # the stream goes on from that batch
     warnings.filterwarnings("ignore", message=".*LeafSpec")  # Lightning's own use of a deprecated name
@@ -126,7 +165,7 @@ def start(main: Callable[[], Any], config_name: str, folder: str = "conf") -> No
     except ValueError as error:
         if not re.match("Only one of --run|Config group override must be", str(error)):
             raise
-        message = f"{error} (--cfg goes without -m; a group is never null)"
+        message = f"{error} (--cfg goes without -m; a group is never null, true or a number)"
     else:
         return
     print(f"error: {message}", file=sys.stderr)
@@ -159,11 +198,11 @@ def call(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     try:
         return task(cfg)
     except Interrupted as stopped:
-        raise SystemExit(say_how_to_go_on(stopped)) from None
+        raise SystemExit(say_how_to_go_on(stopped, cfg)) from None
     except (KeyboardInterrupt, SystemExit) as stopped:
         if isinstance(stopped, SystemExit) and not isinstance(stopped.__context__, KeyboardInterrupt):
             raise  # Lightning makes a status of 1 out of Ctrl-C
-        raise SystemExit(say_how_to_go_on(Interrupted(signal.SIGINT, "stopped"))) from None
+        raise SystemExit(say_how_to_go_on(Interrupted(signal.SIGINT, "stopped"), cfg)) from None
     except Exception as error:
         message = in_one_line(error)
         if message is None:
@@ -260,17 +299,21 @@ class SayWhatNext(Callback):
         print("\n".join(f"  {shlex.join(['python', *words])}" for words in commands), flush=True)
 
 
-def say_how_to_go_on(stopped: Interrupted) -> int:
+def say_how_to_go_on(stopped: Interrupted, cfg: DictConfig) -> int:
     """Print what a signal has left, and for a training the command that goes on; returns the exit status.
 
     Of a training's processes the first alone speaks.
     """
     if any(os.environ.get(rank, "0") != "0" for rank in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
         return 128 + stopped.number
-    script = Path(sys.argv[0]).name
+    if Path(sys.argv[0]).name != "train.py":
+        print(stopped.message, file=sys.stderr)
+        return 128 + stopped.number
     kept = [word for word in sys.argv[1:] if not word.startswith(("resume=", "overwrite=", "ckpt_path="))]
-    command = shlex.join(["python", script, *kept, "resume=true"])
-    print(stopped.message + (f"; go on with `{command}`" if script == "train.py" else ""), file=sys.stderr)
+    command = shlex.join(["python", "train.py", *kept, "resume=true"])
+    saved = any(place for name in (RESUME_FILE, HANDOVER_FILE) for place in Path(cfg.paths.run).glob(f"*/{name}"))
+    way = f"go on with `{command}`" if saved else "nothing was saved yet; run the same command again"
+    print(f"{stopped.message}; {way}", file=sys.stderr)
     return 128 + stopped.number
 
 

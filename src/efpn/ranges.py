@@ -68,6 +68,10 @@ BELOW_ONE: Final = number(" from 0 on and less than 1", lambda v: 0 <= v < 1)
 POSITIVE: Final = number(" greater than 0", lambda v: v > 0)
 NOT_NEGATIVE: Final = number(", 0 or greater", lambda v: v >= 0)
 SCALE: Final = number(" greater than 0, up to 2", lambda v: 0 < v <= 2)
+JITTER: Final = Rule(  # beyond, an image without a crop fills the memory
+    "[low, high] with 0.05 <= low <= high <= 4",
+    lambda v: several(POSITIVE, 2).allows(v) and 0.05 <= v[0] <= v[1] <= 4,
+)
 COUNT: Final = whole(1)
 FLAG: Final = Rule("true or false", lambda v: isinstance(v, bool))
 FOLDER_NAME: Final = Rule(
@@ -93,7 +97,7 @@ TRANSFORM: Final = {
     "short_side": COUNT,
     "max_size": COUNT,
     "direct": FLAG,
-    "scale_jitter": several(POSITIVE, 2),
+    "scale_jitter": maybe(JITTER),
     "crop": maybe(COUNT),
     "repeat_crop": maybe(COUNT),
     "object_crop_prob": SHARE,
@@ -330,7 +334,7 @@ def check_target(node: DictConfig, place: str) -> None:
     try:
         known = inspect.signature(get_object(node._target_)).parameters
     except Exception as error:  # importing a module may raise anything
-        reason = str(error).splitlines()[0]
+        reason = str(error.__cause__ or error).splitlines()[0]
         raise UserError(f"{place}._target_={node._target_}: no class or function to be had ({reason})") from None
     passed_over = ("leaves_out", *(node.get("leaves_out") or ()))  # what the chosen detector does not read
     given = [str(key) for key in node if not str(key).startswith("_") and key not in passed_over]

@@ -197,7 +197,7 @@ def test_all_that_a_fit_reads_is_checked_in_one_go(module):
     for role in ("train", "val"):
         data.index(role).records[0].path.unlink()
     data = DetectionDataModule(data.source, data.splits, data.train_transform, data.eval_transform)
-    with pytest.raises(UserError, match=r"(?s)signs/train: 1 problem.*signs/train\[val\]: 1 problem"):
+    with pytest.raises(UserError, match=r"(?s)signs/train: 1 problem.*signs/train \(its part for val\): 1 problem"):
         data.setup("fit")
     data.setup("test")
 

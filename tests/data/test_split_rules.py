@@ -25,7 +25,7 @@ def test_holdout_takes_its_share_out_of_training(source):
     assert len(val) == 3
     assert sorted(train + val) == list(range(20))
     assert val == ids(source, rules, "val")
-    assert load_role(source, rules, "val").name == "signs/train[val]"
+    assert load_role(source, rules, "val").name == "signs/train (its part for val)"
 
 
 def test_holdout_grows_without_reshuffling(source):

@@ -316,6 +316,8 @@ def test_what_sees_further_than_it_says_is_computed_whole(
     monkeypatch.setitem(UPSAMPLERS, "own", upsampler)
     model = detector("own", windows=Windows())
     assert model.backbone.windows is None
+    said = "a layer sees further than told" if told else "does not say how far it sees"
+    assert upsampler.__name__ in model.backbone.whole_because and said in model.backbone.whole_because
     assert ("P2' is computed whole: " + upsampler.__name__ in caplog.text) == told
     with torch.no_grad():
         assert isinstance(model.backbone(torch.rand(1, 3, 64, 64))["p2_ext"], Tensor)

@@ -203,7 +203,7 @@ def _box_problems(record: Record, index: Index, mask: Mask, what: str, fix: str)
         label = int(record.labels[row])
         named = index.categories.names[label - 1] if 1 <= label <= len(index.categories) else f"label {label}"
         corners = ", ".join(f"{value:g}" for value in record.boxes[row])
-        where = f"image {record.image_id}, box {row + 1} ({named}: {corners})"
+        where = f"image {record.image_id} ({record.path.name}), box {row + 1} ({named}: {corners})"
         yield Problem(index.source, where, what, fix)
 
 

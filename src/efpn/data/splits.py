@@ -46,7 +46,7 @@ def load_role(source: Source, rules: Mapping[str, SplitRule], role: str) -> Inde
     rule = rules[role]
     if not isinstance(rule, str):
         whole = source.load(_part(rule, role)["from"])
-        return _select(whole, _chosen(whole, rule, role), f"[{role}]")
+        return _select(whole, _chosen(whole, rule, role), f" (its part for {role})")
     whole = source.load(rule)
     parts = {name: other for name, other in rules.items() if other is not None and not isinstance(other, str)}
     held = [_chosen(whole, part, name) for name, part in parts.items() if _part(part, name)["from"] == rule]

@@ -210,7 +210,9 @@ class TrainTransform:
         self.max_size = max_size
         self.scale_jitter = (1.0, 1.0) if scale_jitter is None else (float(scale_jitter[0]), float(scale_jitter[1]))
         if not 0 < self.scale_jitter[0] <= self.scale_jitter[1]:
-            raise UserError(f"scale_jitter is {list(self.scale_jitter)}; give [low, high] with 0 < low <= high")
+            raise UserError(
+                f"data.train_transform.scale_jitter={list(self.scale_jitter)}: give [low, high] with 0 < low <= high"
+            )
         for name, side in (("crop", crop), ("repeat_crop", repeat_crop)):
             if side is not None and side < 1:
                 raise UserError(f"{name} is {side}; give a side in 1x pixels, or null for whole images")

@@ -24,7 +24,7 @@ from efpn.deploy.graph import SMALLEST_SIDE, trace
 from efpn.errors import UserError
 from efpn.models import EFPNDetector
 from efpn.runs.checkpoints import Handover, read_handover
-from efpn.runs.files import write_json
+from efpn.runs.files import make_folder, write_json
 from efpn.runs.rebuild import rebuild_detector
 from efpn.runs.saved import SavedRun
 
@@ -77,7 +77,7 @@ def own_images(run: SavedRun, count: int) -> list[Path]:
 
 def start_file(target: Path) -> Path:
     """A place to write to under another name; what an earlier export left under the right one is removed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     target.unlink(missing_ok=True)
     facts_file(target).unlink(missing_ok=True)
     return target.with_name(f"unchecked.{target.name}")

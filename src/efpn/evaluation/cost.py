@@ -40,7 +40,7 @@ def equal_cost_scales(cfg: DictConfig, runs: Sequence[SavedRun]) -> list[float]:
     plain = next((run for run in runs if PLAIN.met_by(run)), None)
     if plain is None:
         raise UserError(f"cost_of={cfg.cost_of}: needs {PLAIN.kind}, to be enlarged; add one to run=")
-    rival = latest_run(cfg.cost_of)
+    rival = latest_run(cfg.cost_of, "cost_of")
     scale = scale_of_equal_time(cfg, plain, rival)
     log.info("the plain FPN takes as long as %s at %.2f times the 1x size", rival.name, scale)
     return [scale]

@@ -17,6 +17,7 @@ from efpn.evaluation.compare import said_sizes
 from efpn.evaluation.rows import Row
 from efpn.evaluation.table import CLASS_METRICS
 from efpn.metrics.evaluation import Evaluation
+from efpn.runs.files import make_folder
 
 ADVICE: Final = "`wandb login` once, or logger.offline=true and `wandb sync` later"
 
@@ -36,7 +37,7 @@ def start_tracking(cfg: DictConfig, called: str) -> Iterator[Any]:
     if not issubclass(get_class(cfg.logger._target_), WandbLogger):
         raise UserError("logger: an evaluation writes its files anyway; besides, it can go to logger=wandb alone")
     place = Path(cfg.paths.outputs)
-    place.mkdir(parents=True, exist_ok=True)
+    make_folder(place)
     try:
         logger = instantiate(cfg.logger, save_dir=str(place), name=f"evaluate {called}", job_type="evaluate")
         run = logger.experiment

@@ -12,7 +12,7 @@ from efpn.models.backbones import Backbone
 from efpn.models.detail import Detail, Fine, Stem, require_stem
 from efpn.models.extension import Extension, WholePass
 from efpn.models.fpn import FPN, Pyramid
-from efpn.models.windows import WindowedLevel, Windows, cuts_exactly
+from efpn.models.windows import WindowedLevel, Windows, why_whole
 from efpn.types import LevelSpec
 
 Level = Tensor | WindowedLevel
@@ -31,6 +31,7 @@ class EFPNBackbone(nn.Module):
 
     Attributes:
         levels: a `LevelSpec` for every map that `forward` returns, checked against a real pass at construction.
+        whole_because: why P2' is not computed on windows; empty where it is.
     """
 
     extension: Any  # an `Extension`, a `WholePass`, or None
@@ -53,7 +54,10 @@ class EFPNBackbone(nn.Module):
         if extension:
             require_stem(self.detail, body)
         check_levels(self, self.levels)
-        self.windows = windows if extension and windows and cuts_exactly(extension, body, channels) else None
+        self.whole_because = "model.windows is null, or nothing of the detector reads windows"
+        if extension and windows:
+            self.whole_because = why_whole(extension, body, channels)
+        self.windows = windows if extension and not self.whole_because else None
 
     @property
     def reads_2x(self) -> bool:

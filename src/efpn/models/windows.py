@@ -118,7 +118,7 @@ class WindowedLevel:
     def __init__(
         self, extension: Extension, backbone: Backbone, pyramid: Pyramid, fine: Fine, settings: Windows
     ) -> None:
-        assert isinstance(extension.upsampler, TwoStage), "nothing else is cut, see cuts_exactly"
+        assert isinstance(extension.upsampler, TwoStage), "nothing else is cut, see why_whole"
         self.extension, self.upsampler = extension, extension.upsampler
         self.stage2, self.stage3 = backbone.stages[:2]
         self.fine, self.settings = fine, settings
@@ -241,20 +241,22 @@ class WindowedLevel:
 
 
 @torch.no_grad()
-def cuts_exactly(extension: nn.Module, backbone: Backbone, channels: int) -> bool:
-    """Whether windows of an extension's P2' are those of the dense map; tried out on a copy with random weights.
+def why_whole(extension: nn.Module, backbone: Backbone, channels: int) -> str:
+    """Why an extension's P2' cannot be computed on windows; empty where these are what the dense map is.
 
-    Only an `Extension` whose upsampler says how far it sees can be cut at all. On the meta device its word is taken.
+    Only an `Extension` whose upsampler says how far it sees can be cut at all. That is tried out on a copy with random
+    weights; on the meta device its word is taken.
 
     Args:
         extension: as built.
         backbone: whose stages it is used with.
         channels: depth of the pyramid.
     """
-    if not isinstance(getattr(extension, "upsampler", None), TwoStage):
-        return False
+    upsampler = getattr(extension, "upsampler", extension)
+    if not isinstance(upsampler, TwoStage):
+        return f"{type(upsampler).__name__} does not say how far it sees, as an efpn.models.TwoStage does"
     if next(backbone.parameters()).is_meta:
-        return True
+        return ""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         tried, trial = copy.deepcopy(extension).eval(), copy.deepcopy(backbone).eval()
@@ -269,13 +271,11 @@ def cuts_exactly(extension: nn.Module, backbone: Backbone, channels: int) -> boo
         middle = Rect(side // 2 - 1, side // 2, side // 2 + 1, side // 2 + 2)
         dense, cut = middle.times(P2_EXT_PER_P3).of(level._whole()), level._computed(slice(0, 1), middle)
     if torch.allclose(cut, dense, rtol=1e-3, atol=1e-3 * float(dense.std())):
-        return True
-    log.warning(
-        "P2' is computed whole: %s on %s is not on windows what it is on the whole map; a layer sees further than told",
-        type(extension.upsampler).__name__,
-        type(backbone).__name__,
-    )
-    return False
+        return ""
+    names = type(upsampler).__name__, type(backbone).__name__
+    reason = f"{names[0]} on {names[1]} is not on windows what it is on the whole map; a layer sees further than told"
+    log.warning("P2' is computed whole: %s", reason)
+    return reason
 
 
 def cells_under(boxes: Tensor, size: tuple[int, int], tile: int) -> np.ndarray:

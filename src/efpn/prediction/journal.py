@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, TypedDict
 
 from efpn.prediction.images import ImageFile
-from efpn.runs.files import as_utf8, plain
+from efpn.runs.files import as_utf8, make_folder, plain
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Journal:
         self.entries[path] = entry
         lines = [] if self._end else [self._terms]
         lines.append({"image": str(path), "changed": self._changed[path], "entry": entry})
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         with self.path.open("r+b" if self._end else "wb") as file:
             file.seek(self._end)
             file.truncate()

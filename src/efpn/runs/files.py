@@ -40,7 +40,7 @@ def write_bytes(path: Path, data: bytes) -> Path:
     Raises:
         OSError: it cannot be written, as when the disk is full; always with the name of the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     partial = path.with_name(f".{zlib.crc32(path.name.encode('utf-8', 'surrogateescape')):08x}.{os.getpid()}.partial")
     with naming(path, len(data)):
         try:
@@ -48,6 +48,18 @@ def write_bytes(path: Path, data: bytes) -> Path:
             return partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; where the system takes none, as below /proc, it says "no such file" of it.
+
+    Raises:
+        OSError: with the path.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:
+        raise OSError(errno.EROFS, "no folder can be made there", str(folder)) from None
 
 
 @contextmanager

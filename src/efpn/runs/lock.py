@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from efpn.errors import UserError
+from efpn.runs.files import make_folder
 from efpn.runs.names import LOCK_FILE
 from efpn.signals import requeued, slurm_job
 
@@ -93,7 +94,7 @@ def lock(folder: Path, wait: bool = False) -> Iterator[None]:
         UserError: another process holds it, and is not waited for; the message says which.
         OSError: nothing can be written there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / LOCK_FILE
     mine = json.dumps(asdict(Owner.me()))
     told = False

@@ -45,6 +45,8 @@ def rebuild_detector(
     config = run.config.copy()
     if small_roi_below:
         config.small_roi_below = small_roi_below
+        if "small.below" in config.model.leaves_out:
+            raise UserError(f"small_roi_below={small_roi_below}: the detector of {run.folder} does not read it")
     node = model_config(config, run.phase)
     if small:
         node.update({"small": small} if extension else {"small": small, "extension": None})

@@ -55,16 +55,20 @@ class SavedRun:
         return Path(out).expanduser() if out else self.folder / default
 
 
-def saved_runs(paths: str | Sequence[str]) -> list[SavedRun]:
+def saved_runs(paths: str | Sequence[str], option: str = "run") -> list[SavedRun]:
     """The finished phases under one path or several.
 
     A path is a run's folder, one phase's folder, a checkpoint, the ``row.json`` of a sweep's job (the phase that it
     names, wherever that lies), or a pattern of these.
 
+    Args:
+        paths: see above.
+        option: that gives them, for messages.
+
     Raises:
         UserError: a path leads to none, or a config is missing.
     """
-    found = [run for path in ([paths] if isinstance(paths, str) else paths) for run in _runs_at(path)]
+    found = [run for path in ([paths] if isinstance(paths, str) else paths) for run in _runs_at(path, option)]
     return list({run.checkpoint: run for run in found}.values())  # a run that is named twice is one run
 
 
@@ -148,9 +152,9 @@ def broken_lineage(runs: Sequence[SavedRun]) -> list[str]:
     return told
 
 
-def _runs_at(path: str) -> list[SavedRun]:
+def _runs_at(path: str, option: str) -> list[SavedRun]:
     if not Path(path).exists() and glob.has_magic(path):
-        return _matching(path)
+        return _matching(path, option)
     place = Path(path).resolve()
     if place.name == ROW_FILE:
         place = read_row(place)["phase"]
@@ -161,20 +165,20 @@ def _runs_at(path: str) -> list[SavedRun]:
     if found := _phases(place):
         return [_saved(checkpoint) for checkpoint in found]
     if not place.exists():
-        raise UserError(f"run={path}: no such file or folder; give a run's folder, such as outputs/demo/seed0")
+        raise UserError(f"{option}={path}: no such file or folder; give a run's folder, such as outputs/demo/seed0")
     raise UserError(
-        f"run={path}: no finished phase in it (no {HANDOVER_FILE}); finish one with `python train.py ... resume=true`, "
-        "or give the folder outputs/<name>/seed<seed>"
+        f"{option}={path}: no finished phase in it (no {HANDOVER_FILE}); finish one with `python train.py ... "
+        "resume=true`, or give the folder outputs/<name>/seed<seed>"
     )
 
 
-def _matching(pattern: str) -> list[SavedRun]:
+def _matching(pattern: str, option: str) -> list[SavedRun]:
     places = sorted(glob.glob(pattern))  # noqa: PTH207  (Path.glob takes no absolute pattern)
     rows = {path: read_row(Path(path))["phase"] for path in places if Path(path).name == ROW_FILE}
     found = [path for path in places if (rows.get(path, Path(path)) / HANDOVER_FILE).is_file() or _phases(path)]
     if not found:
-        raise UserError(f"run={pattern}: matches no finished run; a pattern names runs' or phases' folders")
-    return [run for path in found for run in _runs_at(path)]
+        raise UserError(f"{option}={pattern}: matches no finished run; a pattern names runs' or phases' folders")
+    return [run for path in found for run in _runs_at(path, option)]
 
 
 def _phases(path: str | Path) -> list[Path]:
@@ -185,13 +189,13 @@ def _phases(path: str | Path) -> list[Path]:
     return [found[phase] for phase in dict.fromkeys([*order, *found]) if phase in found]
 
 
-def latest_run(path: str) -> SavedRun:
-    """The most advanced finished phase under ``path``; says which where there are several.
+def latest_run(path: str, option: str = "run") -> SavedRun:
+    """The most advanced finished phase under ``path``, as given by ``option``; says which where there are several.
 
     Raises:
         UserError: as `saved_runs`.
     """
-    runs = saved_runs(path)
+    runs = saved_runs(path, option)
     if len(runs) > 1:
         log.info("%s holds %s; taking %s", path, ", ".join(run.phase for run in runs), runs[-1].phase)
     return runs[-1]
