@@ -16,7 +16,7 @@ from efpn.evaluation.cost import equal_cost_scales
 from efpn.evaluation.rows import Row
 from efpn.evaluation.run import evaluate
 from efpn.models import Doubled, EFPNDetector
-from efpn.runs.checkpoints import read_handover
+from efpn.runs.checkpoints import read_checkpoint
 from efpn.runs.saved import latest_run, saved_runs
 from efpn.training.run import train
 
@@ -41,9 +41,9 @@ def evaluated(*overrides: str) -> tuple[DictConfig, list[Row]]:
 
 
 def test_the_heads_of_the_bounds_alone_have_learned(bounded: Path) -> None:
-    before = read_handover(bounded / "baseline/handover.ckpt").state_dict
+    before = read_checkpoint(bounded / "baseline/weights.ckpt").state_dict
     for phase in BOUNDS:
-        after = read_handover(bounded / phase / "handover.ckpt").state_dict
+        after = read_checkpoint(bounded / phase / "weights.ckpt").state_dict
         assert set(after) - set(before) == {key for key in after if key.startswith("roi_heads.small_head.")}
         assert all(torch.equal(after[key], before[key]) for key in before), phase
         head = {key: value for key, value in after.items() if key.startswith("roi_heads.small_head.0.")}

@@ -131,7 +131,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What looks like a finished phase to all that does not read its weights."""
     folder = tmp_path_factory.mktemp("run") / "finetune"
     folder.mkdir()
-    (folder / "handover.ckpt").touch()
+    (folder / "weights.ckpt").touch()
     (folder / "config.yaml").write_text(
         "{name: demo, seed: 0, phases: {finetune: {}}, data: {}, model: {}, trainer: {}}"
     )

@@ -75,14 +75,14 @@ def test_what_is_typed_and_not_read_by_the_detector_is_refused_and_nothing_else(
     read = [
         *("model.channels=64", "small_roi_below=48", "extension=ftt", "ftt_width=32", "detail=stem", "seed=1"),
         *("model.roi.score_thresh=0.1", "loss.lambda_pos=2", "data.batch_size=2", "phases.finetune.max_steps=4"),
-        *("model.rpn.anchor_sizes=[4,8,16,32,64]", "model.roi.nms_thresh=0.6", "model.windows=null"),
+        *("model.rpn.anchor_sizes=[4,8,16,32,64]", "model.roi.nms_thresh=0.6", "model.tiles=null"),
         *("mining=null", "phases.finetune.model.small.below=20", "phases.finetune.model.small.own_head=false"),
     ]
     unread = {
         "faster_rcnn": [],
-        "retinanet": ["small_roi_below", "model.windows", "mining", "phases.finetune.model.small.below"],
+        "retinanet": ["small_roi_below", "model.tiles", "mining", "phases.finetune.model.small.below"],
         "fcos": [
-            *("small_roi_below", "model.rpn.anchor_sizes", "model.roi.nms_thresh", "model.windows", "mining"),
+            *("small_roi_below", "model.rpn.anchor_sizes", "model.roi.nms_thresh", "model.tiles", "mining"),
             "phases.finetune.model.small.below",
         ],
     }[kind]

@@ -10,7 +10,7 @@ from helpers import config, tiny
 
 from efpn.errors import UserError
 from efpn.evaluation.run import evaluate
-from efpn.runs.checkpoints import read_handover
+from efpn.runs.checkpoints import read_checkpoint
 from efpn.runs.saved import saved_runs
 from efpn.training.run import train
 
@@ -36,7 +36,7 @@ def test_every_phase_trains_and_is_scored(kind: str, data: Path, tmp_path: Path)
     train(tiny(tmp_path, data, *KINDS[kind]))
     run = tmp_path / "demo/seed0"
     baseline, distilled, finetuned = (
-        read_handover(run / phase / "handover.ckpt").state_dict for phase in ("baseline", "distill", "finetune")
+        read_checkpoint(run / phase / "weights.ckpt").state_dict for phase in ("baseline", "distill", "finetune")
     )
     assert all(torch.equal(value, distilled[key]) for key, value in baseline.items())
     assert {key.partition("extension")[1] for key in distilled if key not in baseline} == {"extension"}

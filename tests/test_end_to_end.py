@@ -12,7 +12,7 @@ import torch
 from helpers import ROOT, STEPS, TINY, one_step, run, tiny
 
 from efpn.errors import UserError
-from efpn.runs.checkpoints import read_handover
+from efpn.runs.checkpoints import read_checkpoint
 from efpn.runs.phases import phase_run
 from efpn.runs.saved import broken_lineage, saved_runs
 from efpn.tasks.base import DetectorTask
@@ -24,20 +24,22 @@ PHASES = ("baseline", "distill", "finetune")
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return read_handover(folder / "handover.ckpt").state_dict
+    return read_checkpoint(folder / "weights.ckpt").state_dict
 
 
 def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
     return {key for key, value in before.items() if not torch.equal(value, after[key])}
 
 
-def test_every_phase_leaves_its_handover_metrics_and_config(trained: Path) -> None:
+def test_every_phase_leaves_its_checkpoint_metrics_and_config(trained: Path) -> None:
     for phase in PHASES:
-        handover = read_handover(trained / phase / "handover.ckpt")
-        assert (handover.phase, handover.steps) == (phase, STEPS)
+        checkpoint = read_checkpoint(trained / phase / "weights.ckpt")
+        assert (checkpoint.phase, checkpoint.steps) == (phase, STEPS)
         record = json.loads((trained / phase / "metrics.json").read_text())
         assert (
-            record["steps"] == STEPS and record["config_hash"] == handover.config_hash and "val/AP" in record["metrics"]
+            record["steps"] == STEPS
+            and record["config_hash"] == checkpoint.config_hash
+            and "val/AP" in record["metrics"]
         )
         assert (trained / phase / "config.yaml").is_file() and not (trained / phase / "last.ckpt").exists()
 
@@ -66,7 +68,7 @@ def test_finetuning_leaves_all_but_what_it_names_bit_identical(trained: Path) ->
 
 def test_the_paper_finetunes_the_new_head_alone(trained: Path, data: Path, tmp_path: Path) -> None:
     only_head = "phases.finetune.task.trainable=[*small_head.*]"
-    init = f"init_ckpt={trained / 'distill' / 'handover.ckpt'}"
+    init = f"init_ckpt={trained / 'distill' / 'weights.ckpt'}"
     train(tiny(tmp_path, data, "phase=finetune", only_head, init))
     assert changed(weights(trained / "distill"), weights(tmp_path / "demo/seed0/finetune")) == set()
 
@@ -101,7 +103,7 @@ def test_a_phase_that_starts_from_none_there_is_is_named(data: Path, tmp_path: P
 def test_the_control_goes_on_from_the_baseline(trained: Path, data: Path) -> None:
     train(tiny(trained.parents[1], data, "phase=control"))
     assert changed(weights(trained / "baseline"), weights(trained / "control"))
-    assert read_handover(trained / "control" / "handover.ckpt").steps == STEPS
+    assert read_checkpoint(trained / "control" / "weights.ckpt").steps == STEPS
 
 
 def test_an_interrupted_run_ends_as_an_unbroken_one(trained: Path, data: Path, tmp_path: Path) -> None:
@@ -124,7 +126,7 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(trained: Path, data: Path, t
         interrupted = [p for p in PHASES if (tmp_path / "demo/seed0" / p / "last.ckpt").exists()]
         train(tiny(tmp_path, data, "resume=true", f"phase={interrupted[0]}"))
     for phase in PHASES:
-        ours = read_handover(tmp_path / "demo/seed0" / phase / "handover.ckpt")
+        ours = read_checkpoint(tmp_path / "demo/seed0" / phase / "weights.ckpt")
         assert ours.steps == STEPS
         for key, value in weights(trained / phase).items():
             torch.testing.assert_close(ours.state_dict[key], value, rtol=1e-5, atol=1e-6, msg=f"{phase}: {key}")
@@ -132,7 +134,7 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(trained: Path, data: Path, t
 
 def test_a_finished_phase_is_not_overwritten_unless_asked(trained: Path, data: Path) -> None:
     outputs = trained.parents[1]
-    before = (trained / "baseline" / "handover.ckpt").stat().st_mtime_ns
+    before = (trained / "baseline" / "weights.ckpt").stat().st_mtime_ns
     for more in ([], ["ckpt_path=elsewhere/last.ckpt"]):
         with pytest.raises(
             UserError, match=r"phase=baseline is finished in .*resume=true keeps what is there.*overwrite=true"
@@ -140,16 +142,16 @@ def test_a_finished_phase_is_not_overwritten_unless_asked(trained: Path, data: P
             train(tiny(outputs, data, "phase=baseline", *more))
     metrics, objects = train(tiny(outputs, data, "resume=true"))
     assert objects == {} and "val/AP" in metrics  # all were finished: nothing was trained
-    assert (trained / "baseline" / "handover.ckpt").stat().st_mtime_ns == before
+    assert (trained / "baseline" / "weights.ckpt").stat().st_mtime_ns == before
 
 
-def test_a_missing_handover_names_the_command_that_makes_it(data: Path, tmp_path: Path) -> None:
+def test_a_missing_checkpoint_names_the_command_that_makes_it(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"phase=distill starts from the weights of phase=baseline.*phase=baseline`"):
         train(tiny(tmp_path, data, "phase=distill"))
 
 
-def test_a_handover_of_another_architecture_is_refused(trained: Path, data: Path, tmp_path: Path) -> None:
-    init = f"init_ckpt={trained / 'baseline' / 'handover.ckpt'}"
+def test_a_checkpoint_of_another_architecture_is_refused(trained: Path, data: Path, tmp_path: Path) -> None:
+    init = f"init_ckpt={trained / 'baseline' / 'weights.ckpt'}"
     with pytest.raises(UserError, match="is of another architecture"):
         train(tiny(tmp_path, data, "phase=distill", "model.channels=16", init))
 
@@ -191,7 +193,7 @@ def test_two_processes_train_all_phases_and_score_as_one_does(trained: Path, dat
     done = run("train.py", *TINY, *two, f"paths.outputs={tmp_path}", f"data.root={data}")
     assert done.returncode == 0, done.stdout + done.stderr
     for phase in PHASES:
-        assert read_handover(tmp_path / "demo/seed0" / phase / "handover.ckpt").steps == STEPS
+        assert read_checkpoint(tmp_path / "demo/seed0" / phase / "weights.ckpt").steps == STEPS
     assert changed(weights(tmp_path / "demo/seed0/baseline"), weights(tmp_path / "demo/seed0/finetune")) == set()
     place = trained / "finetune"
     single = run("evaluate.py", f"run={place}", "trainer.accelerator=cpu", f"out={tmp_path / 'one'}", "split=val")
@@ -219,7 +221,7 @@ def test_overwriting_clears_the_old_phase_before_it_starts(trained: Path, data: 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyError):
         patch.setattr(DetectorTask, "on_train_batch_start", lambda *args: {}["killed at once"])
         train(tiny(tmp_path, data, "phase=baseline", "overwrite=true", "model.roi.batch_size=8"))
-    assert not (tmp_path / "demo/seed0/baseline/handover.ckpt").exists()
+    assert not (tmp_path / "demo/seed0/baseline/weights.ckpt").exists()
 
 
 def test_a_phase_of_a_replaced_baseline_is_not_kept(trained: Path, data: Path, tmp_path: Path) -> None:
@@ -237,7 +239,7 @@ def test_a_phase_of_a_replaced_baseline_is_not_kept(trained: Path, data: Path, t
 def test_a_sweep_without_its_baseline_names_the_unswept_place_and_command(data: Path, tmp_path: Path) -> None:
     where = [f"paths.outputs={tmp_path}", f"data.root={data}"]
     done = run("train.py", "-m", *TINY, *where, "phase=distill", "loss.lambda_pos=0.5,1.5")
-    assert done.returncode == 2 and f"{tmp_path}/demo/seed0/baseline/handover.ckpt is not there" in done.stderr
+    assert done.returncode == 2 and f"{tmp_path}/demo/seed0/baseline/weights.ckpt is not there" in done.stderr
     assert "loss.lambda_pos=0.5; loss.lambda_pos=1.5: phase=distill starts from" in done.stderr  # both, for one reason
     command = done.stderr.split("make it with `")[1].split("`")[0]
     assert "lambda_pos" not in command and command.endswith("phase=baseline")
@@ -257,7 +259,7 @@ def test_the_last_weights_are_validated_whatever_the_numbers(data: Path, tmp_pat
 
 
 def test_a_phase_changes_what_it_says_in_the_data(trained: Path, data: Path, tmp_path: Path) -> None:
-    init = f"init_ckpt={trained / 'baseline' / 'handover.ckpt'}"
+    init = f"init_ckpt={trained / 'baseline' / 'weights.ckpt'}"
     short = one_step("distill")
     _, objects = train(
         tiny(tmp_path, data, "phase=distill", init, *short, "+phases.distill.data.train_transform.crop=32")
@@ -303,4 +305,4 @@ def test_a_logger_that_cannot_start_does_not_cost_the_old_weights(
     monkeypatch.setattr("pytorch_lightning.loggers.CSVLogger.log_hyperparams", refuse)
     with pytest.raises(OSError, match="no account"):
         train(tiny(tmp_path, data, "phase=baseline", "overwrite=true", "logger=csv"))
-    assert (tmp_path / "demo/seed0/baseline/handover.ckpt").exists()
+    assert (tmp_path / "demo/seed0/baseline/weights.ckpt").exists()

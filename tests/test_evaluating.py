@@ -163,7 +163,7 @@ def test_two_seeds_are_two_rows_in_table_and_figures(trained: Path, tmp_path: Pa
 
 
 def test_a_run_that_is_named_twice_is_one_row(trained: Path) -> None:
-    assert len(saved_runs([str(trained / "finetune"), str(trained / "finetune" / "handover.ckpt")])) == 1
+    assert len(saved_runs([str(trained / "finetune"), str(trained / "finetune" / "weights.ckpt")])) == 1
 
 
 def test_all_that_an_evaluation_writes_goes_where_it_is_told(trained: Path, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_cpu_and_cuda_agree(exact: None) -> None:
     torch.testing.assert_close(found["scores"], expected["scores"], rtol=1e-3, atol=1e-4)
 
 
-def test_windows_need_less_memory_than_the_whole_map_and_than_fpn_on_the_2x_image() -> None:
+def test_tiles_need_less_memory_than_the_whole_map_and_than_fpn_on_the_2x_image() -> None:
     few = on_gpu("proposals.small=30", "proposals.objects=2", "proposals.total=100")
     peaks = {
         name: peak_bytes(inference.workload(few, name), torch.device("cuda"))

@@ -12,7 +12,7 @@ import torch
 from helpers import TINY
 from scripts import Call
 
-from efpn.runs.checkpoints import read_checkpoint, read_handover
+from efpn.runs.checkpoints import read_checkpoint, read_tensors
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +40,7 @@ def kill_inside(phase: str, outputs: Path) -> int:
         time.sleep(0.005)
     os.kill(call.pid, signal.SIGKILL)
     assert call.wait().returncode == -signal.SIGKILL
-    return int(read_checkpoint(point)["global_step"])
+    return int(read_tensors(point)["global_step"])
 
 
 def test_killed_in_every_phase_and_resumed(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_killed_in_every_phase_and_resumed(tmp_path: Path) -> None:
         assert STRETCH <= kill_inside(phase, broken) < STEPS
     assert start(broken).wait().returncode == 0
     for phase in PHASES:
-        whole, resumed = (read_handover(o / "demo/seed0" / phase / "handover.ckpt") for o in (unbroken, broken))
+        whole, resumed = (read_checkpoint(o / "demo/seed0" / phase / "weights.ckpt") for o in (unbroken, broken))
         assert whole.steps == resumed.steps == STEPS
         for key, value in whole.state_dict.items():
             torch.testing.assert_close(resumed.state_dict[key], value, rtol=1e-4, atol=1e-5, msg=f"{phase}: {key}")

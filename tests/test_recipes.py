@@ -17,7 +17,7 @@ from PIL import Image
 
 from efpn.data.check import check_index
 from efpn.errors import UserError
-from efpn.runs.checkpoints import read_handover
+from efpn.runs.checkpoints import read_checkpoint
 from efpn.runs.phases import model_config
 from efpn.training.run import train
 
@@ -88,20 +88,20 @@ def test_it_does_what_it_says(
         cut = compose("train", [*settings, *where, *more, "extension.upsampler._target_=my_two_stage.Refined"])
     _, objects = train(cfg)
     last = cfg.phase if cfg.phase != "all" else "finetune"
-    handover = read_handover(Path(cfg.paths.run) / last / "handover.ckpt")
-    assert handover.phase == last
+    checkpoint = read_checkpoint(Path(cfg.paths.run) / last / "weights.ckpt")
+    assert checkpoint.phase == last
     if section == "An upsampler":
-        assert "backbone.extension.upsampler.texture.weight" in handover.state_dict
+        assert "backbone.extension.upsampler.texture.weight" in checkpoint.state_dict
         said = capsys.readouterr().out
-        assert f"{outputs}/quick/demo/seed0/finetune\n" in said and handover.steps == 4
+        assert f"{outputs}/quick/demo/seed0/finetune\n" in said and checkpoint.steps == 4
         assert "whole: Bilinear does not say how far it sees, as an efpn.models.TwoStage does" in said
         node = model_config(cut, "finetune")
         backbone = instantiate(node, num_classes=2, _convert_="all").backbone
-        assert backbone.windows is not None and backbone.whole_because == ""
+        assert backbone.tiles is not None and backbone.whole_because == ""
     if section == "A detector":
-        assert type(objects["detector"]).__name__ == "Centres" and "small_head.weight" in handover.state_dict
+        assert type(objects["detector"]).__name__ == "Centres" and "small_head.weight" in checkpoint.state_dict
     if section == "A backbone":
-        assert "backbone.body.first.0.0.weight" in handover.state_dict
+        assert "backbone.body.first.0.0.weight" in checkpoint.state_dict
 
 
 def test_a_format_tells_at_once_all_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,12 @@ from helpers import TINY, tiny
 from scripts import Call
 
 from efpn.errors import Interrupted
-from efpn.runs.checkpoints import read_checkpoint, read_handover
+from efpn.runs.checkpoints import read_checkpoint, read_tensors
 from efpn.tasks.base import DetectorTask
 from efpn.training.run import train
 
 pytestmark = pytest.mark.slow
+PLACE = "demo/seed0/baseline/weights.ckpt"
 ONE_STRETCH = ["phase=baseline", "phases.baseline.max_steps=6", "phases.baseline.checkpoint_every=6"]
 LONG = ["phase=baseline", *(f"phases.baseline.{key}=4000" for key in ("max_steps", "checkpoint_every", "val_every"))]
 
@@ -46,9 +47,9 @@ def test_stopped_inside_a_stretch_it_ends_as_an_unbroken_run(
         train(tiny(tmp_path, data, *options))
     point = tmp_path / "demo/seed0/baseline/last.ckpt"
     assert caught.value.message == f"{number.name} at step 4 of 6: saved {point}"
-    assert read_checkpoint(point)["global_step"] == 4
+    assert read_tensors(point)["global_step"] == 4
     train(tiny(tmp_path, data, *options, "resume=true"))
-    whole, resumed = (read_handover(o / "demo/seed0/baseline/handover.ckpt") for o in (tmp_path / "unbroken", tmp_path))
+    whole, resumed = (read_checkpoint(o / PLACE) for o in (tmp_path / "unbroken", tmp_path))
     assert resumed.steps == 6 and whole.metrics.keys() == resumed.metrics.keys()
     for key, value in whole.state_dict.items():
         torch.testing.assert_close(resumed.state_dict[key], value, rtol=1e-5, atol=1e-6, msg=key)
@@ -61,7 +62,7 @@ def test_stopped_at_a_stretchs_last_step_it_goes_on_with_the_next(data: Path, tm
         signal_at(patch, 1, signal.SIGTERM)
         train(tiny(tmp_path, data, *options))
     train(tiny(tmp_path, data, *options, "resume=true"))
-    whole, resumed = (read_handover(o / "demo/seed0/baseline/handover.ckpt") for o in (tmp_path / "unbroken", tmp_path))
+    whole, resumed = (read_checkpoint(o / PLACE) for o in (tmp_path / "unbroken", tmp_path))
     for key, value in whole.state_dict.items():
         torch.testing.assert_close(resumed.state_dict[key], value, rtol=1e-5, atol=1e-6, msg=key)
 
@@ -102,7 +103,7 @@ def test_a_slurm_job_requeues_itself_and_goes_on_by_itself(data: Path, tmp_path:
     done = call.wait()
     assert done.returncode == 128 + signal.SIGUSR1, done.stderr
     assert calls.read_text() == "requeue 77\n" and "job 77 is requeued and goes on by itself" in done.stderr
-    step = read_checkpoint(tmp_path / "out/demo/seed0/baseline/last.ckpt")["global_step"]
+    step = read_tensors(tmp_path / "out/demo/seed0/baseline/last.ckpt")["global_step"]
     again = start(tmp_path / "out", data, *slurm, **job, SLURM_RESTART_COUNT="1")  # the same command
     said = again.wait_for("/4000  loss")
     os.killpg(again.pid, signal.SIGTERM)

@@ -31,15 +31,15 @@ def test_a_table_is_trained_once_goes_on_after_a_fault_and_is_summarised(data: P
     for seed in (0, 1):
         assert f"\n  +row=undistilled seed={seed}: {folder}/undistilled" in first.stderr
     assert "evaluate.py" not in first.stdout
-    handovers = {path: path.stat().st_mtime_ns for path in folder.glob("**/handover.ckpt")}
-    shared = {folder / f"seed{seed}" / "baseline" / "handover.ckpt" for seed in (0, 1)}
-    assert set(handovers) == shared
+    checkpoints = {path: path.stat().st_mtime_ns for path in folder.glob("**/weights.ckpt")}
+    shared = {folder / f"seed{seed}" / "baseline" / "weights.ckpt" for seed in (0, 1)}
+    assert set(checkpoints) == shared
     (folder / "undistilled").unlink()
     again = run("train.py", *words)
     assert again.returncode == 0, again.stderr
-    own = {folder / "undistilled" / f"seed{seed}" / "finetune" / "handover.ckpt" for seed in (0, 1)}
-    assert set(folder.glob("**/handover.ckpt")) == shared | own
-    assert all(path.stat().st_mtime_ns == time for path, time in handovers.items()) and "kept" in again.stdout
+    own = {folder / "undistilled" / f"seed{seed}" / "finetune" / "weights.ckpt" for seed in (0, 1)}
+    assert set(folder.glob("**/weights.ckpt")) == shared | own
+    assert all(path.stat().st_mtime_ns == time for path, time in checkpoints.items()) and "kept" in again.stdout
     assert f"python evaluate.py 'run={folder}/*/seed*/row.json'" in again.stdout
     assert f"python summarise.py sweep={folder} table=table2" in again.stdout
 
@@ -89,4 +89,4 @@ def test_a_bug_in_a_job_is_shown_and_counted(data: Path, tmp_path: Path) -> None
     done = run("train.py", *SWEEP, f"paths.outputs={tmp_path}", f"data.root={data}", schedule, PYTHONPATH=str(tmp_path))
     assert done.returncode == 1 and "RuntimeError: boom" in done.stderr and "Traceback" in done.stderr
     assert "error: 1 of the sweep's jobs failed" in done.stderr
-    assert len(list(tmp_path.glob("demo/*/seed0/baseline/handover.ckpt"))) == 1
+    assert len(list(tmp_path.glob("demo/*/seed0/baseline/weights.ckpt"))) == 1

@@ -33,7 +33,7 @@ from efpn.errors import Interrupted, UserError
 from efpn.ranges import check_target
 from efpn.runs.devices import one_device
 from efpn.runs.files import FULL
-from efpn.runs.names import HANDOVER_FILE, RESUME_FILE, ROW_FILE, SWEPT
+from efpn.runs.names import RESUME_FILE, ROW_FILE, SWEPT, finished_in
 from efpn.runs.sweeps import in_sweep, sweep_folder, swept_words
 from efpn.signals import stop_at_sigterm
 
@@ -311,7 +311,8 @@ def say_how_to_go_on(stopped: Interrupted, cfg: DictConfig) -> int:
         return 128 + stopped.number
     kept = [word for word in sys.argv[1:] if not word.startswith(("resume=", "overwrite=", "ckpt_path="))]
     command = shlex.join(["python", "train.py", *kept, "resume=true"])
-    saved = any(place for name in (RESUME_FILE, HANDOVER_FILE) for place in Path(cfg.paths.run).glob(f"*/{name}"))
+    run = Path(cfg.paths.run)
+    saved = bool(finished_in(run) or any(run.glob(f"*/{RESUME_FILE}")))
     way = f"go on with `{command}`" if saved else "nothing was saved yet; run the same command again"
     print(f"{stopped.message}; {way}", file=sys.stderr)
     return 128 + stopped.number

@@ -68,7 +68,7 @@ def test_multiply_adds_by_hand(record):
     assert counted["fpn-1x"]["fpn"] == counted["torchvision"]["fpn"] == counted["efpn"]["fpn"] == fpn
     assert counted["fpn-2x"]["fpn"] == 4 * fpn and counted["oracle"]["fpn"] == 5 * fpn
     nearest = (64 * c + 9 * c * c) * 32 * 32
-    assert 0 < counted["efpn-nearest"]["extension"] <= nearest  # on windows where that is less
+    assert 0 < counted["efpn-nearest"]["extension"] <= nearest  # on tiles where that is less
     content = 9 * (c * w + 4 * w * w + w * 4 * w) * 8 * 8
     texture = 9 * ((c + w) * w + 4 * w * w + w * w + w * c) * 16 * 16
     assert counted["efpn-whole"]["extension"] == nearest + content + texture >= counted["efpn"]["extension"] > 0

@@ -26,7 +26,7 @@ from efpn.deploy.run import NO_BOXES, export
 from efpn.errors import UserError
 from efpn.prediction.images import find_images
 from efpn.prediction.run import predict
-from efpn.runs.checkpoints import read_handover
+from efpn.runs.checkpoints import read_checkpoint
 from efpn.runs.rebuild import rebuild_detector
 from efpn.runs.saved import SavedRun, latest_run
 
@@ -43,10 +43,10 @@ def larger(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     cfg.data.eval_transform.update({"short_side": 96, "max_size": 160})
     cfg.small_roi_below = cfg.phases.finetune.model.small.below = 8.1  # nearly all RoIs are around 8 px
     OmegaConf.save(cfg, path)
-    checkpoint = read_handover(folder / "finetune" / "handover.ckpt")
+    checkpoint = read_checkpoint(folder / "finetune" / "weights.ckpt")
     detector = rebuild_detector(latest_run(str(folder)), checkpoint)
     spread(detector)
-    replace(checkpoint, state_dict=detector.state_dict()).save(folder / "finetune" / "handover.ckpt")
+    replace(checkpoint, state_dict=detector.state_dict()).save(folder / "finetune" / "weights.ckpt")
     return folder
 
 
@@ -78,7 +78,7 @@ def test_the_command_leaves_a_file_and_its_description(model, larger):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_the_file_gives_what_the_detector_gives_at_any_size(model, larger, size):
     saved = latest_run(str(larger))
-    detector = rebuild_detector(saved, read_handover(saved.checkpoint)).eval().requires_grad_(False)
+    detector = rebuild_detector(saved, read_checkpoint(saved.checkpoint)).eval().requires_grad_(False)
     image_2x = noise(2 * size[0], 2 * size[1])
     agrees(detector, Onnx().load(model), avg_pool2d(image_2x, 2), image_2x)
 
@@ -153,7 +153,7 @@ def shifted(larger, signs, tmp_path, monkeypatch):
     saved: SavedRun = latest_run(cfg.run)
 
     def start(shift):
-        detector = rebuild_detector(saved, read_handover(saved.checkpoint)).eval().requires_grad_(False)
+        detector = rebuild_detector(saved, read_checkpoint(saved.checkpoint)).eval().requires_grad_(False)
         return export(cfg, saved, Shifted(detector, shift), signs[:1])
 
     return start
@@ -204,7 +204,7 @@ def test_every_format_composes(name, kind):
     [
         (["format=onx", "run=outputs/nowhere"], "Could not find 'format/onx'"),
         (["run=outputs/nowhere"], "run=outputs/nowhere: no such file or folder"),
-        (["run=conf"], "run=conf: no finished phase in it (no handover.ckpt)"),
+        (["run=conf"], "run=conf: no finished phase in it (no weights.ckpt)"),
         ([], "run is not given; run=VALUE, see --help"),
         (["check.box=1"], "check.box: the config has no such key (did you mean check.boxes?)"),
     ],

@@ -40,7 +40,7 @@ def make(tmp_path: Path) -> Make:
         run = tmp_path / "x" / row / f"seed{seed}"
         folder = run / phase
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "handover.ckpt").touch()
+        (folder / "weights.ckpt").touch()
         (folder / "metrics.json").write_text('{"config_hash": "abc"}')
         (folder / "config.yaml").write_text(
             f"{{name: x, seed: {seed}, phases: {{{phase}: {{model: {{extension: null, small: null}}}}}}, "
@@ -113,7 +113,7 @@ def test_what_is_not_trained_or_evaluated_is_left_out_and_said(
     make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     make("control", 0, 0.5, 0, phase="control")
-    (make("other", 0, 0.5, 1) / "handover.ckpt").unlink()
+    (make("other", 0, 0.5, 1) / "weights.ckpt").unlink()
     (make("again", 0, 0.5, 2) / "metrics.json").write_text('{"config_hash": "trained anew"}')
     assert [row["name"] for row in summed_up(tmp_path)["rows"]] == ["control"]
     assert "other/seed0/finetune is not finished; the sweep's own command goes on" in caplog.text
@@ -137,7 +137,7 @@ def test_mistakes_are_one_line(make: Make, tmp_path: Path) -> None:
 
 def test_rows_can_be_named_as_runs(make: Make, tmp_path: Path) -> None:
     make("a", 0, 0.5)
-    (make("b", 0, 0.5) / "handover.ckpt").unlink()
+    (make("b", 0, 0.5) / "weights.ckpt").unlink()
     assert [run.folder.parent.parent.name for run in saved_runs(f"{tmp_path}/x/*/seed*/row.json")] == ["a"]
 
 

@@ -24,8 +24,8 @@ from efpn.models import (
     Pyramid,
     ResNet,
     Stem,
+    Tiles,
     WholePass,
-    Windows,
 )
 from efpn.models.neck import check_levels
 from efpn.types import LevelSpec
@@ -102,7 +102,7 @@ def test_detail_of_the_2x_images_without_them_says_so() -> None:
 
 
 def test_a_whole_pass_gives_the_levels_of_the_2x_image() -> None:
-    model = EFPNBackbone(ResNet("resnet18", weights=None), 8, WholePass(8), Image2x(), Windows()).eval()
+    model = EFPNBackbone(ResNet("resnet18", weights=None), 8, WholePass(8), Image2x(), Tiles()).eval()
     images_2x = torch.rand(1, 3, 128, 128)
     maps = model(torch.rand(1, 3, 64, 64), images_2x)
     second = model.pyramid(images_2x)

@@ -214,7 +214,7 @@ def test_a_detector_that_resizes_makes_the_2x_image_of_the_file_itself() -> None
     model = fasterrcnn_resnet50_efpn(4, arch="resnet18", weights_backbone=None, resize=Resize(64, 128)).eval()
     seen: list[torch.Tensor] = []
     model.backbone.body.conv1.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
-    model.backbone.windows = None
+    model.backbone.tiles = None
     image = torch.rand(3, 128, 160)  # its shorter side is that of the 2x image: 1x is 64 x 80, padded to 64 x 96
     with torch.no_grad():
         model([image])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from efpn.errors import UserError
-from efpn.models import Image2x, ResNet, SmallRoIs, Stem, Timm, Windows, build_faster_rcnn, make_extension
+from efpn.models import Image2x, ResNet, SmallRoIs, Stem, Tiles, Timm, build_faster_rcnn, make_extension
 from efpn.models.receptive import reach
 from efpn.models.upsamplers import Nearest
 
@@ -40,13 +40,13 @@ def test_the_papers_detail_needs_a_stem_of_stride_2() -> None:
 
 
 @pytest.mark.parametrize("name", ["convnext_atto", "resnet18"])
-def test_windows_are_exact(name: str) -> None:
+def test_tiles_are_exact(name: str) -> None:
     torch.manual_seed(0)
     small = SmallRoIs(40)
     backbone = Timm(name, weights=None)
-    options = {"channels": 8, "extension": extension, "detail": Image2x(), "small": small, "windows": Windows()}
+    options = {"channels": 8, "extension": extension, "detail": Image2x(), "small": small, "tiles": Tiles()}
     model = build_faster_rcnn(backbone, 3, **options).eval()
-    assert model.backbone.windows is not None
+    assert model.backbone.tiles is not None
     for part in (backbone.entry, *backbone.stages[:2]):  # weights come later; a layer scale near zero would hide blocks
         for weight in part.parameters():
             torch.nn.init.kaiming_normal_(weight) if weight.ndim > 1 else weight.data.uniform_(0.3, 0.6)

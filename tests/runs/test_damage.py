@@ -15,7 +15,7 @@ from helpers import TINY, run, tiny
 from efpn.entry import WAYS_OUT, in_one_line
 from efpn.errors import UserError
 from efpn.runs import files
-from efpn.runs.checkpoints import read_checkpoint
+from efpn.runs.checkpoints import read_tensors
 from efpn.runs.saved import saved_runs
 from efpn.tasks.base import DetectorTask
 from efpn.training.run import train
@@ -66,7 +66,7 @@ def test_a_damaged_config_is_named_with_a_way_out(text: str | bytes, interrupted
     outputs = interrupted.parents[2]
     with pytest.raises(UserError, match=r"baseline/config\.yaml: damaged \(.*overwrite=true"):
         train(tiny(outputs, data, "phase=baseline", "resume=true"))
-    (interrupted / "handover.ckpt").touch()
+    (interrupted / "weights.ckpt").touch()
     with pytest.raises(UserError, match=r"baseline/config\.yaml: damaged \("):
         saved_runs(str(interrupted))
     assert (interrupted / "last.ckpt").is_file()
@@ -115,7 +115,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(data: Path, tmp_path: Path) ->
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     said = in_one_line(caught.value)
     assert said and said.startswith(f"{folder / 'last.ckpt'}: File too large: ") and "B free; free some space" in said
-    assert read_checkpoint(folder / "last.ckpt")["global_step"] == 2
+    assert read_tensors(folder / "last.ckpt")["global_step"] == 2
     assert {path.name for path in folder.iterdir()} == {"last.ckpt", "config.yaml", "metrics.json"}
     train(tiny(tmp_path, data, "phase=baseline", "resume=true"))
 

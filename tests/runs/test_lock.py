@@ -49,7 +49,7 @@ def test_a_second_run_is_refused_in_one_line_and_leaves_the_first_alone(data: Pa
             assert "name=OTHER" in str(caught.value) and "\n" not in str(caught.value)
         assert [path.name for path in folder.iterdir()] == [".lock"]
     train(tiny(tmp_path, data, "phase=baseline"))
-    assert (folder / "handover.ckpt").is_file() and not (folder / ".lock").exists()
+    assert (folder / "weights.ckpt").is_file() and not (folder / ".lock").exists()
 
 
 def test_a_job_that_shares_a_phase_waits_for_the_one_that_trains_it(
@@ -78,7 +78,7 @@ def test_a_job_that_waited_keeps_what_the_other_has_trained(
 ) -> None:
     cfg = tiny(trained.parents[1], data, "resume=true", "phase=baseline")
     run = replace(phase_run(cfg, "baseline"), shared=True)
-    done, aside = run.folder / "handover.ckpt", run.folder / "aside"
+    done, aside = run.folder / "weights.ckpt", run.folder / "aside"
     done.rename(aside)
 
     @contextmanager

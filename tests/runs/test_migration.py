@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
-from helpers import config
+import pytest
+from helpers import config, tiny
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from efpn.runs.files import read_config
 from efpn.runs.phases import model_config
+from efpn.runs.saved import saved_runs
+from efpn.training.run import train
 
 
 def as_before_version_2(cfg):
@@ -17,6 +21,8 @@ def as_before_version_2(cfg):
     old = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
     old.model.trunk = old.model.pop("backbone")
     del old.model["leaves_out"], old["mining"]
+    old.model.windows = {**old.model.pop("tiles"), "_target_": "efpn.models.Windows"}
+    old.model.windows.tile = old.model.windows.pop("grid")
     for node in (old.backbone, old.model.trunk):
         node._target_ = "efpn.models.ResNetTrunk"
     old.model._target_ = "efpn.models.build_detector"
@@ -42,7 +48,7 @@ def test_a_run_of_version_1_is_read_in_todays_words(tmp_path: Path) -> None:
         expected = OmegaConf.to_container(model_config(cfg, phase), resolve=True)
         assert OmegaConf.to_container(model_config(read, phase), resolve=True) == expected
     detector = instantiate(model_config(read, "finetune"), num_classes=3, backbone={"weights": None}, _convert_="all")
-    assert detector.roi_heads.ohem.keep == 0.25
+    assert detector.roi_heads.ohem.keep == 0.25 and detector.backbone.tiles.grid == cfg.model.tiles.grid
     OmegaConf.save(read, tmp_path / "again.yaml")
     assert read_config(tmp_path / "again.yaml") == read
 
@@ -58,3 +64,18 @@ def test_augmentations_that_were_turned_off_stay_so(tmp_path: Path) -> None:
     augment = read.data.train_transform.augment
     assert (augment.color.hue, augment.flip.p) == (0.02, 0.5)
     assert read.phases.distill.data.train_transform == {"augment": {"color": None, "flip": None}}
+
+
+@pytest.mark.slow
+def test_what_the_checkpoint_was_called_before_is_found_and_gone_when_trained_anew(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained, tmp_path / "demo/seed0")
+    for file in (tmp_path / "demo/seed0").glob("*/weights.ckpt"):
+        file.rename(file.with_name("handover.ckpt"))
+    assert [run.phase for run in saved_runs(str(tmp_path / "demo/seed0"))] == ["baseline", "distill", "finetune"]
+    _, objects = train(tiny(tmp_path, data, "resume=true"))
+    assert objects == {}  # all were finished
+    train(tiny(tmp_path, data, "phase=finetune", "overwrite=true"))  # from the distillation's, by its former name
+    assert not (tmp_path / "demo/seed0/finetune/handover.ckpt").exists()
+    assert (tmp_path / "demo/seed0/finetune/weights.ckpt").is_file()

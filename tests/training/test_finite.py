@@ -9,7 +9,7 @@ import torch
 from helpers import TINY, run, tiny
 
 from efpn.errors import UserError
-from efpn.runs.checkpoints import Handover, first_non_finite, read_checkpoint
+from efpn.runs.checkpoints import Checkpoint, first_non_finite, read_tensors
 from efpn.tasks import DetectionTask
 from efpn.training.run import train
 
@@ -57,8 +57,8 @@ def test_it_stops_there_and_keeps_the_resume_point(
     with pytest.raises(UserError, match=rf"phase=baseline, step [34]: {said}\. .*gradient_clip_val"):
         train(tiny(tmp_path, data, "phase=baseline"))
     folder = tmp_path / "demo/seed0/baseline"
-    assert not (folder / "handover.ckpt").exists()
-    point = read_checkpoint(folder / "last.ckpt")
+    assert not (folder / "weights.ckpt").exists()
+    point = read_tensors(folder / "last.ckpt")
     assert point["global_step"] == 2 and first_non_finite(point["state_dict"].items()) is None
 
 
@@ -69,10 +69,10 @@ def test_a_rate_that_is_too_high_ends_with_a_status_and_one_line(data: Path, tmp
     assert "error: phase=baseline, step " in done.stderr and "phases.baseline.task.optimizer.lr" in done.stderr
 
 
-def test_a_handover_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
     weights = {"a": torch.ones(2), "b": torch.tensor([1.0, float("nan")]), "steps": torch.tensor(3)}
-    with pytest.raises(UserError, match="phase=distill: weight b is nan; .*handover.ckpt is not written"):
-        Handover(weights, "distill", ["sign"], "0" * 12, {}, 10).save(tmp_path / "handover.ckpt")
+    with pytest.raises(UserError, match="phase=distill: weight b is nan; .*weights.ckpt is not written"):
+        Checkpoint(weights, "distill", ["sign"], "0" * 12, {}, 10).save(tmp_path / "weights.ckpt")
     assert not list(tmp_path.iterdir())
 
 

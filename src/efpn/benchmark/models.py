@@ -27,7 +27,7 @@ from efpn.data.transforms import NO_BOXES, Transform
 from efpn.errors import UserError
 from efpn.models import EFPNDetector, FasterRCNN
 from efpn.prediction.images import find_images
-from efpn.runs.checkpoints import read_handover
+from efpn.runs.checkpoints import read_checkpoint
 from efpn.runs.phases import model_config
 from efpn.runs.rebuild import rebuild_detector, resize_to
 from efpn.runs.saved import saved_runs
@@ -107,7 +107,7 @@ def memory_format(setting: Setting) -> torch.memory_format:
 
 
 def compile_parts(model: nn.Module) -> None:
-    """Let torch.compile have backbone, FPN and whole extension; windows and RoIs have other shapes in every image."""
+    """Let torch.compile have backbone, FPN and whole extension; tiles and RoIs have other shapes in every image."""
     backbone = getattr(model, "detector", model).backbone
     for name in ("body", "fpn", "extension"):
         part = getattr(backbone, name, None)
@@ -132,10 +132,10 @@ def trained_detector(setting: Setting, phase: str, changes: Mapping[Any, Any]) -
     if run is None:
         raise UserError(f"run={setting.run}: phase {phase} is not finished there; finish it with train.py")
     given = setting.changes()
-    if "windows" in changes and "windows" not in run.config.model.leaves_out:
-        given.windows = changes["windows"]
+    if "tiles" in changes and "tiles" not in run.config.model.leaves_out:
+        given.tiles = changes["tiles"]
     small = {**changes["small"], "below": run.config.small_roi_below} if "small" in changes else None
-    detector = rebuild_detector(run, read_handover(run.checkpoint), small=small, changes=given)
+    detector = rebuild_detector(run, read_checkpoint(run.checkpoint), small=small, changes=given)
     if "extension" in changes:
         upsampler = instantiate(changes["extension"].upsampler, _convert_="all")
         detector.backbone.extension.upsampler = upsampler(channels=detector.backbone.out_channels)

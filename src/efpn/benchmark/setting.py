@@ -111,10 +111,10 @@ class Setting:
         cfg, how = self.cfg, self.proposals
         if self.run:
             changes = self.changes()
-            margin, objectness = (OmegaConf.select(changes, key) for key in ("windows.margin", "rpn.score_thresh"))
+            margin, objectness = (OmegaConf.select(changes, key) for key in ("tiles.margin", "rpn.score_thresh"))
             own: dict[str, Any] = {"run": self.run_name, "objectness": objectness}
         else:
-            margin = cfg.model.windows.margin if cfg.model.windows else None
+            margin = cfg.model.tiles.margin if cfg.model.tiles else None
             own = {"backbone": cfg.backbone.get("arch") or cfg.backbone.get("name"), "channels": cfg.model.channels}
             own |= {"ftt_width": cfg.ftt_width}
             own |= {"classes": cfg.classes, "proposals": how.total, "small": how.small, "objects": how.objects}

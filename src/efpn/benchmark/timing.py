@@ -28,7 +28,7 @@ STAGES: Final = ("backbone", "fpn", "extension", "rpn", "heads", "post")  # in t
 REST: Final = "rest"  # what no stage claims: normalising, padding, the glue between the parts
 
 # Methods by stage, looked up on the detector; what a model does not have is passed over. Parts of parts are listed
-# where a model may call them by themselves (what the extension does window by window; the backbone's, see `Stages`).
+# where a model may call them by themselves (what the extension does tile by tile; the backbone's, see `Stages`).
 METHODS: Final = (
     ("backbone.body.forward", "backbone"),
     *(

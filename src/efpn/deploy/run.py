@@ -23,7 +23,7 @@ from efpn.deploy.formats import INPUT, OUTPUTS, Format
 from efpn.deploy.graph import SMALLEST_SIDE, trace
 from efpn.errors import UserError
 from efpn.models import EFPNDetector
-from efpn.runs.checkpoints import Handover, read_handover
+from efpn.runs.checkpoints import Checkpoint, read_checkpoint
 from efpn.runs.files import make_folder, write_json
 from efpn.runs.rebuild import rebuild_detector
 from efpn.runs.saved import SavedRun
@@ -46,9 +46,9 @@ def export(cfg: DictConfig, run: SavedRun, chosen: Format, images: list[Path]) -
     Raises:
         UserError: the run cannot be rebuilt, an image cannot be read, or the file says something else.
     """
-    handover = read_handover(run.checkpoint)
-    detector = rebuild_detector(run, handover).eval()
-    detector.backbone.windows = None  # what is exported is the whole map, and compared with it
+    checkpoint = read_checkpoint(run.checkpoint)
+    detector = rebuild_detector(run, checkpoint).eval()
+    detector.backbone.tiles = None  # what is exported is the whole map, and compared with it
     transform = instantiate(run.config.data.eval_transform, _convert_="all")
     images = images or own_images(run, cfg.check.images)
     tolerance = Tolerance(cfg.check.boxes, cfg.check.scores)
@@ -62,7 +62,7 @@ def export(cfg: DictConfig, run: SavedRun, chosen: Format, images: list[Path]) -
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
-    facts = {**facts_of(run, handover, detector), **chosen.facts, "check": checked(agreement, tolerance)}
+    facts = {**facts_of(run, checkpoint, detector), **chosen.facts, "check": checked(agreement, tolerance)}
     write_json(facts_file(target), facts, indent=1)
     found = agreement.detections, agreement.boxes, agreement.scores
     log.info("%s: agrees on %d detections (%.2g px, %.2g of score)", target, *found)
@@ -118,16 +118,16 @@ def checked(agreement: Agreement, tolerance: Tolerance) -> dict[str, Any]:
     return {**asdict(agreement), "tolerance": asdict(tolerance)}
 
 
-def facts_of(run: SavedRun, handover: Handover, detector: EFPNDetector) -> dict[str, Any]:
+def facts_of(run: SavedRun, checkpoint: Checkpoint, detector: EFPNDetector) -> dict[str, Any]:
     """What whoever runs the file must know."""
     transform = run.config.data.eval_transform
     factor = 1 if transform.get("direct") and not detector.backbone.reads_2x else 2
     return {
         "run": run.name,
-        "config_hash": handover.config_hash,
+        "config_hash": checkpoint.config_hash,
         "efpn": __version__,
         "torch": torch.__version__,
-        "classes": handover.classes,  # of label 1, 2, ...
+        "classes": checkpoint.classes,  # of label 1, 2, ...
         "input": {
             "name": INPUT,
             "shape": [3, "height", "width"],

@@ -24,7 +24,7 @@ from efpn.metrics.evaluation import Boxes
 from efpn.metrics.results import read_results
 from efpn.metrics.stages import StageRecord
 from efpn.models import EFPNDetector, FasterRCNN
-from efpn.runs.checkpoints import Handover, read_handover
+from efpn.runs.checkpoints import Checkpoint, read_checkpoint
 from efpn.runs.devices import one_device
 from efpn.runs.files import read_json
 from efpn.runs.phases import model_config, reads_2x
@@ -96,12 +96,12 @@ def detect(cfg: DictConfig, run: SavedRun, variant: Variant) -> Detected | None:
     Raises:
         UserError: data and run do not fit together, or images are missing from what was seen.
     """
-    handover = read_handover(run.checkpoint)
+    checkpoint = read_checkpoint(run.checkpoint)
     node = model_config(run.config, run.phase)
     if cfg.detail:
         node.detail = cfg.detail
     data = eval_data(cfg, run, variant.pairs or reads_2x(node))
-    detector = rebuild(cfg, run, handover, variant, data)
+    detector = rebuild(cfg, run, checkpoint, variant, data)
     index = scored_index(data, cfg.split)
     best = choose_threshold(cfg, data, lambda: collect(cfg, run, detector, variant, data, "val").detections)
     stages = None
@@ -116,12 +116,12 @@ def detect(cfg: DictConfig, run: SavedRun, variant: Variant) -> Detected | None:
     check_complete(index, seen, data.on_unreadable)
     if not first_process():
         return None
-    more = said_of(cfg, run, variant, handover, detector)
+    more = said_of(cfg, run, variant, checkpoint, detector)
     return Detected(data, seen.detections, seen.image_ids, best, more, run.config.seed, stages)
 
 
 def said_of(
-    cfg: DictConfig, run: SavedRun, variant: Variant, handover: Handover, detector: EFPNDetector
+    cfg: DictConfig, run: SavedRun, variant: Variant, checkpoint: Checkpoint, detector: EFPNDetector
 ) -> dict[str, Any]:
     """What was evaluated, in words: the identity of the row."""
     small = detector.small
@@ -131,13 +131,13 @@ def said_of(
         read = f"none; {small.level} is a level of the head"
     return {
         "phase": run.phase,
-        "steps": handover.steps,
+        "steps": checkpoint.steps,
         "input": f"{cfg.short_side or run.config.data.eval_transform.short_side} px (1x)",
         "variant": variant.name,
         "small RoIs": read,
         "detail of P2'": type(detector.backbone.detail).__name__ if detector.backbone.extension else "none",
         "changed in the model": ", ".join(changed(cfg.model)) or "nothing",
-        "trained with": f"efpn {handover.version}, config {handover.config_hash}",
+        "trained with": f"efpn {checkpoint.version}, config {checkpoint.config_hash}",
     }
 
 
@@ -191,24 +191,24 @@ def choose_threshold(cfg: DictConfig, data: DetectionDataModule, detect_val: Cal
 
 
 def rebuild(
-    cfg: DictConfig, run: SavedRun, handover: Handover, variant: Variant, data: DetectionDataModule
+    cfg: DictConfig, run: SavedRun, checkpoint: Checkpoint, variant: Variant, data: DetectionDataModule
 ) -> EFPNDetector:
     """The detector of the run's own config, with its weights.
 
     Raises:
         UserError: the data set has other classes than the run was trained on.
     """
-    if list(data.categories.names) != list(handover.classes):
+    if list(data.categories.names) != list(checkpoint.classes):
         raise UserError(
-            f"{run.checkpoint}: trained on {len(handover.classes)} classes ({', '.join(handover.classes[:3])} ...); "
-            f"the data in {data.root} have {len(data.categories.names)} or others; use the data set of its training"
+            f"{run.checkpoint}: trained on {len(checkpoint.classes)} classes ({', '.join(checkpoint.classes[:3])} "
+            f"...); the data in {data.root} have {len(data.categories.names)} or others; use those of its training"
         )
     if variant.rule is None:
         rule: dict[str, Any] = {"small_roi_below": cfg.small_roi_below}
     else:
         small = variant.rule.node(cfg.small_roi_below or run.config.small_roi_below)
         rule = {"small": small, "extension": variant.rule.extension}
-    return rebuild_detector(run, handover, detail=cfg.detail, changes=cfg.model, **rule)
+    return rebuild_detector(run, checkpoint, detail=cfg.detail, changes=cfg.model, **rule)
 
 
 def collect(

@@ -22,7 +22,7 @@ from efpn.evaluation.report import Drawn, keep
 from efpn.evaluation.variants import EXTENDED
 from efpn.models import EFPNDetector
 from efpn.models.upsamplers import upsample2x
-from efpn.runs.checkpoints import read_handover
+from efpn.runs.checkpoints import read_checkpoint
 from efpn.runs.rebuild import rebuild_detector
 from efpn.runs.saved import SavedRun, row_names
 
@@ -65,7 +65,7 @@ def draw_features(cfg: DictConfig, runs: Sequence[SavedRun], folder: Path) -> Dr
     samples = samples_with_small_objects(data, cfg.split, cfg.features)
     maps: list[dict[str, np.ndarray]] = [{} for _ in samples]
     for run, name in zip(extended, row_names(extended), strict=True):
-        detector = rebuild_detector(run, read_handover(run.checkpoint), detail=cfg.detail, changes=cfg.model).eval()
+        detector = rebuild_detector(run, read_checkpoint(run.checkpoint), detail=cfg.detail, changes=cfg.model).eval()
         for found, sample in zip(maps, samples, strict=True):
             levels = extended_levels(detector, *sample[:2])
             if not np.allclose(found.setdefault(TARGET, levels["target"]), levels["target"], atol=1e-3):

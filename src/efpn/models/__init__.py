@@ -11,9 +11,9 @@ from efpn.models.neck import EFPNBackbone
 from efpn.models.probes import HalfOracle, MultiScale, OnP3Ext, Oracle
 from efpn.models.roi_heads import OHEM, PyramidRoIHeads, RoISettings, SmallRoIs
 from efpn.models.rpn import PyramidRPN, RPNSettings
+from efpn.models.tiles import Tiles
 from efpn.models.timm_backbone import Timm
 from efpn.models.upsamplers import ESPCN, FTT, Nearest, TwoStage, Upsampler
-from efpn.models.windows import Windows
 
 __all__ = [
     "ESPCN",
@@ -46,11 +46,11 @@ __all__ = [
     "RoISettings",
     "SmallRoIs",
     "Stem",
+    "Tiles",
     "Timm",
     "TwoStage",
     "Upsampler",
     "WholePass",
-    "Windows",
     "build_faster_rcnn",
     "build_fcos",
     "build_retinanet",

@@ -22,10 +22,10 @@ from efpn.models.detail import Detail
 from efpn.models.extension import Extension, WholePass
 from efpn.models.neck import EFPNBackbone
 from efpn.models.roi_heads import SmallRoIs
-from efpn.models.windows import Windows
+from efpn.models.tiles import Tiles
 from efpn.types import Detections
 
-Features = Mapping[str, Any]  # level name to its map, or to one that waits to be computed (`WindowedLevel`)
+Features = Mapping[str, Any]  # level name to its map, or to one that waits to be computed (`TiledLevel`)
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def make_neck(
     channels: int,
     extension: Callable[..., Extension | WholePass] | None,
     detail: Detail | None,
-    windows: Windows | None = None,
+    tiles: Tiles | None = None,
 ) -> EFPNBackbone:
     """Backbone, FPN and extension.
 
@@ -192,8 +192,8 @@ def make_neck(
         channels: depth of the pyramid.
         extension: called with ``c2_channels``, ``c3_channels`` and ``channels``; None gives a plain FPN.
         detail: where C2' comes from; None is the paper's `Stem`.
-        windows: see `Windows`; None computes P2' whole.
+        tiles: see `Tiles`; None computes P2' whole.
     """
     depths = {f"{level.name}_channels": level.channels for level in backbone.levels[:2]}
     built = extension(channels=channels, **depths) if extension else None
-    return EFPNBackbone(backbone, channels, built, detail, windows)
+    return EFPNBackbone(backbone, channels, built, detail, tiles)

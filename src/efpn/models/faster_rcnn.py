@@ -17,8 +17,8 @@ from efpn.models.fpn import extended_levels
 from efpn.models.neck import EFPNBackbone
 from efpn.models.roi_heads import PyramidRoIHeads, RoISettings, SmallRoIs
 from efpn.models.rpn import PyramidRPN, RPNSettings
+from efpn.models.tiles import Tiles
 from efpn.models.upsamplers import FTT, Nearest
-from efpn.models.windows import Windows
 from efpn.types import Detections
 
 
@@ -99,7 +99,7 @@ def build_faster_rcnn(
     roi: RoISettings | None = None,
     small: SmallRoIs | None = None,
     resize: Resize | None = None,
-    windows: Windows | None = None,
+    tiles: Tiles | None = None,
 ) -> FasterRCNN:
     """Put a detector together.
 
@@ -113,9 +113,9 @@ def build_faster_rcnn(
         roi: see `RoISettings`.
         small: see `SmallRoIs`.
         resize: see `Resize`.
-        windows: see `Windows`; None computes P2' whole.
+        tiles: see `Tiles`; None computes P2' whole.
     """
-    neck = make_neck(backbone, channels, extension, detail, windows)
+    neck = make_neck(backbone, channels, extension, detail, tiles)
     levels = (*neck.fpn.levels, *extended_levels(channels))
     proposer = PyramidRPN(channels, rpn or RPNSettings())
     heads = PyramidRoIHeads(levels, num_classes, roi or RoISettings(), small)
@@ -158,7 +158,7 @@ def fasterrcnn_resnet50_efpn(
         detail=Image2x() if second_pass else Stem(),
         small=SmallRoIs(small_roi_below, own_head=True),
         resize=resize or Resize(),
-        windows=Windows(),
+        tiles=Tiles(),
     )
     detector.backbone.start_extension()
     return detector

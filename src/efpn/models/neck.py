@@ -12,10 +12,10 @@ from efpn.models.backbones import Backbone
 from efpn.models.detail import Detail, Fine, Stem, require_stem
 from efpn.models.extension import Extension, WholePass
 from efpn.models.fpn import FPN, Pyramid
-from efpn.models.windows import WindowedLevel, Windows, why_whole
+from efpn.models.tiles import TiledLevel, Tiles, why_whole
 from efpn.types import LevelSpec
 
-Level = Tensor | WindowedLevel
+Level = Tensor | TiledLevel
 
 
 class EFPNBackbone(nn.Module):
@@ -26,12 +26,12 @@ class EFPNBackbone(nn.Module):
         channels: depth of every level.
         extension: builds P3' and P2'. None gives a plain FPN.
         detail: where C2' comes from; None is the paper's `Stem`.
-        windows: without gradient, compute P2' under small RoIs alone; None computes the whole map, as an extension that
+        tiles: without gradient, compute P2' under small RoIs alone; None computes the whole map, as an extension that
             cannot be cut does anyway.
 
     Attributes:
         levels: a `LevelSpec` for every map that `forward` returns, checked against a real pass at construction.
-        whole_because: why P2' is not computed on windows; empty where it is.
+        whole_because: why P2' is not computed on tiles; empty where it is.
     """
 
     extension: Any  # an `Extension`, a `WholePass`, or None
@@ -42,7 +42,7 @@ class EFPNBackbone(nn.Module):
         channels: int,
         extension: Extension | WholePass | None = None,
         detail: Detail | None = None,
-        windows: Windows | None = None,
+        tiles: Tiles | None = None,
     ) -> None:
         super().__init__()
         self.body = body
@@ -54,10 +54,10 @@ class EFPNBackbone(nn.Module):
         if extension:
             require_stem(self.detail, body)
         check_levels(self, self.levels)
-        self.whole_because = "model.windows is null, or nothing of the detector reads windows"
-        if extension and windows:
+        self.whole_because = "model.tiles is null, or nothing of the detector reads tiles"
+        if extension and tiles:
             self.whole_because = why_whole(extension, body, channels)
-        self.windows = windows if extension and not self.whole_because else None
+        self.tiles = tiles if extension and not self.whole_because else None
 
     @property
     def reads_2x(self) -> bool:
@@ -67,21 +67,21 @@ class EFPNBackbone(nn.Module):
     def forward(self, images: Tensor, images_2x: Tensor | None = None) -> dict[str, Level]:
         """Compute ``p2 .. p6`` and, with an extension, ``p3_ext`` and ``p2_ext``.
 
-        With windows and without gradient there is no ``p3_ext``, and ``p2_ext`` waits for the boxes that read it.
+        With tiles and without gradient there is no ``p3_ext``, and ``p2_ext`` waits for the boxes that read it.
 
         Args:
             images: normalised 1x images ``(N, 3, H, W)``; H and W are multiples of 32.
             images_2x: the 2x images ``(N, 3, 2H, 2W)``, where ``reads_2x``.
         """
         # frozen parts are in eval mode in training too: the gradient tells whether this is training
-        if self.windows is None or torch.is_grad_enabled():
+        if self.tiles is None or torch.is_grad_enabled():
             return dict(self.whole(images, images_2x))
         assert isinstance(self.extension, Extension), "nothing else is cut"
         pyramid, fine = self.prepare(images, images_2x)
-        return {**pyramid.output, "p2_ext": WindowedLevel(self.extension, self.body, pyramid, fine, self.windows)}
+        return {**pyramid.output, "p2_ext": TiledLevel(self.extension, self.body, pyramid, fine, self.tiles)}
 
     def whole(self, images: Tensor, images_2x: Tensor | None = None) -> dict[str, Tensor]:
-        """All levels as maps, with or without windows."""
+        """All levels as maps, with or without tiles."""
         if self.extension is None:
             return dict(self.pyramid(images).output)
         pyramid, fine = self.prepare(images, images_2x)

@@ -22,7 +22,7 @@ from torchvision.ops.poolers import initLevelMapper
 from efpn.errors import UserError, require_count, require_share
 from efpn.models.crowds import leave_out_crowds
 from efpn.models.filters import DetectionFilter, Ranked
-from efpn.models.windows import WindowedLevel
+from efpn.models.tiles import TiledLevel
 from efpn.types import LevelSpec
 
 POOLED_SIDE = 7
@@ -170,7 +170,7 @@ class PyramidRoIAlign(nn.Module):
         """Pool the small RoIs; a level that waits is computed under them alone."""
         assert self.small is not None and self.extended is not None
         level = features[self.small.level]
-        if isinstance(level, WindowedLevel):
+        if isinstance(level, TiledLevel):
             return level.pool(wanted, self.extended)
         return self.extended(features, wanted, image_shapes)
 

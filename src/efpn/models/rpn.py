@@ -31,7 +31,7 @@ class RPNSettings:
         batch_size: anchors sampled per image for the loss, ``positive_fraction`` of them at most positive.
         fg_iou: an anchor from this IoU on is positive; one below ``bg_iou`` is negative.
         score_thresh: in testing, proposals of a lower objectness (0 to 1) are dropped; the fewer small proposals, the
-            less of P2' is computed (`Windows`).
+            less of P2' is computed (`Tiles`).
     """
 
     anchor_sizes: Sequence[int] = (32, 64, 128, 256, 512)

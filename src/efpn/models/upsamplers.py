@@ -71,7 +71,7 @@ class TwoStage(Upsampler):
     """An upsampler in two stages that see a known number of cells around, so that it can be run on a part of the maps.
 
     The first stage works on P3 at its own resolution, the second at that of P3'. What is promised here is tried out
-    when a model is built (`efpn.models.windows.why_whole`).
+    when a model is built (`efpn.models.tiles.why_whole`).
 
     Attributes:
         reach: cells that the stages see to each side, of P3 and of P3'.

@@ -15,7 +15,7 @@ from efpn.prediction.journal import Journal
 from efpn.prediction.options import slices_of
 from efpn.prediction.task import PredictionTask, image_loader
 from efpn.prediction.writing import ImageBar, ImageWriter, write_results
-from efpn.runs.checkpoints import read_handover
+from efpn.runs.checkpoints import read_checkpoint
 from efpn.runs.rebuild import quiet_trainer, rebuild_detector, resize_to
 from efpn.runs.saved import SavedRun
 from efpn.tasks.base import warn_of_cap
@@ -32,7 +32,7 @@ def predict(cfg: DictConfig, run: SavedRun, images: list[ImageFile]) -> list[tup
     Raises:
         UserError: the run cannot be rebuilt, or not one image can be read.
     """
-    names = read_handover(run.checkpoint).classes
+    names = read_checkpoint(run.checkpoint).classes
     out = run.out_folder(cfg.out, "predictions")
     journal = Journal(out, terms(cfg, run, names), images)
     left = [image for image in images if image.path not in journal.entries]
@@ -66,8 +66,8 @@ def build_task(cfg: DictConfig, run: SavedRun) -> PredictionTask:
     """The run's detector and the run's own way to resize, with what the prediction asks to be different."""
     if cfg.detail and run.config.phases[run.phase].model.extension is None:
         raise UserError(f"detail: the {run.phase} phase in {run.folder} has no P2' for it to serve; leave it out")
-    handover = read_handover(run.checkpoint)
-    detector = rebuild_detector(run, handover, detail=cfg.detail, changes=cfg.model)
+    checkpoint = read_checkpoint(run.checkpoint)
+    detector = rebuild_detector(run, checkpoint, detail=cfg.detail, changes=cfg.model)
     if cfg.min_score is not None:
         detector.score_thresh = cfg.min_score
     node = run.config.data.eval_transform.copy()

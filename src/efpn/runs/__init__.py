@@ -1,1 +1,1 @@
-"""Runs on disk: phases, folders, checkpoints and handovers; what training writes and evaluation reads."""
+"""Runs on disk: phases, folders, checkpoints; what training writes and evaluation reads."""

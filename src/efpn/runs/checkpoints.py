@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill, and the handover from a finished phase to the next."""
+"""Checkpoints that survive a kill, and the checkpoint from a finished phase to the next."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from efpn import __version__
 from efpn.errors import Interrupted, UserError
 from efpn.models import EFPNDetector
 from efpn.runs.files import naming, write_bytes
-from efpn.runs.names import HANDOVER_FILE, RESUME_FILE
+from efpn.runs.names import CHECKPOINT_FILE, RESUME_FILE
 from efpn.signals import SignalWatch, requeue
 
 
 @dataclass(frozen=True)
-class Handover:
+class Checkpoint:
     """What a finished phase leaves for the next.
 
     Attributes:
@@ -71,7 +71,7 @@ def first_non_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
     return f"{name} is {'nan' if tensor.isnan().any() else 'inf'}"
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_tensors(path: Path) -> dict[str, Any]:
     """Load a checkpoint of ours with ``weights_only=True``.
 
     Raises:
@@ -93,18 +93,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def read_handover(path: Path) -> Handover:
-    """Read a finished phase's handover.
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a finished phase's checkpoint.
 
     Raises:
         UserError: the file is missing, damaged or not one of ours.
     """
-    state = read_checkpoint(path)
-    if set(state) == {field.name for field in fields(Handover)}:
-        return Handover(**state)
+    state = read_tensors(path)
+    if set(state) == {field.name for field in fields(Checkpoint)}:
+        return Checkpoint(**state)
     raise UserError(
-        f"checkpoint {path}: not a handover of this version (fields {sorted(map(str, state))[:5]}); give a "
-        f"{HANDOVER_FILE}"
+        f"checkpoint {path}: not a phase's checkpoint of this version (fields {sorted(map(str, state))[:5]}); give a "
+        f"{CHECKPOINT_FILE}"
     )
 
 
@@ -114,7 +114,7 @@ def read_resume_point(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, damaged or no such thing.
     """
-    state = read_checkpoint(path)
+    state = read_tensors(path)
     if lacking := {"state_dict", "loops", "optimizer_states", "lr_schedulers", "global_step", "epoch"} - set(state):
         raise UserError(
             f"checkpoint {path}: nothing to resume from (without {', '.join(sorted(lacking))}); give a {RESUME_FILE} "
@@ -148,20 +148,20 @@ def require_same_shapes(
         )
 
 
-def load_handover(detector: EFPNDetector, handover: Handover, fresh: Sequence[str], source: Path) -> None:
+def load_checkpoint(detector: EFPNDetector, checkpoint: Checkpoint, fresh: Sequence[str], source: Path) -> None:
     """Load strictly; only the parts ``fresh`` may be lacking, and start from what is trained.
 
     Args:
         detector: to load into.
-        handover: of the phase before.
+        checkpoint: of the phase before.
         fresh: name prefixes among `EFPNDetector.starters`.
-        source: of the handover, for messages.
+        source: of the checkpoint, for messages.
 
     Raises:
         UserError: any other key is missing, unexpected or of another shape.
     """
-    state, own = handover.state_dict, detector.state_dict()
-    require_same_shapes(state, own, f"handover {source} (phase {handover.phase})", fresh)
+    state, own = checkpoint.state_dict, detector.state_dict()
+    require_same_shapes(state, own, f"checkpoint {source} (phase {checkpoint.phase})", fresh)
     missing = [key for key in own if key not in state]
     detector.load_state_dict(state, strict=False)
     for prefix, start in detector.starters().items():

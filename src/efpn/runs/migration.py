@@ -5,6 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig, OmegaConf
 
 RENAMED = {  # `_target_`s
+    "efpn.models.Windows": "efpn.models.Tiles",
     "efpn.models.ResNetTrunk": "efpn.models.ResNet",
     "efpn.models.build_detector": "efpn.models.build_faster_rcnn",
 }
@@ -15,12 +16,14 @@ def migrated(config: DictConfig) -> DictConfig:
     """The run's config, changed to today's words; one that is of today stays as it is.
 
     Before version 0.2 the detector's backbone was its ``trunk``, OHEM a node of its own beside ``small``, P2' was
-    ``p2x``, and colour jitter and flip were arguments of the training transform, not entries of its ``augment``.
+    ``p2x`` and cut into ``windows``, and colour jitter and flip were arguments of the training transform, where they
+    are entries of its ``augment``.
     """
     for node in (config, *config.phases.values()):
         _augment(node.get("data", {}).get("train_transform", {}))
     if "check_pictures" in config.data:
         config.data.check_images = config.data.pop("check_pictures")
+    _tiles(config.model)
     if "trunk" not in config.model:
         return config
     config.model.backbone = config.model.pop("trunk")
@@ -38,6 +41,17 @@ def migrated(config: DictConfig) -> DictConfig:
         if loss and "on_p3x" in loss:
             loss.on_p3_ext = loss.pop("on_p3x")
     return config
+
+
+def _tiles(model: DictConfig) -> None:
+    """Rename what P2' is cut into, which were ``windows`` on a grid of ``tile`` cells."""
+    if "windows" in model:
+        model.tiles = model.pop("windows")
+        if model.tiles:
+            model.tiles._target_ = RENAMED.get(model.tiles._target_, model.tiles._target_)
+            model.tiles.grid = model.tiles.pop("tile")
+    if "leaves_out" in model:
+        model.leaves_out = ["tiles" if key == "windows" else key for key in model.leaves_out]
 
 
 def _augment(transform: DictConfig) -> None:

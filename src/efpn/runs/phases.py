@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from efpn.configs import leaves
 from efpn.errors import UserError
 from efpn.runs.files import read_config
-from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, METRICS_FILE, RESUME_FILE
+from efpn.runs.names import CONFIG_FILE, METRICS_FILE, RESUME_FILE, checkpoint_in
 from efpn.runs.sweeps import composed, own_words
 
 # What is part of a phase's own node where the phase uses it, or says nothing of a phase.
@@ -28,7 +28,7 @@ USED_BY_PHASES = (
 # What a resumed or repeated run may change without being another run: that, how it runs and where things lie.
 FREE = (
     *USED_BY_PHASES, "trainer", "logger", "callbacks", "resume", "overwrite", "ckpt_path", "init_ckpt",
-    "score_threshold", "backbone.weights", "model.backbone.weights", "data.root", "data.source.root", "model.windows",
+    "score_threshold", "backbone.weights", "model.backbone.weights", "data.root", "data.source.root", "model.tiles",
     "model.leaves_out",
     "model.rpn.score_thresh", "data.num_workers", "data.eval_batch_size", "data.limit_val", "data.check_images",
 )  # fmt: skip
@@ -60,13 +60,18 @@ class PhaseRun:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
+    def checkpoint(self) -> Path:
+        """What it leaves when it is finished."""
+        return checkpoint_in(self.folder)
+
+    @property
     def finished(self) -> bool:
-        """Whether its handover is there."""
-        return (self.folder / HANDOVER_FILE).is_file()
+        """Whether its checkpoint is there."""
+        return self.checkpoint.is_file()
 
     @property
     def interrupted(self) -> bool:
-        """Whether it left a point to resume from, but no handover."""
+        """Whether it left a point to resume from, but no checkpoint."""
         return (self.folder / RESUME_FILE).is_file() and not self.finished
 
     def require_same_config(self) -> None:
@@ -90,8 +95,8 @@ class PhaseRun:
 
     def clear(self) -> None:
         """Remove what an earlier run of this phase left to go on from; its reports stay."""
-        for name in (HANDOVER_FILE, RESUME_FILE, METRICS_FILE):
-            (self.folder / name).unlink(missing_ok=True)
+        for file in (self.checkpoint, self.folder / RESUME_FILE, self.folder / METRICS_FILE):
+            file.unlink(missing_ok=True)
 
 
 def phase_names(cfg: DictConfig) -> list[str]:
@@ -162,10 +167,10 @@ def reads_2x(model: DictConfig) -> bool:
 
 
 def find_init(cfg: DictConfig, run: PhaseRun) -> Path | None:
-    """The weights that a phase starts from: ``init_ckpt``, or the handover of the phase before it (`own_config`).
+    """The weights that a phase starts from: ``init_ckpt``, or the checkpoint of the phase before it (`own_config`).
 
     Raises:
-        UserError: there is no such handover; the message gives the command that makes it.
+        UserError: there is no such checkpoint; the message gives the command that makes it.
     """
     if cfg.init_ckpt:
         return Path(cfg.init_ckpt)
@@ -173,7 +178,7 @@ def find_init(cfg: DictConfig, run: PhaseRun) -> Path | None:
     if before is None:
         return None
     home = own_config(cfg, before)
-    place = Path(home.paths.run) / before / HANDOVER_FILE
+    place = checkpoint_in(Path(home.paths.run) / before)
     if place.is_file():
         return place
     apart = own_words() and home is cfg  # what is swept changes it: no command but the sweep's own makes it

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from efpn.errors import UserError
 from efpn.models import EFPNDetector
-from efpn.runs.checkpoints import Handover, load_handover
+from efpn.runs.checkpoints import Checkpoint, load_checkpoint
 from efpn.runs.phases import model_config
 from efpn.runs.saved import SavedRun
 from efpn.runs.trainer import make_trainer
@@ -20,7 +20,7 @@ from efpn.runs.trainer import make_trainer
 
 def rebuild_detector(
     run: SavedRun,
-    handover: Handover,
+    checkpoint: Checkpoint,
     *,
     small_roi_below: float | None = None,
     small: Mapping[str, Any] | None = None,
@@ -32,7 +32,7 @@ def rebuild_detector(
 
     Args:
         run: the finished phase.
-        handover: its weights and classes.
+        checkpoint: its weights and classes.
         small_roi_below: 1x pixels, if another than the run's own.
         small: node of `efpn.models.SmallRoIs`, if RoIs are read otherwise than in training.
         extension: False leaves the extension out, whose levels are given then.
@@ -59,14 +59,14 @@ def rebuild_detector(
             if OmegaConf.is_dict(change) and not OmegaConf.is_dict(node.get(key)):
                 raise UserError(f"model.{key!s}: the {run.phase} phase in {run.folder} has none to change")
         node.merge_with(changes)
-    given = {"num_classes": len(handover.classes) + 1, "backbone": {"weights": None}}
+    given = {"num_classes": len(checkpoint.classes) + 1, "backbone": {"weights": None}}
     try:
         detector: EFPNDetector = instantiate(node, **given, _convert_="all")
     except InstantiationException as error:
         if not changes or not isinstance(error.__cause__, TypeError):
             raise
         raise UserError(f"model: {error.__cause__}; the config of {run.folder} shows what there is") from None
-    load_handover(detector, handover, [], run.checkpoint)
+    load_checkpoint(detector, checkpoint, [], run.checkpoint)
     return detector
 
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from efpn.errors import UserError
 from efpn.runs.files import read_config, read_record
-from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, ROW_FILE
+from efpn.runs.names import CHECKPOINT_FILE, CONFIG_FILE, ROW_FILE, checkpoint_in, finished_in
 from efpn.runs.sweeps import read_row
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ def swept_rows(sweep: str, rows: str | Sequence[str] | None = None) -> list[Swep
         title = found[path]["title"]
         places.setdefault(path.parent.parent.name, {}).setdefault(title, []).append(found[path]["phase"])
     if not found:
-        for path in sorted(Path(sweep).glob(f"**/seed*/*/{HANDOVER_FILE}")):
+        for path in finished_in(Path(sweep), "**/seed*/*"):
             parts = path.parent.relative_to(sweep).parts
             name = "/".join([*parts[:-2], parts[-1]])
             places.setdefault(name, {}).setdefault(name, []).append(path.parent)
@@ -125,10 +125,10 @@ def swept_rows(sweep: str, rows: str | Sequence[str] | None = None) -> list[Swep
 def _swept_row(name: str, places: dict[str, list[Path]]) -> SweptRow:
     """The row of these places, by title; one that is not finished is left out and named."""
     phases = [phase for ones in places.values() for phase in ones]
-    finished = [phase for phase in phases if (phase / HANDOVER_FILE).is_file()]
+    finished = [phase for phase in phases if checkpoint_in(phase).is_file()]
     for phase in set(phases) - set(finished):
         log.warning("%s: %s is not finished; the sweep's own command goes on with it", name, phase)
-    runs = [_saved(phase / HANDOVER_FILE) for phase in finished]
+    runs = [_saved(checkpoint_in(phase)) for phase in finished]
     return SweptRow(name, list(places)[-1], {int(run.config.seed): run for run in runs})
 
 
@@ -160,14 +160,14 @@ def _runs_at(path: str, option: str) -> list[SavedRun]:
         place = read_row(place)["phase"]
     if place.is_file():
         return [_saved(place)]
-    if (place / HANDOVER_FILE).is_file():
-        return [_saved(place / HANDOVER_FILE)]
+    if (checkpoint := checkpoint_in(place)).is_file():
+        return [_saved(checkpoint)]
     if found := _phases(place):
-        return [_saved(checkpoint) for checkpoint in found]
+        return [_saved(one) for one in found]
     if not place.exists():
         raise UserError(f"{option}={path}: no such file or folder; give a run's folder, such as outputs/demo/seed0")
     raise UserError(
-        f"{option}={path}: no finished phase in it (no {HANDOVER_FILE}); finish one with `python train.py ... "
+        f"{option}={path}: no finished phase in it (no {CHECKPOINT_FILE}); finish one with `python train.py ... "
         "resume=true`, or give the folder outputs/<name>/seed<seed>"
     )
 
@@ -175,7 +175,7 @@ def _runs_at(path: str, option: str) -> list[SavedRun]:
 def _matching(pattern: str, option: str) -> list[SavedRun]:
     places = sorted(glob.glob(pattern))  # noqa: PTH207  (Path.glob takes no absolute pattern)
     rows = {path: read_row(Path(path))["phase"] for path in places if Path(path).name == ROW_FILE}
-    found = [path for path in places if (rows.get(path, Path(path)) / HANDOVER_FILE).is_file() or _phases(path)]
+    found = [path for path in places if checkpoint_in(rows.get(path, Path(path))).is_file() or _phases(path)]
     if not found:
         raise UserError(f"{option}={pattern}: matches no finished run; a pattern names runs' or phases' folders")
     return [run for path in found for run in _runs_at(path, option)]
@@ -183,7 +183,7 @@ def _matching(pattern: str, option: str) -> list[SavedRun]:
 
 def _phases(path: str | Path) -> list[Path]:
     """Checkpoints of the finished phases, in the order of the run's config: the most advanced one last."""
-    found = {file.parent.name: file for file in sorted(Path(path).glob(f"*/{HANDOVER_FILE}"))}
+    found = {file.parent.name: file for file in finished_in(Path(path))}
     configs = [read_config(file) for one in found.values() if (file := one.with_name(CONFIG_FILE)).is_file()]
     order = [str(phase) for config in configs for phase in config.phases]
     return [found[phase] for phase in dict.fromkeys([*order, *found]) if phase in found]

@@ -1,1 +1,1 @@
-"""A training run, from config to handover."""
+"""A training run, from config to checkpoint."""

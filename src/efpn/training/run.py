@@ -1,4 +1,4 @@
-"""A training run: instantiate what the config names, fit phase after phase, leave metrics and handover."""
+"""A training run: instantiate what the config names, fit phase after phase, leave metrics and checkpoint."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from efpn.metrics.split import SplitScorer
 from efpn.models import EFPNDetector
 from efpn.ranges import TRAIN, check_targets, check_values
 from efpn.runs.checkpoints import (
-    Handover,
+    Checkpoint,
     ResumePoint,
-    load_handover,
-    read_handover,
+    load_checkpoint,
+    read_checkpoint,
     read_resume_point,
     require_same_shapes,
     state_bytes,
 )
 from efpn.runs.files import naming, read_record, require_space, write_json, write_text
 from efpn.runs.lock import lock, refuse_or_clear
-from efpn.runs.names import CONFIG_FILE, HANDOVER_FILE, LOCK_FILE, METRICS_FILE, RESUME_FILE
+from efpn.runs.names import CHECKPOINT_FILE, CONFIG_FILE, LOCK_FILE, METRICS_FILE, RESUME_FILE
 from efpn.runs.phases import (
     PhaseRun,
     find_init,
@@ -87,8 +87,8 @@ def run_or_keep(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[
             if not run.finished or cfg.overwrite:
                 return run_phase(cfg, run)
     check_lineage(cfg, run)
-    log.info("phase %s is finished (%s): kept", run.name, run.folder / HANDOVER_FILE)
-    return read_handover(run.folder / HANDOVER_FILE).metrics, {}
+    log.info("phase %s is finished (%s): kept", run.name, run.checkpoint)
+    return read_checkpoint(run.checkpoint).metrics, {}
 
 
 def settled(cfg: DictConfig, shared: bool = False) -> DictConfig:
@@ -165,7 +165,7 @@ def check_lineage(cfg: DictConfig, run: PhaseRun) -> None:
     init = None if cfg.init_ckpt else find_init(cfg, run)
     if init is None:
         return
-    started_from, now = read_record(run.folder).get("started_from"), read_handover(init).config_hash
+    started_from, now = read_record(run.folder).get("started_from"), read_checkpoint(init).config_hash
     if started_from not in (None, now):
         raise UserError(
             f"phase={run.name} in {run.folder} started from another {run.config.init_from} (config {started_from}, now "
@@ -174,7 +174,7 @@ def check_lineage(cfg: DictConfig, run: PhaseRun) -> None:
 
 
 def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[str, Any]]:
-    """Train one phase to its end and write its handover and metrics."""
+    """Train one phase to its end and write its checkpoint and metrics."""
     resume = resume_point(cfg, run)
     init = None if resume else find_init(cfg, run)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -182,9 +182,9 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
     trainer = build_trainer(cfg, run, watch)
     data = build_data(cfg, run, trainer.world_size)
     detector = build_model(cfg, run.name, data, pretrained=resume is None and init is None)
-    source = read_handover(init) if init else None
+    source = read_checkpoint(init) if init else None
     if source and init:
-        load_handover(detector, source, new_parts(cfg, run, detector), init)
+        load_checkpoint(detector, source, new_parts(cfg, run, detector), init)
     task = build_task(cfg, run, detector, data, trainer.world_size)
     for logger in trainer.loggers:  # a logger that cannot start (no account) must not cost an earlier run its weights
         logger.log_hyperparams(plain_config(cfg))
@@ -221,7 +221,7 @@ def open_folder(cfg: DictConfig, run: PhaseRun, record: dict[str, Any], detector
     Raises:
         UserError: they do not.
     """
-    there = [file.stat().st_size for file in (run.folder / RESUME_FILE, run.folder / HANDOVER_FILE) if file.is_file()]
+    there = [file.stat().st_size for file in (run.folder / RESUME_FILE, run.checkpoint) if file.is_file()]
     room = 2 * state_bytes(detector, optimizer=True)  # the new one is written before the old one goes
     require_space(run.folder, room - sum(there), f"saving phase={run.name}")
     if not keep:
@@ -348,14 +348,14 @@ def learning_rate(cfg: DictConfig, run: PhaseRun, images: int) -> float:
 
 
 def write_results(run: PhaseRun, detector: EFPNDetector, data: DetectionDataModule, record: dict[str, Any]) -> None:
-    """Leave ``metrics.json`` and, last, the handover that says the phase is finished."""
+    """Leave ``metrics.json`` and, last, the checkpoint that says the phase is finished."""
     write_json(run.folder / METRICS_FILE, record | {"config_hash": run.config_hash}, indent=2)
     weights = {key: value.detach().to("cpu", copy=True) for key, value in detector.state_dict().items()}
     classes = list(data.categories.names)
-    handover = Handover(weights, run.name, classes, run.config_hash, record["metrics"], record["steps"])
-    handover.save(run.folder / HANDOVER_FILE)
+    checkpoint = Checkpoint(weights, run.name, classes, run.config_hash, record["metrics"], record["steps"])
+    checkpoint.save(run.folder / CHECKPOINT_FILE)
     (run.folder / RESUME_FILE).unlink(missing_ok=True)
-    log.info("phase %s finished: %s", run.name, run.folder / HANDOVER_FILE)
+    log.info("phase %s finished: %s", run.name, run.folder / CHECKPOINT_FILE)
 
 
 def close_loggers(trainer: pl.Trainer) -> None:

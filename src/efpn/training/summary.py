@@ -31,7 +31,7 @@ def print_summary(
     rows["output"] = str(run.folder)
     if model.backbone.extension is not None:
         whole = model.backbone.whole_because
-        rows["P2'"] = f"whole: {whole}" if whole else "in testing on windows under small proposals alone"
+        rows["P2'"] = f"whole: {whole}" if whole else "in testing on tiles under small proposals alone"
     for part, (total, trains) in parameter_counts(model).items():
         state = "trains" if trains == total else (f"{trains / 1e6:.2f} M of it trains" if trains else "frozen")
         rows[part] = f"{total / 1e6:.2f} M parameters, {state}"

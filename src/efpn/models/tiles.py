@@ -1,8 +1,8 @@
-"""The extended level where it is read: P2' under small RoIs alone, window by window.
+"""The extended level where it is read: P2' under small RoIs alone, tile by tile.
 
 Nothing but RoI pooling reads P2', and only small RoIs do. C2', C3', the upsampler, the laterals and the last
-convolution run on windows under them, each with the margin that its receptive field asks for; at the image's edge a
-window ends where the map ends, so that zero padding acts there as it does on the whole map. What comes out is the dense
+convolution run on tiles under them, each with the margin that its receptive field asks for; at the image's edge a
+tile ends where the map ends, so that zero padding acts there as it does on the whole map. What comes out is the dense
 P2' to float noise. That is tried out when a model is built: a layer that sees further than it says, or the whole map
 (attention, group-norm), makes P2' be computed whole.
 
@@ -41,29 +41,29 @@ Price = Callable[[np.ndarray], np.ndarray]  # rectangles (n, 4) to what each cos
 
 
 @dataclass(frozen=True)
-class Windows:
+class Tiles:
     """How P2' is cut.
 
     Attributes:
-        tile: windows begin and end at multiples of this, so that they have few different sizes.
-        margin: the most that an upsampler sees around a window in each of its two stages, one after the other; None is
+        grid: tiles begin and end at multiples of this, so that they have few different sizes.
+        margin: the most that an upsampler sees around a tile in each of its two stages, one after the other; None is
             what its receptive field asks for, which is exact. The stage at P3''s resolution takes 1 at least.
         dense_from: share of the whole map's work from which the map is computed whole.
     """
 
-    tile: int = 2
+    grid: int = 2
     margin: int | None = None
     dense_from: float = 0.9
 
     def __post_init__(self) -> None:
         """Refuse numbers that cut nothing."""
-        require_count("model.windows.tile", self.tile, least=1)
+        require_count("model.tiles.grid", self.grid, least=1)
         if self.margin is not None:
-            require_count("model.windows.margin", self.margin, least=0)
+            require_count("model.tiles.margin", self.margin, least=0)
         share = self.dense_from
         if isinstance(share, bool) or not isinstance(share, int | float) or not share > 0:
             raise UserError(
-                f"model.windows.dense_from={share}: must be a number greater than 0; windows=null: always whole"
+                f"model.tiles.dense_from={share}: must be a number greater than 0; tiles=null: always whole"
             )
 
 
@@ -104,7 +104,7 @@ class Rect(NamedTuple):
         ).of(part)
 
 
-class WindowedLevel:
+class TiledLevel:
     """P2' of a batch, not yet computed.
 
     Args:
@@ -115,9 +115,7 @@ class WindowedLevel:
         settings: how it is cut.
     """
 
-    def __init__(
-        self, extension: Extension, backbone: Backbone, pyramid: Pyramid, fine: Fine, settings: Windows
-    ) -> None:
+    def __init__(self, extension: Extension, backbone: Backbone, pyramid: Pyramid, fine: Fine, settings: Tiles) -> None:
         assert isinstance(extension.upsampler, TwoStage), "nothing else is cut, see why_whole"
         self.extension, self.upsampler = extension, extension.upsampler
         self.stage2, self.stage3 = backbone.stages[:2]
@@ -138,15 +136,15 @@ class WindowedLevel:
             boxes: of each image, ``(n, 4)`` xyxy in 1x pixels.
             align: torchvision's pooler of this level.
         """
-        wanted = [cells_under(one, self.size, self.settings.tile) for one in boxes]
-        windows = [joined(np.unique(one, axis=0), self._price) for one in wanted]
+        wanted = [cells_under(one, self.size, self.settings.grid) for one in boxes]
+        tiles = [joined(np.unique(one, axis=0), self._price) for one in wanted]
         whole = self._price(np.array([[0, 0, *self.size]]))[0] * len(boxes)
-        if sum(self._price(one).sum() for one in windows) >= self.settings.dense_from * whole:
+        if sum(self._price(one).sum() for one in tiles) >= self.settings.dense_from * whole:
             return self._pooled(self._whole(), list(boxes), align)
         parts, order = [], []
         first = 0
-        for index, (own, cells, cut) in enumerate(zip(boxes, wanted, windows, strict=True)):
-            home = window_of(cells, cut)
+        for index, (own, cells, cut) in enumerate(zip(boxes, wanted, tiles, strict=True)):
+            home = tile_of(cells, cut)
             for number, row in enumerate(cut):
                 rows = np.flatnonzero(home == number)
                 parts.append(self._pooled_in(index, Rect(*map(int, row)), own[torch.as_tensor(rows)], align))
@@ -157,7 +155,7 @@ class WindowedLevel:
         return torch.cat(parts)[torch.argsort(torch.cat(order)).to(self.p3.device)]
 
     def _pooled_in(self, index: int, part: Rect, boxes: Tensor, align: MultiScaleRoIAlign) -> Tensor:
-        """RoIs that lie in one window of image ``index``."""
+        """RoIs that lie in one tile of image ``index``."""
         level = self._computed(slice(index, index + 1), part)
         corner = boxes.new_tensor([part.left, part.top] * 2) * (P2_EXT_PER_P3 * P2_EXT_STRIDE)
         return self._pooled(level, [boxes - corner], align)
@@ -167,12 +165,12 @@ class WindowedLevel:
         return roi_align(level, boxes, align.output_size, 1 / P2_EXT_STRIDE, align.sampling_ratio)
 
     def _price(self, rects: np.ndarray) -> np.ndarray:
-        """Multiply-adds of windows ``(n, 4)``: each part of the work is done on the window and a margin of its own."""
+        """Multiply-adds of tiles ``(n, 4)``: each part of the work is done on the tile and a margin of its own."""
         work, margins = self._work
         return np.asarray(grown_areas(rects, margins, self.size) @ work)
 
     def _margins(self) -> tuple[int, int]:
-        """Margins of the upsampler's two stages: that at P3''s resolution around a window, that at P3's around both."""
+        """Margins of the upsampler's two stages: that at P3''s resolution around a tile, that at P3's around both."""
         coarse, fine = self.upsampler.reach
         margins = math.ceil((self._rim + fine) / 2), coarse
         most = self.settings.margin
@@ -180,7 +178,7 @@ class WindowedLevel:
 
     @property
     def _rim(self) -> int:
-        """Cells of P3' around a window that the last convolution asks for."""
+        """Cells of P3' around a tile that the last convolution asks for."""
         return math.ceil(self.post_reach / 2)
 
     def _priced(self) -> tuple[np.ndarray, np.ndarray]:
@@ -242,7 +240,7 @@ class WindowedLevel:
 
 @torch.no_grad()
 def why_whole(extension: nn.Module, backbone: Backbone, channels: int) -> str:
-    """Why an extension's P2' cannot be computed on windows; empty where these are what the dense map is.
+    """Why an extension's P2' cannot be computed on tiles; empty where these are what the dense map is.
 
     Only an `Extension` whose upsampler says how far it sees can be cut at all. That is tried out on a copy with random
     weights; on the meta device its word is taken.
@@ -267,38 +265,38 @@ def why_whole(extension: nn.Module, backbone: Backbone, channels: int) -> str:
         side = 2 * (sum(tried.upsampler.reach) + 6)  # type: ignore[arg-type]
         maps = {"p3": torch.rand(1, channels, side, side), "p2": torch.rand(1, channels, 2 * side, 2 * side)}
         image = torch.rand(1, 3, 16 * side, 16 * side)
-        level = WindowedLevel(tried, trial, Pyramid(maps, maps), entry_on(trial, image), Windows())
+        level = TiledLevel(tried, trial, Pyramid(maps, maps), entry_on(trial, image), Tiles())
         middle = Rect(side // 2 - 1, side // 2, side // 2 + 1, side // 2 + 2)
         dense, cut = middle.times(P2_EXT_PER_P3).of(level._whole()), level._computed(slice(0, 1), middle)
     if torch.allclose(cut, dense, rtol=1e-3, atol=1e-3 * float(dense.std())):
         return ""
     names = type(upsampler).__name__, type(backbone).__name__
-    reason = f"{names[0]} on {names[1]} is not on windows what it is on the whole map; a layer sees further than told"
+    reason = f"{names[0]} on {names[1]} is not on tiles what it is on the whole map; a layer sees further than told"
     log.warning("P2' is computed whole: %s", reason)
     return reason
 
 
-def cells_under(boxes: Tensor, size: tuple[int, int], tile: int) -> np.ndarray:
-    """What RoIAlign reads for each of ``boxes``, in cells of P3 rounded outwards to tiles: `Rect` rows ``(n, 4)``.
+def cells_under(boxes: Tensor, size: tuple[int, int], grid: int) -> np.ndarray:
+    """What RoIAlign reads for each of ``boxes``, in cells of P3 rounded outwards to a grid: `Rect` rows ``(n, 4)``.
 
     Args:
         boxes: ``(n, 4)`` xyxy in 1x pixels.
         size: of P3.
-        tile: side of a tile.
+        grid: its step.
     """
     xyxy = boxes.detach().double().cpu().numpy() / P2_EXT_STRIDE
     # a RoI is at least one cell of P2' wide, and bilinear sampling reads the cell after the last
     first, last = xyxy[:, :2], np.maximum(xyxy[:, 2:], xyxy[:, :2] + 1) + 1
-    limit = -(-np.array(size[::-1]) // tile) - 1
-    tiles = [np.clip(ends // (P2_EXT_PER_P3 * tile), 0, limit).astype(np.int64) for ends in (first, last)]
-    ends = np.minimum((tiles[1] + 1) * tile, size[::-1])
-    return np.hstack([(tiles[0] * tile)[:, ::-1], ends[:, ::-1]])
+    limit = -(-np.array(size[::-1]) // grid) - 1
+    steps = [np.clip(ends // (P2_EXT_PER_P3 * grid), 0, limit).astype(np.int64) for ends in (first, last)]
+    ends = np.minimum((steps[1] + 1) * grid, size[::-1])
+    return np.hstack([(steps[0] * grid)[:, ::-1], ends[:, ::-1]])
 
 
-def window_of(cells: np.ndarray, windows: np.ndarray) -> np.ndarray:
-    """Number ``(n,)`` of the first window that holds each of ``cells (n, 4)``; every one is held by one."""
-    inside = (windows[None, :, :2] <= cells[:, None, :2]) & (windows[None, :, 2:] >= cells[:, None, 2:])
-    return inside.all(axis=2).argmax(axis=1) if len(windows) else np.zeros(len(cells), np.int64)
+def tile_of(cells: np.ndarray, tiles: np.ndarray) -> np.ndarray:
+    """Number ``(n,)`` of the first tile that holds each of ``cells (n, 4)``; every one is held by one."""
+    inside = (tiles[None, :, :2] <= cells[:, None, :2]) & (tiles[None, :, 2:] >= cells[:, None, 2:])
+    return inside.all(axis=2).argmax(axis=1) if len(tiles) else np.zeros(len(cells), np.int64)
 
 
 def joined(rects: np.ndarray, price: Price) -> np.ndarray:

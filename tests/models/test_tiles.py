@@ -29,14 +29,14 @@ from efpn.models import (
     RPNSettings,
     SmallRoIs,
     Stem,
+    Tiles,
     TwoStage,
     Upsampler,
-    Windows,
     build_faster_rcnn,
     make_extension,
 )
+from efpn.models.tiles import Price, Rect, TiledLevel, cells_under, grown_areas, joined, tile_of, united
 from efpn.models.upsamplers import reach
-from efpn.models.windows import Price, Rect, WindowedLevel, cells_under, grown_areas, joined, united, window_of
 
 UPSAMPLERS = {
     "ftt": lambda c: FTT(c, 12),
@@ -52,7 +52,7 @@ UPSAMPLERS = {
 def detector(
     upsampler: str = "ftt",
     arch: str = "resnet18",
-    windows: Windows | None = None,
+    tiles: Tiles | None = None,
     resnet: ResNet | None = None,
     detail: Detail | None = None,
     c3: bool = False,
@@ -66,7 +66,7 @@ def detector(
 
     extension = partial(make_extension, lambda channels: UPSAMPLERS[upsampler](channels), c3=c3, **options)
     parts: dict[str, Any] = {"small": SmallRoIs(24, own_head=True), "extension": extension, "detail": detail}
-    model = build_faster_rcnn(resnet, 4, channels=8, rpn=rpn, roi=roi, windows=windows, **parts)
+    model = build_faster_rcnn(resnet, 4, channels=8, rpn=rpn, roi=roi, tiles=tiles, **parts)
     for module in model.backbone.extension.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
@@ -74,14 +74,14 @@ def detector(
     return model.eval()
 
 
-def levels(model: EFPNDetector, images: Tensor) -> tuple[Tensor, WindowedLevel]:
+def levels(model: EFPNDetector, images: Tensor) -> tuple[Tensor, TiledLevel]:
     """P2' dense, and waiting; the 2x images show something else than the 1x ones, to be told apart."""
     backbone = model.backbone
     images_2x = torch.rand(len(images), 3, *(2 * side for side in images.shape[-2:]))
     with torch.no_grad():
         pyramid, fine = backbone.prepare(images, images_2x)
         dense = backbone.extension.extend(backbone, pyramid, fine)[1]
-    return dense, WindowedLevel(backbone.extension, backbone.body, pyramid, fine, model.backbone.windows or Windows())
+    return dense, TiledLevel(backbone.extension, backbone.body, pyramid, fine, model.backbone.tiles or Tiles())
 
 
 BOXES = {
@@ -112,7 +112,7 @@ def differs(model: EFPNDetector, boxes: list[list[list[float]]], images: Tensor)
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
 @pytest.mark.parametrize("upsampler", list(UPSAMPLERS))
 def test_pooled_features_are_those_of_the_dense_map(upsampler: str, arch: str) -> None:
-    model = detector(upsampler, arch, Windows(dense_from=100))
+    model = detector(upsampler, arch, Tiles(dense_from=100))
     image = torch.rand(1, 3, 256, 384)
     for name, boxes in BOXES.items():
         assert differs(model, [boxes], image) < 1e-3, name
@@ -130,7 +130,7 @@ def test_pooled_features_are_those_of_the_dense_map(upsampler: str, arch: str) -
     ],
 )
 def test_every_source_of_detail_can_be_cut(detail: Detail, upsampler: str, c3: bool, arch: str) -> None:
-    model = detector(upsampler, arch, Windows(dense_from=100), detail=detail, c3=c3)
+    model = detector(upsampler, arch, Tiles(dense_from=100), detail=detail, c3=c3)
     every = [box for boxes in BOXES.values() for box in boxes]
     assert differs(model, [every], torch.rand(1, 3, 256, 384)) < 1e-3
 
@@ -139,7 +139,7 @@ def test_every_source_of_detail_can_be_cut(detail: Detail, upsampler: str, c3: b
 @pytest.mark.parametrize("source, post_conv", [("inner", False), ("output", True)])
 @pytest.mark.parametrize("c3", [False, True])
 def test_every_form_of_the_extension_can_be_cut(source: str, post_conv: bool, c3: bool) -> None:
-    model = detector(source=source, post_conv=post_conv, c3=c3, windows=Windows(dense_from=100))
+    model = detector(source=source, post_conv=post_conv, c3=c3, tiles=Tiles(dense_from=100))
     every = [box for boxes in BOXES.values() for box in boxes]
     assert differs(model, [every, [], BOXES["corners"]], torch.rand(3, 3, 256, 384)) < 1e-3
 
@@ -169,7 +169,7 @@ def test_pooled_features_are_those_of_the_dense_map_on_real_images(
     """ImageNet weights; few and many proposals on the signs, none on the last image, one image and four."""
     images, boxes = real_images
     resnet = ResNet("resnet50", str(shared / "weights" / "resnet50_imagenet_fp16.pth"))
-    model = detector(resnet=resnet, windows=Windows(dense_from=100))
+    model = detector(resnet=resnet, tiles=Tiles(dense_from=100))
     wanted = [*(around(one, each, 352) for one in boxes[:3]), []]
     assert sum(map(len, wanted)) >= 3 * each
     assert differs(model, wanted, images) < 1e-3
@@ -181,8 +181,8 @@ def test_pooled_features_are_those_of_the_dense_map_on_real_images(
 def test_detections_are_those_of_the_dense_model(threshold: float) -> None:
     images = [torch.rand(3, 200, 300), torch.rand(3, 150, 120), torch.rand(3, 90, 310)]
     found = []
-    for windows in (None, Windows(), Windows(tile=1), Windows(dense_from=100)):
-        model = detector(windows=windows)
+    for tiles in (None, Tiles(), Tiles(grid=1), Tiles(dense_from=100)):
+        model = detector(tiles=tiles)
         model.roi_heads.box_roi_pool.small = SmallRoIs(threshold, own_head=True)
         with torch.no_grad():
             found.append(model(images))
@@ -195,7 +195,7 @@ def test_detections_are_those_of_the_dense_model(threshold: float) -> None:
 
 
 def test_nothing_of_the_extension_runs_without_small_rois() -> None:
-    model = detector(windows=Windows())
+    model = detector(tiles=Tiles())
     model.roi_heads.box_roi_pool.small = SmallRoIs(1e-6, own_head=True)
     model.backbone.extension.forward = model.backbone.extension.merge = None  # type: ignore[assignment,method-assign]
     with torch.no_grad():
@@ -203,9 +203,9 @@ def test_nothing_of_the_extension_runs_without_small_rois() -> None:
 
 
 def test_training_computes_the_whole_map_even_where_the_backbone_is_frozen() -> None:
-    model = detector(windows=Windows())
+    model = detector(tiles=Tiles())
     with torch.no_grad():
-        assert isinstance(model.backbone(torch.rand(1, 3, 64, 64))["p2_ext"], WindowedLevel)
+        assert isinstance(model.backbone(torch.rand(1, 3, 64, 64))["p2_ext"], TiledLevel)
     assert not model.backbone.training and isinstance(model.backbone(torch.rand(1, 3, 64, 64))["p2_ext"], Tensor)
     p2_ext = model.train().backbone(torch.rand(2, 3, 64, 64))["p2_ext"]
     assert isinstance(p2_ext, Tensor) and p2_ext.requires_grad
@@ -213,17 +213,17 @@ def test_training_computes_the_whole_map_even_where_the_backbone_is_frozen() -> 
 
 @pytest.mark.parametrize("upsampler", list(UPSAMPLERS))
 def test_an_image_full_of_small_rois_is_computed_whole(upsampler: str) -> None:
-    model = detector(upsampler, windows=Windows())
+    model = detector(upsampler, tiles=Tiles())
     dense, level = levels(model, torch.rand(1, 3, 128, 128))
     grid = torch.cartesian_prod(torch.arange(0, 128, 8.0), torch.arange(0, 128, 8.0))
-    level._computed = None  # type: ignore[assignment,method-assign]  # no window
+    level._computed = None  # type: ignore[assignment,method-assign]  # no tile
     align = model.roi_heads.box_roi_pool.extended
     boxes = [torch.cat([grid, grid + 8], dim=1)]
     with torch.no_grad():
         torch.testing.assert_close(level.pool(boxes, align), align({"p2_ext": dense}, boxes, [(128, 128)]))
 
 
-def test_a_window_is_priced_with_all_its_margins() -> None:
+def test_a_tile_is_priced_with_all_its_margins() -> None:
     """ESPCN works on P3 alone: 2 x 2 cells, 1 for the last convolution, 4 that it sees.
 
     The last convolution and the lateral need 1/4 cell around, and C2' the 4/4 more that stage 2 sees.
@@ -236,8 +236,8 @@ def test_a_window_is_priced_with_all_its_margins() -> None:
     assert level._price(np.array([[10, 10, 12, 12]])) == pytest.approx(expected)
 
 
-def test_a_window_of_the_second_pass_is_priced_with_all_its_margins() -> None:
-    """By hand, for a window of 2 x 2 cells of P3: the last convolution sees 1/4 cell around, P3' is made with 1/2.
+def test_a_tile_of_the_second_pass_is_priced_with_all_its_margins() -> None:
+    """By hand, for a tile of 2 x 2 cells of P3: the last convolution sees 1/4 cell around, P3' is made with 1/2.
 
     Stage 3 of a ResNet-18 sees 7 cells of C2' around that, 8 to stay even, and runs on all of them; stage 2 sees 4
     more, stem and pool 2 more.
@@ -257,7 +257,7 @@ def test_a_window_of_the_second_pass_is_priced_with_all_its_margins() -> None:
 
 
 @pytest.mark.parametrize("upsampler, detail, c3", [("ftt", Stem(), False), ("refined", Doubled(), True)])
-def test_the_price_of_a_window_is_the_work_done_for_it(upsampler: str, detail: Detail, c3: bool) -> None:
+def test_the_price_of_a_tile_is_the_work_done_for_it(upsampler: str, detail: Detail, c3: bool) -> None:
     model = detector(upsampler, detail=detail, c3=c3)
     _, level = levels(model, torch.rand(1, 3, 384, 512))
     done: list[int] = []
@@ -314,8 +314,8 @@ def test_what_sees_further_than_it_says_is_computed_whole(
     upsampler: type[Upsampler], told: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(UPSAMPLERS, "own", upsampler)
-    model = detector("own", windows=Windows())
-    assert model.backbone.windows is None
+    model = detector("own", tiles=Tiles())
+    assert model.backbone.tiles is None
     said = "a layer sees further than told" if told else "does not say how far it sees"
     assert upsampler.__name__ in model.backbone.whole_because and said in model.backbone.whole_because
     assert ("P2' is computed whole: " + upsampler.__name__ in caplog.text) == told
@@ -324,28 +324,28 @@ def test_what_sees_further_than_it_says_is_computed_whole(
         model([torch.rand(3, 64, 96)])
 
 
-def test_trying_the_windows_out_leaves_weights_and_random_numbers_alone() -> None:
-    whole, cut = detector(), detector(windows=Windows())
-    assert cut.backbone.windows is not None
+def test_trying_the_tiles_out_leaves_weights_and_random_numbers_alone() -> None:
+    whole, cut = detector(), detector(tiles=Tiles())
+    assert cut.backbone.tiles is not None
     for (name, mine), theirs in zip(whole.state_dict().items(), cut.state_dict().values(), strict=True):
         assert torch.equal(mine, theirs), name
 
 
 def test_a_smaller_margin_costs_less_and_is_near() -> None:
-    exact, near = (detector(windows=Windows(margin=margin, dense_from=100)) for margin in (None, 2))
+    exact, near = (detector(tiles=Tiles(margin=margin, dense_from=100)) for margin in (None, 2))
     image = torch.rand(1, 3, 256, 384)
     _, level = levels(exact, image)
     _, cheaper = levels(near, image)
     assert cheaper.margins == (2, 2) and level.margins == (4, 6)
-    window = np.array([[10, 10, 12, 12]])
-    assert cheaper._price(window) < level._price(window)
+    tile = np.array([[10, 10, 12, 12]])
+    assert cheaper._price(tile) < level._price(tile)
     assert 1e-4 < differs(near, [BOXES["middle"]], image) < 1
 
 
-@pytest.mark.parametrize("numbers", [{"tile": 0}, {"margin": -1}, {"dense_from": 0}, {"dense_from": "high"}])
+@pytest.mark.parametrize("numbers", [{"grid": 0}, {"margin": -1}, {"dense_from": 0}, {"dense_from": "high"}])
 def test_numbers_that_cut_nothing_are_refused(numbers: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"model\.windows\.(tile|margin|dense_from)=.*must be a"):
-        Windows(**numbers)
+    with pytest.raises(UserError, match=r"model\.tiles\.(grid|margin|dense_from)=.*must be a"):
+        Tiles(**numbers)
 
 
 @pytest.mark.parametrize("upsampler", list(UPSAMPLERS))
@@ -389,9 +389,9 @@ def test_cells_under_boxes_by_hand() -> None:
     assert cells_under(torch.tensor([[38.0, 28.0, 40.0, 30.0]]), (5, 5), 2).tolist() == [[2, 4, 5, 5]]  # map's end
 
 
-def test_every_box_has_a_window() -> None:
-    windows = np.array([[0, 0, 4, 4], [2, 2, 8, 8]])
-    assert window_of(np.array([[0, 0, 2, 2], [2, 2, 4, 4], [4, 4, 6, 6]]), windows).tolist() == [0, 0, 1]
+def test_every_box_has_a_tile() -> None:
+    tiles = np.array([[0, 0, 4, 4], [2, 2, 8, 8]])
+    assert tile_of(np.array([[0, 0, 2, 2], [2, 2, 4, 4], [4, 4, 6, 6]]), tiles).tolist() == [0, 0, 1]
 
 
 def test_rectangles_are_joined_where_that_saves_work() -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints and handovers: strict, whole, and clear when they do not fit."""
+"""Checkpoints and checkpoints: strict, whole, and clear when they do not fit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from efpn.errors import UserError
 from efpn.models import FTT, EFPNDetector, Extension, ResNet, SmallRoIs, build_faster_rcnn
-from efpn.runs.checkpoints import Handover, load_handover, read_checkpoint, read_handover
+from efpn.runs.checkpoints import Checkpoint, load_checkpoint, read_checkpoint, read_tensors
 
 
 def detector(*, extended: bool = False, own_head: bool = False, channels: int = 8) -> EFPNDetector:
@@ -21,30 +21,30 @@ def detector(*, extended: bool = False, own_head: bool = False, channels: int = 
     return build_faster_rcnn(backbone, 3, channels=channels, extension=extension if extended else None, small=small)
 
 
-def handover(model: EFPNDetector, phase: str = "baseline") -> Handover:
-    return Handover(model.state_dict(), phase, ["a", "b"], "0" * 12, {"val/AP": 0.5}, 10)
+def checkpoint(model: EFPNDetector, phase: str = "baseline") -> Checkpoint:
+    return Checkpoint(model.state_dict(), phase, ["a", "b"], "0" * 12, {"val/AP": 0.5}, 10)
 
 
 def test_saves_and_reads_back_whole(tmp_path: Path) -> None:
-    saved = handover(detector())
-    saved.save(tmp_path / "handover.ckpt")
-    read = read_handover(tmp_path / "handover.ckpt")
+    saved = checkpoint(detector())
+    saved.save(tmp_path / "weights.ckpt")
+    read = read_checkpoint(tmp_path / "weights.ckpt")
     assert (read.phase, read.classes, read.metrics, read.steps) == ("baseline", ["a", "b"], {"val/AP": 0.5}, 10)
     assert all(torch.equal(value, saved.state_dict[key]) for key, value in read.state_dict.items())
-    assert [path.name for path in tmp_path.iterdir()] == ["handover.ckpt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.ckpt"]
 
 
-def test_the_extension_starts_from_the_fpn_of_the_handover() -> None:
+def test_the_extension_starts_from_the_fpn_of_the_checkpoint() -> None:
     baseline, model = detector(), detector(extended=True)
-    load_handover(model, handover(baseline), ["backbone.extension."], Path("x"))
+    load_checkpoint(model, checkpoint(baseline), ["backbone.extension."], Path("x"))
     lateral, post = model.backbone.extension.lateral, model.backbone.extension.post
     assert torch.equal(lateral.weight, baseline.backbone.fpn.inner_blocks[0][0].weight)
     assert torch.equal(post.weight, baseline.backbone.fpn.layer_blocks[0][0].weight)
 
 
-def test_the_new_head_starts_from_the_old_one_of_the_handover() -> None:
+def test_the_new_head_starts_from_the_old_one_of_the_checkpoint() -> None:
     distilled, model = detector(extended=True), detector(extended=True, own_head=True)
-    load_handover(model, handover(distilled, "distill"), ["roi_heads.small_head."], Path("x"))
+    load_checkpoint(model, checkpoint(distilled, "distill"), ["roi_heads.small_head."], Path("x"))
     assert torch.equal(model.roi_heads.small_head[0].fc6.weight, distilled.roi_heads.box_head.fc6.weight)
     assert torch.equal(
         model.backbone.extension.upsampler.output.bias, distilled.backbone.extension.upsampler.output.bias
@@ -53,7 +53,7 @@ def test_the_new_head_starts_from_the_old_one_of_the_handover() -> None:
 
 def test_a_part_that_is_there_is_not_started_again() -> None:
     trained, model = detector(extended=True), detector(extended=True)
-    load_handover(model, handover(trained, "distill"), ["backbone.extension."], Path("x"))
+    load_checkpoint(model, checkpoint(trained, "distill"), ["backbone.extension."], Path("x"))
     for key, value in trained.state_dict().items():
         assert torch.equal(model.state_dict()[key], value), key
 
@@ -68,37 +68,39 @@ def test_a_part_that_is_there_is_not_started_again() -> None:
 )
 def test_another_architecture_is_refused(model: EFPNDetector, saved: EFPNDetector, fresh: list[str]) -> None:
     with pytest.raises(
-        UserError, match=r"handover x \(phase baseline\) is of another architecture: .*use the backbone"
+        UserError, match=r"checkpoint x \(phase baseline\) is of another architecture: .*use the backbone"
     ):
-        load_handover(model, handover(saved), fresh, Path("x"))
+        load_checkpoint(model, checkpoint(saved), fresh, Path("x"))
 
 
 def test_a_truncated_checkpoint_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "handover.ckpt"
-    handover(detector()).save(path)
+    path = tmp_path / "weights.ckpt"
+    checkpoint(detector()).save(path)
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"handover\.ckpt: damaged or truncated .*delete it and run its phase again"):
-        read_handover(path)
+    with pytest.raises(UserError, match=r"weights\.ckpt: damaged or truncated .*delete it and run its phase again"):
+        read_checkpoint(path)
 
 
 @pytest.mark.parametrize("content", [7, [torch.zeros(2)], {1: 2, "a": 3}])
 def test_what_holds_no_fields_is_named(content: object, tmp_path: Path) -> None:
-    torch.save(content, tmp_path / "handover.ckpt")
-    with pytest.raises(UserError, match=r"handover\.ckpt: (damaged|not a handover of this version)"):
-        read_handover(tmp_path / "handover.ckpt")
+    torch.save(content, tmp_path / "weights.ckpt")
+    with pytest.raises(UserError, match=r"weights\.ckpt: (damaged|not a phase's checkpoint of this version)"):
+        read_checkpoint(tmp_path / "weights.ckpt")
 
 
 def test_nobody_is_told_to_load_without_the_guard(tmp_path: Path) -> None:
-    path = tmp_path / "handover.ckpt"
+    path = tmp_path / "weights.ckpt"
     path.write_text("name: demo\n")
     with pytest.raises(UserError, match="no checkpoint, or one that is more than") as caught:
-        read_checkpoint(path)
+        read_tensors(path)
     assert "weights_only" not in str(caught.value)
 
 
 def test_a_missing_or_foreign_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.ckpt: not found; check the path"):
-        read_checkpoint(tmp_path / "none.ckpt")
+        read_tensors(tmp_path / "none.ckpt")
     torch.save({"weights": torch.zeros(2)}, tmp_path / "other.ckpt")
-    with pytest.raises(UserError, match=r"other\.ckpt: not a handover of this version \(fields \['weights'\]\)"):
-        read_handover(tmp_path / "other.ckpt")
+    with pytest.raises(
+        UserError, match=r"other\.ckpt: not a phase's checkpoint of this version \(fields \['weights'\]\)"
+    ):
+        read_checkpoint(tmp_path / "other.ckpt")
