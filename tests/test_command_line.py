@@ -50,7 +50,7 @@ def test_help_names_the_groups_without_torch() -> None:
             "extension.upsampler.reduction=2: must be 1 or 3",
         ),
         (["model.rpn.bg_iou=0.8"], "model.rpn.bg_iou=0.8: must be at most model.rpn.fg_iou=0.7"),
-        (["phase=finetune", "model.windows.dense_from=0"], "model.windows.dense_from=0: must be a number greater than"),
+        (["phase=finetune", "model.tiles.dense_from=0"], "model.tiles.dense_from=0: must be a number greater than"),
         (["trainr.devices=1", "sed=3"], "trainr.devices: the config has no such key (did you mean trainer.devices?)"),
         (["phase=control", "phases.control=null"], "phases.control=None: a phase is a group of options"),
         (["loss.lambda_pos="], "loss.lambda_pos=: must be a number, 0 or greater"),

@@ -301,16 +301,16 @@ def test_wandb_gets_no_image_that_was_not_drawn_this_time(trained: Path, tmp_pat
 
 def test_the_model_can_be_changed_in_evaluation_and_the_label_says_so(trained: Path, tmp_path: Path) -> None:
     where = [f"run={trained / 'finetune'}", *QUICK]
-    for change in ("+model.rpn.score_thresh=0.9999", "+model.windows=null"):
+    for change in ("+model.rpn.score_thresh=0.9999", "+model.tiles=null"):
         cfg = config("evaluate", *where, change)
         evaluate(cfg, saved_runs(cfg.run))
     few = json.loads((trained / "finetune/eval/val-rpn.score_thresh-0.9999/detections.json").read_text())
-    whole = json.loads((trained / "finetune/eval/val-windows-None/detections.json").read_text())
+    whole = json.loads((trained / "finetune/eval/val-tiles-None/detections.json").read_text())
     assert not few and whole
     evaluate(config("evaluate", *where), saved_runs(str(trained / "finetune")))
-    places = [trained / f"finetune/eval/val{mark}" for mark in ("", "-rpn.score_thresh-0.9999", "-windows-None")]
+    places = [trained / f"finetune/eval/val{mark}" for mark in ("", "-rpn.score_thresh-0.9999", "-tiles-None")]
     names = [row.name for row in load_rows(places)]
-    assert names == ["demo/finetune", "demo/finetune rpn.score_thresh-0.9999", "demo/finetune windows-None"]
+    assert names == ["demo/finetune", "demo/finetune rpn.score_thresh-0.9999", "demo/finetune tiles-None"]
 
 
 def test_a_part_that_the_model_has_not_cannot_be_changed(trained: Path) -> None:

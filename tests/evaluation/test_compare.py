@@ -182,8 +182,8 @@ def test_a_row_with_a_changed_model_says_so_beside_the_one_without(tmp_path):
         ([(0, changed(steps=4)), (0, changed(steps=8))], ["steps 4", "steps 8"]),  # told only where nothing else is
         ([(0, changed(steps=4)), (1, changed(steps=8))], ["seed0", "seed1"]),
         (
-            [(0, changed()), (0, changed(change="windows-None")), (1, changed(change="windows-None"))],
-            ["seed0", "seed0 windows-None", "seed1 windows-None"],
+            [(0, changed()), (0, changed(change="tiles-None")), (1, changed(change="tiles-None"))],
+            ["seed0", "seed0 tiles-None", "seed1 tiles-None"],
         ),
     ],
 )
@@ -209,7 +209,7 @@ def test_no_two_rows_ever_bear_one_name(tmp_path):
 
 
 def test_shares_are_of_rows_with_the_same_changes(tmp_path):
-    small = {"nothing": (0.3, 0.4, 0.5), "windows-None": (0.2, 0.25, 0.3)}
+    small = {"nothing": (0.3, 0.4, 0.5), "tiles-None": (0.2, 0.25, 0.3)}
     folders = [
         run(tmp_path / f"{phase}{change}", phase, FPN | {"AP_S": value}, seed=0, more=changed(phase, change=change))
         for change, values in small.items()
@@ -218,7 +218,7 @@ def test_shares_are_of_rows_with_the_same_changes(tmp_path):
     rows = gain_shares(load_rows(folders)).splitlines()[2:-2]
     assert [row.split(" | n/a")[0] for row in rows] == [
         "| finetune | oracle_head | 50%",
-        "| finetune windows-None | oracle_head windows-None | 50%",
+        "| finetune tiles-None | oracle_head tiles-None | 50%",
     ]
 
 

@@ -79,7 +79,7 @@ def test_a_file_is_not_scored_in_part(things: Path, tmp_path: Path) -> None:
         evaluate(config("evaluate", f"detections={found}", *overrides(things, "limit=1")), [])
 
 
-@pytest.mark.parametrize("option", ["variant=oracle", "detail=doubled", "+model.windows=null"])
+@pytest.mark.parametrize("option", ["variant=oracle", "detail=doubled", "+model.tiles=null"])
 def test_what_belongs_to_a_model_is_refused(option: str, things: Path, tmp_path: Path) -> None:
     found = results(tmp_path / "yolo.json", (1, 15, 0.9))
     with pytest.raises(UserError, match="belong to a run"):
