@@ -37,6 +37,7 @@ from efpn.runs.names import RESUME_FILE, ROW_FILE, SWEPT, finished_in
 from efpn.runs.sweeps import in_sweep, sweep_folder, swept_words
 from efpn.signals import stop_at_sigterm
 
+CONF = Path(__file__).parents[2] / "conf"
 FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable: Hydra lets errors through instead of printing them itself
 
 ELSEWHERE = "write elsewhere, with paths.outputs=FOLDER in training and out=FOLDER in the other calls"
@@ -55,7 +56,10 @@ def remember_swept_keys() -> None:
     """Keep the keys that the command line sweeps over, for this process and the jobs that it launches."""
     if {"-m", "--multirun"} & set(sys.argv):
         words = [word for word in sys.argv[1:] if not word.startswith("-") and "=" in word]
-        given = OverridesParser.create().parse_overrides(words)
+        try:
+            given = OverridesParser.create().parse_overrides(words)
+        except HydraException:  # Hydra says it itself, once it starts
+            return
         os.environ[SWEPT] = ",".join(o.key_or_group for o in given if o.is_sweep_override())
 
 
@@ -286,11 +290,12 @@ class SayWhatNext(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra's call; a sweep over experiments has no one folder to speak of."""
-        folder = Path(config.paths.outputs, str(config.name))
+        folder = Path(config.paths.unswept).parent
         if "experiment" in os.environ.get(SWEPT, "").split(",") or not any(folder.glob(f"*/seed*/{ROW_FILE}")):
             return
         sweep = config.hydra.runtime.choices.get("sweep")
-        table = [f"table={sweep}"] if sweep else []
+        known = sweep and (CONF / "summarise" / "table" / f"{sweep}.yaml").is_file()
+        table = [f"{'table' if known else 'rows'}={sweep}"] if sweep else []
         commands = [
             ["evaluate.py", f"run={folder}/*/seed*/{ROW_FILE}", *self.evaluate],
             ["summarise.py", f"sweep={folder}", *table],
@@ -310,9 +315,10 @@ def say_how_to_go_on(stopped: Interrupted, cfg: DictConfig) -> int:
         print(stopped.message, file=sys.stderr)
         return 128 + stopped.number
     kept = [word for word in sys.argv[1:] if not word.startswith(("resume=", "overwrite=", "ckpt_path="))]
-    command = shlex.join(["python", "train.py", *kept, "resume=true"])
-    run = Path(cfg.paths.run)
-    saved = bool(finished_in(run) or any(run.glob(f"*/{RESUME_FILE}")))
+    again = ["overwrite=false"] if cfg.overwrite else []  # which a group has chosen, such as +quick=yes
+    command = shlex.join(["python", "train.py", *kept, *again, "resume=true"])
+    places = {Path(cfg.paths.run), Path(cfg.paths.unswept)}
+    saved = any(finished_in(place) or any(place.glob(f"*/{RESUME_FILE}")) for place in places)
     way = f"go on with `{command}`" if saved else "nothing was saved yet; run the same command again"
     print(f"{stopped.message}; {way}", file=sys.stderr)
     return 128 + stopped.number

@@ -7,12 +7,19 @@ import platform
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 
 def command_line() -> str:
     """The command that started this process, ready to be pasted into a shell."""
     return shlex.join(["python", *sys.argv])
+
+
+@cache
+def own_commit() -> str | None:
+    """`git_commit` of this package when it was first asked for: of the code that runs, whatever becomes of its folder."""
+    return git_commit()
 
 
 def git_commit(folder: Path | None = None) -> str | None:

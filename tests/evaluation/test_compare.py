@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import json
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -243,6 +245,10 @@ def test_a_row_is_held_against_the_fpn_that_takes_as_long(line):
     assert lines[2] == "| FPN | 100 |  |  |  |  |  |"
     assert lines[5] == "| EFPN | 150 | +0.080 | +0.080 | +0.080 | +0.080 | +0.080 |"
     assert lines[6] == "| slow | 301 | n/a | n/a | n/a | n/a | n/a |"  # the FPN was not evaluated so large
+    other = [replace(row, name=f"other {row.name}", record=deepcopy(row.record)) for row in line]
+    for row in other:
+        row.record["more"]["trained with"] = "efpn, config other"  # another run's curve does not mix with this one
+    assert equal_time([*line, extended, *other]).splitlines()[5] == lines[5]
     assert equal_time([Row("untimed", {"metrics": FPN}, Path("m.json"))]) == ""
 
 
@@ -252,7 +258,7 @@ def test_time_is_drawn_where_it_was_measured(line, tmp_path):
     drawn = draw_costs(tmp_path, [*line, extended])
     assert drawn["time"].is_file()
     data = json.loads((tmp_path / "time.json").read_text())
-    assert data["baseline on larger images"]["AP_S"] == [[100.0, 0.30], [200.0, 0.44], [300.0, 0.50]]
+    assert data["FPN on larger images"]["AP_S"] == [[100.0, 0.30], [200.0, 0.44], [300.0, 0.50]]
     assert data["EFPN"]["AP_L"] == [[150.0, 0.45]]
     for row in (*line, extended):
         row.metrics["AP_L"] = None

@@ -1,4 +1,4 @@
-"""Checkpoints and checkpoints: strict, whole, and clear when they do not fit."""
+"""Checkpoints of phases and resume points: strict, whole, and clear when they do not fit."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import torchvision
 from efpn.benchmark.setting import Setting
 from efpn.benchmark.timing import REST, STAGES
 from efpn.markdown import escaped, fact_list, markdown_table, number
-from efpn.provenance import git_commit, hardware
+from efpn.provenance import hardware, own_commit
 from efpn.runs.files import write_json, write_text
 
 CPU_FACTS: Final = Path("/proc/cpuinfo")
@@ -63,7 +63,7 @@ def machine_facts(setting: Setting) -> dict[str, Any]:
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "command": command(setting.cfg.words),
-        "commit": git_commit(),
+        "commit": own_commit(),
     }
 
 

@@ -109,13 +109,15 @@ def equal_time(rows: Sequence[Row]) -> str:
     """The time of each row, and what it has more than a plain FPN of equal time, as Markdown; empty without times.
 
     The plain FPN buys accuracy with a larger image (``variant=fpn_scaled``). Between the sizes that were evaluated its
-    metrics are interpolated in time; beyond them there is nothing to compare with.
+    metrics are interpolated in time; beyond them there is nothing to compare with. Of several plain FPNs the first
+    counts.
     """
-    line = next((line for line in timed_lines(rows).values() if len(line) > 1), [])
+    lines = timed_lines(rows)
+    first, plain = next(iter(lines), []), [row for line in lines for row in line]
     cells = []
     for row in rows:
         if row.milliseconds is not None:
-            gains = ["" if row in line else _above(row, line, metric) for metric in PAID]
+            gains = ["" if row in plain else _above(row, first, metric) for metric in PAID]
             cells.append([row.name, f"{row.milliseconds:.0f}", *gains])
     if not cells:
         return ""
@@ -123,13 +125,13 @@ def equal_time(rows: Sequence[Row]) -> str:
     return f"{table}\n\nDifferences to the plain FPN on an image so large that it takes that time (interpolated)."
 
 
-def timed_lines(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The plain FPN over its sizes of the image, fastest first, by its phase."""
-    lines: dict[str, list[Row]] = {}
-    for row in sorted((row for row in rows if row.milliseconds is not None), key=lambda row: row.milliseconds or 0):
-        if row.line is not None:
+def timed_lines(rows: Sequence[Row]) -> list[list[Row]]:
+    """Each plain FPN over its sizes of the image, fastest first; in the order of the rows."""
+    lines: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        if row.milliseconds is not None and row.line is not None:
             lines.setdefault(row.line, []).append(row)
-    return lines
+    return [sorted(line, key=lambda row: row.milliseconds or 0) for line in lines.values() if len(line) > 1]
 
 
 def _above(row: Row, line: Sequence[Row], metric: str) -> str:

@@ -15,11 +15,11 @@ from pytorch_lightning.utilities import move_data_to_device
 
 from efpn.benchmark.timing import interleave, synchronise
 from efpn.errors import UserError
-from efpn.evaluation.detect import eval_data
+from efpn.evaluation.detect import eval_data, rebuild
 from efpn.evaluation.variants import PLAIN, Variant, find_variants
 from efpn.runs.checkpoints import read_checkpoint
 from efpn.runs.devices import one_device
-from efpn.runs.rebuild import quiet_trainer, rebuild_detector
+from efpn.runs.rebuild import quiet_trainer
 from efpn.runs.saved import SavedRun, latest_run
 
 log = logging.getLogger(__name__)
@@ -78,8 +78,7 @@ def stopwatch(cfg: DictConfig, run: SavedRun, variant: Variant) -> Callable[[int
     device = quiet_trainer(cfg.trainer, run).strategy.root_device
     loader = zip(range(IMAGES), data.val_dataloader(), strict=False)
     batches = [move_data_to_device(batch, device) for _, batch in loader]
-    detector = rebuild_detector(run, read_checkpoint(run.checkpoint), detail=cfg.detail, changes=cfg.model)
-    detector = detector.eval().to(device)
+    detector = rebuild(cfg, run, read_checkpoint(run.checkpoint), variant, data).eval().to(device)
 
     def measured(turn: int) -> float:
         synchronise(device)

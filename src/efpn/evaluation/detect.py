@@ -105,9 +105,8 @@ def detect(cfg: DictConfig, run: SavedRun, variant: Variant) -> Detected | None:
     index = scored_index(data, cfg.split)
     best = choose_threshold(cfg, data, lambda: collect(cfg, run, detector, variant, data, "val").detections)
     stages = None
-    if (
-        one_device(cfg) and variant.recorded and isinstance(detector, FasterRCNN)
-    ):  # in one pass, with a record of what comes before the detections
+    # in one pass, with a record of what comes before the detections
+    if one_device(cfg) and variant.recorded and isinstance(detector, FasterRCNN):
         with StageRecorder(detector, list(data.categories.ids)) as recorder:
             seen = collect(cfg, run, detector, recorder.watch(variant), data, cfg.split)
         stages = recorder.record()

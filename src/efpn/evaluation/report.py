@@ -76,10 +76,11 @@ def draw_together(folder: Path, rows: Sequence[Evaluation]) -> Drawn:
     first, last, split = rows[0], rows[-1], rows[0].split
     boxes = {one.name: one.detections for one in rows}
     pairs = difference_sheet(first, last) if len(rows) > 1 else None
+    scores = ", ".join(f"{one:.2f}" for one in dict.fromkeys(row.shown_threshold for row in rows))
     return (
         draw_curves(folder / "accuracy_recall", rows, f"Accuracy and recall on {split}")
         | draw_scales(folder / "scales", first, boxes, f"AP and AR by size on {split}")
-        | draw_losses(folder / "losses", rows, f"Why objects are missed on {split}")
+        | draw_losses(folder / "losses", rows, f"Why objects are missed on {split}, scores from {scores} on")
         | keep(folder / "pairs", *(pairs or (None,)))
     )
 
@@ -136,7 +137,7 @@ def draw_losses(stem: Path, rows: Sequence[Evaluation], title: str = "") -> Draw
 def draw_costs(folder: Path, rows: Sequence[Row]) -> Drawn:
     """Metrics against the time of an image; the sizes of a plain FPN are one curve. Nothing where none was timed."""
     metrics = [name for name in ("AP_S", "AP_M", "AP_L") if any(row.metrics.get(name) is not None for row in rows)]
-    curves = {name: line for name, line in timed_lines(rows).items() if len(line) > 1}
+    curves = {f"{line[0].name} on larger images": line for line in timed_lines(rows)}
     alone = [row for row in rows if row.milliseconds is not None and not any(row in line for line in curves.values())]
     if not curves or len(curves) + len(alone) > MOST_RUNS:
         return keep(folder / "time", None)

@@ -67,11 +67,12 @@ class Row:
         return None if seconds is None else 1000 * seconds
 
     @property
-    def line(self) -> str | None:
-        """The plain FPN whose size of the image differs from this row's alone, by its phase; None of all others."""
+    def line(self) -> tuple[str, ...] | None:
+        """Which plain FPN this is, whatever the size of its images: its phase first; None of all others."""
         variant = str(self.identity.get("variant", OWN))
-        plain = self.identity.get("small RoIs") == "none" and (variant == OWN or variant.startswith("fpn_scaled"))
-        return f"{self.identity.get('phase')} on larger images" if plain else None
+        if self.identity.get("small RoIs") != "none" or not (variant == OWN or variant.startswith("fpn_scaled")):
+            return None
+        return tuple(str(self.identity.get(key)) for key in ("phase", "trained with", "seed", "changed in the model"))
 
     @property
     def changes(self) -> str:

@@ -25,7 +25,7 @@ from efpn.evaluation.rows import Row, comparable, load_row
 from efpn.evaluation.tracking import start_tracking, track
 from efpn.metrics import metric_names, restrict
 from efpn.metrics.evaluation import Evaluation
-from efpn.provenance import command_line, git_commit, hardware
+from efpn.provenance import command_line, hardware, own_commit
 from efpn.ranges import EVALUATE, check_values
 from efpn.runs.files import require_place
 from efpn.runs.saved import SavedRun, broken_lineage
@@ -52,6 +52,7 @@ def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Row]:
         log.warning(warning)
     if cfg.features and plan.runs:
         with_extension(plan.runs)
+    own_commit()  # of the code that runs, not of what a checkout has become by the end
     with start_tracking(cfg, plan.called) if first_process() else nullcontext() as tracked:
         taken = times(cfg, plan.jobs) if cfg.timed else {}
         made = [one for job in plan.jobs if (one := evaluate_job(cfg, job, runs, taken.get(job.name))) is not None]
@@ -132,7 +133,7 @@ def scored(cfg: DictConfig, job: Job, found: Detected, start: float, taken: floa
         folder=job.folder,
         facts={
             "seed": found.seed,
-            "commit": git_commit(),
+            "commit": own_commit(),
             "command": command_line(),
             "seconds": round(time.perf_counter() - start, 1),
             "hardware": hardware(),

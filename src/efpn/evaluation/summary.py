@@ -103,7 +103,10 @@ def what_is_missing(cfg: DictConfig, entries: Sequence[Entry], split: str) -> st
     folders = ",".join(dict.fromkeys(str(run.folder) for run, _ in lacking))
     words = ["python", "evaluate.py", f"run=[{folders}]", f"split={split}"]
     ways = list(dict.fromkeys(entry.variant.key for _, entry in lacking))
-    return shlex.join(words if ways == [OWN] else [*words, f"variant=[{','.join(ways)}]"])
+    if ways != [OWN]:
+        sizes = [f"{key}=[{','.join(f'{one:g}' for one in cfg[key])}]" for key in ("scales", "scale")]
+        words += [f"variant=[{','.join(ways)}]", *sizes]
+    return shlex.join(words)
 
 
 def choose_reference(cfg: DictConfig, entries: Sequence[Entry]) -> Entry:

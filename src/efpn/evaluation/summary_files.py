@@ -17,7 +17,7 @@ from efpn.evaluation.rows import Row
 from efpn.figures.curves import interval_dots
 from efpn.figures.sheet import save
 from efpn.markdown import MISSING, escaped, fact_list, markdown_table, number
-from efpn.provenance import command_line, git_commit
+from efpn.provenance import command_line, own_commit
 from efpn.runs.files import write_json, write_text
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def write_summary(cfg: DictConfig, lines: Sequence[Line], reference: str, evalua
     tables = [table for table in (means, gains) if table]
     titles = [f"{Path(cfg.sweep).resolve().name} on {split}", f"Difference to {reference}"]
     notes = _notes(cfg, lines, evaluations)
-    facts = {"command": command_line(), "commit": git_commit()}
+    facts = {"command": command_line(), "commit": own_commit()}
     parts = [
         text
         for level, title, table in zip(["#", "##"], titles, tables, strict=False)

@@ -107,9 +107,7 @@ class Resampled:
         if merged:
             truth, detections, wanted = *as_one_class(truth, detections, wanted), [1]
         judge = judged(truth, detections, bands, category_ids=wanted, each_image=True)
-        found = iter(
-            judge._evalImgs_cpp
-        )  # by class, band and image; the state that it is pickled by says what is in it
+        found = iter(judge._evalImgs_cpp)  # by class, band and image; the state it is pickled by says what is in it
         tables: list[list[list[Ranked]]] = [[] for _ in bands]
         for _ in judge.params.catIds:
             for table in tables:

@@ -63,7 +63,7 @@ class Tiles:
         share = self.dense_from
         if isinstance(share, bool) or not isinstance(share, int | float) or not share > 0:
             raise UserError(
-                f"model.tiles.dense_from={share}: must be a number greater than 0; tiles=null: always whole"
+                f"model.tiles.dense_from={share}: must be a number greater than 0; model.tiles=null: always whole"
             )
 
 

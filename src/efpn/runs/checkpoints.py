@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill, and the checkpoint from a finished phase to the next."""
+"""Resume points that survive a kill, and the checkpoint that a finished phase leaves for the next."""
 
 from __future__ import annotations
 

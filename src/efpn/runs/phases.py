@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from efpn.configs import leaves
 from efpn.errors import UserError
 from efpn.runs.files import read_config
-from efpn.runs.names import CONFIG_FILE, METRICS_FILE, RESUME_FILE, checkpoint_in
+from efpn.runs.names import CHECKPOINT_FILE, CONFIG_FILE, FORMER_FILE, METRICS_FILE, RESUME_FILE, checkpoint_in
 from efpn.runs.sweeps import composed, own_words
 
 # What is part of a phase's own node where the phase uses it, or says nothing of a phase.
@@ -95,8 +95,8 @@ class PhaseRun:
 
     def clear(self) -> None:
         """Remove what an earlier run of this phase left to go on from; its reports stay."""
-        for file in (self.checkpoint, self.folder / RESUME_FILE, self.folder / METRICS_FILE):
-            file.unlink(missing_ok=True)
+        for name in (CHECKPOINT_FILE, FORMER_FILE, RESUME_FILE, METRICS_FILE):
+            (self.folder / name).unlink(missing_ok=True)
 
 
 def phase_names(cfg: DictConfig) -> list[str]:

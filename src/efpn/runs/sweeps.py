@@ -64,13 +64,17 @@ def note_row(cfg: DictConfig, last: Path) -> None:
         last: folder of its last phase, its own or one that jobs share.
     """
     path = Path(cfg.paths.run) / ROW_FILE
-    sweeps = read_json(path, "remove it").get("sweeps", {}) if path.is_file() else {}
+    before = read_json(path, "remove it") if path.is_file() else {}
+    sweeps = before.get("sweeps", {})
     if (name := HydraConfig.get().runtime.choices.get("sweep")) is not None:
         sweeps[name] = HydraConfig.get().job.num  # of the job: the order of the rows
     title = cfg.title or path.parent.parent.name
     if "row" in map(_key, own_words()):
         title = ", ".join([title, *(word for word in own_words() if _key(word) != "row")])
-    write_json(path, {"title": title, "phase": os.path.relpath(last, path.parent), "sweeps": sweeps}, indent=2)
+    phase = os.path.relpath(last, path.parent)
+    if cfg.phase != "all":  # a part of the row trained by itself is not the row
+        phase = before.get("phase", phase)
+    write_json(path, {"title": title, "phase": phase, "sweeps": sweeps}, indent=2)
 
 
 def read_row(path: Path) -> dict[str, Any]:

@@ -84,6 +84,8 @@ def run_or_keep(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[
     """Run a phase, unless it is finished: already, or by another job of the sweep that this one waits for."""
     if not run.finished or cfg.overwrite:
         with lock(run.folder, wait=run.shared) if first_process() else nullcontext():
+            if run.shared and (run.finished or run.interrupted):  # what another job has made while this one waited
+                run.require_same_config()
             if not run.finished or cfg.overwrite:
                 return run_phase(cfg, run)
     check_lineage(cfg, run)
@@ -190,7 +192,7 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
         logger.log_hyperparams(plain_config(cfg))
     if resume:
         point = read_resume_point(resume)
-        require_same_shapes(point["state_dict"], task.state_dict(), f"checkpoint {resume}", [])
+        require_same_shapes(point["state_dict"], task.state_dict(), f"resume point {resume}", [])
         data.batches_done = point["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"]
     record = read_record(resume.parent) if resume else {"started_from": source.config_hash if source else None}
     record |= {"phase": run.name}
@@ -215,7 +217,7 @@ def open_folder(cfg: DictConfig, run: PhaseRun, record: dict[str, Any], detector
         cfg: the run's config.
         run: the phase.
         record: its name, and in ``started_from`` the config hash of the phase whose weights it starts from.
-        detector: whose checkpoints must find room.
+        detector: whose checkpoint and resume point must find room.
         keep: an interrupted run goes on.
 
     Raises:
@@ -241,7 +243,7 @@ def fit(trainer: pl.Trainer, task: DetectorTask, data: DetectionDataModule, resu
 
 
 def resume_point(cfg: DictConfig, run: PhaseRun) -> Path | None:
-    """The checkpoint to continue from, proven readable; None to start."""
+    """The resume point to continue from, proven readable; None to start."""
     path = Path(cfg.ckpt_path) if cfg.ckpt_path else run.folder / RESUME_FILE
     if not cfg.ckpt_path and not (cfg.resume and run.interrupted):
         return None
