@@ -18,7 +18,7 @@ def command_line() -> str:
 
 @cache
 def own_commit() -> str | None:
-    """`git_commit` of this package when it was first asked for: of the code that runs, whatever becomes of its folder."""
+    """`git_commit` of this package when it was first asked for: of the code that runs."""
     return git_commit()
 
 
