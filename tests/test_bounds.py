@@ -12,9 +12,11 @@ from helpers import config, tiny
 from omegaconf import DictConfig
 
 from efpn.errors import UserError
-from efpn.evaluation.cost import equal_cost_scales
+from efpn.evaluation.cost import equal_cost_scales, seconds_per_image
+from efpn.evaluation.detect import rebuild
 from efpn.evaluation.rows import Row
 from efpn.evaluation.run import evaluate
+from efpn.evaluation.variants import find_variants
 from efpn.models import Doubled, EFPNDetector
 from efpn.runs.checkpoints import read_checkpoint
 from efpn.runs.saved import latest_run, saved_runs
@@ -111,6 +113,23 @@ def test_the_scale_of_equal_cost_lies_between_one_and_two(bounded: Path) -> None
     cfg.run = str(bounded / "finetune")
     with pytest.raises(UserError, match=r"cost_of=.*needs a phase without an extension"):
         equal_cost_scales(cfg, saved_runs(cfg.run))
+
+
+def test_what_is_timed_is_what_is_scored(bounded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = []
+
+    def note(*given: object) -> EFPNDetector:
+        timed.append(rebuild(*given))  # type: ignore[arg-type]
+        return timed[-1]
+
+    monkeypatch.setattr("efpn.evaluation.cost.rebuild", note)
+    monkeypatch.setattr("efpn.evaluation.cost.IMAGES", 1)
+    monkeypatch.setattr("efpn.evaluation.cost.TURNS", 1)
+    cfg = config("evaluate", f"run={bounded}", "split=val", "small_roi_below=20", *QUICK)
+    runs = {run.phase: run for run in saved_runs(cfg.run)}
+    own, oracle = find_variants(["own", "oracle"], [1.0])
+    seconds_per_image(cfg, [(runs["finetune"], own), (runs["baseline"], oracle)])
+    assert [(one.small.level, one.small.below) for one in timed] == [("p2_ext", 20), ("p2_ext", 20)]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from efpn.evaluation.run import evaluate
 from efpn.runs.phases import own_config
 from efpn.runs.saved import saved_runs
-from efpn.runs.sweeps import composed
+from efpn.runs.sweeps import composed, note_row, read_row
 
 pytestmark = pytest.mark.slow
 SWEEP = ["-m", *TINY, "phase=baseline", "sequence=[baseline]"]
@@ -79,6 +79,20 @@ def test_jobs_share_what_their_words_do_not_change(word: str, apart: set[str], m
         assert {phase for phase, own in places.items() if own is cfg} == apart
         assert all(own.paths.run == "outputs/demo/seed3" for own in places.values() if own is not cfg)
         assert cfg.paths.run == f"outputs/demo/{word.lstrip('+').removeprefix('row=').replace('=', '-')}/seed3"
+
+
+def test_a_part_of_a_row_that_is_trained_by_itself_is_not_the_row(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EFPN_SWEPT_KEYS", "")
+    words = ["experiment=demo", "+row=ftt", f"paths.outputs={tmp_path}", "hydra.mode=MULTIRUN", "hydra.job.num=0"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        for phase, last in (("all", "finetune"), ("distill", "distill")):
+            given = [*words, f"phase={phase}"]
+            monkeypatch.setattr(HydraConfig.instance(), "cfg", compose("train", given, return_hydra_config=True))
+            cfg = compose("train", given)
+            note_row(cfg, Path(cfg.paths.run, last))
+    assert read_row(Path(cfg.paths.run, "row.json"))["phase"].name == "finetune"
 
 
 def test_a_bug_in_a_job_is_shown_and_counted(data: Path, tmp_path: Path) -> None:
