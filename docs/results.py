@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 ROOT = Path(__file__).parents[1]
-SHARED = ("AP_S", "AP_S_any", "AR_S", "best_F1_S")
+SHARED = ("AP_S", "AP_S_any", "AR_S", "F1_S", "best_F1_S")
 NAMES = {"AP_S_any": "AP_S, classes as one", "best_F1_S": "F1_S at the best threshold", "F1_S": "F1_S at 0.5"}
 
 MILLISECONDS = "ms an image"
