@@ -93,7 +93,7 @@ def test_what_is_no_resume_point_is_named(interrupted: Path, data: Path, tmp_pat
 
 def test_a_resume_point_of_another_model_is_named(interrupted: Path, data: Path, tmp_path: Path) -> None:
     options = [f"ckpt_path={interrupted / 'last.ckpt'}", "name=other", "model.channels=16"]
-    with pytest.raises(UserError, match=r"checkpoint .*last\.ckpt is of another architecture: .*instead of"):
+    with pytest.raises(UserError, match=r"resume point .*last\.ckpt is of another architecture: .*instead of"):
         train(tiny(tmp_path, data, "phase=baseline", *options))
 
 
