@@ -71,6 +71,7 @@ def test_a_mistyped_word_is_named_with_the_right_ones(arguments: list[str], mess
         "train.py",
         *arguments,
         f"data.root={tmp_path}",
+        f"paths.outputs={tmp_path / 'outputs'}",  # not what `make demo` may have left under way
         "data.source.counts={train: 1, val: 1, test: 1}",
         "phases.baseline.max_steps=1",
     )
