@@ -69,9 +69,7 @@ class Page:
         """A Markdown table of results, and lines of text below them."""
         lines = [[name, *(cell(result, column) for column in columns)] for name, result in rows.items()]
         lines += [[name, *cells] for name, cells in below]
-        head = ["", *(NAMES.get(column, column) for column in columns)]
-        rule = ["---", *["---:"] * len(columns)]
-        return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])
+        return _table(["", *(NAMES.get(column, column) for column in columns)], lines)
 
     def differences(self, path: str) -> str:
         """A Markdown table of a summary's differences to its reference row, with their 95 % intervals."""
@@ -84,8 +82,7 @@ class Page:
                 cells = [row["columns"][column] for column in columns]
                 lines.append([row["title"].replace("_", " "), *(interval(cell) for cell in cells)])
         head = [f"difference to {record['reference'].replace('_', ' ')}", *(NAMES.get(c, c) for c in columns)]
-        rule = ["---", *["---:"] * len(columns)]
-        return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])
+        return _table(head, lines)
 
     def shares(self, row: Result, floor: Result, bound: Result, columns: Sequence[str]) -> list[str]:
         """(row - floor) / (bound - floor) of the metrics whose gain is shared out, as cells of a table."""
@@ -135,6 +132,11 @@ def cell(result: Result, column: str) -> str:
     if value is None:
         return "n/a"
     return f"{value:.0f}" if column == MILLISECONDS else f"{value:.3f}".removeprefix("0")
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])  # names are Markdown themselves
 
 
 def interval(of: dict[str, Any]) -> str:
