@@ -1,6 +1,5 @@
 """File names inside a run's folder; apart from torch, so that a command line can look for them at once."""
 
-SWEPT = "EFPN_SWEPT_KEYS"  # environment variable: a launcher's jobs have another command line than the user's
 RESUME_FILE = "last.ckpt"
 HANDOVER_FILE = "handover.ckpt"
 CONFIG_FILE = "config.yaml"

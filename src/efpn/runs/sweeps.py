@@ -10,14 +10,22 @@ from typing import Any
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from efpn.errors import UserError
 from efpn.runs.files import read_json, write_json
-from efpn.runs.names import ROW_FILE, SWEPT
+from efpn.runs.names import ROW_FILE
 
 ALIKE = ("phase", "seed", "experiment")  # swept or not, they have a place of their own in a run's path
+
+
+class SweptKeys(metaclass=Singleton):
+    """Keys that the user's command line sweeps over; with Hydra's own state they reach the jobs of every launcher."""
+
+    def __init__(self) -> None:
+        self.keys: set[str] = set()
 
 
 def in_sweep() -> bool:
@@ -29,7 +37,7 @@ def swept_words() -> list[str]:
     """This job's values of what is swept, ``loss.lambda_pos=0.5``, and its row, be it the only one; none without -m."""
     if not in_sweep():
         return []
-    keys = {"row", *os.environ.get(SWEPT, "").split(","), *map(_key, HydraConfig.get().sweeper.params or {})}
+    keys = {"row", *SweptKeys().keys, *map(_key, HydraConfig.get().sweeper.params or {})}
     return [word for word in HydraConfig.get().overrides.task if _key(word) in keys]
 
 
