@@ -76,7 +76,7 @@ def check_sweep(cfg: DictConfig) -> None:
         raise UserError(
             f"-m with trainer.devices={cfg.trainer.devices}: the processes of a multi-device run would each replay the "
             "sweep. Use trainer.devices=1 in a sweep, start the runs one by one, or use a launcher that starts each "
-            "run's processes itself (hydra/launcher=submitit_slurm)"
+            "run's processes itself (hydra/launcher=slurm)"
         )
 
 

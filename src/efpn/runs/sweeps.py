@@ -60,7 +60,7 @@ def sweep_folder() -> str:
 def composed(words: tuple[str, ...]) -> tuple[DictConfig, Any]:
     """The config of this command line with these words, its run where the unswept one lies; and as plain dicts."""
     cfg = compose(HydraConfig.get().job.config_name, list(words))
-    cfg.paths.run = str(cfg.paths.unswept)
+    cfg.paths.job = f"{cfg.name}/seed{cfg.seed}"
     return cfg, OmegaConf.to_container(cfg, resolve=True)
 
 
@@ -92,3 +92,8 @@ def read_row(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or not {"title", "phase", "sweeps"} <= set(record):
         raise UserError(f"{path}: damaged (no row); {fix}")
     return {**record, "phase": Path(os.path.normpath(path.parent / record["phase"]))}
+
+
+def rows_artifact(name: str) -> str:
+    """What W&B calls the table of all rows of the sweeps of this ``name``."""
+    return "rows-" + re.sub(r"[^\w.-]", "-", name)
