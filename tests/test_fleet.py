@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,16 @@ def test_jobs_in_other_processes_share_a_baseline_and_all_that_fail_are_listed(
         (folder / row).touch()  # in the way of these jobs
     where = [f"paths.outputs={tmp_path}", f"data.root={data}", *one_step("baseline", "finetune")]
     rows = ["+sweep=table2", "+row=espcn,fpn,nearest,undistilled"]
-    done = run("train.py", "-m", *TINY, *where, *rows, *words[launcher], timeout=500)
+    command = [
+        sys.executable,
+        "train.py",
+        "-m",
+        *TINY,
+        *where,
+        *rows,
+        *words[launcher],
+    ]  # no fork: they start processes
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 2, done.stderr
     assert "error: 2 of the sweep's jobs failed; the same command does only what is missing" in done.stderr
     for row in ("espcn", "nearest"):

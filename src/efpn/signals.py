@@ -17,7 +17,9 @@ from efpn.errors import Interrupted
 
 log = logging.getLogger(__name__)
 
-TIME_UP: Final = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))  # 2: submitit's
+TIME_UP: Final = tuple(
+    getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+)  # 2: submitit's
 WATCHED: Final = (signal.SIGINT, signal.SIGTERM, *TIME_UP)
 
 
