@@ -43,7 +43,7 @@ def test_jobs_in_other_processes_share_a_baseline_and_all_that_fail_are_listed(
         *where,
         *rows,
         *words[launcher],
-    ]  # no fork: they start processes
+    ]  # not forked
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 2, done.stderr
     assert "error: 2 of the sweep's jobs failed; the same command does only what is missing" in done.stderr

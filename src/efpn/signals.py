@@ -17,9 +17,7 @@ from efpn.errors import Interrupted
 
 log = logging.getLogger(__name__)
 
-TIME_UP: Final = tuple(
-    getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)
-)  # 2: submitit's
+TIME_UP: Final = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))  # submitit: 2
 WATCHED: Final = (signal.SIGINT, signal.SIGTERM, *TIME_UP)
 
 

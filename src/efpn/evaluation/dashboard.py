@@ -1,6 +1,7 @@
 """A dashboard of sweeps in Weights & Biases: ``python -m efpn.evaluation.dashboard ENTITY/PROJECT NAME``.
 
-Of the runs called NAME, trained with ``logger=wandb``. Needs ``pip install -e '.[dashboard]'`` and, to save, an account.
+Of the runs called NAME, trained with ``logger=wandb``. Needs ``pip install -e '.[dashboard]'`` and,
+to save it, an account.
 """
 
 from __future__ import annotations
