@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from efpn.evaluation.run import evaluate
 from efpn.runs.phases import own_config
 from efpn.runs.saved import saved_runs
-from efpn.runs.sweeps import composed, note_row, read_row
+from efpn.runs.sweeps import SweptKeys, composed, note_row, read_row
 
 pytestmark = pytest.mark.slow
 SWEEP = ["-m", *TINY, "phase=baseline", "sequence=[baseline]"]
@@ -67,7 +67,8 @@ def test_a_table_is_trained_once_goes_on_after_a_fault_and_is_summarised(data: P
     ],
 )
 def test_jobs_share_what_their_words_do_not_change(word: str, apart: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EFPN_SWEPT_KEYS", "" if word.startswith("+row") else word.split("=")[0])  # one row is one too
+    keys = set() if word.startswith("+row") else {word.split("=")[0]}  # one row is one too
+    monkeypatch.setattr(SweptKeys(), "keys", keys)
     composed.cache_clear()
     words = ["experiment=demo", "seed=3", word, "hydra.mode=MULTIRUN"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -84,7 +85,7 @@ def test_jobs_share_what_their_words_do_not_change(word: str, apart: set[str], m
 def test_a_part_of_a_row_that_is_trained_by_itself_is_not_the_row(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("EFPN_SWEPT_KEYS", "")
+    monkeypatch.setattr(SweptKeys(), "keys", set())
     words = ["experiment=demo", "+row=ftt", f"paths.outputs={tmp_path}", "hydra.mode=MULTIRUN", "hydra.job.num=0"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         for phase, last in (("all", "finetune"), ("distill", "distill")):

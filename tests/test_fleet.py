@@ -1,0 +1,112 @@
+"""Sweeps whose jobs run in other processes or are chosen by Optuna, and what a sweep leaves in Weights & Biases."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, TINY, one_step, run
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from efpn.entry import check_sweep
+from efpn.errors import UserError
+from efpn.runs.trainer import make_trainer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit", "ray"])
+def test_jobs_in_other_processes_share_a_baseline_and_all_that_fail_are_listed(
+    launcher: str, data: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher}_launcher", reason="needs pip install -e '.[launchers]'")
+    pytest.importorskip(launcher, reason="heavy: pip install -e '.[ray]'")
+    words = {
+        "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+        "submitit": ["hydra/launcher=submitit_local"],
+        "ray": ["hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2"],
+    }
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    for row in ("espcn", "nearest"):
+        (folder / row).touch()  # in the way of these jobs
+    where = [f"paths.outputs={tmp_path}", f"data.root={data}", *one_step("baseline", "finetune")]
+    rows = ["+sweep=table2", "+row=espcn,fpn,nearest,undistilled"]
+    command = [
+        sys.executable,
+        "train.py",
+        "-m",
+        *TINY,
+        *where,
+        *rows,
+        *words[launcher],
+    ]  # not forked
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "error: 2 of the sweep's jobs failed; the same command does only what is missing" in done.stderr
+    for row in ("espcn", "nearest"):
+        assert f"\n  +row={row}: {folder}/{row}" in done.stderr
+    trained = {"seed0/baseline", "undistilled/seed0/finetune"}
+    assert {str(path.parent.relative_to(folder)) for path in folder.glob("**/weights.ckpt")} == trained
+    assert {path.parts[-3] for path in folder.glob("*/seed0/row.json")} == {"fpn", "undistilled"}
+
+
+def multirun(monkeypatch: pytest.MonkeyPatch, *words: str):
+    """What a job of a sweep with these words is composed of, and its launcher."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", ["hydra.mode=MULTIRUN", *words], return_hydra_config=True)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", cfg)
+    return cfg
+
+
+def test_a_slurm_job_has_a_task_for_each_device_of_several_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")
+    per_job = ["hydra.launcher.nodes=2", "hydra.launcher.tasks_per_node=4", "hydra.launcher.gpus_per_node=4"]
+    cfg = multirun(monkeypatch, "trainer=slurm", "trainer.num_nodes=2", "hydra/launcher=slurm", *per_job)
+    check_sweep(cfg)
+    launcher = OmegaConf.to_container(cfg.hydra.launcher, resolve=False)
+    asked = {key: launcher[key] for key in ("nodes", "tasks_per_node", "gpus_per_node", "timeout_min")}
+    assert asked == {"nodes": 2, "tasks_per_node": 4, "gpus_per_node": 4, "timeout_min": 1440}
+    assert launcher["_target_"].endswith("SlurmLauncher") and launcher["max_num_timeout"] > 0
+    assert make_trainer(cfg.trainer, accelerator="cpu", logger=False).world_size == 8
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+def test_a_launcher_that_starts_one_process_a_job_takes_one_device(
+    launcher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if launcher != "basic":
+        pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
+    cfg = multirun(monkeypatch, "trainer=ddp", "trainer.devices=2", f"hydra/launcher={launcher}")
+    with pytest.raises(UserError, match="would each replay the sweep.*hydra/launcher=slurm"):
+        check_sweep(cfg)
+
+
+@pytest.mark.slow
+def test_optuna_looks_for_the_best_f1_of_small_objects(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs pip install -e '.[optuna]'")
+    where = [f"paths.outputs={tmp_path}", f"data.root={data}", *one_step("baseline"), "sequence=[baseline]"]
+    done = run("train.py", "-m", *TINY, *where, "+sweep=optuna_lambda", "hydra.sweeper.n_trials=2")
+    assert done.returncode == 0, done.stderr
+    best = OmegaConf.load(tmp_path / "sweeps/demo/optimization_results.yaml")
+    assert 0.25 <= best.best_params["loss.lambda_pos"] <= 2 and best.best_value == 0
+    rows = list(tmp_path.glob("demo/loss.lambda_pos-*/seed0/row.json"))
+    assert len(rows) == 2 and len(list(tmp_path.glob("demo/**/weights.ckpt"))) == 1
+
+
+def test_a_dashboard_has_a_panel_for_each_view_of_a_sweep() -> None:
+    pytest.importorskip("wandb_workspaces", reason="needs pip install -e '.[dashboard]'")
+    from efpn.evaluation.dashboard import dashboard
+
+    spec = dashboard("me", "signs", "my sweep")._to_model().model_dump(by_alias=True, mode="json")["spec"]
+    panels = [panel for one in spec["section"]["panelBankConfig"]["sections"] for panel in one["panels"]]
+    assert [one["viewType"] for one in panels[:3]] == ["Weave", "Bar Chart", "Scatter Plot"]
+    assert "rows-my-sweep" in str(panels[0]) and panels[1]["config"]["metrics"] == ["val/AP_S"]
+    assert panels[2]["config"]["xAxis"] == "config:loss.value.lambda_pos"
+    assert panels[2]["config"]["yAxis"] == "summary:val/F1_S"
+    assert [one["config"]["metrics"] for one in panels[3:]] == [["train/loss"], ["val/F1_S"]]
+    assert spec["section"]["runSets"][0]["filters"]["filters"][0]["value"] == "my sweep"
