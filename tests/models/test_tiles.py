@@ -382,11 +382,11 @@ def test_reach_of_stage_3_is_counted_where_it_reads() -> None:
 def test_cells_under_boxes_by_hand() -> None:
     """Tiles of 16 px on a map of 4 x 6 cells of 8 px: a box is one P2' cell wide at least, and reads one more."""
     boxes = torch.tensor([[0.0, 0.0, 5.0, 5.0], [30.0, 20.0, 33.0, 30.5], [47.0, 31.0, 48.0, 32.0]])
-    assert cells_under(boxes, (4, 6), 2).tolist() == [[0, 0, 2, 2], [2, 2, 4, 6], [2, 4, 4, 6]]
+    assert cells_under(boxes / 2, (4, 6), 2).tolist() == [[0, 0, 2, 2], [2, 2, 4, 6], [2, 4, 4, 6]]
     assert cells_under(boxes[:0], (4, 6), 2).shape == (0, 4)
-    assert cells_under(torch.tensor([[0.0, 0.0, 13.9, 2.0]]), (4, 6), 2).tolist() == [[0, 0, 2, 2]]
-    assert cells_under(torch.tensor([[0.0, 0.0, 14.0, 2.0]]), (4, 6), 2).tolist() == [[0, 0, 2, 4]]
-    assert cells_under(torch.tensor([[38.0, 28.0, 40.0, 30.0]]), (5, 5), 2).tolist() == [[2, 4, 5, 5]]  # map's end
+    assert cells_under(torch.tensor([[0.0, 0.0, 6.95, 1.0]]), (4, 6), 2).tolist() == [[0, 0, 2, 2]]
+    assert cells_under(torch.tensor([[0.0, 0.0, 7.0, 1.0]]), (4, 6), 2).tolist() == [[0, 0, 2, 4]]
+    assert cells_under(torch.tensor([[19.0, 14.0, 20.0, 15.0]]), (5, 5), 2).tolist() == [[2, 4, 5, 5]]  # map's end
 
 
 def test_every_box_has_a_tile() -> None:
