@@ -109,8 +109,9 @@ def differs(model: EFPNDetector, boxes: list[list[list[float]]], images: Tensor)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
-@pytest.mark.parametrize("upsampler", list(UPSAMPLERS))
+@pytest.mark.parametrize(
+    "upsampler, arch", [*((name, "resnet18") for name in UPSAMPLERS), ("ftt", "resnet50"), ("refined", "resnet50")]
+)
 def test_pooled_features_are_those_of_the_dense_map(upsampler: str, arch: str) -> None:
     model = detector(upsampler, arch, Tiles(dense_from=100))
     image = torch.rand(1, 3, 256, 384)
