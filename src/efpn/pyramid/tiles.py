@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from efpn.errors import UserError, require_count
-from efpn.models.backbones import Backbone
-from efpn.models.detail import Fine, entry_on
-from efpn.models.extension import Extension
-from efpn.models.fpn import Pyramid
-from efpn.models.receptive import reach, weights
-from efpn.models.upsamplers import TwoStage, upsample2x
+from efpn.pyramid.backbones import Backbone
+from efpn.pyramid.detail import Fine, entry_on
+from efpn.pyramid.extension import Extension
+from efpn.pyramid.fpn import Pyramid
+from efpn.pyramid.receptive import reach, weights
+from efpn.pyramid.upsamplers import TwoStage, upsample2x
 
 log = logging.getLogger(__name__)
 

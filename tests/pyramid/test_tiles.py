@@ -35,8 +35,8 @@ from efpn.models import (
     build_faster_rcnn,
     make_extension,
 )
-from efpn.models.tiles import Price, Rect, TiledLevel, cells_under, grown_areas, joined, tile_of, united
-from efpn.models.upsamplers import reach
+from efpn.pyramid.tiles import Price, Rect, TiledLevel, cells_under, grown_areas, joined, tile_of, united
+from efpn.pyramid.upsamplers import reach
 
 UPSAMPLERS = {
     "ftt": lambda c: FTT(c, 12),
