@@ -73,7 +73,7 @@ class Page:
 
     def differences(self, path: str) -> str:
         """A Markdown table of a summary's differences to its reference row, with their 95 % intervals."""
-        record = json.loads((self.root / "results" / f"{path}.json").read_text())
+        record = self._named(f"results/{path}.json")
         self.commands[f"{path}.json"] = record
         columns = list(record["columns"])
         lines = []
@@ -94,6 +94,24 @@ class Page:
     def points(self, one: Result, other: Result, metric: str) -> str:
         """How much ``one`` has more, in points."""
         return f"{100 * (one[metric] - other[metric]):.1f}"
+
+    def gain(self, path: str, row: str, column: str) -> dict[str, Any]:
+        """A row's difference to a summary's reference row."""
+        record = self._named(f"results/{path}.json")
+        return next(one for one in record["rows"] if one["title"] == row)["columns"][column]
+
+    def told(self, of: dict[str, Any]) -> str:
+        """A difference with its interval, in points."""
+        low, high = of["difference_interval"]
+        return f"{100 * of['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+    def ratio(self, path: str, name: str) -> float:
+        """A ratio that the benchmark measured."""
+        record = self._named(f"benchmarks/{path}.json")
+        return next(one["value"] for one in record["ratios"] if one["name"] == name)
+
+    def _named(self, path: str) -> dict[str, Any]:
+        return json.loads((self.root / path).read_text())
 
     def claim(self, holds: bool, sentence: str) -> str:
         """The sentence, if the numbers bear it out.
@@ -153,9 +171,7 @@ def written(root: Path = ROOT) -> str:
         loader=FileSystemLoader(root / "docs"), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True
     )
     page = Page(root)
-    tools: dict[str, Callable[..., Any]] = {
-        name: getattr(page, name) for name in ("result", "table", "differences", "shares", "points", "claim", "sources")
-    }
+    tools: dict[str, Callable[..., Any]] = {name: getattr(page, name) for name in vars(Page) if name[0] != "_"}
     return pages.get_template("results.md.j2").render(**tools)
 
 

@@ -7,6 +7,7 @@ import torch
 
 from efpn.errors import UserError
 from efpn.losses import DualLoss, balanced_loss, global_loss, positive_loss, positive_mask
+from efpn.types import LevelSpec
 
 
 def test_positive_mask_snaps_outwards_and_counts_overlaps_once() -> None:
@@ -50,19 +51,22 @@ def test_an_image_without_boxes_adds_nothing_to_the_positive_loss() -> None:
     assert f.grad is not None and not f.grad.any()
 
 
+LEVELS = (LevelSpec("p3_ext", 4, 3), LevelSpec("p2_ext", 2, 3))
+
+
 def levels() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.rand(1, 3, 8, 8), torch.rand(1, 3, 16, 16)
 
 
 def test_a_perfect_copy_costs_nothing() -> None:
     features = levels()
-    losses = DualLoss()(features, features, [torch.tensor([[4.0, 4.0, 20.0, 20.0]])])
+    losses = DualLoss()(features, features, [torch.tensor([[4.0, 4.0, 20.0, 20.0]])], LEVELS)
     assert all(value.item() == 0 for value in losses.values())
 
 
 def test_equation_5_adds_both_levels() -> None:
     features, targets, boxes = levels(), levels(), [torch.tensor([[4.0, 4.0, 20.0, 20.0]])]
-    losses = DualLoss(lambda_pos=2.0)(features, targets, boxes)
+    losses = DualLoss(lambda_pos=2.0)(features, targets, boxes, LEVELS)
     expected = sum(
         balanced_loss(f, t, positive_mask(boxes, stride, *f.shape[-2:]), 2.0)["fbb"]
         for f, t, stride in zip(features, targets, (4, 2), strict=True)
@@ -70,16 +74,24 @@ def test_equation_5_adds_both_levels() -> None:
     torch.testing.assert_close(losses["loss"], expected)
 
 
+def test_strides_are_those_of_the_levels() -> None:
+    features, targets, boxes = levels(), levels(), [torch.tensor([[4.0, 4.0, 20.0, 20.0]])]
+    finer = (LevelSpec("p3_ext", 2, 3), LevelSpec("p2_ext", 1, 3))  # the same boxes cover more cells
+    losses = DualLoss()(features, targets, boxes, finer)
+    expected = positive_loss(features[1], targets[1], positive_mask(boxes, 1, *features[1].shape[-2:]))
+    torch.testing.assert_close(losses["pos_p2_ext"], expected)
+
+
 def test_table_4_without_dual_supervision_leaves_p3x_alone() -> None:
     features, targets = levels(), levels()
-    losses = DualLoss(lambda_pos=0.0, on_p3_ext=False)(features, targets, [torch.zeros(0, 4)])
+    losses = DualLoss(lambda_pos=0.0, on_p3_ext=False)(features, targets, [torch.zeros(0, 4)], LEVELS)
     torch.testing.assert_close(losses["loss"], global_loss(features[1], targets[1]))
     assert not any(name.endswith("p3_ext") for name in losses)
 
 
 def test_is_computed_in_float32_from_bf16_maps() -> None:
     features = tuple(level.bfloat16() for level in levels())
-    assert DualLoss()(features, levels(), [torch.zeros(0, 4)])["loss"].dtype == torch.float32
+    assert DualLoss()(features, levels(), [torch.zeros(0, 4)], LEVELS)["loss"].dtype == torch.float32
 
 
 @pytest.mark.parametrize("weight", [-0.5, float("nan"), float("inf"), "", None])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from efpn.errors import UserError
+from efpn.types import LevelSpec
 
 
 def positive_mask(boxes: Sequence[Tensor], stride: float, height: int, width: int) -> Tensor:
@@ -65,8 +66,6 @@ class DualLoss:
         UserError: a weight that is no number or negative.
     """
 
-    STRIDES = (4, 2)  # input pixels per cell of P3' and P2'
-
     def __init__(self, lambda_pos: float = 1.0, on_p3_ext: bool = True) -> None:
         if not isinstance(lambda_pos, int | float) or not 0 <= lambda_pos < float("inf"):
             raise UserError(f"loss.lambda_pos={lambda_pos}: must be a number, 0 or greater")
@@ -74,18 +73,28 @@ class DualLoss:
         self.on_p3_ext = on_p3_ext
 
     def __call__(
-        self, features: Sequence[Tensor], targets: Sequence[Tensor], boxes: Sequence[Tensor]
+        self,
+        features: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        boxes: Sequence[Tensor],
+        levels: Sequence[LevelSpec],
     ) -> dict[str, Tensor]:
-        """Compare ``(P3', P2')`` with their targets; ``boxes`` per image ``(n, 4)`` in 1x pixels.
+        """Compare the extended levels with their targets.
+
+        Args:
+            features: P3' and P2'.
+            targets: of each.
+            boxes: of each image, ``(n, 4)`` in 1x pixels.
+            levels: what P3' and P2' are called, and their strides.
 
         Returns:
             ``loss`` and the terms of each level, ``glob_p2_ext``, ``pos_p2_ext`` and those of ``p3_ext`` if supervised.
         """
-        levels = list(zip(("p3_ext", "p2_ext"), self.STRIDES, features, targets, strict=True))
+        compared = list(zip(levels, features, targets, strict=True))
         losses: dict[str, Tensor] = {"loss": features[-1].new_zeros((), dtype=torch.float32)}
-        for name, stride, feature, target in levels if self.on_p3_ext else levels[1:]:
-            mask = positive_mask(boxes, stride, *feature.shape[-2:])
+        for level, feature, target in compared if self.on_p3_ext else compared[1:]:
+            mask = positive_mask(boxes, level.stride, *feature.shape[-2:])
             terms = balanced_loss(feature, target, mask, self.lambda_pos)
             losses["loss"] = losses["loss"] + terms["fbb"]
-            losses |= {f"glob_{name}": terms["glob"], f"pos_{name}": terms["pos"]}
+            losses |= {f"glob_{level.name}": terms["glob"], f"pos_{level.name}": terms["pos"]}
         return losses

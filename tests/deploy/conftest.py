@@ -9,7 +9,7 @@ from efpn.deploy.agreement import Tolerance, differences
 from efpn.deploy.formats import Torch
 from efpn.deploy.graph import trace
 from efpn.models import FTT, EFPNDetector, Extension, ResNet, RoISettings, RPNSettings, SmallRoIs, build_faster_rcnn
-from efpn.models.backbones import IMAGENET_MEAN
+from efpn.pyramid.backbones import IMAGENET_MEAN
 
 SIZES = [(96, 128), (90, 130), (130, 90), (65, 97), (200, 65), (257, 301)]  # whole multiples of 32, and not
 CLOSE = Tolerance(boxes=0.01, scores=1e-4)

@@ -72,6 +72,14 @@ def test_what_the_cap_cuts_off_scores_no_better_than_what_it_keeps(watched):
     assert {one["category_id"] for one in record.cut} <= {10, 20, 30}
 
 
+def test_every_box_is_kept_or_filtered_out_at_some_step(watched):
+    found, record = watched
+    proposals, detections = record.filtered["proposals"], record.filtered["detections"]
+    assert proposals["kept"] == 2 * CAP and detections["kept"] == sum(len(one["boxes"]) for one in found)
+    assert detections["cap"] == len(record.cut)
+    assert sum(detections.values()) == proposals["kept"] * 3  # each RoI for each of three classes
+
+
 def test_each_detection_is_traced_to_its_roi(detector, batch):
     """With deltas of zero a detection is its RoI, so that its own size names its level."""
     for head in (detector.roi_heads.box_predictor, detector.roi_heads.small_head[1]):

@@ -135,8 +135,15 @@ def test_a_large_image_is_shrunk_and_its_boxes_with_it():
     large = np.full((1500, 3000, 3), 128, np.uint8)
     overview = contact_sheet([Panel(large, [Mark("hit", (0, 0, 3000, 1500))])]).subfigs[1].axes[0]
     assert overview.get_xlim() == (0, 1024)
-    frame = overview.patches[0]
-    assert (frame.get_width(), frame.get_height()) == pytest.approx((1024, 512), abs=10)
+    frame = overview.patches[0].get_path().get_extents()
+    assert (frame.width, frame.height) == pytest.approx((1024, 512), abs=10)
+
+
+def test_many_boxes_are_one_path_of_what_the_window_shows():
+    boxes = [Mark("hit", (6.0 * n, 0, 6.0 * n + 3, 4)) for n in range(20)]
+    axes = Figure().add_subplot()
+    draw_outcomes(axes, GREY, [*boxes, Mark("miss", (60, 60, 70, 70))], window=(0, 0, 50, 50))
+    assert len(axes.patches) == 1 and len(axes.patches[0].get_path().vertices) == 9 * 5
 
 
 def test_sheet_is_written_and_has_pixels_of_each_kind(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from efpn.errors import UserError
+from efpn.evaluation.table import funnel_markdown
 from efpn.metrics import COCO_BANDS, score
 from efpn.metrics.causes import FALSE_ALARMS, MISSES
 from efpn.metrics.funnel import loss_funnel
@@ -42,7 +43,8 @@ def record(proposals=None, cut=(), cap=2, depth=4):
         boxes = np.array((proposals or {}).get(image_id, []), dtype=float).reshape(-1, 4)
         levels = np.full(min(cap, len(boxes)), "p2_ext")
         images[image_id] = Proposals(boxes, np.linspace(1, 0, len(boxes)), levels)
-    return StageRecord(cap, depth, 100, LEVELS, images, list(cut), {})
+    filtered = {"proposals": {"nms": 6, "cap": 3, "kept": 9}}
+    return StageRecord(cap, depth, 100, LEVELS, images, list(cut), {}, filtered)
 
 
 def band(funnel, name="all"):
@@ -244,3 +246,11 @@ def test_detections_get_the_level_they_came_from():
         known.with_levels(rows[:1])
     with pytest.raises(UserError, match="others than those of the record"):
         known.with_levels([*rows, rows[0]])
+
+
+def test_what_filters_drop_is_told_of_one_image_on_average():
+    funnel = loss_funnel(truth(OBJECT), [], record(), score_threshold=0.5)
+    assert funnel.filtered == {"proposals": {"nms": 2, "cap": 1, "kept": 3}}
+    table = funnel_markdown(funnel).split("## Where proposals are filtered out")[1]
+    assert "| 6.0 | 2.0 | 1.0 | 3.0 |" in table and "beyond the cap" in table
+    assert "filtered out" not in funnel_markdown(loss_funnel(truth(OBJECT), [], score_threshold=0.5))

@@ -19,7 +19,7 @@ from efpn.models import (
     make_extension,
 )
 from efpn.models.dense import OCTAVES, DenseDetector
-from efpn.models.upsamplers import Nearest
+from efpn.pyramid.upsamplers import Nearest
 
 SETTINGS = {
     build_retinanet: RetinaNetSettings((8, 16, 32, 64, 128), score_thresh=0.005, detections_per_image=20),

@@ -60,6 +60,7 @@ def test_every_box_of_the_rpn_is_accounted_for() -> None:
     found = chosen([boxes], [logits], (100, 100))
     assert found.rows.tolist() == [0, 2] and found.kept()[3].tolist() == [0]
     assert {name: int(count) for name, count in found.dropped.items()} == {"top_n": 1, "size": 1, "score": 1, "nms": 1}
+    assert found.fates() == {"top_n": 1, "size": 1, "score": 1, "nms": 1, "cap": 1, "kept": 1}
 
 
 def test_every_detection_is_accounted_for() -> None:

@@ -21,7 +21,7 @@ from efpn.evaluation.detect import eval_data
 from efpn.evaluation.report import Drawn, keep
 from efpn.evaluation.variants import EXTENDED
 from efpn.models import EFPNDetector
-from efpn.models.upsamplers import upsample2x
+from efpn.pyramid.upsamplers import upsample2x
 from efpn.runs.checkpoints import read_checkpoint
 from efpn.runs.rebuild import rebuild_detector
 from efpn.runs.saved import SavedRun, row_names

@@ -5,6 +5,7 @@ The filters of RPN and RoI heads tell what NMS has left of each image, beyond th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -31,6 +32,7 @@ class _Seen:
     levels: np.ndarray
     sources: np.ndarray
     cut: tuple[Tensor, Tensor, Tensor]
+    fates: dict[str, dict[str, int]]
 
 
 class StageRecorder:
@@ -53,6 +55,7 @@ class StageRecorder:
         self._proposals: dict[int, Proposals] = {}
         self._sources: dict[int, np.ndarray] = {}
         self._cut: list[dict[str, Any]] = []
+        self._filtered = {"proposals": Counter[str](), "detections": Counter[str]()}
 
     def __enter__(self) -> Self:
         """Start to watch."""
@@ -94,7 +97,7 @@ class StageRecorder:
         small = self.heads.box_roi_pool.small
         levels = LEVELS if small is None or small.level in LEVELS else (small.level, *LEVELS)
         cap = self.heads.detections_per_img
-        return StageRecord(self.cap, self.depth, cap, levels, self._proposals, self._cut, self._sources)
+        return StageRecord(self.cap, self.depth, cap, levels, self._proposals, self._cut, self._sources, self._filtered)
 
     def _keep(self, image_id: int, image: _Seen, scale: Tensor) -> None:
         """File an image; a repeated one (filling up the last batch) is passed over."""
@@ -102,6 +105,8 @@ class StageRecorder:
             return
         self._proposals[image_id] = Proposals((image.boxes / scale).numpy(), image.scores.numpy(), image.levels)
         self._sources[image_id] = image.sources
+        for kind, fates in image.fates.items():
+            self._filtered[kind].update(fates)
         boxes, scores, labels = image.cut
         rows = zip((boxes / scale).tolist(), scores.tolist(), labels.tolist(), strict=True)
         for (x1, y1, x2, y2), score, label in rows:
@@ -115,7 +120,7 @@ class StageRecorder:
         none, nothing = np.empty(0, "<U6"), (torch.empty(0, 4), torch.empty(0), torch.empty(0, dtype=torch.int64))
         for one in ranked:
             boxes, scores = (part[: self.depth].detach().cpu() for part in (one.boxes, one.scores))
-            self._batch.append(_Seen(one.size, boxes, scores, none, none, nothing))
+            self._batch.append(_Seen(one.size, boxes, scores, none, none, nothing, {"proposals": one.fates()}))
 
     def _see_detections(self, ranked: list[Ranked], proposals: list[Tensor]) -> None:
         for image, one, boxes in zip(self._batch, ranked, proposals, strict=True):
@@ -125,6 +130,7 @@ class StageRecorder:
             parts = (one.boxes, one.scores, one.labels)
             boxes_cut, scores_cut, labels_cut = (part[one.cap :].detach().cpu() for part in parts)
             image.cut = (boxes_cut, scores_cut, labels_cut)
+            image.fates["detections"] = one.fates()
 
 
 def pooled_from(pool: PyramidRoIAlign, boxes: Tensor) -> np.ndarray:

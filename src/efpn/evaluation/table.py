@@ -167,8 +167,27 @@ def funnel_markdown(funnel: Funnel, title: str = "Where objects get lost") -> st
         ),
         "## RoIs by the level they are pooled from",
         table(["RoIs", *levels], rois),
+        *(_filter_table(kind, steps) for kind, steps in funnel.filtered.items()),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+STEPS = {
+    "top_n": "beyond their level's number",
+    "score": "low score",
+    "size": "too small",
+    "nms": "NMS",
+    "cap": "beyond the cap",
+    "kept": "kept",
+}
+
+
+def _filter_table(kind: str, steps: Mapping[str, float]) -> str:
+    """What became of the boxes that were ``proposals`` or ``detections`` to be, an image on average."""
+    head = ["boxes an image", *(STEPS[step] for step in steps)]
+    return f"## Where {kind} are filtered out\n\n" + markdown_table(
+        head, [[f"{sum(steps.values()):.1f}", *(f"{count:.1f}" for count in steps.values())]]
+    )
 
 
 def _happened(bands: Sequence[Mapping[str, int | None]]) -> list[str]:

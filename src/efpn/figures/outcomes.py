@@ -14,7 +14,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
 from matplotlib.patheffects import Normal, Stroke
 
 from efpn.metrics.evaluation import Outcomes
@@ -23,6 +24,7 @@ Kind = Literal["truth", "hit", "false_alarm", "miss"]
 Window = tuple[float, float, float, float]
 
 RIM: Final = "#1a1a1a"
+OUTWARDS: Final = np.array([-1, -1, 1, 1])  # what makes a box larger
 ORDER: Final = ("truth", "hit", "false_alarm", "miss")  # later ones are drawn on top
 
 
@@ -110,17 +112,24 @@ def draw_outcomes(
     figure, place = axes.get_figure(root=True), axes.get_window_extent()
     assert figure is not None, "draw_outcomes needs axes that belong to a figure"
     per_inch = max((right - left) / place.width, (bottom - top) / place.height) * figure.dpi  # pixels, at equal aspect
-    for mark in sorted(drawn, key=lambda one: ORDER.index(one.kind)):
-        style = STYLES[mark.kind]
+    for kind in ORDER:
+        style = STYLES[kind]
         line = style.width * thickness
         pad = line * per_inch / 72 / 2
-        x1, y1, x2, y2 = mark.box
-        frame = Rectangle((x1 - pad, y1 - pad), x2 - x1 + 2 * pad, y2 - y1 + 2 * pad, fill=False)
-        frame.set(edgecolor=style.colour, linestyle=style.line, linewidth=line, path_effects=_rim(line))
-        axes.add_patch(frame)
+        boxes = np.array([mark.box for mark in drawn if mark.kind == kind]).reshape(-1, 4) + pad * OUTWARDS
+        seen = boxes[(boxes[:, :2] < (right, bottom)).all(axis=1) & (boxes[:, 2:] > (left, top)).all(axis=1)]
+        if len(seen):  # one path for all of a kind: a thousand artists take a second
+            frames = Path.make_compound_path(*(frame_path(*box) for box in seen.tolist()))
+            look = {"edgecolor": style.colour, "linestyle": style.line, "linewidth": line, "path_effects": _rim(line)}
+            axes.add_patch(PathPatch(frames, fill=False, **look))
     axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], facecolor="#404040")
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def frame_path(x1: float, y1: float, x2: float, y2: float) -> Path:
+    """A box as a closed path."""
+    return Path([(x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1)], closed=True)
 
 
 def legend(figure: FigureBase, **place: Any) -> None:

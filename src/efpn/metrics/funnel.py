@@ -58,6 +58,8 @@ class Funnel:
         depth: proposals per image that were recorded.
         detections_cap: detections per image that were kept.
         by_band: band to its numbers.
+        filtered: of ``proposals`` and of ``detections``, boxes an image that went at each step of their filter and that
+            were kept; empty without a record.
     """
 
     score_threshold: float
@@ -67,6 +69,7 @@ class Funnel:
     depth: int | None
     detections_cap: int | None
     by_band: dict[str, BandFunnel]
+    filtered: dict[str, dict[str, float]]
 
     def as_dict(self) -> dict[str, Any]:
         """For :func:`efpn.runs.files.write_json`."""
@@ -124,6 +127,7 @@ def loss_funnel(
         record.depth if record else None,
         record.detections_cap if record else None,
         {name: _band(band, fates, before, recall_at) for name, band in bands.items()},
+        record.filtered_per_image() if record else {},
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,8 @@ class StageRecord:
         images: image id to its proposals.
         cut: COCO results (native pixels) that the cap of detections cut off.
         sources: image id to ``(d,)`` names, the level that each kept detection of the image came from, best first.
+        filtered: of ``proposals`` and of ``detections``, boxes that went at each step of their filter and that were
+            kept, all images together.
     """
 
     cap: int
@@ -51,6 +53,12 @@ class StageRecord:
     images: Mapping[int, Proposals]
     cut: Sequence[Mapping[str, Any]]
     sources: Mapping[int, np.ndarray]
+    filtered: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def filtered_per_image(self) -> dict[str, dict[str, float]]:
+        """``filtered`` as means over the images."""
+        count = len(self.images)
+        return {kind: {step: n / count for step, n in steps.items()} for kind, steps in self.filtered.items()}
 
     def with_levels(self, detections: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The same detections, each with the ``level`` it came from; in the detector's order within an image.

@@ -1,19 +1,19 @@
-"""Pure torch models: backbone -> FPN -> extension (upsampler, and detail from C2') -> detector."""
+"""Detectors on the (extended) pyramid, and all that they are built of: pure torch."""
 
-from efpn.models.backbones import Backbone, ResNet
 from efpn.models.dense import FCOS, FCOSSettings, RetinaNet, RetinaNetSettings, build_fcos, build_retinanet
-from efpn.models.detail import Detail, Doubled, Image2x, Stem
 from efpn.models.detector import EFPNDetector, Resize
-from efpn.models.extension import Extension, WholePass, make_extension
 from efpn.models.faster_rcnn import FasterRCNN, build_faster_rcnn, fasterrcnn_resnet50_efpn
-from efpn.models.fpn import FPN, Pyramid
-from efpn.models.neck import EFPNBackbone
 from efpn.models.probes import HalfOracle, MultiScale, OnP3Ext, Oracle
 from efpn.models.roi_heads import OHEM, PyramidRoIHeads, RoISettings, SmallRoIs
 from efpn.models.rpn import PyramidRPN, RPNSettings
-from efpn.models.tiles import Tiles
-from efpn.models.timm_backbone import Timm
-from efpn.models.upsamplers import ESPCN, FTT, Nearest, TwoStage, Upsampler
+from efpn.pyramid.backbones import Backbone, ResNet
+from efpn.pyramid.detail import Detail, Doubled, Image2x, Stem
+from efpn.pyramid.extension import Extension, WholePass, make_extension
+from efpn.pyramid.fpn import FPN, Pyramid
+from efpn.pyramid.neck import EFPNBackbone
+from efpn.pyramid.tiles import Tiles
+from efpn.pyramid.timm_backbone import Timm
+from efpn.pyramid.upsamplers import ESPCN, FTT, Nearest, TwoStage, Upsampler
 
 __all__ = [
     "ESPCN",

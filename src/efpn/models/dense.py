@@ -25,15 +25,15 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import box_iou
 
 from efpn.errors import UserError
-from efpn.models.backbones import Backbone
 from efpn.models.crowds import LEFT_OUT, leave_out_crowds
-from efpn.models.detail import Detail
 from efpn.models.detector import EFPNDetector, Features, Resize, make_neck, make_transform
-from efpn.models.extension import Extension, WholePass
-from efpn.models.fpn import extended_levels
-from efpn.models.neck import EFPNBackbone
 from efpn.models.roi_heads import SmallRoIs
 from efpn.models.rpn import Float32Anchors, require_anchors
+from efpn.pyramid.backbones import Backbone
+from efpn.pyramid.detail import Detail
+from efpn.pyramid.extension import Extension, WholePass
+from efpn.pyramid.fpn import extended_levels
+from efpn.pyramid.neck import EFPNBackbone
 from efpn.types import Detections, LevelSpec
 
 OCTAVES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))  # scales of RetinaNet's anchors on each level

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from efpn.models.backbones import Backbone
 from efpn.models.crowds import ResizeWithCrowds
-from efpn.models.detail import Detail
-from efpn.models.extension import Extension, WholePass
-from efpn.models.neck import EFPNBackbone
 from efpn.models.roi_heads import SmallRoIs
-from efpn.models.tiles import Tiles
+from efpn.pyramid.backbones import Backbone
+from efpn.pyramid.detail import Detail
+from efpn.pyramid.extension import Extension, WholePass
+from efpn.pyramid.neck import EFPNBackbone
+from efpn.pyramid.tiles import Tiles
 from efpn.types import Detections
 
 Features = Mapping[str, Any]  # level name to its map, or to one that waits to be computed (`TiledLevel`)

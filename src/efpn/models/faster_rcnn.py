@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 
-from efpn.models.backbones import Backbone, ResNet
-from efpn.models.detail import Detail, Image2x, Stem
 from efpn.models.detector import EFPNDetector, Features, Resize, make_neck, make_transform
-from efpn.models.extension import Extension, WholePass, make_extension
-from efpn.models.fpn import extended_levels
-from efpn.models.neck import EFPNBackbone
 from efpn.models.roi_heads import PyramidRoIHeads, RoISettings, SmallRoIs
 from efpn.models.rpn import PyramidRPN, RPNSettings
-from efpn.models.tiles import Tiles
-from efpn.models.upsamplers import FTT, Nearest
+from efpn.pyramid.backbones import Backbone, ResNet
+from efpn.pyramid.detail import Detail, Image2x, Stem
+from efpn.pyramid.extension import Extension, WholePass, make_extension
+from efpn.pyramid.fpn import extended_levels
+from efpn.pyramid.neck import EFPNBackbone
+from efpn.pyramid.tiles import Tiles
+from efpn.pyramid.upsamplers import FTT, Nearest
 from efpn.types import Detections
 
 

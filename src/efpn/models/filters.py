@@ -46,6 +46,11 @@ class Ranked:
         """Boxes, scores, labels and rows within the cap."""
         return self.boxes[: self.cap], self.scores[: self.cap], self.labels[: self.cap], self.rows[: self.cap]
 
+    def fates(self) -> dict[str, int]:
+        """How many boxes went at each step, the cap the last, and how many are ``kept``."""
+        kept = min(len(self.boxes), self.cap)
+        return {**{step: int(n) for step, n in self.dropped.items()}, "cap": len(self.boxes) - kept, "kept": kept}
+
 
 @dataclass(frozen=True)
 class ProposalFilter:

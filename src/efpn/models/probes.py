@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from efpn.models.detector import EFPNDetector
-from efpn.models.upsamplers import upsample2x
+from efpn.pyramid.upsamplers import upsample2x
 from efpn.types import Detections
 
 P2_EXT_FROM_P2: Mapping[str, str] = {"p2_ext": "p2"}

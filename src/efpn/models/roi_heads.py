@@ -22,7 +22,7 @@ from torchvision.ops.poolers import initLevelMapper
 from efpn.errors import UserError, require_count, require_share
 from efpn.models.crowds import leave_out_crowds
 from efpn.models.filters import DetectionFilter, Ranked
-from efpn.models.tiles import TiledLevel
+from efpn.pyramid.tiles import TiledLevel
 from efpn.types import LevelSpec
 
 POOLED_SIDE = 7

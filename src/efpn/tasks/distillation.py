@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 
 from efpn.tasks.base import DetectorTask
+from efpn.types import LevelSpec
 
-DistillationLoss = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], Mapping[str, Tensor]]
+DistillationLoss = Callable[
+    [Sequence[Tensor], Sequence[Tensor], Sequence[Tensor], Sequence[LevelSpec]], Mapping[str, Tensor]
+]
 
 
 class DistillationTask(DetectorTask):
     """Trains the extension alone; the teacher is the same frozen backbone and FPN on the 2x image.
 
     Args:
-        loss: see `efpn.losses.DualLoss`; ``loss((p3_ext, p2_ext), targets, boxes)``.
+        loss: see `efpn.losses.DualLoss`; ``loss((p3_ext, p2_ext), targets, boxes, levels)``.
         others: as for `DetectorTask`.
     """
 
@@ -29,7 +32,8 @@ class DistillationTask(DetectorTask):
         """Take ``(images_1x, images_2x, targets)`` and return the loss of eq. 5."""
         images_1x, images_2x, targets = batch
         features, wanted = self.features(images_1x, images_2x)
-        losses = dict(self.loss(features, wanted, [target["boxes"] for target in targets]))
+        boxes, levels = [target["boxes"] for target in targets], self.detector.backbone.extension.levels
+        losses = dict(self.loss(features, wanted, boxes, levels))
         return self.log_losses(losses, losses.pop("loss"), len(images_1x))
 
     def features(

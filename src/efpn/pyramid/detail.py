@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efpn.errors import UserError
-from efpn.models.backbones import Backbone
-from efpn.models.receptive import macs_per_cell, reach
+from efpn.pyramid.backbones import Backbone
+from efpn.pyramid.receptive import macs_per_cell, reach
 
 
 @dataclass(frozen=True)

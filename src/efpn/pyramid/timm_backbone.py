@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from efpn.errors import UserError
-from efpn.models.backbones import NAMES, STRIDES, Backbone, checked_norm
+from efpn.pyramid.backbones import NAMES, STRIDES, Backbone, checked_norm
 from efpn.types import LevelSpec
 
 

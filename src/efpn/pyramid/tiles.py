@@ -24,17 +24,16 @@ from torch import Tensor, nn
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from efpn.errors import UserError, require_count
-from efpn.models.backbones import Backbone
-from efpn.models.detail import Fine, entry_on
-from efpn.models.extension import Extension
-from efpn.models.fpn import Pyramid
-from efpn.models.receptive import reach, weights
-from efpn.models.upsamplers import TwoStage, upsample2x
+from efpn.pyramid.backbones import Backbone
+from efpn.pyramid.detail import Fine, entry_on
+from efpn.pyramid.extension import Extension
+from efpn.pyramid.fpn import Pyramid
+from efpn.pyramid.receptive import reach, weights
+from efpn.pyramid.upsamplers import TwoStage, upsample2x
 
 log = logging.getLogger(__name__)
 
 P2_EXT_PER_P3 = 4  # cells, along each axis
-P2_EXT_STRIDE = 2  # pixels of the 1x image
 CROWD = 128  # rectangles; the halves of more are joined by themselves first
 
 Price = Callable[[np.ndarray], np.ndarray]  # rectangles (n, 4) to what each costs (n,)
@@ -120,6 +119,7 @@ class TiledLevel:
         self.extension, self.upsampler = extension, extension.upsampler
         self.stage2, self.stage3 = backbone.stages[:2]
         self.fine, self.settings = fine, settings
+        self.level = extension.levels[1]
         maps = extension.sources(pyramid)
         self.p3, self.p2 = maps["p3"], maps["p2"]
         self.size = (self.p3.shape[-2], self.p3.shape[-1])
@@ -136,7 +136,7 @@ class TiledLevel:
             boxes: of each image, ``(n, 4)`` xyxy in 1x pixels.
             align: torchvision's pooler of this level.
         """
-        wanted = [cells_under(one, self.size, self.settings.grid) for one in boxes]
+        wanted = [cells_under(one / self.level.stride, self.size, self.settings.grid) for one in boxes]
         tiles = [joined(np.unique(one, axis=0), self._price) for one in wanted]
         whole = self._price(np.array([[0, 0, *self.size]]))[0] * len(boxes)
         if sum(self._price(one).sum() for one in tiles) >= self.settings.dense_from * whole:
@@ -151,18 +151,17 @@ class TiledLevel:
                 order.append(torch.as_tensor(rows + first))
             first += len(own)
         if not parts:
-            return self.p3.new_zeros(0, self.extension.levels[1].channels, *align.output_size)
+            return self.p3.new_zeros(0, self.level.channels, *align.output_size)
         return torch.cat(parts)[torch.argsort(torch.cat(order)).to(self.p3.device)]
 
     def _pooled_in(self, index: int, part: Rect, boxes: Tensor, align: MultiScaleRoIAlign) -> Tensor:
         """RoIs that lie in one tile of image ``index``."""
         level = self._computed(slice(index, index + 1), part)
-        corner = boxes.new_tensor([part.left, part.top] * 2) * (P2_EXT_PER_P3 * P2_EXT_STRIDE)
+        corner = boxes.new_tensor([part.left, part.top] * 2) * (P2_EXT_PER_P3 * self.level.stride)
         return self._pooled(level, [boxes - corner], align)
 
-    @staticmethod
-    def _pooled(level: Tensor, boxes: list[Tensor], align: MultiScaleRoIAlign) -> Tensor:
-        return roi_align(level, boxes, align.output_size, 1 / P2_EXT_STRIDE, align.sampling_ratio)
+    def _pooled(self, level: Tensor, boxes: list[Tensor], align: MultiScaleRoIAlign) -> Tensor:
+        return roi_align(level, boxes, align.output_size, 1 / self.level.stride, align.sampling_ratio)
 
     def _price(self, rects: np.ndarray) -> np.ndarray:
         """Multiply-adds of tiles ``(n, 4)``: each part of the work is done on the tile and a margin of its own."""
@@ -280,11 +279,11 @@ def cells_under(boxes: Tensor, size: tuple[int, int], grid: int) -> np.ndarray:
     """What RoIAlign reads for each of ``boxes``, in cells of P3 rounded outwards to a grid: `Rect` rows ``(n, 4)``.
 
     Args:
-        boxes: ``(n, 4)`` xyxy in 1x pixels.
+        boxes: ``(n, 4)`` xyxy in cells of P2'.
         size: of P3.
         grid: its step.
     """
-    xyxy = boxes.detach().double().cpu().numpy() / P2_EXT_STRIDE
+    xyxy = boxes.detach().double().cpu().numpy()
     # a RoI is at least one cell of P2' wide, and bilinear sampling reads the cell after the last
     first, last = xyxy[:, :2], np.maximum(xyxy[:, 2:], xyxy[:, :2] + 1) + 1
     limit = -(-np.array(size[::-1]) // grid) - 1

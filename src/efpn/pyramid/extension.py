@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor, nn
 
 from efpn.errors import UserError
-from efpn.models.detail import Fine
-from efpn.models.fpn import FPN, Pyramid, extended_levels
-from efpn.models.upsamplers import Upsampler, upsample2x
+from efpn.pyramid.detail import Fine
+from efpn.pyramid.fpn import FPN, Pyramid, extended_levels
+from efpn.pyramid.upsamplers import Upsampler, upsample2x
 
 if TYPE_CHECKING:
-    from efpn.models.neck import EFPNBackbone
+    from efpn.pyramid.neck import EFPNBackbone
 
 Source = Literal["inner", "output"]
 

@@ -35,8 +35,8 @@ from efpn.models import (
     build_faster_rcnn,
     make_extension,
 )
-from efpn.models.tiles import Price, Rect, TiledLevel, cells_under, grown_areas, joined, tile_of, united
-from efpn.models.upsamplers import reach
+from efpn.pyramid.tiles import Price, Rect, TiledLevel, cells_under, grown_areas, joined, tile_of, united
+from efpn.pyramid.upsamplers import reach
 
 UPSAMPLERS = {
     "ftt": lambda c: FTT(c, 12),
@@ -109,8 +109,9 @@ def differs(model: EFPNDetector, boxes: list[list[list[float]]], images: Tensor)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
-@pytest.mark.parametrize("upsampler", list(UPSAMPLERS))
+@pytest.mark.parametrize(
+    "upsampler, arch", [*((name, "resnet18") for name in UPSAMPLERS), ("ftt", "resnet50"), ("refined", "resnet50")]
+)
 def test_pooled_features_are_those_of_the_dense_map(upsampler: str, arch: str) -> None:
     model = detector(upsampler, arch, Tiles(dense_from=100))
     image = torch.rand(1, 3, 256, 384)
@@ -382,11 +383,11 @@ def test_reach_of_stage_3_is_counted_where_it_reads() -> None:
 def test_cells_under_boxes_by_hand() -> None:
     """Tiles of 16 px on a map of 4 x 6 cells of 8 px: a box is one P2' cell wide at least, and reads one more."""
     boxes = torch.tensor([[0.0, 0.0, 5.0, 5.0], [30.0, 20.0, 33.0, 30.5], [47.0, 31.0, 48.0, 32.0]])
-    assert cells_under(boxes, (4, 6), 2).tolist() == [[0, 0, 2, 2], [2, 2, 4, 6], [2, 4, 4, 6]]
+    assert cells_under(boxes / 2, (4, 6), 2).tolist() == [[0, 0, 2, 2], [2, 2, 4, 6], [2, 4, 4, 6]]
     assert cells_under(boxes[:0], (4, 6), 2).shape == (0, 4)
-    assert cells_under(torch.tensor([[0.0, 0.0, 13.9, 2.0]]), (4, 6), 2).tolist() == [[0, 0, 2, 2]]
-    assert cells_under(torch.tensor([[0.0, 0.0, 14.0, 2.0]]), (4, 6), 2).tolist() == [[0, 0, 2, 4]]
-    assert cells_under(torch.tensor([[38.0, 28.0, 40.0, 30.0]]), (5, 5), 2).tolist() == [[2, 4, 5, 5]]  # map's end
+    assert cells_under(torch.tensor([[0.0, 0.0, 6.95, 1.0]]), (4, 6), 2).tolist() == [[0, 0, 2, 2]]
+    assert cells_under(torch.tensor([[0.0, 0.0, 7.0, 1.0]]), (4, 6), 2).tolist() == [[0, 0, 2, 4]]
+    assert cells_under(torch.tensor([[19.0, 14.0, 20.0, 15.0]]), (5, 5), 2).tolist() == [[2, 4, 5, 5]]  # map's end
 
 
 def test_every_box_has_a_tile() -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from efpn.models.backbones import Backbone
-from efpn.models.detail import Detail, Fine, Stem, require_stem
-from efpn.models.extension import Extension, WholePass
-from efpn.models.fpn import FPN, Pyramid
-from efpn.models.tiles import TiledLevel, Tiles, why_whole
+from efpn.pyramid.backbones import Backbone
+from efpn.pyramid.detail import Detail, Fine, Stem, require_stem
+from efpn.pyramid.extension import Extension, WholePass
+from efpn.pyramid.fpn import FPN, Pyramid
+from efpn.pyramid.tiles import TiledLevel, Tiles, why_whole
 from efpn.types import LevelSpec
 
 Level = Tensor | TiledLevel

@@ -9,7 +9,7 @@ from torch import nn
 
 from efpn.errors import UserError
 from efpn.models import ESPCN, FTT, Nearest
-from efpn.models.upsamplers import weights
+from efpn.pyramid.upsamplers import weights
 
 UPSAMPLERS = {
     "ftt": lambda: FTT(channels=8, width=12),

@@ -9,8 +9,8 @@ import torch
 
 from efpn.errors import UserError
 from efpn.models import Image2x, ResNet, SmallRoIs, Stem, Tiles, Timm, build_faster_rcnn, make_extension
-from efpn.models.receptive import reach
-from efpn.models.upsamplers import Nearest
+from efpn.pyramid.receptive import reach
+from efpn.pyramid.upsamplers import Nearest
 
 timm = pytest.importorskip("timm")
 

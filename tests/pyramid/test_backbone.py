@@ -27,7 +27,7 @@ from efpn.models import (
     Tiles,
     WholePass,
 )
-from efpn.models.neck import check_levels
+from efpn.pyramid.neck import check_levels
 from efpn.types import LevelSpec
 
 

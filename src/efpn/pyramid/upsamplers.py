@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efpn.errors import UserError, require_count
-from efpn.models.receptive import reach, weights
+from efpn.pyramid.receptive import reach, weights
 
 SLOPE = 0.1
 
@@ -71,7 +71,7 @@ class TwoStage(Upsampler):
     """An upsampler in two stages that see a known number of cells around, so that it can be run on a part of the maps.
 
     The first stage works on P3 at its own resolution, the second at that of P3'. What is promised here is tried out
-    when a model is built (`efpn.models.tiles.why_whole`).
+    when a model is built (`efpn.pyramid.tiles.why_whole`).
 
     Attributes:
         reach: cells that the stages see to each side, of P3 and of P3'.
