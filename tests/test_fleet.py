@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from efpn.entry import check_sweep
 from efpn.errors import UserError
+from efpn.evaluation.dashboard import dashboard
 from efpn.runs.trainer import make_trainer
 
 
@@ -24,8 +25,8 @@ from efpn.runs.trainer import make_trainer
 def test_jobs_in_other_processes_lie_where_they_should_and_those_that_fail_are_listed(
     launcher: str, data: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip(f"hydra_plugins.hydra_{launcher}_launcher", reason="needs pip install -e '.[launchers]'")
-    pytest.importorskip(launcher, reason="heavy: pip install -e '.[ray]'")
+    if launcher == "ray":
+        pytest.importorskip("ray", reason="in an environment of its own: pip install -e '.[ray]'")
     words = {
         "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
         "submitit": ["hydra/launcher=submitit_local"],
@@ -54,7 +55,6 @@ def multirun(monkeypatch: pytest.MonkeyPatch, *words: str):
 
 
 def test_a_slurm_job_has_a_task_for_each_device_of_several_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")
     per_job = ["hydra.launcher.nodes=2", "hydra.launcher.tasks_per_node=4", "hydra.launcher.gpus_per_node=4"]
     cfg = multirun(monkeypatch, "trainer=slurm", "trainer.num_nodes=2", "hydra/launcher=slurm", *per_job)
@@ -83,8 +83,6 @@ def test_the_sbatch_script_of_the_docs_is_the_recipe_on_two_nodes(monkeypatch: p
 def test_a_launcher_that_starts_one_process_a_job_takes_one_device(
     launcher: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if launcher != "basic":
-        pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
     cfg = multirun(monkeypatch, "trainer=ddp", "trainer.devices=2", f"hydra/launcher={launcher}")
     with pytest.raises(UserError, match="would each replay the sweep.*hydra/launcher=slurm"):
         check_sweep(cfg)
@@ -92,7 +90,6 @@ def test_a_launcher_that_starts_one_process_a_job_takes_one_device(
 
 @pytest.mark.slow
 def test_optuna_looks_for_the_best_f1_of_small_objects(data: Path, tmp_path: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs pip install -e '.[optuna]'")
     where = [f"paths.outputs={tmp_path}", f"data.root={data}", *one_step("baseline"), "sequence=[baseline]"]
     done = run("train.py", "-m", *TINY, *where, "+sweep=optuna_lambda", "hydra.sweeper.n_trials=2")
     assert done.returncode == 0, done.stderr
@@ -103,9 +100,6 @@ def test_optuna_looks_for_the_best_f1_of_small_objects(data: Path, tmp_path: Pat
 
 
 def test_a_dashboard_has_a_panel_for_each_view_of_a_sweep() -> None:
-    pytest.importorskip("wandb_workspaces", reason="needs pip install -e '.[dashboard]'")
-    from efpn.evaluation.dashboard import dashboard
-
     spec = dashboard("me", "signs", "my sweep")._to_model().model_dump(by_alias=True, mode="json")["spec"]
     panels = [panel for one in spec["section"]["panelBankConfig"]["sections"] for panel in one["panels"]]
     assert [one["viewType"] for one in panels[:3]] == ["Weave", "Bar Chart", "Scatter Plot"]
@@ -113,4 +107,5 @@ def test_a_dashboard_has_a_panel_for_each_view_of_a_sweep() -> None:
     assert panels[2]["config"]["xAxis"] == "config:loss.value.lambda_pos"
     assert panels[2]["config"]["yAxis"] == "summary:val/F1_S"
     assert [one["config"]["metrics"] for one in panels[3:]] == [["train/loss"], ["val/F1_S"]]
-    assert spec["section"]["runSets"][0]["filters"]["filters"][0]["value"] == "my sweep"
+    (one,) = spec["section"]["runSets"][0]["filters"]["filters"]
+    assert (one["key"]["name"], one["op"], one["value"]) == ("group", "=", "my sweep")
