@@ -11,7 +11,7 @@ from efpn.ranges import TRAIN, check_values
 
 
 def run(cfg: DictConfig) -> float | None:
-    """Check what can be checked without torch, then train; return the last phase's validation AP."""
+    """Check what can be checked without torch, then train; return the last phase's ``objective``."""
     check_sweep(cfg)
     check_values(cfg, TRAIN)
     check_read(cfg, HydraConfig.get().overrides.task)
@@ -19,7 +19,7 @@ def run(cfg: DictConfig) -> float | None:
     from efpn.training.run import train  # imports torch, which a mistake in the config need not wait for
 
     metrics, _ = train(cfg)
-    return metrics.get("val/AP")
+    return metrics.get(f"val/{cfg.objective}")
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

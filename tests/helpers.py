@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import runpy
 import subprocess
@@ -18,6 +19,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from scripts import ROOT, Call
+from wandb.util import get_core_path
 
 import efpn.entry  # noqa: F401  (registers the configs' resolver)
 
@@ -94,6 +96,20 @@ def run_here(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
             GlobalHydra.instance().clear()
             logging.root.handlers[:], logging.root.level = handlers, level
     return subprocess.CompletedProcess([script, *arguments], status, out.getvalue(), err.getvalue())
+
+
+def wandb_records(folder: Path) -> dict[str, list[Any]]:
+    """What W&B's own reader finds in the offline run below ``folder``, by type; of tables in artifacts, their lines."""
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    command = [get_core_path(), "leet", "inspect", "-no-observability", "-json", "-run-file", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    records: dict[str, list[Any]] = {"table": []}
+    for record in map(json.loads, done.stdout.splitlines()):
+        records.setdefault(record["type"], []).append(record[record["type"]])
+    for artifact in records.get("artifact", []):
+        (content,) = artifact["manifest"]["contents"]
+        records["table"].append(json.loads(Path(content["local_path"]).read_text())["data"])
+    return records
 
 
 SMALL_BENCHMARK = [

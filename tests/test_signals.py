@@ -106,6 +106,6 @@ def test_a_slurm_job_requeues_itself_and_goes_on_by_itself(data: Path, tmp_path:
     step = read_tensors(tmp_path / "out/demo/seed0/baseline/last.ckpt")["global_step"]
     again = start(tmp_path / "out", data, *slurm, **job, SLURM_RESTART_COUNT="1")  # the same command
     said = again.wait_for("/4000  loss")
-    os.killpg(again.pid, signal.SIGTERM)
-    again.wait()
+    os.killpg(again.pid, signal.SIGUSR2)  # by which submitit has SLURM tell it
+    assert again.wait().returncode == 128 + signal.SIGUSR2 and calls.read_text() == 2 * "requeue 77\n"
     assert f"step {step + 1}/4000" in next(line for line in said.splitlines() if "/4000  loss" in line)

@@ -6,22 +6,35 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, TINY, config, one_step, run, run_here
+from helpers import ROOT, TINY, config, one_step, run, run_here, wandb_records
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
 from efpn.evaluation.run import evaluate
 from efpn.runs.phases import own_config
 from efpn.runs.saved import saved_runs
-from efpn.runs.sweeps import composed, note_row, read_row
+from efpn.runs.sweeps import SweptKeys, composed, note_row, read_row
 
 pytestmark = pytest.mark.slow
 SWEEP = ["-m", *TINY, "phase=baseline", "sequence=[baseline]"]
 
 
-def test_a_table_is_trained_once_goes_on_after_a_fault_and_is_summarised(data: Path, tmp_path: Path) -> None:
+def test_a_table_is_trained_once_goes_on_after_a_fault_and_is_summarised(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staged"))  # tables, until they are synced
+    tiny = [word for word in TINY if word != "logger=none"]
     where = [f"paths.outputs={tmp_path}", f"data.root={data}", *one_step("baseline", "finetune")]
-    words = ["-m", *TINY, *where, "+sweep=table2", "+row=fpn,undistilled", "seed=0,1"]
+    words = [
+        "-m",
+        *tiny,
+        *where,
+        "logger=wandb",
+        "logger.offline=true",
+        "+sweep=table2",
+        "+row=fpn,undistilled",
+        "seed=0,1",
+    ]
     folder = tmp_path / "demo"
     folder.mkdir()
     (folder / "undistilled").touch()  # in the way of two of the four jobs
@@ -42,6 +55,15 @@ def test_a_table_is_trained_once_goes_on_after_a_fault_and_is_summarised(data: P
     assert all(path.stat().st_mtime_ns == time for path, time in checkpoints.items()) and "kept" in again.stdout
     assert f"python evaluate.py 'run={folder}/*/seed*/row.json'" in again.stdout
     assert f"python summarise.py sweep={folder} table=table2" in again.stdout
+
+    runs = [wandb_records(path.parent) for path in [*sorted(shared), *sorted(own)]]  # in this order they were trained
+    said = [(one["run"][0]["run_group"], one["run"][0]["job_type"], one["run"][0]["display_name"]) for one in runs]
+    assert said[0] == ("demo", "baseline", "demo/seed0/baseline")
+    assert said[3] == ("demo", "finetune", "demo/undistilled/seed1/finetune")
+    assert {one["artifact"][0]["name"] for one in runs} == {"rows-demo"}
+    rows = [[(line[0], line[2]) for line in one["table"][0]] for one in runs]
+    assert rows[3] == [("fpn", 0), ("fpn", 1), ("undistilled", 0), ("undistilled", 1)]  # it has grown
+    assert [len(one) for one in rows] == [1, 2, 3, 4] and rows[0] == [("fpn", 0)]
 
     place = f"run={folder}/*/seed*/row.json"
     cfg = config("evaluate", place, "trainer.accelerator=cpu", "images=0", "figures=false", "choose_threshold=false")
@@ -67,7 +89,8 @@ def test_a_table_is_trained_once_goes_on_after_a_fault_and_is_summarised(data: P
     ],
 )
 def test_jobs_share_what_their_words_do_not_change(word: str, apart: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EFPN_SWEPT_KEYS", "" if word.startswith("+row") else word.split("=")[0])  # one row is one too
+    keys = set() if word.startswith("+row") else {word.split("=")[0]}  # one row is one too
+    monkeypatch.setattr(SweptKeys(), "keys", keys)
     composed.cache_clear()
     words = ["experiment=demo", "seed=3", word, "hydra.mode=MULTIRUN"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -84,7 +107,7 @@ def test_jobs_share_what_their_words_do_not_change(word: str, apart: set[str], m
 def test_a_part_of_a_row_that_is_trained_by_itself_is_not_the_row(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("EFPN_SWEPT_KEYS", "")
+    monkeypatch.setattr(SweptKeys(), "keys", set())
     words = ["experiment=demo", "+row=ftt", f"paths.outputs={tmp_path}", "hydra.mode=MULTIRUN", "hydra.job.num=0"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         for phase, last in (("all", "finetune"), ("distill", "distill")):

@@ -33,8 +33,8 @@ from efpn.errors import Interrupted, UserError
 from efpn.ranges import check_target
 from efpn.runs.devices import one_device
 from efpn.runs.files import FULL
-from efpn.runs.names import RESUME_FILE, ROW_FILE, SWEPT, finished_in
-from efpn.runs.sweeps import in_sweep, sweep_folder, swept_words
+from efpn.runs.names import RESUME_FILE, ROW_FILE, finished_in
+from efpn.runs.sweeps import SweptKeys, in_sweep, sweep_folder, swept_words
 from efpn.signals import stop_at_sigterm
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -60,7 +60,7 @@ def remember_swept_keys() -> None:
             given = OverridesParser.create().parse_overrides(words)
         except HydraException:  # Hydra says it itself, once it starts
             return
-        os.environ[SWEPT] = ",".join(o.key_or_group for o in given if o.is_sweep_override())
+        SweptKeys().keys = {one.key_or_group for one in given if one.is_sweep_override()}
 
 
 remember_swept_keys()
@@ -76,11 +76,11 @@ def check_sweep(cfg: DictConfig) -> None:
     if (name := HydraConfig.get().runtime.choices.get("sweep")) and not in_sweep():
         raise UserError(f"+sweep={name}: a sweep is many runs: python {Path(sys.argv[0]).name} -m ... +sweep={name}")
     launcher = HydraConfig.get().launcher._target_ if in_sweep() else ""
-    if "basic" in launcher.lower() and not one_device(cfg):
+    if launcher and "slurm" not in launcher.lower() and not one_device(cfg):
         raise UserError(
             f"-m with trainer.devices={cfg.trainer.devices}: the processes of a multi-device run would each replay the "
-            "sweep. Use trainer.devices=1 in a sweep, start the runs one by one, or use a launcher that gives each "
-            "run a job of its own (hydra/launcher=submitit_slurm)"
+            "sweep. Use trainer.devices=1 in a sweep, start the runs one by one, or use a launcher that starts each "
+            "run's processes itself (hydra/launcher=slurm)"
         )
 
 
@@ -155,8 +155,8 @@ def start(main: Callable[[], Any], config_name: str, folder: str = "conf") -> No
     os.environ.setdefault(FULL_ERROR, "1")
     try:
         main()
-    except JobFailed as error:
-        raise SystemExit(list_failed(FAILED or [error])) from None
+    except JobFailed:
+        raise SystemExit(list_failed()) from None
     except InstantiationException:
         raise  # no mistake in the config, which `call` answers, but a bug
     except HydraException as error:
@@ -167,10 +167,14 @@ def start(main: Callable[[], Any], config_name: str, folder: str = "conf") -> No
             else str(error).split("Config search path")[0].strip()
         )
     except ValueError as error:
+        if FAILED:  # a sweeper that goes by the jobs' results, and has none
+            raise SystemExit(list_failed()) from None
         if not re.match("Only one of --run|Config group override must be", str(error)):
             raise
         message = f"{error} (--cfg goes without -m; a group is never null, true or a number)"
     else:
+        if FAILED:  # some; a sweeper that goes by the results goes on with the others
+            raise SystemExit(list_failed())
         return
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
@@ -215,7 +219,6 @@ def call(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
             traceback.print_exc()
         failed = JobFailed(job_words(), message or repr(error), 2 if message else 1)
     if in_sweep():
-        FAILED.append(failed)
         raise failed  # out here it holds no frame of the job, and no memory
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
@@ -246,7 +249,10 @@ def refused_elsewhere(error: InstantiationException) -> str | None:
 
 
 class JobFailed(Exception):
-    """One job of a sweep has failed.
+    """One job of a sweep has failed; noted in the sweep's process, also where the job ran in another.
+
+    A launcher's jobs send their results home pickled, and unpickling makes an exception anew. Of these Hydra raises the
+    first alone.
 
     Args:
         job: its own words on the command line.
@@ -257,9 +263,10 @@ class JobFailed(Exception):
     def __init__(self, job: str, message: str, status: int) -> None:
         super().__init__(job, message, status)
         self.job, self.message, self.status = job, message, status
+        FAILED[job] = self
 
 
-FAILED: list[JobFailed] = []  # of this process's sweep
+FAILED: dict[str, JobFailed] = {}  # of this process's sweep, by job
 
 
 def job_words() -> str:
@@ -267,15 +274,15 @@ def job_words() -> str:
     return " ".join(swept_words()) if in_sweep() else ""
 
 
-def list_failed(failed: Sequence[JobFailed]) -> int:
+def list_failed() -> int:
     """Print the failed jobs of a sweep, those that failed for one reason together; returns the exit status."""
     reasons: dict[str, list[str]] = {}
-    for one in failed:
+    for one in FAILED.values():
         reasons.setdefault(one.message, []).append(one.job)
     lines = [f"  {'; '.join(jobs)}: {message}" for message, jobs in reasons.items()]
-    told = f"error: {len(failed)} of the sweep's jobs failed; the same command does only what is missing"
+    told = f"error: {len(FAILED)} of the sweep's jobs failed; the same command does only what is missing"
     print("\n".join([told, *lines]), file=sys.stderr)
-    return min(one.status for one in failed)
+    return min(one.status for one in FAILED.values())
 
 
 class SayWhatNext(Callback):
@@ -291,7 +298,7 @@ class SayWhatNext(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra's call; a sweep over experiments has no one folder to speak of."""
         folder = Path(config.paths.unswept).parent
-        if "experiment" in os.environ.get(SWEPT, "").split(",") or not any(folder.glob(f"*/seed*/{ROW_FILE}")):
+        if "experiment" in SweptKeys().keys or not any(folder.glob(f"*/seed*/{ROW_FILE}")):
             return
         sweep = config.hydra.runtime.choices.get("sweep")
         known = sweep and (CONF / "summarise" / "table" / f"{sweep}.yaml").is_file()

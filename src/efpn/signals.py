@@ -1,4 +1,4 @@
-"""Signals that end a run in order: Ctrl-C, SIGTERM, and SIGUSR1, by which SLURM tells that a job's time is up.
+"""Signals that end a run in order: Ctrl-C, SIGTERM, and those by which SLURM tells that a job's time is up.
 
 No torch. Whoever waits for the run sees 128 + signal as its exit status, as of any program that a signal has ended.
 """
@@ -17,7 +17,8 @@ from efpn.errors import Interrupted
 
 log = logging.getLogger(__name__)
 
-WATCHED: Final = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+TIME_UP: Final = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))  # submitit: 2
+WATCHED: Final = (signal.SIGINT, signal.SIGTERM, *TIME_UP)
 
 
 class SignalWatch:

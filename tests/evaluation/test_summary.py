@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import config, run_here
+from helpers import config, run_here, wandb_records
 
 from efpn.errors import UserError
 from efpn.evaluation.report import write_row
@@ -41,10 +41,11 @@ def make(tmp_path: Path) -> Make:
         folder = run / phase
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "weights.ckpt").touch()
-        (folder / "metrics.json").write_text('{"config_hash": "abc"}')
+        record = {"config_hash": "abc", "seed": seed, "metrics": {"val/F1_S": rate}}
+        (folder / "metrics.json").write_text(json.dumps(record))
         (folder / "config.yaml").write_text(
             f"{{name: x, seed: {seed}, phases: {{{phase}: {{model: {{extension: null, small: null}}}}}}, "
-            "data: {}, model: {}, trainer: {}}"
+            f"data: {{}}, model: {{}}, trainer: {{}}, loss: {{lambda_pos: {0.5 + number / 2}}}}}"
         )
         (run / "row.json").write_text(
             json.dumps({"title": f"the {row}_row", "phase": phase, "sweeps": {"lambda": number}})
@@ -107,6 +108,32 @@ def test_lambda_is_chosen_on_validation_and_reported_on_test(make: Make, tmp_pat
     make("1.0", 0, 0.8, 1, split="val")
     rows = summed_up(tmp_path, "choose=F1_S")["rows"]
     assert [row["chosen"] for row in rows] == [False, True] and rows[0]["columns"]["rec_S"]["mean"] == 0.9
+
+
+def test_a_summary_goes_to_wandb_with_all_rows_and_the_curve_of_lambda(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staged"))
+    for number, (row, rate) in enumerate((("half", 0.4), ("one", 0.8))):
+        make(row, 0, rate, number, split="val")
+        make(row, 0, rate - 0.1, number)
+    wandb_too = ["logger=wandb", "logger.offline=true", f"paths.outputs={tmp_path}"]
+    done = run_here("summarise.py", f"sweep={tmp_path / 'x'}", "table=lambda", "resamples=20", *wandb_too)
+    assert done.returncode == 0, done.stderr
+    records = wandb_records(tmp_path)
+    (said,) = records["run"]
+    assert (said["run_group"], said["job_type"], said["display_name"]) == ("x", "summarise", "summarise x lambda")
+    tables = {one["name"]: lines for one, lines in zip(records["artifact"], records["table"], strict=True)}
+    assert [line[:4] for line in tables.pop("rows-x")] == [
+        ["half", "the half_row", 0, "finetune"],
+        ["one", "the one_row", 0, "finetune"],
+    ]
+    (curve,) = (lines for name, lines in tables.items() if "curve" in name)
+    (summary,) = (lines for name, lines in tables.items() if "summary" in name)
+    f1 = {line[0]: line[4] for line in summary if line[2] == "F1_S"}
+    assert curve == [[0.5, f1["half"]], [1.0, f1["one"]]] and f1["half"] < f1["one"]
+    plots = [one["update"].get("_wandb.visualize.curve", {}) for one in records["config"]]
+    assert "'x': 'loss.lambda_pos', 'y': 'F1_S'" in str(plots)
 
 
 def test_what_is_not_trained_or_evaluated_is_left_out_and_said(

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from efpn.errors import UserError
 from efpn.evaluation.report import DETECTIONS, TRUTH
 from efpn.evaluation.rows import METRICS, Row, comparable, load_row
 from efpn.evaluation.summary_files import write_summary
+from efpn.evaluation.tracking import start_tracking, track_summary
 from efpn.evaluation.variants import OWN, Variant, find_variants
 from efpn.metrics.resample import BEST, Resampled, column_names
 from efpn.runs.files import read_json, read_record
@@ -87,11 +88,26 @@ def summarise(cfg: DictConfig, rows: Sequence[SweptRow]) -> Path:
     comparable(evaluations)
     reference = choose_reference(cfg, list(found))
     chosen = choose_entry(cfg, list(found)) if cfg.choose else None
-    table = [
-        {**line, "chosen": entry is chosen}
-        for line, entry in zip(statistics(cfg, found, reference), found, strict=True)
-    ]
-    return write_summary(cfg, table, reference.title, evaluations)
+    group = Path(cfg.sweep).resolve().name
+    with start_tracking(cfg, " ".join(filter(None, [group, cfg.called])), "summarise", group) as tracked:
+        table = [
+            {**line, "chosen": entry is chosen}
+            for line, entry in zip(statistics(cfg, found, reference), found, strict=True)
+        ]
+        folder = write_summary(cfg, table, reference.title, evaluations)
+        if tracked is not None:
+            track_summary(tracked, table, Path(cfg.sweep), folder, *curve(cfg, table, list(found)))
+    return folder
+
+
+def curve(cfg: DictConfig, table: Sequence[Mapping[str, Any]], entries: Sequence[Entry]) -> tuple[list[str], list[Any]]:
+    """The axes of the curve that ``against`` asks for, and its points by x: means of what is chosen by."""
+    if cfg.against is None:
+        return [], []
+    shown = cfg.choose if cfg.choose in cfg.columns else cfg.columns[0]
+    options = [OmegaConf.select(next(iter(one.row.runs.values())).config, cfg.against) for one in entries]
+    points = [(x, line["columns"][shown]["mean"]) for x, line in zip(options, table, strict=True)]
+    return [cfg.against, shown], sorted(point for point in points if point[0] is not None)
 
 
 def what_is_missing(cfg: DictConfig, entries: Sequence[Entry], split: str) -> str:

@@ -60,7 +60,10 @@ def write_summary(cfg: DictConfig, lines: Sequence[Line], reference: str, evalua
     text = "\n\n".join([*parts, " ".join(notes), fact_list(facts)]) + "\n"
     print(text)
     write_text(folder / "summary.md", text)
-    write_text(folder / "summary.csv", _csv(lines, columns))
+    file = io.StringIO()
+    head_of_all, long = long_table(lines)
+    csv.writer(file, lineterminator="\n").writerows([head_of_all, *long])
+    write_text(folder / "summary.csv", file.getvalue())
     write_text(folder / "summary.tex", "\n".join(_latex(head, table) for table in tables))
     record = {"split": split, "columns": columns, "reference": reference, "rows": lines, "notes": notes, **facts}
     write_json(folder / "summary.json", record, indent=2)
@@ -114,20 +117,17 @@ def _gain(line: Line, column: str) -> str:
     return f"{NOISE if cell['inside_noise'] else ''}{cell['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
-def _csv(lines: Sequence[Line], columns: Sequence[str]) -> str:
-    """A line for each row and column, in full precision."""
-    file = io.StringIO()
-    write = csv.writer(file, lineterminator="\n").writerow
+def long_table(lines: Sequence[Line]) -> tuple[list[str], list[list[Any]]]:
+    """The head, and a line for each row and column, in full precision; None where there is no number."""
     limits = ("low", "high", "difference", "difference_low", "difference_high", "inside_noise", "chosen")
-    write(["row", "title", "column", "n", "mean", "std", *limits])
+    table = []
     for line in lines:
-        for column in columns:
-            cell = line["columns"][column]
+        for column, cell in line["columns"].items():
             gain = [cell.get("difference"), *cell.get("difference_interval", (None, None)), cell.get("inside_noise")]
             numbers = [cell["mean"], cell["std"], *cell["interval"], *gain]
-            said = ["" if isinstance(one, float) and math.isnan(one) else one for one in numbers]
-            write([line["name"], line["title"], column, len(line["seeds"]), *said, line["chosen"]])
-    return file.getvalue()
+            said = [None if isinstance(one, float) and math.isnan(one) else one for one in numbers]
+            table.append([line["name"], line["title"], column, len(line["seeds"]), *said, line["chosen"]])
+    return ["row", "title", "column", "n", "mean", "std", *limits], table
 
 
 def _latex(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

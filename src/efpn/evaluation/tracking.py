@@ -1,4 +1,4 @@
-"""An evaluation in Weights & Biases: the numbers, tables, figures and the page that it writes to disk."""
+"""An evaluation or a summary in Weights & Biases: the numbers, tables, figures and the page that it writes to disk."""
 
 from __future__ import annotations
 
@@ -15,18 +15,26 @@ from pytorch_lightning.loggers import WandbLogger
 from efpn.errors import UserError
 from efpn.evaluation.compare import said_sizes
 from efpn.evaluation.rows import Row
+from efpn.evaluation.summary_files import Line, long_table
 from efpn.evaluation.table import CLASS_METRICS
 from efpn.metrics.evaluation import Evaluation
 from efpn.runs.files import make_folder
+from efpn.runs.tracking import log_rows
 
 ADVICE: Final = "`wandb login` once, or logger.offline=true and `wandb sync` later"
 
 
 @contextmanager
-def start_tracking(cfg: DictConfig, called: str) -> Iterator[Any]:
+def start_tracking(cfg: DictConfig, called: str, job: str = "evaluate", group: str | None = None) -> Iterator[Any]:
     """Start what ``logger`` asks for, before any image is read; the W&B run, or None where it asks for nothing.
 
     It ends with the context, as failed where an error ended the evaluation.
+
+    Args:
+        cfg: the call's config.
+        called: the run's name, without the job.
+        job: its job type.
+        group: of the training's runs that it belongs to.
 
     Raises:
         UserError: another logger than W&B, or one that cannot start.
@@ -39,7 +47,7 @@ def start_tracking(cfg: DictConfig, called: str) -> Iterator[Any]:
     place = Path(cfg.paths.outputs)
     make_folder(place)
     try:
-        logger = instantiate(cfg.logger, save_dir=str(place), name=f"evaluate {called}", job_type="evaluate")
+        logger = instantiate(cfg.logger, save_dir=str(place), name=f"{job} {called}", job_type=job, group=group)
         run = logger.experiment
         run.config.update(settings(cfg))
     except (wandb.errors.Error, wandb.errors.UsageError) as error:
@@ -80,6 +88,27 @@ def track(
     run.log({name: wandb.Image(str(path)) for name, path in drawn.items()})
     if page is not None:
         run.log({"report": wandb.Html(page.read_text("utf-8"), inject=False)})
+
+
+def track_summary(
+    run: Any, lines: Sequence[Line], sweep: Path, folder: Path, axes: Sequence[str], curve: Sequence[Any]
+) -> None:
+    """Send a summary of a sweep.
+
+    Args:
+        run: of W&B.
+        lines: what `efpn.evaluation.summary.statistics` gives.
+        sweep: its folder.
+        folder: where the summary was written.
+        axes: names of the curve's x and y.
+        curve: its points; none: no curve.
+    """
+    head, rows = long_table(lines)
+    log_rows(run, sweep)
+    run.log({"summary": wandb.Table(columns=list(head), data=rows), "dots": wandb.Image(str(folder / "summary.png"))})
+    if curve:
+        points = wandb.Table(columns=list(axes), data=[list(point) for point in curve])
+        run.log({"curve": wandb.plot.line(points, axes[0], axes[1], title=f"{axes[1]} against {axes[0]}")})
 
 
 def settings(cfg: DictConfig) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from efpn.errors import Interrupted, UserError
 from efpn.models import EFPNDetector
 from efpn.runs.files import naming, write_bytes
 from efpn.runs.names import CHECKPOINT_FILE, RESUME_FILE
-from efpn.signals import SignalWatch, requeue
+from efpn.signals import TIME_UP, SignalWatch, requeue
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ class ResumePoint(pl.Callback):
     def stop(self, trainer: pl.Trainer) -> None:
         """Raise `Interrupted`; where SLURM has announced the end of the job's time, ask for more."""
         number = self.watch.received or signal.SIGTERM  # another process has received it
-        more = requeue() if number == getattr(signal, "SIGUSR1", None) and trainer.is_global_zero else ""
+        more = requeue() if number in TIME_UP and trainer.is_global_zero else ""
         message = f"{number.name} at step {trainer.global_step} of {trainer.max_steps}: saved {self.path}{more}"
         raise Interrupted(number, message)
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-SWEPT = "EFPN_SWEPT_KEYS"  # environment variable: a launcher's jobs have another command line than the user's
 RESUME_FILE = "last.ckpt"
 CHECKPOINT_FILE = "weights.ckpt"  # of a finished phase
 FORMER_FILE = "handover.ckpt"  # what it was called before version 0.2

@@ -28,8 +28,8 @@ USED_BY_PHASES = (
 # What a resumed or repeated run may change without being another run: that, how it runs and where things lie.
 FREE = (
     *USED_BY_PHASES, "trainer", "logger", "callbacks", "resume", "overwrite", "ckpt_path", "init_ckpt",
-    "score_threshold", "backbone.weights", "model.backbone.weights", "data.root", "data.source.root", "model.tiles",
-    "model.leaves_out",
+    "score_threshold", "objective", "backbone.weights", "model.backbone.weights", "data.root", "data.source.root",
+    "model.tiles", "model.leaves_out",
     "model.rpn.score_thresh", "data.num_workers", "data.eval_batch_size", "data.limit_val", "data.check_images",
 )  # fmt: skip
 ONE_PHASE = ("resume=", "overwrite=", "phase=", "ckpt_path=", "init_ckpt=")  # overrides that are not the whole run's

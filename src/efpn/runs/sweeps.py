@@ -10,14 +10,22 @@ from typing import Any
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from efpn.errors import UserError
 from efpn.runs.files import read_json, write_json
-from efpn.runs.names import ROW_FILE, SWEPT
+from efpn.runs.names import ROW_FILE
 
 ALIKE = ("phase", "seed", "experiment")  # swept or not, they have a place of their own in a run's path
+
+
+class SweptKeys(metaclass=Singleton):
+    """Keys that the user's command line sweeps over; with Hydra's own state they reach the jobs of every launcher."""
+
+    def __init__(self) -> None:
+        self.keys: set[str] = set()
 
 
 def in_sweep() -> bool:
@@ -29,7 +37,7 @@ def swept_words() -> list[str]:
     """This job's values of what is swept, ``loss.lambda_pos=0.5``, and its row, be it the only one; none without -m."""
     if not in_sweep():
         return []
-    keys = {"row", *os.environ.get(SWEPT, "").split(","), *map(_key, HydraConfig.get().sweeper.params or {})}
+    keys = {"row", *SweptKeys().keys, *map(_key, HydraConfig.get().sweeper.params or {})}
     return [word for word in HydraConfig.get().overrides.task if _key(word) in keys]
 
 
@@ -52,7 +60,7 @@ def sweep_folder() -> str:
 def composed(words: tuple[str, ...]) -> tuple[DictConfig, Any]:
     """The config of this command line with these words, its run where the unswept one lies; and as plain dicts."""
     cfg = compose(HydraConfig.get().job.config_name, list(words))
-    cfg.paths.run = str(cfg.paths.unswept)
+    cfg.paths.job = f"{cfg.name}/seed{cfg.seed}"
     return cfg, OmegaConf.to_container(cfg, resolve=True)
 
 
@@ -88,3 +96,8 @@ def read_row(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or not {"title", "phase", "sweeps"} <= set(record):
         raise UserError(f"{path}: damaged (no row); {fix}")
     return {**record, "phase": Path(os.path.normpath(path.parent / record["phase"]))}
+
+
+def rows_artifact(name: str) -> str:
+    """What W&B calls the table of all rows of the sweeps of this ``name``."""
+    return "rows-" + re.sub(r"[^\w.-]", "-", name)

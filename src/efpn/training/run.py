@@ -14,10 +14,10 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
-from pytorch_lightning.loggers import WandbLogger
 
 from efpn.data.datamodule import DetectionDataModule
 from efpn.errors import UserError
+from efpn.metrics.score import metric_names
 from efpn.metrics.split import SplitScorer
 from efpn.models import EFPNDetector
 from efpn.ranges import TRAIN, check_targets, check_values
@@ -44,6 +44,7 @@ from efpn.runs.phases import (
     reads_2x,
 )
 from efpn.runs.sweeps import in_sweep, note_row, own_words
+from efpn.runs.tracking import close_loggers
 from efpn.runs.trainer import first_process, make_trainer, settled_precision
 from efpn.signals import SignalWatch, requeued
 from efpn.tasks.base import DetectorTask
@@ -117,6 +118,8 @@ def check_options(cfg: DictConfig, phases: int) -> None:
     Raises:
         UserError: with the options.
     """
+    if cfg.objective not in metric_names():
+        raise UserError(f"objective={cfg.objective}: no metric; choose from {', '.join(metric_names())}")
     if cfg.resume and cfg.overwrite:
         raise UserError("resume=true and overwrite=true: give one of them")
     if cfg.ckpt_path and cfg.init_ckpt:
@@ -206,7 +209,7 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
         record |= {"steps": trainer.global_step, "seconds": round(time.perf_counter() - start, 1), "seed": cfg.seed}
         write_results(run, detector, data, record | {"metrics": metrics})
     trainer.strategy.barrier()
-    close_loggers(trainer)
+    close_loggers(trainer, cfg)
     return metrics, {"detector": detector, "task": task, "data": data, "trainer": trainer}
 
 
@@ -358,10 +361,3 @@ def write_results(run: PhaseRun, detector: EFPNDetector, data: DetectionDataModu
     checkpoint.save(run.folder / CHECKPOINT_FILE)
     (run.folder / RESUME_FILE).unlink(missing_ok=True)
     log.info("phase %s finished: %s", run.name, run.folder / CHECKPOINT_FILE)
-
-
-def close_loggers(trainer: pl.Trainer) -> None:
-    """End the logger's run with the phase; W&B would write the next phase into the same one."""
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-            logger.experiment.finish()
