@@ -23,7 +23,7 @@ def results() -> ModuleType:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    for name in ("docs", "results"):
+    for name in ("docs", "results", "benchmarks"):
         shutil.copytree(ROOT / name, tmp_path / name)
     return tmp_path
 
