@@ -153,6 +153,7 @@ def quieten() -> None:
 def start(main: Callable[[], Any], config_name: str, folder: str = "conf") -> None:
     """Run a ``hydra.main`` function; a config that does not compose is one line that names the nearest right key."""
     os.environ.setdefault(FULL_ERROR, "1")
+    FAILED.clear()
     try:
         main()
     except JobFailed:
@@ -217,10 +218,10 @@ def call(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
             if not in_sweep():
                 raise
             traceback.print_exc()
-        failed = JobFailed(job_words(), message or repr(error), 2 if message else 1)
+        told, status = message or repr(error), 2 if message else 1
     if in_sweep():
-        raise failed  # out here it holds no frame of the job, and no memory
-    print(f"error: {message}", file=sys.stderr)
+        raise JobFailed(" ".join(swept_words()), told, status)  # out here it holds no frame of the job, and no memory
+    print(f"error: {told}", file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -267,11 +268,6 @@ class JobFailed(Exception):
 
 
 FAILED: dict[str, JobFailed] = {}  # of this process's sweep, by job
-
-
-def job_words() -> str:
-    """What tells this job from the others of its sweep."""
-    return " ".join(swept_words()) if in_sweep() else ""
 
 
 def list_failed() -> int:
