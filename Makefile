@@ -29,7 +29,7 @@ benchmark: $(READY)  ## time, memory and multiply-adds of every model on this ma
 	$(BIN)/python benchmark.py $(BENCHMARK)
 
 test: $(READY)  ## lint, types and all tests, on TESTERS processes (default: one for each core, four at most)
-	$(MAKE) --jobs 2 --output-sync check tests
+	$(MAKE) --jobs 2 check tests
 
 tests: $(READY)
 	$(PYTEST)
