@@ -8,7 +8,7 @@ TESTERS ?= auto
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTERS) --maxprocesses 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo benchmark test tests test-fast check format install clean
+.PHONY: help demo benchmark test pytest test-fast check format install clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -29,9 +29,9 @@ benchmark: $(READY)  ## time, memory and multiply-adds of every model on this ma
 	$(BIN)/python benchmark.py $(BENCHMARK)
 
 test: $(READY)  ## lint, types and all tests, on TESTERS processes (default: one for each core, four at most)
-	$(MAKE) --jobs 2 check tests
+	$(MAKE) --jobs 2 check pytest
 
-tests: $(READY)
+pytest: $(READY)
 	$(PYTEST)
 
 test-fast: $(READY)  ## the tests that take no training, for the inner loop

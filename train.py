@@ -7,6 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from efpn.entry import call, check_read, check_source, check_sweep, start
+from efpn.errors import UserError
 from efpn.ranges import TRAIN, check_values
 
 
@@ -19,7 +20,10 @@ def run(cfg: DictConfig) -> float | None:
     from efpn.training.run import train  # imports torch, which a mistake in the config need not wait for
 
     metrics, _ = train(cfg)
-    return metrics.get(f"val/{cfg.objective}")
+    value = metrics.get(f"val/{cfg.objective}")
+    if value is None and HydraConfig.get().sweeper.get("direction"):
+        raise UserError(f"objective={cfg.objective}: the validation split has no such number; give another")
+    return value
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -98,6 +99,18 @@ def test_optuna_looks_for_the_best_f1_of_small_objects(data: Path, tmp_path: Pat
     assert 0.25 <= best.best_params["loss.lambda_pos"] <= 2 and best.best_value == 0
     rows = list(tmp_path.glob("demo/loss.lambda_pos-*/seed0/row.json"))
     assert len(rows) == 2 and len(list(tmp_path.glob("demo/**/weights.ckpt"))) == 1
+
+
+def test_a_trainings_value_is_its_objective(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = {"val/AP": 0.25, "val/F1_S": 0.5}
+    monkeypatch.setattr("efpn.training.run.train", lambda cfg: (measured, {}))
+    called = runpy.run_path(str(ROOT / "train.py"))["run"]
+    cfg = multirun(monkeypatch, "experiment=demo", "+sweep=optuna_lambda")
+    assert cfg.objective == "F1_S" and called(cfg) == 0.5
+    del measured["val/F1_S"]
+    with pytest.raises(UserError, match="objective=F1_S: the validation split has no such number"):
+        called(cfg)
+    assert called(multirun(monkeypatch, "experiment=demo", "objective=F1_S")) is None
 
 
 def test_a_dashboard_has_a_panel_for_each_view_of_a_sweep() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -35,8 +36,9 @@ def test_a_notebook_is_committed_without_outputs(path: Path) -> None:
         assert cell.cell_type != "code" or (not cell.outputs and cell.execution_count is None)
 
 
-def test_the_notebooks_run_one_after_the_other(data: Path, tmp_path: Path) -> None:
-    tiny = [*TINY, f"paths.outputs={tmp_path}", f"data.root={data}"]
+def test_the_notebooks_run_one_after_the_other(trained: Path, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "demo" / "seed0")
+    tiny = [*TINY, f"paths.outputs={tmp_path}", f"data.root={data}", "resume=true"]  # keeps what is trained already
     first = execute(BOOKS[0], f"overrides = {tiny!r}\nevaluation = ['figures=false', 'trainer.accelerator=cpu']")
     assert "demo/finetune" in said(first[4]) and len(first[5].outputs) == 4
     run = tmp_path / "demo" / "seed0"

@@ -264,7 +264,7 @@ class JobFailed(Exception):
     def __init__(self, job: str, message: str, status: int) -> None:
         super().__init__(job, message, status)
         self.job, self.message, self.status = job, message, status
-        FAILED[job] = self
+        FAILED.setdefault(job, self)  # of a job's several processes the first, which the others follow
 
 
 FAILED: dict[str, JobFailed] = {}  # of this process's sweep, by job
@@ -294,7 +294,7 @@ class SayWhatNext(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra's call; a sweep over experiments has no one folder to speak of."""
         folder = Path(config.paths.unswept).parent
-        if "experiment" in SweptKeys().keys or not any(folder.glob(f"*/seed*/{ROW_FILE}")):
+        if FAILED or "experiment" in SweptKeys().keys or not any(folder.glob(f"*/seed*/{ROW_FILE}")):
             return
         sweep = config.hydra.runtime.choices.get("sweep")
         known = sweep and (CONF / "summarise" / "table" / f"{sweep}.yaml").is_file()

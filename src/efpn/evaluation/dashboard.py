@@ -18,12 +18,12 @@ from efpn.runs.sweeps import rows_artifact
 
 
 def dashboard(entity: str, project: str, name: str) -> workspaces.Workspace:
-    """The rows, AP_S by row, lambda against F1_S, and the curves of all phases; not saved yet."""
+    """The table of rows, AP_S and lambda against F1_S of every phase, and the curves of all; not saved yet."""
     weight, result = panels.Config("loss.lambda_pos"), panels.SummaryMetric("val/F1_S")
     rows: list[Any] = [
         panels.WeavePanelArtifactVersionedFile(artifact=rows_artifact(name), version="latest", file="rows.table.json"),
-        panels.BarPlot(title="AP_S by row", metrics=["val/AP_S"], max_bars_to_show=50),
-        panels.ScatterPlot(title="lambda against F1_S", x=weight, y=result),
+        panels.BarPlot(title="AP_S of every run (validation)", metrics=["val/AP_S"], max_bars_to_show=50),
+        panels.ScatterPlot(title="lambda against F1_S of every run (validation)", x=weight, y=result),
     ]
     curves: list[Any] = [
         panels.LinePlot(title=key, x="trainer/global_step", y=[key]) for key in ("train/loss", "val/F1_S")
@@ -38,7 +38,7 @@ def dashboard(entity: str, project: str, name: str) -> workspaces.Workspace:
 
 
 def main(words: list[str]) -> str:
-    """Save it; returns its address, or what is wrong."""
+    """Save it and return its address; ends with a line that says what is wrong."""
     if len(words) != 2 or words[0].count("/") != 1:
         raise SystemExit("usage: python -m efpn.evaluation.dashboard ENTITY/PROJECT NAME")
     try:

@@ -88,7 +88,7 @@ def summarise(cfg: DictConfig, rows: Sequence[SweptRow]) -> Path:
     comparable(evaluations)
     reference = choose_reference(cfg, list(found))
     chosen = choose_entry(cfg, list(found)) if cfg.choose else None
-    group = Path(cfg.sweep).resolve().name
+    group = str(next(iter(next(iter(found)).row.runs.values())).config.name)
     with start_tracking(cfg, " ".join(filter(None, [group, cfg.called])), "summarise", group) as tracked:
         table = [
             {**line, "chosen": entry is chosen}
@@ -96,7 +96,7 @@ def summarise(cfg: DictConfig, rows: Sequence[SweptRow]) -> Path:
         ]
         folder = write_summary(cfg, table, reference.title, evaluations)
         if tracked is not None:
-            track_summary(tracked, table, Path(cfg.sweep), folder, *curve(cfg, table, list(found)))
+            track_summary(tracked, table, Path(cfg.sweep), group, folder, *curve(cfg, table, list(found)))
     return folder
 
 
@@ -106,8 +106,10 @@ def curve(cfg: DictConfig, table: Sequence[Mapping[str, Any]], entries: Sequence
         return [], []
     shown = cfg.choose if cfg.choose in cfg.columns else cfg.columns[0]
     options = [OmegaConf.select(next(iter(one.row.runs.values())).config, cfg.against) for one in entries]
+    if all(option is None for option in options):
+        raise UserError(f"against={cfg.against}: no row's run has such an option")
     points = [(x, line["columns"][shown]["mean"]) for x, line in zip(options, table, strict=True)]
-    return [cfg.against, shown], sorted(point for point in points if point[0] is not None)
+    return [cfg.against, f"{cfg.split}/{shown}"], sorted(point for point in points if point[0] is not None)
 
 
 def what_is_missing(cfg: DictConfig, entries: Sequence[Entry], split: str) -> str:

@@ -173,7 +173,7 @@ def funnel_markdown(funnel: Funnel, title: str = "Where objects get lost") -> st
 
 
 STEPS = {
-    "top_n": "beyond their level's number",
+    "top_n": "beyond a level's number before NMS",
     "score": "low score",
     "size": "too small",
     "nms": "NMS",
@@ -184,7 +184,7 @@ STEPS = {
 
 def _filter_table(kind: str, steps: Mapping[str, float]) -> str:
     """What became of the boxes that were ``proposals`` or ``detections`` to be, an image on average."""
-    head = ["boxes an image", *(STEPS[step] for step in steps)]
+    head = ["boxes an image before", *(STEPS[step] for step in steps)]
     return f"## Where {kind} are filtered out\n\n" + markdown_table(
         head, [[f"{sum(steps.values()):.1f}", *(f"{count:.1f}" for count in steps.values())]]
     )

@@ -91,7 +91,7 @@ def track(
 
 
 def track_summary(
-    run: Any, lines: Sequence[Line], sweep: Path, folder: Path, axes: Sequence[str], curve: Sequence[Any]
+    run: Any, lines: Sequence[Line], sweep: Path, name: str, folder: Path, axes: Sequence[str], curve: Sequence[Any]
 ) -> None:
     """Send a summary of a sweep.
 
@@ -99,12 +99,13 @@ def track_summary(
         run: of W&B.
         lines: what `efpn.evaluation.summary.statistics` gives.
         sweep: its folder.
+        name: of its runs.
         folder: where the summary was written.
         axes: names of the curve's x and y.
         curve: its points; none: no curve.
     """
     head, rows = long_table(lines)
-    log_rows(run, sweep)
+    log_rows(run, sweep, name)
     run.log({"summary": wandb.Table(columns=list(head), data=rows), "dots": wandb.Image(str(folder / "summary.png"))})
     if curve:
         points = wandb.Table(columns=list(axes), data=[list(point) for point in curve])

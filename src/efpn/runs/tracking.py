@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,36 +13,57 @@ import wandb
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import WandbLogger
 
+from efpn.errors import UserError
 from efpn.runs.files import read_record
 from efpn.runs.names import ROW_FILE, checkpoint_in
 from efpn.runs.sweeps import read_row, rows_artifact
 
+log = logging.getLogger(__name__)
+
 COLUMNS: Final = ("AP", "AP50", "AP_S", "AP_M", "AP_L", "AR_S", "F1_S")  # on the validation split
 
 
-def close_loggers(trainer: pl.Trainer, cfg: DictConfig) -> None:
-    """End the logger's run with the phase; W&B would write the next phase into the same one."""
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-            log_rows(logger.experiment, Path(cfg.paths.unswept).parent)
-            logger.experiment.finish()
+@contextmanager
+def tracked_phase(trainer: pl.Trainer, cfg: DictConfig) -> Iterator[None]:
+    """A phase as one run of W&B, where that is a logger: it ends with the context, as failed where an error ended that.
+
+    W&B would write the next phase, or the sweep's next job, into a run that is open. After a phase that ended well the
+    table of all rows goes with it.
+    """
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        wanted = trainer.is_global_zero and any(isinstance(logger, WandbLogger) for logger in trainer.loggers)
+        if wanted and (run := wandb.run) is not None:
+            try:
+                if not failed:
+                    log_rows(run, Path(cfg.paths.unswept).parent, str(cfg.name))
+            finally:
+                run.finish(exit_code=int(failed))
 
 
-def log_rows(run: Any, folder: Path) -> None:
+def log_rows(run: Any, folder: Path, name: str) -> None:
     """Send a new version of the table of the sweeps' rows in ``outputs/<name>``: a line for each that is finished.
 
     Args:
         run: of W&B.
-        folder: of the sweeps; without a finished row nothing is sent.
+        folder: of the sweeps; without a finished row nothing is sent, and one that cannot be read is passed over.
+        name: of the sweeps' runs.
     """
     lines = []
     for path in sorted(folder.glob(f"*/seed*/{ROW_FILE}")):
-        row = read_row(path)
-        if checkpoint_in(row["phase"]).is_file():
-            record = read_record(row["phase"])
-            metrics = [record["metrics"].get(f"val/{column}") for column in COLUMNS]
-            lines.append([path.parent.parent.name, row["title"], record["seed"], row["phase"].name, *metrics])
+        try:
+            row = read_row(path)
+            record = read_record(row["phase"]) if checkpoint_in(row["phase"]).is_file() else {}
+        except UserError as error:
+            log.warning("not in W&B's table of rows: %s", error)
+            continue
+        if metrics := record.get("metrics"):
+            values = [metrics.get(f"val/{column}") for column in COLUMNS]
+            lines.append([path.parent.parent.name, row["title"], record.get("seed"), row["phase"].name, *values])
     if lines:
-        artifact = wandb.Artifact(rows_artifact(folder.resolve().name), type="rows")
+        artifact = wandb.Artifact(rows_artifact(name), type="rows")
         artifact.add(wandb.Table(columns=["row", "title", "seed", "phase", *COLUMNS], data=lines), "rows")
         run.log_artifact(artifact)

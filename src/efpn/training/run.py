@@ -44,7 +44,7 @@ from efpn.runs.phases import (
     reads_2x,
 )
 from efpn.runs.sweeps import in_sweep, note_row, own_words
-from efpn.runs.tracking import close_loggers
+from efpn.runs.tracking import tracked_phase
 from efpn.runs.trainer import first_process, make_trainer, settled_precision
 from efpn.signals import SignalWatch, requeued
 from efpn.tasks.base import DetectorTask
@@ -191,25 +191,27 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
     if source and init:
         load_checkpoint(detector, source, new_parts(cfg, run, detector), init)
     task = build_task(cfg, run, detector, data, trainer.world_size)
-    for logger in trainer.loggers:  # a logger that cannot start (no account) must not cost an earlier run its weights
-        logger.log_hyperparams(plain_config(cfg))
-    if resume:
-        point = read_resume_point(resume)
-        require_same_shapes(point["state_dict"], task.state_dict(), f"resume point {resume}", [])
-        data.batches_done = point["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"]
-    record = read_record(resume.parent) if resume else {"started_from": source.config_hash if source else None}
-    record |= {"phase": run.name}
-    if trainer.is_global_zero:
-        open_folder(cfg, run, record, detector, keep=resume is not None)
-        print_summary(run, data, detector, init, run.config.max_steps, resume)
-    start = time.perf_counter()
-    with watch, naming(run.folder):  # what a logger cannot write has no name
-        metrics = fit(trainer, task, data, resume)
-    if trainer.is_global_zero:
-        record |= {"steps": trainer.global_step, "seconds": round(time.perf_counter() - start, 1), "seed": cfg.seed}
-        write_results(run, detector, data, record | {"metrics": metrics})
-    trainer.strategy.barrier()
-    close_loggers(trainer, cfg)
+    with tracked_phase(trainer, cfg):
+        for (
+            logger
+        ) in trainer.loggers:  # a logger that cannot start (no account) must not cost an earlier run its weights
+            logger.log_hyperparams(plain_config(cfg))
+        if resume:
+            point = read_resume_point(resume)
+            require_same_shapes(point["state_dict"], task.state_dict(), f"resume point {resume}", [])
+            data.batches_done = point["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"]
+        record = read_record(resume.parent) if resume else {"started_from": source.config_hash if source else None}
+        record |= {"phase": run.name}
+        if trainer.is_global_zero:
+            open_folder(cfg, run, record, detector, keep=resume is not None)
+            print_summary(run, data, detector, init, run.config.max_steps, resume)
+        start = time.perf_counter()
+        with watch, naming(run.folder):  # what a logger cannot write has no name
+            metrics = fit(trainer, task, data, resume)
+        if trainer.is_global_zero:
+            record |= {"steps": trainer.global_step, "seconds": round(time.perf_counter() - start, 1), "seed": cfg.seed}
+            write_results(run, detector, data, record | {"metrics": metrics})
+        trainer.strategy.barrier()
     return metrics, {"detector": detector, "task": task, "data": data, "trainer": trainer}
 
 
