@@ -133,7 +133,7 @@ def test_a_summary_goes_to_wandb_with_all_rows_and_the_curve_of_lambda(
     f1 = {line[0]: line[4] for line in summary if line[2] == "F1_S"}
     assert curve == [[0.5, f1["half"]], [1.0, f1["one"]]] and f1["half"] < f1["one"]
     plots = [one["update"].get("_wandb.visualize.curve", {}) for one in records["config"]]
-    assert "'x': 'loss.lambda_pos', 'y': 'F1_S'" in str(plots)
+    assert "'x': 'loss.lambda_pos', 'y': 'test/F1_S'" in str(plots)
 
 
 def test_what_is_not_trained_or_evaluated_is_left_out_and_said(
