@@ -8,6 +8,7 @@ import logging
 import runpy
 import subprocess
 import sys
+import time
 import tempfile
 from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
@@ -103,7 +104,11 @@ def wandb_records(folder: Path) -> dict[str, list[Any]]:
 
     (file,) = folder.glob("wandb/offline-run-*/*.wandb")
     command = [get_core_path(), "leet", "inspect", "-no-observability", "-json", "-run-file", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for _ in range(60):  # on a busy machine W&B's own process writes on after the run has ended
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        if '"type":"exit"' in done.stdout.replace(" ", ""):
+            break
+        time.sleep(0.5)
     records: dict[str, list[Any]] = {"table": []}
     for record in map(json.loads, done.stdout.splitlines()):
         records.setdefault(record["type"], []).append(record[record["type"]])
