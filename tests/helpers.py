@@ -8,8 +8,8 @@ import logging
 import runpy
 import subprocess
 import sys
-import time
 import tempfile
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
