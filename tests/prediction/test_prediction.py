@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -130,6 +131,9 @@ def test_it_goes_on_past_a_broken_image_and_names_it(trained, mixed, tmp_path):
     assert "1 of 3 images could not be read:" in done.stderr and "left/broken.jpg: cannot be read" in done.stderr
     assert "holds baseline, distill, finetune" in done.stdout and "taking finetune" in done.stdout
     assert "3/3" in done.stdout and "Traceback" not in done.stderr
+    (count, drawn) = re.search(r"2 images, (\d+) detections.*\n.*?(\d+) of them are drawn", done.stdout).groups()
+    found = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert (int(count), int(drawn)) == (len(found), sum(one["score"] >= 0.05 for one in found))
 
     drawn = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert drawn == {"detections.json", "images.json", "images/left/1.jpg", "images/right/1.jpg"}

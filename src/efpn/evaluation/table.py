@@ -172,9 +172,14 @@ def funnel_markdown(funnel: Funnel, title: str = "Where objects get lost") -> st
     return "\n\n".join(parts) + "\n"
 
 
+FILTERED = {
+    "proposals": "Boxes that the RPN gives, one for each anchor, and the step at which they go; means of all images.",
+    "detections": "Boxes that the head gives, one for each class of each proposal, and the step at which they go (the "
+    "score is the model's own `score_thresh`, not that of the tables above); means of all images.",
+}
 STEPS = {
     "top_n": "beyond a level's number before NMS",
-    "score": "low score",
+    "score": "score below the model's",
     "size": "too small",
     "nms": "NMS",
     "cap": "beyond the cap",
@@ -184,8 +189,8 @@ STEPS = {
 
 def _filter_table(kind: str, steps: Mapping[str, float]) -> str:
     """What became of the boxes that were ``proposals`` or ``detections`` to be, an image on average."""
-    head = ["boxes an image before", *(STEPS[step] for step in steps)]
-    return f"## Where {kind} are filtered out\n\n" + markdown_table(
+    head = ["boxes an image", *(STEPS[step] for step in steps)]
+    return f"## Where {kind} are filtered out\n\n{FILTERED[kind]}\n\n" + markdown_table(
         head, [[f"{sum(steps.values()):.1f}", *(f"{count:.1f}" for count in steps.values())]]
     )
 

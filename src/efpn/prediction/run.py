@@ -50,7 +50,18 @@ def predict(cfg: DictConfig, run: SavedRun, images: list[ImageFile]) -> list[tup
     detections = write_results(out, seen, writer.broken, names, facts(cfg, run, images))
     journal.close()
     log.info("%d images, %d detections: %s", len(seen), detections, out)
+    if cfg.draw and detections:
+        said_of_drawn([score for _, entry in seen for _, score, *_ in entry["found"]], cfg.score_threshold)
     return writer.broken
+
+
+def said_of_drawn(scores: Sequence[float], threshold: float) -> None:
+    """Say how many of the detections are drawn; a run trained for minutes is sure of few."""
+    drawn = sum(score >= threshold for score in scores)
+    log.info(
+        "%d of them are drawn, those from score_threshold=%g on; the highest score is %.2f",
+        drawn, threshold, max(scores),
+    )  # fmt: skip
 
 
 def terms(cfg: DictConfig, run: SavedRun, names: Sequence[str]) -> dict[str, Any]:
