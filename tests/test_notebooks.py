@@ -37,7 +37,8 @@ def test_a_notebook_is_committed_without_outputs(path: Path) -> None:
 
 
 def test_the_notebooks_run_one_after_the_other(trained: Path, data: Path, tmp_path: Path) -> None:
-    shutil.copytree(trained, tmp_path / "demo" / "seed0")
+    phases_alone = shutil.ignore_patterns("eval", "report*", "comparison*", "predictions", "export")
+    shutil.copytree(trained, tmp_path / "demo" / "seed0", ignore=phases_alone)  # others have evaluated it already
     tiny = [*TINY, f"paths.outputs={tmp_path}", f"data.root={data}", "resume=true"]  # keeps what is trained already
     first = execute(BOOKS[0], f"overrides = {tiny!r}\nevaluation = ['figures=false', 'trainer.accelerator=cpu']")
     assert "demo/finetune" in said(first[4]) and len(first[5].outputs) == 4
