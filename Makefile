@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
-demo: $(READY)  ## train and compare FPN and EFPN on drawn signs (minutes on two CPU cores; goes on where it stopped)
+demo: $(READY)  ## train and compare FPN and EFPN on drawn signs (some 40 minutes on one CPU core; goes on where it stopped)
 	$(BIN)/python train.py experiment=demo resume=true
 	$(BIN)/python evaluate.py run=outputs/demo/seed0
 

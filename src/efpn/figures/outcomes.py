@@ -24,7 +24,8 @@ Kind = Literal["truth", "hit", "false_alarm", "miss"]
 Window = tuple[float, float, float, float]
 
 RIM: Final = "#1a1a1a"
-OUTWARDS: Final = np.array([-1, -1, 1, 1])  # what makes a box larger
+OUTWARDS: Final = np.array([-1, -1, 1, 1])  # what makes an xyxy box larger
+CORNERS: Final = np.array([(0, 1), (2, 1), (2, 3), (0, 3)])  # of an xyxy box, in turn
 ORDER: Final = ("truth", "hit", "false_alarm", "miss")  # later ones are drawn on top
 
 
@@ -119,17 +120,12 @@ def draw_outcomes(
         boxes = np.array([mark.box for mark in drawn if mark.kind == kind]).reshape(-1, 4) + pad * OUTWARDS
         seen = boxes[(boxes[:, :2] < (right, bottom)).all(axis=1) & (boxes[:, 2:] > (left, top)).all(axis=1)]
         if len(seen):  # one path for all of a kind: a thousand artists take a second
-            frames = Path.make_compound_path(*(frame_path(*box) for box in seen.tolist()))
+            frames = Path.make_compound_path_from_polys(seen[:, CORNERS])
             look = {"edgecolor": style.colour, "linestyle": style.line, "linewidth": line, "path_effects": _rim(line)}
             axes.add_patch(PathPatch(frames, fill=False, **look))
     axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], facecolor="#404040")
     for spine in axes.spines.values():
         spine.set_visible(False)
-
-
-def frame_path(x1: float, y1: float, x2: float, y2: float) -> Path:
-    """A box as a closed path."""
-    return Path([(x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1)], closed=True)
 
 
 def legend(figure: FigureBase, **place: Any) -> None:

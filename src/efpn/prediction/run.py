@@ -57,11 +57,8 @@ def predict(cfg: DictConfig, run: SavedRun, images: list[ImageFile]) -> list[tup
 
 def said_of_drawn(scores: Sequence[float], threshold: float) -> None:
     """Say how many of the detections are drawn; a run trained for minutes is sure of few."""
-    drawn = sum(score >= threshold for score in scores)
-    log.info(
-        "%d of them are drawn, those from score_threshold=%g on; the highest score is %.2f",
-        drawn, threshold, max(scores),
-    )  # fmt: skip
+    drawn, highest = sum(score >= threshold for score in scores), max(scores)
+    log.info("%d of them are drawn, from score_threshold=%g on; the highest score is %.2f", drawn, threshold, highest)
 
 
 def terms(cfg: DictConfig, run: SavedRun, names: Sequence[str]) -> dict[str, Any]:

@@ -192,9 +192,7 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
         load_checkpoint(detector, source, new_parts(cfg, run, detector), init)
     task = build_task(cfg, run, detector, data, trainer.world_size)
     with tracked_phase(trainer, cfg):
-        for (
-            logger
-        ) in trainer.loggers:  # a logger that cannot start (no account) must not cost an earlier run its weights
+        for logger in trainer.loggers:  # before the folder: one without an account costs an earlier run no weights
             logger.log_hyperparams(plain_config(cfg))
         if resume:
             point = read_resume_point(resume)
