@@ -8,7 +8,7 @@ TESTERS ?= auto
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTERS) --maxprocesses 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo benchmark test test-fast check format install clean
+.PHONY: help demo benchmark test pytest test-fast check format install clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -28,7 +28,10 @@ demo: $(READY)  ## train and compare FPN and EFPN on drawn signs (some 40 minute
 benchmark: $(READY)  ## time, memory and multiply-adds of every model on this machine (BENCHMARK='what=training key=value ...' to choose)
 	$(BIN)/python benchmark.py $(BENCHMARK)
 
-test: $(READY) check  ## lint, types and all tests, on TESTERS processes (default: one for each core, four at most)
+test: $(READY)  ## lint, types and all tests, on TESTERS processes (default: one for each core, four at most)
+	$(MAKE) --jobs 2 check pytest
+
+pytest: $(READY)
 	$(PYTEST)
 
 test-fast: $(READY)  ## the tests that take no training, for the inner loop

@@ -9,12 +9,14 @@ from omegaconf import DictConfig
 from efpn.entry import call, check_read, check_source, check_sweep, start
 from efpn.errors import UserError
 from efpn.ranges import TRAIN, check_values
+from efpn.runs.phases import phase_names
 
 
 def run(cfg: DictConfig) -> float | None:
     """Check what can be checked without torch, then train; return the last phase's ``objective``."""
     check_sweep(cfg)
     check_values(cfg, TRAIN)
+    phase_names(cfg)  # refuses an unknown one
     check_read(cfg, HydraConfig.get().overrides.task)
     check_source(cfg)
     from efpn.training.run import train  # imports torch, which a mistake in the config need not wait for

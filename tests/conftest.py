@@ -26,8 +26,17 @@ Shared = Callable[[str, Callable[[Path], object]], Path]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes long, so that no process is left alone with it at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Begin with what takes long, so that no process is left alone with it at the end.
+
+    One process trains what many tests read; meanwhile the others have enough to do that needs none of it.
+    """
+    first = next(filter(reads_trained, items), None)
+    items.sort(key=lambda item: (item is not first, item.get_closest_marker("slow") is None, reads_trained(item)))
+
+
+def reads_trained(item: pytest.Item) -> bool:
+    """Whether a test reads the run that all share."""
+    return "trained" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session")

@@ -173,6 +173,7 @@ def test_what_cannot_be_predicted_is_named_at_once(finished: Path, arguments: li
     "script, arguments",
     [
         ("train.py", ["experiment=tt100k_efpn", "data.root=nowhere"]),
+        ("train.py", ["experiment=demo", "phase=distil"]),
         ("predict.py", ["images=nowhere"]),
         ("benchmark.py", ["run=nowhere", "images=nowhere"]),
     ],

@@ -45,7 +45,7 @@ def test_every_phase_trains_and_is_scored(kind: str, data: Path, tmp_path: Path)
     if kind != "convnext":  # a copy of the head, which has moved since
         assert {key.replace("small_head.", "head.") for key in new} <= set(baseline)
         assert any(not torch.equal(finetuned[key], baseline[key.replace("small_head.", "head.")]) for key in new)
-    options = [f"run={run}", f"out={tmp_path / 'scored'}", "figures=false", "trainer.accelerator=cpu"]
+    options = [f"run={run}", f"out={tmp_path / 'scored'}", "figures=false", "images=0", "trainer.accelerator=cpu"]
     cfg = config("evaluate", *options)
     results = evaluate(cfg, saved_runs(cfg.run))
     assert [one.name for one in results] == [f"demo/{phase}" for phase in ("baseline", "distill", "finetune")]
