@@ -101,7 +101,7 @@ def train_and_note(folder: Path, data: Path, *overrides: str) -> None:
 
 @pytest.fixture(scope="session")
 def trained(once: Shared, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All three phases in a row; the run's folder, of which each process has a copy of its own to write into."""
+    """All three phases in a row; the run's folder, of which each process has a copy, for evaluations and no phases."""
     outputs = once("outputs", lambda folder: train_and_note(folder, data))
     return shutil.copytree(outputs, tmp_path_factory.mktemp("outputs") / "copy") / "demo" / "seed0"
 

@@ -100,10 +100,12 @@ def test_a_phase_that_starts_from_none_there_is_is_named(data: Path, tmp_path: P
         train(tiny(tmp_path, data, "phase=finetune", "phases.finetune.init_from=distil"))
 
 
-def test_the_control_goes_on_from_the_baseline(trained: Path, data: Path) -> None:
-    train(tiny(trained.parents[1], data, "phase=control"))
-    assert changed(weights(trained / "baseline"), weights(trained / "control"))
-    assert read_checkpoint(trained / "control" / "weights.ckpt").steps == STEPS
+def test_the_control_goes_on_from_the_baseline(trained: Path, data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "demo/seed0"
+    shutil.copytree(trained / "baseline", run / "baseline")
+    train(tiny(tmp_path, data, "phase=control"))
+    assert changed(weights(run / "baseline"), weights(run / "control"))
+    assert read_checkpoint(run / "control" / "weights.ckpt").steps == STEPS
 
 
 def test_an_interrupted_run_ends_as_an_unbroken_one(trained: Path, data: Path, tmp_path: Path) -> None:
@@ -176,12 +178,13 @@ def test_every_logger_logs_and_needs_no_account(logger: list[str], leaves: str, 
 
 
 def test_a_sweep_of_one_phase_starts_from_the_unswept_baseline_and_keeps_its_runs_apart(
-    trained: Path, data: Path
+    trained: Path, data: Path, tmp_path: Path
 ) -> None:
-    where = [f"paths.outputs={trained.parents[1]}", f"data.root={data}"]
+    shutil.copytree(trained / "baseline", tmp_path / "demo/seed0/baseline")
+    where = [f"paths.outputs={tmp_path}", f"data.root={data}"]
     done = run("train.py", "-m", *TINY, *where, "phase=distill", "loss.lambda_pos=0.5,1.5")
     assert done.returncode == 0, done.stdout + done.stderr
-    swept = [trained.parent / f"loss.lambda_pos-{value}" / "seed0" / "distill" for value in ("0.5", "1.5")]
+    swept = [tmp_path / "demo" / f"loss.lambda_pos-{value}" / "seed0" / "distill" for value in ("0.5", "1.5")]
     for folder in swept:
         assert changed(weights(trained / "baseline"), weights(folder)) == set()
     assert changed(weights(swept[0]), weights(swept[1]))
