@@ -10,7 +10,14 @@ import pytest
 from rich.console import Console
 
 from efpn.errors import UserError
-from efpn.evaluation.compare import comparison_markdown, comparison_table, equal_time, gain_shares, show
+from efpn.evaluation.compare import (
+    comparison_markdown,
+    comparison_table,
+    equal_time,
+    gain_shares,
+    show,
+    without_control,
+)
 from efpn.evaluation.report import draw_costs
 from efpn.evaluation.rows import Row, comparable, load_row, load_rows
 
@@ -117,6 +124,16 @@ def test_bad_input_is_named(tmp_path, both):
         load_rows([tmp_path / "list.json"])
     with pytest.raises(UserError, match="no metric 'AP_XS' for the comparison; it holds AP, AP50"):
         comparison_markdown(load_rows(both), columns=("AP_XS",))
+
+
+def test_a_finetuned_row_without_a_control_says_so(tmp_path):
+    phases = ("baseline", "finetune", "control_head")
+    rows = load_rows([run(tmp_path / name, name, FPN, more={"phase": name, "variant": "own"}) for name in phases])
+    show(rows[:2], tmp_path / "comparison")
+    said = (tmp_path / "comparison.md").read_text()
+    assert "part of its gain may be the longer training. phase=control_head trains" in said
+    assert without_control(rows[:2]) in said
+    assert without_control(rows) == without_control(rows[:1]) == without_control(rows[1:]) == ""
 
 
 def test_share_of_the_gain_by_hand(tmp_path):

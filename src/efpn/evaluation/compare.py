@@ -32,11 +32,11 @@ COLUMNS: Final = ("AP", "AP50", "AP_S", "AP_M", "AP_L", "AR_S", "F1_S")
 def show(rows: Sequence[Row], path: Path, columns: Sequence[str] = COLUMNS) -> None:
     """Print the comparison and, if there are several rows, write it as ``path`` ``.md`` and, as data, ``.json``.
 
-    Where the bounds of a like-for-like comparison are among the rows, the share of the gain stands below; where rows
-    were timed, what they gain over a plain FPN of equal time.
+    Where the bounds of a like-for-like comparison are among the rows, the share of the gain stands below; where not
+    even a control is, that it is missing; where rows were timed, what they gain over a plain FPN of equal time.
     """
     Console().print(comparison_table(rows, columns))
-    below = [text for text in (gain_shares(rows), equal_time(rows)) if text]
+    below = [text for text in (without_control(rows), gain_shares(rows), equal_time(rows)) if text]
     for text in below:
         Console(markup=False).print(text)
     if len(rows) > 1:
@@ -84,6 +84,17 @@ def said_sizes(rows: Sequence[Row]) -> str:
     """How sizes were measured; rows that say it agree (`comparable`), and where none does it is empty."""
     rules: Mapping[str, Any] = next((row.terms["rules"] for row in rows if "rules" in row.terms), {})
     return size_rules(rules) if {"ap_size_rule", "f1_size_rule"} <= set(rules) else ""
+
+
+def without_control(rows: Sequence[Row]) -> str:
+    """A warning where a finetuned row stands beside its baseline and beside nothing that trained as long."""
+    phases = {row.phase for row in rows}
+    if not {"baseline", "finetune"} <= phases or phases & {"control", "control_head"}:
+        return ""
+    return (
+        "The finetuned row has trained on from the baseline: part of its gain may be the longer training. "
+        "phase=control_head trains the row to hold it against."
+    )
 
 
 def gain_shares(rows: Sequence[Row]) -> str:
