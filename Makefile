@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-TESTERS ?= auto
-# One thread each: the processes share the cores.
+# One more than there are cores, as some wait for processes of their own; one thread each.
+TESTERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTERS) --maxprocesses 4
 
 .DEFAULT_GOAL := help
@@ -28,7 +28,7 @@ demo: $(READY)  ## train and compare FPN and EFPN on drawn signs (some 40 minute
 benchmark: $(READY)  ## time, memory and multiply-adds of every model on this machine (BENCHMARK='what=training key=value ...' to choose)
 	$(BIN)/python benchmark.py $(BENCHMARK)
 
-test: $(READY)  ## lint, types and all tests, on TESTERS processes (default: one for each core, four at most)
+test: $(READY)  ## lint, types and all tests, on TESTERS processes (default: one more than cores, four at most)
 	$(MAKE) --jobs 2 check pytest
 
 pytest: $(READY)

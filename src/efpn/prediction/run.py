@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
@@ -51,14 +52,15 @@ def predict(cfg: DictConfig, run: SavedRun, images: list[ImageFile]) -> list[tup
     journal.close()
     log.info("%d images, %d detections: %s", len(seen), detections, out)
     if cfg.draw and detections:
-        said_of_drawn([score for _, entry in seen for _, score, *_ in entry["found"]], cfg.score_threshold)
+        said_of_drawn([score for _, entry in seen for _, score, *_ in entry["found"]], cfg.score_threshold, out / DRAWN)
     return writer.broken
 
 
-def said_of_drawn(scores: Sequence[float], threshold: float) -> None:
+def said_of_drawn(scores: Sequence[float], threshold: float, folder: Path) -> None:
     """Say how many of the detections are drawn; a run trained for minutes is sure of few."""
     drawn, highest = sum(score >= threshold for score in scores), max(scores)
-    log.info("%d of them are drawn, from score_threshold=%g on; the highest score is %.2f", drawn, threshold, highest)
+    message = "%d of them are drawn in %s, from score_threshold=%g on; the highest score is %.2f"
+    log.info(message, drawn, folder, threshold, highest)
 
 
 def terms(cfg: DictConfig, run: SavedRun, names: Sequence[str]) -> dict[str, Any]:
