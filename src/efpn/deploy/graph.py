@@ -74,14 +74,15 @@ class DetectorGraph(nn.Module):
     def _proposals(self, maps: dict[str, Tensor], images: Tensor, size: Size) -> Tensor:
         """The RPN's boxes of all levels together ``(R, 4)``, 1x pixels."""
         rpn = self.detector.rpn
-        boxes, objectness = [], []
+        anchors, moves, objectness = [], [], []
         for cell, logits, deltas in zip(
             rpn.anchor_generator.cell_anchors, *rpn.head([maps[name] for name in LEVELS]), strict=True
         ):
-            anchors = level_anchors(cell.float(), logits, images)
-            moves = deltas[0].unflatten(0, (-1, 4)).permute(2, 3, 0, 1).reshape(-1, 4)
-            boxes.append(rpn.box_coder.decode_single(moves, anchors))
+            anchors.append(level_anchors(cell.float(), logits, images))
+            moves.append(deltas[0].unflatten(0, (-1, 4)).permute(2, 3, 0, 1).reshape(-1, 4))
             objectness.append(logits[0].permute(1, 2, 0).reshape(-1))
+        boxes = rpn.box_coder.decode_single(torch.cat(moves), torch.cat(anchors))
+        boxes = boxes.split([one.shape[0] for one in anchors])
         return replace(rpn.filter(), score_thresh=rpn.test_score_thresh)(boxes, objectness, size).kept()[0]
 
     def box_outputs(self, maps: dict[str, Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
