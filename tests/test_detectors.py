@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import config, tiny
+from helpers import config, one_step, tiny
 
 from efpn.errors import UserError
 from efpn.evaluation.run import evaluate
@@ -33,7 +33,7 @@ KINDS = {
 def test_every_phase_trains_and_is_scored(kind: str, data: Path, tmp_path: Path) -> None:
     if kind == "convnext":
         pytest.importorskip("timm")
-    train(tiny(tmp_path, data, *KINDS[kind]))
+    train(tiny(tmp_path, data, *KINDS[kind], *one_step("baseline", "distill", "finetune")))
     run = tmp_path / "demo/seed0"
     baseline, distilled, finetuned = (
         read_checkpoint(run / phase / "weights.ckpt").state_dict for phase in ("baseline", "distill", "finetune")
