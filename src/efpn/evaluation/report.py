@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,9 +18,9 @@ from efpn.figures.crops import WorstKind, worst_sheet
 from efpn.figures.curves import STYLES, accuracy_recall, cost_curves, loss_bars, scale_curves
 from efpn.figures.pairs import difference_sheet
 from efpn.figures.sheet import outcome_sheet, save
-from efpn.metrics.counting import rule_used
 from efpn.metrics.evaluation import Boxes, Evaluation
 from efpn.metrics.scales import EDGES, by_scale
+from efpn.metrics.score import rule_used
 from efpn.runs.files import as_tt100k_results, write_json, write_text
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def write_row(one: Evaluation, images: int = 0, tt100k: bool = False) -> Drawn:
     write_json(one.folder / TRUTH, {**one.truth, "evaluated": one.evaluated})
     if tt100k:
         write_json(one.folder / DETECTIONS_TT100K, as_tt100k_results(one.truth, one.detections))
-    write_json(one.folder / "losses.json", one.funnel.as_dict(), indent=2)
+    write_json(one.folder / "losses.json", asdict(one.funnel), indent=2)
     write_text(one.folder / "losses.md", funnel_markdown(one.funnel, f"Where {one.name} loses objects on {one.split}"))
     log.info("%s on %s: %s", one.name, one.split, one.folder)
     title = f"{one.name} on {one.split}: the images with most misses (score >= {one.shown_threshold:.2f})"
@@ -131,7 +132,7 @@ def draw_losses(stem: Path, rows: Sequence[Evaluation], title: str = "") -> Draw
         raise UserError(f"losses of {', '.join(funnels)}: not of the same ground truth, bands and size rule")
     misses = {run: {name: band.misses for name, band in one.by_band.items()} for run, one in funnels.items()}
     figure = loss_bars(misses, objects[0], title=title)
-    return keep(stem, figure, {run: one.as_dict() for run, one in funnels.items()})
+    return keep(stem, figure, {run: asdict(one) for run, one in funnels.items()})
 
 
 def draw_costs(folder: Path, rows: Sequence[Row]) -> Drawn:

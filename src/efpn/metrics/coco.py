@@ -60,10 +60,9 @@ def class_metrics(
     ground_truth: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
     category_ids: Iterable[int] | None = None,
-    max_dets: int = 300,
 ) -> dict[int, dict[str, float | None]]:
     """The numbers of `coco_metrics`, which has the arguments, for each category alone, by category id."""
-    judge = judged(ground_truth, detections, COCO_BANDS, max_dets, category_ids, "closed")
+    judge = judged(ground_truth, detections, COCO_BANDS, category_ids=category_ids)
     precision, recall = judge.eval["precision"][..., 0], judge.eval["recall"][..., 0]
     return {
         number: _summary(precision[:, :, [k]], recall[:, [k]], judge.params.iouThrs, COCO_BANDS)
@@ -82,26 +81,24 @@ def judged(
 ) -> COCOeval_faster:
     """COCOeval after its work; ``each_image`` keeps what it found on each. Other arguments as `coco_metrics`."""
     check_bands(bands)
-    annotations, results = _as_annotations(ground_truth), _as_results(ground_truth, detections)
-    _warn_if_capped(results, max_dets)
-    tables = _table(ground_truth, annotations), _table(ground_truth, results)
+    results = _as_results(ground_truth, detections)
+    full = sum(count >= max_dets for count in Counter(found["image_id"] for found in results).values())
+    if full:
+        log.warning("%d images have max_dets=%d detections or more: the cap may drop small objects", full, max_dets)
+    tables = _table(ground_truth, _as_annotations(ground_truth)), _table(ground_truth, results)
     judge = COCOeval_faster(*tables, "bbox", separate_eval=each_image)
     judge.params.maxDets = [max_dets]
-    judge.params.areaRng = area_ranges(bands, edges)
+    # inclusive, in square pixels
+    ranges = [[float(low) ** 2, float(high) ** 2] for low, high in bands.values()]
+    if edges == "half_open":
+        ranges = [[low, math.nextafter(high, 0.0) if math.isfinite(high) else high] for low, high in ranges]
+    judge.params.areaRng = ranges
     judge.params.areaRngLbl = list(bands)
     if category_ids is not None:
         judge.params.catIds = sorted(category_ids)
     judge.evaluate()
     judge.accumulate()
     return judge
-
-
-def area_ranges(bands: Bands, edges: Edges = "closed") -> list[list[float]]:
-    """Bands as COCOeval's inclusive area ranges, in square pixels."""
-    ranges = [[float(low) ** 2, float(high) ** 2] for low, high in bands.values()]
-    if edges == "half_open":
-        return [[low, math.nextafter(high, 0.0) if math.isfinite(high) else high] for low, high in ranges]
-    return ranges
 
 
 def restrict(ground_truth: Mapping[str, Any], image_ids: Iterable[int]) -> dict[str, Any]:
@@ -147,20 +144,10 @@ def _as_results(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[st
 def _table(ground_truth: Mapping[str, Any], annotations: list[dict[str, Any]]) -> COCO:
     """A COCO index over the ground truth's images and categories, without a file."""
     table = COCO()
-    table.dataset = {
-        "images": list(ground_truth["images"]),
-        "categories": list(ground_truth["categories"]),
-        "annotations": annotations,
-    }
+    images, categories = list(ground_truth["images"]), list(ground_truth["categories"])
+    table.dataset = {"images": images, "categories": categories, "annotations": annotations}
     table.createIndex()
     return table
-
-
-def _warn_if_capped(results: list[dict[str, Any]], max_dets: int) -> None:
-    """Say so when an image has as many detections as the cap: what lies beyond it may be small objects."""
-    full = sum(count >= max_dets for count in Counter(found["image_id"] for found in results).values())
-    if full:
-        log.warning("%d images have max_dets=%d detections or more: the cap may drop small objects", full, max_dets)
 
 
 def _summary(precision: np.ndarray, recall: np.ndarray, ious: np.ndarray, bands: Bands) -> dict[str, float | None]:

@@ -14,10 +14,9 @@ import numpy as np
 
 from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, Bands, SizeRule, suffix
 from efpn.metrics.coco import class_metrics
-from efpn.metrics.counting import objects_by_size, rule_used
 from efpn.metrics.funnel import Funnel, loss_funnel
 from efpn.metrics.matching import Matcher
-from efpn.metrics.score import rates, score, split_matcher
+from efpn.metrics.score import objects_by_size, rates, rule_used, score, split_matcher
 from efpn.metrics.stages import StageRecord
 from efpn.metrics.tt100k import Curve, matched_curves
 
@@ -210,14 +209,6 @@ class Evaluation:
     def record(self) -> dict[str, Any]:
         """The contents of ``metrics.json``: the numbers, the rules they follow, and where they come from."""
         truth, wanted = self.truth, self.evaluated
-        source: dict[str, Any] = {
-            "seed": None,
-            "commit": None,
-            "command": None,
-            "seconds": None,
-            "hardware": None,
-            "more": {},
-        }
         return {
             "name": self.name,
             "split": self.split,
@@ -244,7 +235,8 @@ class Evaluation:
             "images": len(truth["images"]),
             "detections": len(self.detections),
             "categories": len(wanted),
-            **source,
+            **dict.fromkeys(("seed", "commit", "command", "seconds", "hardware")),
+            "more": {},
             **self.facts,
         }
 

@@ -69,19 +69,12 @@ class Counts:
 
 
 def pairwise_iou(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    """IoU in continuous coordinates (no ``+ 1``), 0 where both boxes are empty.
-
-    Args:
-        one: ``(g, 4)`` xyxy.
-        two: ``(d, 4)`` xyxy.
-
-    Returns:
-        ``(g, d)`` float64.
-    """
+    """IoU ``(g, d)`` of xyxy boxes in continuous coordinates (no ``+ 1``), 0 where both are empty."""
     low = np.maximum(one[:, None, :2], two[None, :, :2])
     high = np.minimum(one[:, None, 2:], two[None, :, 2:])
     shared = np.prod(np.maximum(high - low, 0.0), axis=2)
-    union = _areas(one)[:, None] + _areas(two)[None] - shared
+    areas = [np.maximum((b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]), 0.0) for b in (one, two)]
+    union = areas[0][:, None] + areas[1][None] - shared
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
@@ -149,10 +142,6 @@ class Matcher:
     def count(self, min_score: float, bins: list[tuple[float, float]]) -> list[Counts]:
         """How many there are `inside` each bin."""
         return [Counts(*(int(mask.sum()) for mask in masks)) for masks in self.inside(min_score, bins)]
-
-
-def _areas(boxes: np.ndarray) -> np.ndarray:
-    return np.maximum((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), 0.0)
 
 
 def _candidates(truth: Objects, found: Objects, iou: float, match_same: bool) -> np.ndarray:

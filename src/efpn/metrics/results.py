@@ -7,7 +7,7 @@ pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -64,18 +64,13 @@ def _from_tt100k(
             "empty ones too, or say missing=empty (nothing was found there)"
         )
     numbers = {str(category["name"]): category["id"] for category in ground_truth["categories"]}
-    return [
-        _coco_result(thing, ids.get(key, key), numbers)
-        for key, image in images.items()
-        for thing in _things(image, key, source)
-    ]
-
-
-def _things(image: Any, key: str, source: str) -> list[Any]:
-    things = image.get("objects", []) if isinstance(image, Mapping) else None
-    if not isinstance(things, list):
-        raise UserError(f"{source}: image {key!r} is {shown(image)}; give an object with a list 'objects'")
-    return things
+    found = []
+    for key, image in images.items():
+        things = image.get("objects", []) if isinstance(image, Mapping) else None
+        if not isinstance(things, list):
+            raise UserError(f"{source}: image {key!r} is {shown(image)}; give an object with a list 'objects'")
+        found += [_coco_result(thing, ids.get(key, key), numbers) for thing in things]
+    return found
 
 
 def _coco_result(thing: Any, image_id: Any, numbers: Mapping[str, int]) -> Any:
@@ -92,18 +87,18 @@ def _coco_result(thing: Any, image_id: Any, numbers: Mapping[str, int]) -> Any:
 def _problems(detections: Sequence[Any], ground_truth: Mapping[str, Any], source: Path) -> Iterator[Problem]:
     images = {image["id"] for image in ground_truth["images"]}
     categories = {category["id"] for category in ground_truth["categories"]}
-    checks: tuple[Callable[[Mapping[str, Any]], Fault | None], ...] = (
-        lambda found: _unknown(found, "image_id", images, "image", "score it on the split it was made on"),
-        lambda found: _unknown(found, "category_id", categories, "category", "use the ground truth's categories"),
-        _box_fault,
-        _score_fault,
-    )
     for number, found in enumerate(detections):
+        faults: list[Fault | None] = [
+            (f"is {shown(found)}, not an object", "give image_id, category_id, bbox and score")
+        ]
         if isinstance(found, Mapping):
-            faults = [fault for check in checks if (fault := check(found))]
-        else:
-            faults = [(f"is {shown(found)}, not an object", "give image_id, category_id, bbox and score")]
-        yield from (Problem(source, f"detection {number}", *fault) for fault in faults)
+            faults = [
+                _unknown(found, "image_id", images, "image", "score it on the split it was made on"),
+                _unknown(found, "category_id", categories, "category", "use the ground truth's categories"),
+                _box_fault(found.get("bbox")),
+                _score_fault(found.get("score")),
+            ]
+        yield from (Problem(source, f"detection {number}", *fault) for fault in faults if fault)
 
 
 def _unknown(found: Mapping[str, Any], key: str, known: set[int], what: str, fix: str) -> Fault | None:
@@ -115,8 +110,7 @@ def _unknown(found: Mapping[str, Any], key: str, known: set[int], what: str, fix
     return f"{key} {shown(value)} is no {what} of the ground truth", fix
 
 
-def _box_fault(found: Mapping[str, Any]) -> Fault | None:
-    box = found.get("bbox")
+def _box_fault(box: Any) -> Fault | None:
     if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
         return f"bbox is {shown(box)}", "give four finite numbers: x, y, width, height"
     if box[2] < 0 or box[3] < 0:
@@ -124,8 +118,7 @@ def _box_fault(found: Mapping[str, Any]) -> Fault | None:
     return None
 
 
-def _score_fault(found: Mapping[str, Any]) -> Fault | None:
-    score = found.get("score")
+def _score_fault(score: Any) -> Fault | None:
     if not is_number(score):
         return f"score is {shown(score)}", "give a finite number"
     fix = "give it from 0 to 1 (divide the TT100K toolkit's by 1000)"

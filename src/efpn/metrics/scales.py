@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from efpn.errors import UserError
 from efpn.metrics.bands import suffix
 from efpn.metrics.coco import coco_metrics
-from efpn.metrics.counting import objects_by_size
+from efpn.metrics.score import objects_by_size
 
 EDGES: Final = (0, 8, 12, 16, 24, 32, 48, 64, 96, 128, math.inf)
 MOST: Final = len(string.ascii_lowercase)  # a bin's name is a letter, since bands are told apart by their first one
@@ -44,12 +44,7 @@ def by_scale(
 ) -> list[ScaleBin]:
     """AP and AR at IoU 0.50:0.95 in bins of ``sqrt(area)``; every object lies in one bin at most.
 
-    Args:
-        ground_truth: COCO ground truth, native pixels.
-        detections: COCO results, native pixels; those of one pyramid level show what that level finds.
-        edges: of the bins, ascending, native pixels.
-        max_dets: as :func:`efpn.metrics.coco_metrics`.
-        category_ids: the evaluated categories; by default all.
+    ``edges`` ascend, native pixels; the other arguments are those of :func:`efpn.metrics.coco_metrics`.
 
     Raises:
         UserError: edges that do not ascend, too many of them; and as :func:`efpn.metrics.coco_metrics`.

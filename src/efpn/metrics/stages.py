@@ -9,10 +9,6 @@ from typing import Any
 import numpy as np
 
 from efpn.errors import UserError
-from efpn.metrics.bands import SizeRule, box_sizes
-from efpn.metrics.causes import Stages, least_in_place
-from efpn.metrics.matching import Objects
-from efpn.metrics.score import flat_objects
 
 
 @dataclass(frozen=True)
@@ -42,8 +38,7 @@ class StageRecord:
         images: image id to its proposals.
         cut: COCO results (native pixels) that the cap of detections cut off.
         sources: image id to ``(d,)`` names, the level that each kept detection of the image came from, best first.
-        filtered: of ``proposals`` and of ``detections``, boxes that went at each step of their filter and that were
-            kept, all images together.
+        filtered: of ``proposals`` and ``detections``, boxes of all images that went at each step or were kept.
     """
 
     cap: int
@@ -73,45 +68,22 @@ class StageRecord:
         return named
 
 
-def stages_of(truth: Objects, record: StageRecord, wanted: set[int] | None) -> Stages:
-    """How far each ground truth came.
+@dataclass(frozen=True)
+class Stages:
+    """What a record tells of each ground truth ``(G,)`` and of each RoI that was pooled ``(R,)``.
 
-    Args:
-        truth: ground truths without crowds.
+    Attributes:
         record: of the images that hold them.
-        wanted: the evaluated categories, None for all.
-
-    Raises:
-        UserError: no record of an image that holds some.
+        rank: ``(G,)`` place (from 0) of the best-scored proposal in place, ``inf`` without one.
+        cut_score: ``(G,)`` best score of a detection of its class in place that the cap cut off, ``-inf`` without one.
+        cut_off: ``(G,)`` bool, whether such detections were all cut off.
+        roi_sizes: ``(R,)`` native pixels.
+        roi_levels: ``(R,)`` names.
     """
-    missing = sorted(set(truth.images.tolist()) - record.images.keys())
-    if missing:
-        raise UserError(
-            f"record of proposals: {len(missing)} images with objects are not in it, such as {missing[0]}; "
-            "record the split that is scored, or restrict the ground truth to what was seen"
-        )
-    proposals, ranks = _flat_proposals(record)
-    cut = flat_objects(record.cut, wanted)
-    return Stages(
-        rank=least_in_place(truth, proposals, ranks, any_class=True),
-        cap=record.cap,
-        cut_score=-least_in_place(truth, cut, -cut.scores),
-    )
 
-
-def rois(record: StageRecord, rule: SizeRule) -> tuple[np.ndarray, np.ndarray]:
-    """Size (native pixels) and level of every RoI that was pooled, each ``(R,)``."""
-    boxes = [one.boxes[: len(one.levels)] for one in record.images.values()]
-    levels = [one.levels for one in record.images.values()]
-    return box_sizes(np.concatenate([np.empty((0, 4)), *boxes]), rule), np.concatenate([np.empty(0, "<U6"), *levels])
-
-
-def _flat_proposals(record: StageRecord) -> tuple[Objects, np.ndarray]:
-    """All proposals in a row, of class -1, and their places within their images."""
-    order = sorted(record.images)
-    counts = [len(record.images[image_id].boxes) for image_id in order]
-    boxes = np.concatenate([np.empty((0, 4)), *(record.images[image_id].boxes for image_id in order)])
-    scores = np.concatenate([np.empty(0), *(record.images[image_id].scores for image_id in order)])
-    ranks = np.concatenate([np.empty(0), *(np.arange(count, dtype=float) for count in counts)])
-    classes, images = np.full(len(boxes), -1), np.repeat(np.array(order, dtype=np.int64), counts)
-    return Objects(boxes.astype(np.float64), classes, images, scores), ranks
+    record: StageRecord
+    rank: np.ndarray
+    cut_score: np.ndarray
+    cut_off: np.ndarray
+    roi_sizes: np.ndarray
+    roi_levels: np.ndarray
