@@ -21,36 +21,22 @@ log = logging.getLogger(__name__)
 
 
 class Job(NamedTuple):
-    """What becomes one row: a finished phase and a way to detect with it, or a result file of any detector.
+    """What becomes one row: a finished phase and a way to detect with it, or a result file of any detector."""
 
-    Attributes:
-        name: of the row, no two alike.
-        folder: of its report.
-        source: the phase and the way, or the file.
-    """
-
-    name: str
-    folder: Path
-    source: tuple[SavedRun, Variant] | Path
+    name: str  # of the row, no two alike
+    folder: Path  # of its report
+    source: tuple[SavedRun, Variant] | Path  # the phase and the way, or the file
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All of an evaluation.
+    """All of an evaluation."""
 
-    Attributes:
-        jobs: the rows to be, in order.
-        before: reports of the same runs from before, which stand above them in the comparison.
-        comparison: its files, without the ending.
-        report: folder of the figures of all rows and of the page.
-        called: by what the evaluation goes.
-    """
-
-    jobs: Sequence[Job]
-    before: Sequence[Path]
-    comparison: Path
-    report: Path
-    called: str
+    jobs: Sequence[Job]  # the rows to be, in order
+    before: Sequence[Path]  # reports of the same runs from before, which stand above them in the comparison
+    comparison: Path  # its files, without the ending
+    report: Path  # folder of the figures of all rows and of the page
+    called: str  # what the evaluation goes by
 
     @property
     def runs(self) -> list[SavedRun]:

@@ -56,12 +56,9 @@ def write_row(one: Evaluation, images: int = 0, tt100k: bool = False) -> Drawn:
 def draw_row(one: Evaluation) -> Drawn:
     """Figures of one row: the worst mistakes, and AP and AR against size by pyramid level (Fig. 1b)."""
     drawn: Drawn = {}
-    kinds: tuple[tuple[WorstKind, str], ...] = (
-        ("miss", "the largest misses"),
-        ("false_alarm", "the surest false alarms"),
-    )
-    for kind, said in kinds:
-        sheet = worst_sheet(one, kind, title=f"{one.name}, score >= {one.shown_threshold:.2f}: {said}")
+    said: dict[WorstKind, str] = {"miss": "the largest misses", "false_alarm": "the surest false alarms"}
+    for kind, which in said.items():
+        sheet = worst_sheet(one, kind, title=f"{one.name}, score >= {one.shown_threshold:.2f}: {which}")
         drawn |= keep(one.folder / f"worst_{kind}", sheet)
     if one.by_level:
         title = f"{one.name}: each pyramid level's detections alone, and all"
@@ -99,12 +96,7 @@ def draw_scales(
 ) -> Drawn:
     """AP and AR against object size, in bins of ``sqrt(area)`` with these edges, native pixels (Fig. 1b).
 
-    Args:
-        stem: path without ending.
-        one: the evaluation whose ground truth and categories count.
-        runs: name to detections, those of other rows or of pyramid levels.
-        title: above the figure.
-        edges: of the bins.
+    ``runs`` are detections of other rows or of pyramid levels; the ground truth and the categories of ``one`` count.
     """
     wanted = one.evaluated
     bins = {

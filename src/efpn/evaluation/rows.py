@@ -23,17 +23,11 @@ PLAIN: Final = (OWN, "nothing", "none")  # facts that go without saying
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table: of an evaluation just made, or of an earlier one by what it has written.
+    """One row of a table: of an evaluation just made, or of an earlier one by what it has written."""
 
-    Attributes:
-        name: in the table, where no other row bears it.
-        record: the contents of its ``metrics.json``; what it does not say is not compared.
-        source: that file.
-    """
-
-    name: str
-    record: Mapping[str, Any]
-    source: Path
+    name: str  # in the table, where no other row bears it
+    record: Mapping[str, Any]  # the contents of its metrics.json; what it does not say is not compared
+    source: Path  # that file
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> Row:
@@ -47,7 +41,7 @@ class Row:
 
     @property
     def shared(self) -> dict[str, float | None]:
-        """The metrics whose gain is shared out, by name."""
+        """The metrics, and small F1 at the threshold of best F1, by name."""
         return {**self.metrics, "best_F1_S": (self.record.get("metrics_at_best_f1") or {}).get("F1_S")}
 
     @property
@@ -75,11 +69,6 @@ class Row:
         return tuple(str(self.identity.get(key)) for key in ("phase", "trained with", "seed", "changed in the model"))
 
     @property
-    def changes(self) -> str:
-        """What was changed in the model for this evaluation, in words."""
-        return self.identity.get("changed in the model") or "nothing"
-
-    @property
     def phase(self) -> str | None:
         """Of the run, if it is one of our own, detecting as it was trained."""
         return self.identity.get("phase") if self.identity.get("variant", OWN) == OWN else None
@@ -92,12 +81,8 @@ class Row:
         return {term: value for term, value in found.items() if value is not None}
 
 
-def load_row(path: Path, name: str | None = None) -> Row:
+def load_row(path: Path) -> Row:
     """Read a run directory (its ``metrics.json``) or such a file itself.
-
-    Args:
-        path: directory or file.
-        name: of the row, instead of the file's own.
 
     Raises:
         UserError: the file is missing, unreadable or holds no metrics.
@@ -106,7 +91,7 @@ def load_row(path: Path, name: str | None = None) -> Row:
     record = read_json(file)
     if not isinstance(record, dict) or not isinstance(record.get("metrics"), dict):
         raise UserError(f"{file}: no 'metrics' in it; expected what evaluate.py writes as metrics.json")
-    return Row(name or record.get("name") or str(path), record, file)
+    return Row(record.get("name") or str(path), record, file)
 
 
 def load_rows(paths: Iterable[Path]) -> list[Row]:
@@ -127,10 +112,8 @@ def comparable(rows: Sequence[Row]) -> list[Row]:
         for term in first.terms.keys() & other.terms.keys():
             mine, theirs = first.terms[term], other.terms[term]
             if mine != theirs:
-                raise UserError(
-                    f"{first.source} and {other.source} cannot be compared: {term} differs ({mine} and {theirs}); "
-                    "evaluate both alike"
-                )
+                differs = f"{term} differs ({mine} and {theirs}); evaluate both alike"
+                raise UserError(f"{first.source} and {other.source} cannot be compared: {differs}")
     return told_apart(rows)
 
 

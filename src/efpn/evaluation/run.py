@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 from omegaconf import DictConfig
 
 from efpn.data.images import read_image
@@ -16,7 +15,7 @@ from efpn.data.tt100k import TT100K
 from efpn.errors import UserError
 from efpn.evaluation.compare import show
 from efpn.evaluation.cost import seconds_per_image
-from efpn.evaluation.detect import Detected, detect, read_file
+from efpn.evaluation.detect import detect, read_file
 from efpn.evaluation.features import draw_features, with_extension
 from efpn.evaluation.html import write_html
 from efpn.evaluation.plan import Job, Plan, plan_file, plan_runs
@@ -81,11 +80,7 @@ def check_choices(cfg: DictConfig) -> None:
 
 
 def times(cfg: DictConfig, jobs: Sequence[Job]) -> dict[str, float]:
-    """Seconds that each row takes for an image, by its name.
-
-    Raises:
-        UserError: a result file is among them, or there are several devices.
-    """
+    """Seconds that each row takes for an image, by its name; raises `UserError` of a result file or several devices."""
     ways = [job.source for job in jobs if isinstance(job.source, tuple)]
     if len(ways) < len(jobs):
         raise UserError("timed=true: a result file has no model to be timed; leave it out")
@@ -93,7 +88,7 @@ def times(cfg: DictConfig, jobs: Sequence[Job]) -> dict[str, float]:
 
 
 def evaluate_job(
-    cfg: DictConfig, job: Job, runs: list[SavedRun], taken: float | None = None
+    cfg: DictConfig, job: Job, runs: list[SavedRun], taken: float | None
 ) -> tuple[Evaluation, Drawn] | None:
     """Score one row, which took so many seconds for an image, and write its report.
 
@@ -104,22 +99,9 @@ def evaluate_job(
     found = read_file(cfg, job.source, runs) if isinstance(job.source, Path) else detect(cfg, *job.source)
     if found is None:
         return None
-    one = scored(cfg, job, found, start, taken)
-    return one, write_row(one, cfg.images, tt100k=isinstance(found.data.source, TT100K))
-
-
-def scored(cfg: DictConfig, job: Job, found: Detected, start: float, taken: float | None = None) -> Evaluation:
-    """The evaluation of what was detected; ``start`` is when that began (`time.perf_counter`).
-
-    ``taken`` are the seconds that an image takes, where they were measured.
-    """
     index = found.data.index(cfg.split)
     paths = {record.image_id: record.path for record in index.records}
-
-    def load_image(image_id: int) -> np.ndarray:
-        return read_image(paths[image_id])
-
-    return Evaluation(
+    one = Evaluation(
         name=job.name,
         split=index.name,
         truth=restrict(index.to_coco(), found.image_ids),
@@ -129,7 +111,7 @@ def scored(cfg: DictConfig, job: Job, found: Detected, start: float, taken: floa
         best_threshold=found.best,
         best_chosen_on=None if found.best is None else found.data.index("val").name,
         stages=found.stages,
-        load_image=load_image,
+        load_image=lambda image_id: read_image(paths[image_id]),
         folder=job.folder,
         facts={
             "seed": found.seed,
@@ -141,6 +123,7 @@ def scored(cfg: DictConfig, job: Job, found: Detected, start: float, taken: floa
             "more": found.more,
         },
     )
+    return one, write_row(one, cfg.images, tt100k=isinstance(found.data.source, TT100K))
 
 
 def draw(cfg: DictConfig, plan: Plan, evaluations: list[Evaluation]) -> Drawn:

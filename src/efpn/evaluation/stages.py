@@ -82,10 +82,9 @@ class StageRecorder:
         Raises:
             UserError: there are several processes.
         """
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            count = torch.distributed.get_world_size()
-            if count > 1:
-                raise UserError(f"proposals are recorded on one process, not on {count}; use trainer.devices=1")
+        parallel = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if parallel and (count := torch.distributed.get_world_size()) > 1:
+            raise UserError(f"proposals are recorded on one process, not on {count}; use trainer.devices=1")
         for seen, image, target in zip(self._batch, batch[0], batch[-1], strict=True):
             height, width = seen.size
             native = target["scale"].cpu() * torch.tensor([width / image.shape[-1], height / image.shape[-2]])

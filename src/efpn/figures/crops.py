@@ -30,19 +30,12 @@ class Mistake(NamedTuple):
 
 @dataclass(frozen=True)
 class Crop:
-    """One crop of an image.
+    """One crop of an image."""
 
-    Attributes:
-        image: ``(H, W, 3)`` uint8, native pixels.
-        drawn: the boxes, native pixels.
-        window: the part to show, xyxy native pixels.
-        title: up to two short lines above it.
-    """
-
-    image: np.ndarray
-    drawn: list[Mark]
-    window: Window
-    title: str
+    image: np.ndarray  # (H, W, 3) uint8, native pixels
+    drawn: list[Mark]  # the boxes, native pixels
+    window: Window  # the part to show, xyxy native pixels
+    title: str  # up to two short lines above it
 
 
 def worst(evaluation: Evaluation, kind: WorstKind, count: int) -> list[Mistake]:

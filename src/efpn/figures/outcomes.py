@@ -50,17 +50,11 @@ STYLES: Final[Mapping[Kind, Style]] = {
 
 @dataclass(frozen=True)
 class Mark:
-    """One box to draw.
+    """One box to draw."""
 
-    Attributes:
-        kind: what became of it.
-        box: x1, y1, x2, y2 in pixels of the image.
-        text: shown with a zoomed view of it, such as ``pl80 0.93``.
-    """
-
-    kind: Kind
-    box: Window
-    text: str = ""
+    kind: Kind  # what became of it
+    box: Window  # x1, y1, x2, y2 in pixels of the image
+    text: str = ""  # shown with a zoomed view of it, such as pl80 0.93
 
     @property
     def size(self) -> float:

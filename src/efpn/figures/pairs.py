@@ -25,17 +25,11 @@ LEGEND: Final = 7.5  # inches that the legend needs in one row
 
 @dataclass(frozen=True)
 class Difference:
-    """What two runs find differently in one image.
+    """What two runs find differently in one image."""
 
-    Attributes:
-        image_id: of the image.
-        gained: ``(g, 4)`` xyxy, small ground truths that only the second run finds, native pixels.
-        lost: ``(l, 4)`` those that only the first finds.
-    """
-
-    image_id: int
-    gained: np.ndarray
-    lost: np.ndarray
+    image_id: int  # of the image
+    gained: np.ndarray  # (g, 4) xyxy, small ground truths that only the second run finds, native pixels
+    lost: np.ndarray  # (l, 4) those that only the first finds
 
     @property
     def gain(self) -> int:
@@ -45,21 +39,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Pair:
-    """One crop of an image with the boxes of two runs.
+    """One crop of an image with the boxes of two runs."""
 
-    Attributes:
-        image: ``(H, W, 3)`` uint8, native pixels.
-        left: boxes of the first run, native pixels.
-        right: boxes of the second.
-        window: the part to show, xyxy native pixels.
-        title: one line above it.
-    """
-
-    image: np.ndarray
-    left: list[Mark]
-    right: list[Mark]
-    window: Window
-    title: str = ""
+    image: np.ndarray  # (H, W, 3) uint8, native pixels
+    left: list[Mark]  # boxes of the first run, native pixels
+    right: list[Mark]  # boxes of the second
+    window: Window  # the part to show, xyxy native pixels
+    title: str = ""  # one line above it
 
 
 def differences(first: Evaluation, second: Evaluation) -> list[Difference]:

@@ -40,18 +40,12 @@ TELLING: Final[tuple[Kind, ...]] = ("miss", "false_alarm", "hit")
 
 @dataclass(frozen=True)
 class Panel:
-    """One image of a sheet.
+    """One image of a sheet."""
 
-    Attributes:
-        image: ``(H, W, 3)`` uint8, native pixels.
-        drawn: its boxes, native pixels.
-        title: one line above it.
-        focus: boxes to zoom on; by default the most telling marks. Give two panels the same to compare them.
-    """
-
-    image: np.ndarray
-    drawn: list[Mark]
-    title: str = ""
+    image: np.ndarray  # (H, W, 3) uint8, native pixels
+    drawn: list[Mark]  # its boxes, native pixels
+    title: str = ""  # one line above it
+    # boxes to zoom on; by default the most telling marks. Give two panels the same to compare them
     focus: list[Window] = field(default_factory=list)
 
 

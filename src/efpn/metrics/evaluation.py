@@ -27,74 +27,46 @@ LoadImage = Callable[[int], np.ndarray]
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What became of each box of one image: of its objects (no crowds) and its detections from the threshold on.
+    """What became of each box of one image: of its objects (no crowds) and its detections from the threshold on."""
 
-    Attributes:
-        objects: COCO annotations of the evaluated categories.
-        detections: COCO results of the evaluated categories.
-        object_boxes: ``(n, 4)`` xyxy, native pixels.
-        object_sizes: ``(n,)`` by the size rule of the evaluation, native pixels.
-        detection_boxes: ``(d, 4)`` xyxy, native pixels.
-        hits: ``(h,)`` indices of detections that found an object.
-        found: ``(h,)`` indices of the objects that they found, in the same order.
-        false_alarms: ``(f,)`` detections that found none (background, wrong class, poor overlap, duplicate).
-        misses: ``(m,)`` objects that nothing found.
-    """
-
-    objects: Boxes
-    detections: Boxes
-    object_boxes: np.ndarray
-    object_sizes: np.ndarray
-    detection_boxes: np.ndarray
-    hits: np.ndarray
-    found: np.ndarray
-    false_alarms: np.ndarray
-    misses: np.ndarray
+    objects: Boxes  # COCO annotations of the evaluated categories
+    detections: Boxes  # COCO results of the evaluated categories
+    object_boxes: np.ndarray  # (n, 4) xyxy, native pixels
+    object_sizes: np.ndarray  # (n,) by the size rule of the evaluation, native pixels
+    detection_boxes: np.ndarray  # (d, 4) xyxy, native pixels
+    hits: np.ndarray  # (h,) indices of detections that found an object
+    found: np.ndarray  # (h,) indices of the objects that they found, in the same order
+    false_alarms: np.ndarray  # (f,) detections that found none (background, wrong class, poor overlap, duplicate)
+    misses: np.ndarray  # (m,) objects that nothing found
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """Detections, what they are scored against, by which rules; everything that follows is worked out once, when asked.
 
-    Attributes:
-        name: of the row in tables and figures, such as ``demo/finetune``.
-        split: what was scored, such as ``tt100k_mosaic/test``.
-        truth: COCO ground truth of the images that were scored, native pixels.
-        detections: COCO results, native pixels, of all scores.
-        threshold: the fixed score threshold of accuracy, recall and F1.
-        category_ids: the evaluated categories; all of the ground truth's by default.
-        best_threshold: the one of best F1 on ``best_chosen_on``; None where none was chosen.
-        best_chosen_on: the split where it was chosen; never the one scored.
-        stages: what the detector did before its detections, if it was recorded.
-        load_image: image id to ``(H, W, 3)`` uint8, native pixels; only figures need it.
-        folder: of its report.
-        facts: ``seed``, ``commit``, ``command``, ``seconds``, ``hardware``, and ``more``: all that says what was
-            evaluated (phase, variant, what was changed in the model).
-        size_rule: of accuracy, recall and F1 (AP and AR go by area: the annotation's own, else the box's).
-        bands: of AP and AR.
-        bins: of accuracy, recall and F1.
-        max_dets: COCO's cap per image and category.
-
     Raises:
         ValueError: a best threshold without the split where it was chosen, or the other way round.
     """
 
-    name: str
-    split: str
-    truth: Mapping[str, Any]
-    detections: Boxes
-    threshold: float
-    category_ids: Sequence[int] | None = None
-    best_threshold: float | None = None
-    best_chosen_on: str | None = None
-    stages: StageRecord | None = None
-    load_image: LoadImage | None = None
-    folder: Path = Path()
+    name: str  # of the row in tables and figures, such as demo/finetune
+    split: str  # what was scored, such as tt100k_mosaic/test
+    truth: Mapping[str, Any]  # COCO ground truth of the images that were scored, native pixels
+    detections: Boxes  # COCO results, native pixels, of all scores
+    threshold: float  # the fixed score threshold of accuracy, recall and F1
+    category_ids: Sequence[int] | None = None  # the evaluated categories; all of the ground truth's by default
+    best_threshold: float | None = None  # the one of best F1 on best_chosen_on; None where none was chosen
+    best_chosen_on: str | None = None  # the split where it was chosen; never the one scored
+    stages: StageRecord | None = None  # what the detector did before its detections, if it was recorded
+    load_image: LoadImage | None = None  # image id to (H, W, 3) uint8, native pixels; only figures need it
+    folder: Path = Path()  # of its report
+    # seed, commit, command, seconds, hardware, and more: all that says what was evaluated (phase, variant, what was
+    # changed in the model)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    # of accuracy, recall and F1 (AP and AR go by area: the annotation's own, else the box's)
     size_rule: SizeRule = "long_side"
-    bands: Bands = field(default_factory=lambda: COCO_BANDS)
-    bins: Bands = field(default_factory=lambda: TT100K_BINS)
-    max_dets: int = 300
+    bands: Bands = field(default_factory=lambda: COCO_BANDS)  # of AP and AR
+    bins: Bands = field(default_factory=lambda: TT100K_BINS)  # of accuracy, recall and F1
+    max_dets: int = 300  # COCO's cap per image and category
 
     def __post_init__(self) -> None:
         if (self.best_threshold is None) != (self.best_chosen_on is None):

@@ -20,54 +20,33 @@ RECALL_AT: Final = (100, 300, 1000)
 
 @dataclass(frozen=True)
 class BandFunnel:
-    """One size band. Shares are of its ground truths, and None where there are none or it is not known.
+    """One size band. Shares are of its ground truths, and None where there are none or it is not known."""
 
-    Attributes:
-        objects: ground truths.
-        hits: those found at the score threshold; ``hits`` and all of ``misses`` add up to ``objects``.
-        misses: cause (see :mod:`efpn.metrics.causes`) to number; None for causes that only a record could tell.
-        false_alarms: cause to number, by the false alarm's own size.
-        rpn_recall: k to the share with a proposal in place among the best k of its image.
-        rpn_cap: share with a proposal in place among those recorded, but only beyond the cap.
-        detection_cap: share with a detection of its class in place, at any score, but only beyond the cap.
-        rois: RoIs of the band's size that were pooled.
-        roi_levels: level to its share of them; None without any.
-    """
-
-    objects: int
-    hits: int
+    objects: int  # ground truths
+    hits: int  # those found at the score threshold; hits and all of misses add up to objects
+    # cause (see :mod:`efpn.metrics.causes`) to number; None for causes that only a record could tell
     misses: dict[str, int | None]
-    false_alarms: dict[str, int]
-    rpn_recall: dict[int, float | None]
-    rpn_cap: float | None
-    detection_cap: float | None
-    rois: int | None
-    roi_levels: dict[str, float] | None
+    false_alarms: dict[str, int]  # cause to number, by the false alarm's own size
+    rpn_recall: dict[int, float | None]  # k to the share with a proposal in place among the best k of its image
+    rpn_cap: float | None  # share with a proposal in place among those recorded, but only beyond the cap
+    detection_cap: float | None  # share with a detection of its class in place, at any score, but only beyond the cap
+    rois: int | None  # RoIs of the band's size that were pooled
+    roi_levels: dict[str, float] | None  # level to its share of them; None without any
 
 
 @dataclass(frozen=True)
 class Funnel:
-    """Losses by size band, and the rules under which they were counted.
+    """Losses by size band, and the rules under which they were counted."""
 
-    Attributes:
-        score_threshold: detections below it count as none.
-        size_rule: how boxes are measured, native pixels.
-        bands: half-open ranges of size.
-        cap: proposals per image that the box head was given; this and the next two None without a record.
-        depth: proposals per image that were recorded.
-        detections_cap: detections per image that were kept.
-        by_band: band to its numbers.
-        filtered: of ``proposals`` and ``detections``, boxes an image that went at each step of their filter or were
-            kept; empty without a record.
-    """
-
-    score_threshold: float
-    size_rule: UsedRule
-    bands: dict[str, tuple[float, float]]
-    cap: int | None
-    depth: int | None
-    detections_cap: int | None
-    by_band: dict[str, BandFunnel]
+    score_threshold: float  # detections below it count as none
+    size_rule: UsedRule  # how boxes are measured, native pixels
+    bands: dict[str, tuple[float, float]]  # half-open ranges of size
+    cap: int | None  # proposals per image that the box head was given; this and the next two None without a record
+    depth: int | None  # proposals per image that were recorded
+    detections_cap: int | None  # detections per image that were kept
+    by_band: dict[str, BandFunnel]  # band to its numbers
+    # of proposals and detections, boxes an image that went at each step of their filter or were kept; empty without a
+    # record
     filtered: dict[str, dict[str, float]]
 
 

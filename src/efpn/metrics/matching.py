@@ -16,20 +16,13 @@ from efpn.metrics.bands import SizeRule, box_sizes, in_band
 
 @dataclass(frozen=True)
 class Objects:
-    """Boxes of many images.
+    """Boxes of many images."""
 
-    Attributes:
-        boxes: ``(n, 4)`` float64 xyxy, native pixels.
-        classes: ``(n,)`` int64, any numbering that both sides share.
-        images: ``(n,)`` int64, ascending.
-        scores: ``(n,)`` float64; ``inf`` where there is none, which no threshold drops.
-        areas: ``(n,)`` float64, the annotations' own areas in square pixels, NaN where there is none; None without any.
-    """
-
-    boxes: np.ndarray
-    classes: np.ndarray
-    images: np.ndarray
-    scores: np.ndarray
+    boxes: np.ndarray  # (n, 4) float64 xyxy, native pixels
+    classes: np.ndarray  # (n,) int64, any numbering that both sides share
+    images: np.ndarray  # (n,) int64, ascending
+    scores: np.ndarray  # (n,) float64; inf where there is none, which no threshold drops
+    # (n,) float64, the annotations' own areas in square pixels, NaN where there is none; None without any
     areas: np.ndarray | None = None
 
     def __len__(self) -> int:

@@ -31,17 +31,11 @@ def column_names() -> list[str]:
 
 
 class Ranked(NamedTuple):
-    """The detections of one class that count in one size band at one IoU, best first.
+    """The detections of one class that count in one size band at one IoU, best first."""
 
-    Attributes:
-        images: ``(n,)`` places of their images, up to the last hit: what follows it changes neither AP nor AR.
-        hits: ``(h,)`` places of the hits among them.
-        truths: ``(I,)`` objects of the class in the band, by image.
-    """
-
-    images: np.ndarray
-    hits: np.ndarray
-    truths: np.ndarray
+    images: np.ndarray  # (n,) places of their images, up to the last hit: what follows it changes neither AP nor AR
+    hits: np.ndarray  # (h,) places of the hits among them
+    truths: np.ndarray  # (I,) objects of the class in the band, by image
 
     def scored(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """AP and the highest recall ``(B,)`` of the resamples, NaN in those without an object, as COCOeval has them."""

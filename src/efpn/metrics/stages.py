@@ -13,41 +13,27 @@ from efpn.errors import UserError
 
 @dataclass(frozen=True)
 class Proposals:
-    """What the RPN proposed in one image.
+    """What the RPN proposed in one image."""
 
-    Attributes:
-        boxes: ``(p, 4)`` xyxy, native pixels, best objectness first; beyond the cap too, as far as they were recorded.
-        scores: ``(p,)`` objectness in [0, 1].
-        levels: ``(r,)`` names, the level that each of the first ``r = min(p, cap)`` was pooled from.
-    """
-
+    # (p, 4) xyxy, native pixels, best objectness first; beyond the cap too, as far as they were recorded
     boxes: np.ndarray
-    scores: np.ndarray
-    levels: np.ndarray
+    scores: np.ndarray  # (p,) objectness in [0, 1]
+    levels: np.ndarray  # (r,) names, the level that each of the first r = min(p, cap) was pooled from
 
 
 @dataclass(frozen=True)
 class StageRecord:
-    """What came before the detections of a split.
+    """What came before the detections of a split."""
 
-    Attributes:
-        cap: proposals per image that the box head is given (the RPN's top n after NMS).
-        depth: proposals per image that were recorded; at least ``cap``.
-        detections_cap: detections per image that are kept.
-        levels: names of the levels that RoIs are pooled from, finest first.
-        images: image id to its proposals.
-        cut: COCO results (native pixels) that the cap of detections cut off.
-        sources: image id to ``(d,)`` names, the level that each kept detection of the image came from, best first.
-        filtered: of ``proposals`` and ``detections``, boxes of all images that went at each step or were kept.
-    """
-
-    cap: int
-    depth: int
-    detections_cap: int
-    levels: Sequence[str]
-    images: Mapping[int, Proposals]
-    cut: Sequence[Mapping[str, Any]]
+    cap: int  # proposals per image that the box head is given (the RPN's top n after NMS)
+    depth: int  # proposals per image that were recorded; at least cap
+    detections_cap: int  # detections per image that are kept
+    levels: Sequence[str]  # names of the levels that RoIs are pooled from, finest first
+    images: Mapping[int, Proposals]  # image id to its proposals
+    cut: Sequence[Mapping[str, Any]]  # COCO results (native pixels) that the cap of detections cut off
+    # image id to (d,) names, the level that each kept detection of the image came from, best first
     sources: Mapping[int, np.ndarray]
+    # of proposals and detections, boxes of all images that went at each step or were kept
     filtered: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def filtered_per_image(self) -> dict[str, dict[str, float]]:
@@ -70,20 +56,11 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class Stages:
-    """What a record tells of each ground truth ``(G,)`` and of each RoI that was pooled ``(R,)``.
+    """What a record tells of each ground truth ``(G,)`` and of each RoI that was pooled ``(R,)``."""
 
-    Attributes:
-        record: of the images that hold them.
-        rank: ``(G,)`` place (from 0) of the best-scored proposal in place, ``inf`` without one.
-        cut_score: ``(G,)`` best score of a detection of its class in place that the cap cut off, ``-inf`` without one.
-        cut_off: ``(G,)`` bool, whether such detections were all cut off.
-        roi_sizes: ``(R,)`` native pixels.
-        roi_levels: ``(R,)`` names.
-    """
-
-    record: StageRecord
-    rank: np.ndarray
-    cut_score: np.ndarray
-    cut_off: np.ndarray
-    roi_sizes: np.ndarray
-    roi_levels: np.ndarray
+    record: StageRecord  # of the images that hold them
+    rank: np.ndarray  # (G,) place (from 0) of the best-scored proposal in place, inf without one
+    cut_score: np.ndarray  # (G,) best score of a detection of its class in place that the cap cut off, -inf without one
+    cut_off: np.ndarray  # (G,) bool, whether such detections were all cut off
+    roi_sizes: np.ndarray  # (R,) native pixels
+    roi_levels: np.ndarray  # (R,) names

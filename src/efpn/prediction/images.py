@@ -15,17 +15,11 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # Pillow 
 
 
 class ImageFile(NamedTuple):
-    """A file to look at.
+    """A file to look at."""
 
-    Attributes:
-        number: its id in the results, from 1.
-        path: the file.
-        name: its path below the folder that all images share, with ``/``; no two images have the same.
-    """
-
-    number: int
-    path: Path
-    name: str
+    number: int  # its id in the results, from 1
+    path: Path  # the file
+    name: str  # its path below the folder that all images share, with /; no two images have the same
 
 
 def find_images(words: Sequence[str], out: Path) -> list[ImageFile]:

@@ -23,21 +23,13 @@ COVERED = 0.7  # share of a cut box inside a whole one from which it is a piece 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What was found in all windows of an image.
+    """What was found in all windows of an image."""
 
-    Attributes:
-        boxes: ``(n, 4)``.
-        scores: ``(n,)``.
-        labels: ``(n,)``.
-        windows: ``(n, 4)`` that each was found in.
-        numbers: ``(n,)`` int64 of these windows.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    windows: Tensor
-    numbers: Tensor
+    boxes: Tensor  # (n, 4)
+    scores: Tensor  # (n,)
+    labels: Tensor  # (n,)
+    windows: Tensor  # (n, 4) that each was found in
+    numbers: Tensor  # (n,) int64 of these windows
 
     def take(self, rows: Tensor) -> Parts:
         """The parts of ``rows``, a mask or indices."""

@@ -13,18 +13,14 @@ Window = tuple[int, int, int, int]  # x1, y1, x2, y2 in whole native pixels
 
 @dataclass(frozen=True)
 class Slices:
-    """How images are cut.
+    """How images are cut."""
 
-    Attributes:
-        size: side of a square window, native pixels; at the shorter side of the training images, objects have the
-            scale of training.
-        overlap: least share of a side that neighbours have in common.
-        whole: also look at the image as a whole, for objects that no window holds; it adds those larger than the
-            overlap, as all others are whole in a window, and better resolved there.
-    """
-
+    # side of a square window, native pixels; at the shorter side of the training images, objects have the scale of
+    # training
     size: int
-    overlap: float = 0.2
+    overlap: float = 0.2  # least share of a side that neighbours have in common
+    # also look at the image as a whole, for objects that no window holds; it adds those larger than the overlap, as all
+    # others are whole in a window, and better resolved there
     whole: bool = True
 
     @property
