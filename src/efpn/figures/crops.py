@@ -16,6 +16,7 @@ from efpn.metrics.evaluation import Evaluation
 WorstKind = Literal["miss", "false_alarm"]
 SHARE: Final = 2.5  # of a crop's side to the object's
 LEAST: Final = 48.0  # native pixels of a crop's side
+WIDTH: Final = 11.0  # inches of the sheet
 HEAD: Final = 0.62  # inches above the crops, for title and legend
 LINES: Final = 0.36  # inches above each crop
 
@@ -70,23 +71,13 @@ def worst_sheet(evaluation: Evaluation, kind: WorstKind, count: int = 18, title:
     return crop_sheet(crops, title=title) if crops else None
 
 
-def crop_sheet(crops: Sequence[Crop], *, title: str = "", columns: int = 6, width: float = 11.0) -> Figure:
-    """Crops in rows, with a title and a legend.
-
-    Args:
-        crops: in order of reading; at least one.
-        title: one line above all.
-        columns: crops in a row.
-        width: inches of the sheet.
-
-    Raises:
-        ValueError: no crops.
-    """
+def crop_sheet(crops: Sequence[Crop], *, title: str = "", columns: int = 6) -> Figure:
+    """Crops in rows, with a one-line title and a legend; `ValueError` without any."""
     if not crops:
         raise ValueError("a sheet needs at least one crop")
-    rows, side = -(-len(crops) // columns), width / columns
+    rows, side = -(-len(crops) // columns), WIDTH / columns
     height = HEAD + rows * (LINES + 0.95 * side)
-    figure = Figure(figsize=(width, height), dpi=130, facecolor="white")
+    figure = Figure(figsize=(WIDTH, height), dpi=130, facecolor="white")
     FigureCanvasAgg(figure)
     figure.text(0.01, 1 - 0.18 / height, title, fontsize=10.5, weight="bold", va="center")
     legend(figure, loc="upper left", bbox_to_anchor=(0.0, 1 - 0.28 / height), fontsize=8.5)

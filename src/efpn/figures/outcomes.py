@@ -92,12 +92,13 @@ def draw_outcomes(
 ) -> None:
     """Draw an image, or a window of it, with its boxes.
 
-    Boxes lie half a line outside of what they frame, so that an object of a few pixels stays visible.
+    Boxes lie half a line outside of what they frame, so that an object of a few pixels stays visible; misses and false
+    alarms are drawn on top.
 
     Args:
         axes: where to.
         image: ``(H, W, 3)`` uint8.
-        drawn: the boxes; misses and false alarms are drawn last, on top.
+        drawn: the boxes.
         window: part of the image to show, xyxy pixels; all by default. May reach beyond the image.
         thickness: factor on the line widths.
     """

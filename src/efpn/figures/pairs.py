@@ -27,7 +27,7 @@ LEGEND: Final = 7.5  # inches that the legend needs in one row
 class Difference:
     """What two runs find differently in one image."""
 
-    image_id: int  # of the image
+    image_id: int
     gained: np.ndarray  # (g, 4) xyxy, small ground truths that only the second run finds, native pixels
     lost: np.ndarray  # (l, 4) those that only the first finds
 
@@ -76,11 +76,9 @@ def choose(found: Sequence[Difference], count: int) -> list[Difference]:
 
 
 def crop_window(difference: Difference, shape: tuple[int, ...]) -> Window:
-    """A square, inside of the image where it fits, about the object with most other differences near it.
+    """A square, inside of the image ``shape (H, W, ...)`` where it fits, about the object with most differences near.
 
-    Args:
-        difference: its gains decide, or its losses where there are more of those.
-        shape: ``(H, W, ...)`` of the image.
+    The gains decide, or the losses where there are more of those.
     """
     boxes = difference.gained if difference.gain > 0 else difference.lost
     side = max(LEAST, CONTEXT * float((boxes[:, 2:] - boxes[:, :2]).max()))
@@ -93,16 +91,11 @@ def crop_window(difference: Difference, shape: tuple[int, ...]) -> Window:
 
 
 def difference_sheet(first: Evaluation, second: Evaluation, count: int = 8) -> tuple[Figure, dict[str, Any]] | None:
-    """Two runs side by side where they differ most on small objects; the title counts all images.
-
-    Args:
-        first: the baseline, on the left.
-        second: on the right.
-        count: pairs, at most.
+    """Two runs, the baseline on the left, where they differ most on small objects; the title counts all images.
 
     Returns:
-        The figure and its data (which images it shows, and every image in which the runs differ); None where there
-        is none.
+        The figure of at most ``count`` pairs and its data (which images it shows, and every image in which the runs
+        differ); None where there is none.
     """
     assert first.load_image is not None, "a sheet of pairs needs a way to load images"
     found = differences(first, second)
@@ -134,24 +127,15 @@ def difference_sheet(first: Evaluation, second: Evaluation, count: int = 8) -> t
     return pair_sheet([pair for _, pair in pairs], names, title=title), data
 
 
-def pair_sheet(
-    pairs: Sequence[Pair], names: tuple[str, str], *, title: str = "", columns: int = 2, width: float = 11.0
-) -> Figure:
-    """Pairs of crops in rows, with a title and a legend.
-
-    Args:
-        pairs: in order of reading; at least one.
-        names: of the two runs, left and right.
-        title: above all; of one line or several, wrapped to the width.
-        columns: pairs in a row.
-        width: inches of the sheet.
+def pair_sheet(pairs: Sequence[Pair], names: tuple[str, str], *, title: str = "", width: float = 11.0) -> Figure:
+    """Pairs of crops in rows of two, with a legend and a title, whose lines are wrapped to the width in inches.
 
     Raises:
         ValueError: no pairs.
     """
     if not pairs:
         raise ValueError("a sheet needs at least one pair")
-    columns = min(columns, len(pairs))
+    columns = min(2, len(pairs))
     rows = -(-len(pairs) // columns)
     lines = [part for line in title.splitlines() for part in textwrap.wrap(line, int(10.5 * width))]
     head = HEAD + 0.17 * (len(lines) - 1) + (0.0 if width >= LEGEND else 0.25)

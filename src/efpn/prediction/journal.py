@@ -36,15 +36,11 @@ class Journal:
         folder: of the results.
         terms: what has to agree for entries to belong together: weights, classes, settings.
         images: that are asked for.
-
-    Attributes:
-        path: of the file.
-        entries: by the path of the image.
     """
 
     def __init__(self, folder: Path, terms: Mapping[str, Any], images: Sequence[ImageFile]) -> None:
         self.path = folder / JOURNAL
-        self.entries: dict[Path, Entry] = {}
+        self.entries: dict[Path, Entry] = {}  # by the path of the image
         self._terms = plain(terms)
         self._changed = {image.path: image.path.stat().st_mtime_ns for image in images}
         self._end = self._read_back()  # bytes of the file that are sound

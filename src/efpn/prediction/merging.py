@@ -36,6 +36,11 @@ class Parts:
         return Parts(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
 
+def joined(parts: Sequence[Parts]) -> Parts:
+    """All of them in one table."""
+    return Parts(*(torch.cat([getattr(one, name) for one in parts]) for name in Parts.__dataclass_fields__))
+
+
 def merge_windows(
     found: Sequence[Mapping[str, Tensor]], windows: Sequence[Window], height: int, width: int, iou: float
 ) -> dict[str, Tensor]:
@@ -62,11 +67,9 @@ def merge_windows(
     cut = is_cut(parts, height, width)
     whole, pieces = yield_to_whole(parts.take(~cut), parts.take(cut))
     hulls = [join_pieces(pieces.take(pieces.labels == label)) for label in pieces.labels.unique()]
-    boxes, scores, labels = (
-        torch.cat([getattr(one, name) for one in (whole, *hulls)]) for name in ("boxes", "scores", "labels")
-    )
-    kept = batched_nms(boxes, scores, labels, iou)
-    return {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}
+    rest = joined([whole, *hulls])
+    kept = batched_nms(rest.boxes, rest.scores, rest.labels, iou)
+    return {"boxes": rest.boxes[kept], "scores": rest.scores[kept], "labels": rest.labels[kept]}
 
 
 def gather(found: Sequence[Mapping[str, Tensor]], windows: Sequence[Window]) -> Parts:
@@ -99,7 +102,9 @@ def yield_to_whole(whole: Parts, cut: Parts) -> tuple[Parts, Parts]:
             best = (whole.scores * agrees).argmax()
             scores[best] = torch.maximum(scores[best], piece.scores[0])
             left[row] = False
-        elif (rival & (whole.scores >= piece.scores) & (covered(piece.boxes, whole.boxes) >= COVERED)).any():
+            continue
+        covered = area(overlap(piece.boxes, whole.boxes)) / area(piece.boxes).clamp(min=1e-9)
+        if (rival & (whole.scores >= piece.scores) & (covered >= COVERED)).any():
             left[row] = False
     return replace(whole, scores=scores), cut.take(left)
 
@@ -122,7 +127,7 @@ def join_pieces(cut: Parts) -> Parts:
                 hull = replace(hull, boxes=around(hull.boxes, piece.boxes), windows=around(hull.windows, piece.windows))
             rest = rest.take(torch.arange(len(rest.boxes)) != first)
         hulls.append(hull)
-    return Parts(*(torch.cat([getattr(one, name) for one in hulls]) for name in Parts.__dataclass_fields__))
+    return joined(hulls)
 
 
 def shown_iou(box: Tensor, window: Tensor, others: Parts) -> Tensor:
@@ -131,11 +136,6 @@ def shown_iou(box: Tensor, window: Tensor, others: Parts) -> Tensor:
     ours, theirs = overlap(box, shared), overlap(others.boxes, shared)
     common = area(overlap(ours, theirs))
     return common / (area(ours) + area(theirs) - common).clamp(min=1e-9)
-
-
-def covered(box: Tensor, others: Tensor) -> Tensor:
-    """Share of the area of ``box (1, 4)`` that lies inside each of ``others (n, 4)``, ``(n,)``."""
-    return area(overlap(box, others)) / area(box).clamp(min=1e-9)
 
 
 def overlap(one: Tensor, two: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
@@ -13,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from efpn.errors import UserError
 from efpn.prediction.images import DRAWN, ImageFile
 from efpn.prediction.journal import Journal
-from efpn.prediction.options import slices_of
+from efpn.prediction.slices import slices_of
 from efpn.prediction.task import PredictionTask, image_loader
 from efpn.prediction.writing import ImageBar, ImageWriter, write_results
 from efpn.runs.checkpoints import read_checkpoint
@@ -51,24 +50,18 @@ def predict(cfg: DictConfig, run: SavedRun, images: list[ImageFile]) -> list[tup
     detections = write_results(out, seen, writer.broken, names, facts(cfg, run, images))
     journal.close()
     log.info("%d images, %d detections: %s", len(seen), detections, out)
-    if cfg.draw and detections:
-        said_of_drawn([score for _, entry in seen for _, score, *_ in entry["found"]], cfg.score_threshold, out / DRAWN)
+    if cfg.draw and detections:  # a run trained for minutes is sure of few
+        scores, least = [score for _, entry in seen for _, score, *_ in entry["found"]], cfg.score_threshold
+        message = "%d of them are drawn in %s, from score_threshold=%g on; the highest score is %.2f"
+        log.info(message, sum(score >= least for score in scores), out / DRAWN, least, max(scores))
     return writer.broken
-
-
-def said_of_drawn(scores: Sequence[float], threshold: float, folder: Path) -> None:
-    """Say how many of the detections are drawn; a run trained for minutes is sure of few."""
-    drawn, highest = sum(score >= threshold for score in scores), max(scores)
-    message = "%d of them are drawn in %s, from score_threshold=%g on; the highest score is %.2f"
-    log.info(message, drawn, folder, threshold, highest)
 
 
 def terms(cfg: DictConfig, run: SavedRun, names: Sequence[str]) -> dict[str, Any]:
     """What two calls have to share for the images of one to be left out in the other: weights and settings."""
     weights = run.checkpoint.stat()
-    config = OmegaConf.to_container(
-        OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("images", "out")])
-    )
+    kept = [str(key) for key in cfg if key not in ("images", "out")]
+    config = OmegaConf.to_container(OmegaConf.masked_copy(cfg, kept))
     return {"weights": [str(run.checkpoint), weights.st_size, weights.st_mtime_ns], "classes": names, "config": config}
 
 

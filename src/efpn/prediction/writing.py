@@ -69,9 +69,6 @@ class ImageWriter(pl.Callback):
         folder: for the annotated images, under the images' own names; None draws none.
         names: class names in label order.
         score_threshold: detections below are not drawn.
-
-    Attributes:
-        broken: the images that could not be read, each with the reason.
     """
 
     def __init__(self, journal: Journal, folder: Path | None, names: Sequence[str], score_threshold: float) -> None:
@@ -79,7 +76,7 @@ class ImageWriter(pl.Callback):
         self.folder = folder
         self.names = names
         self.score_threshold = score_threshold
-        self.broken: list[tuple[ImageFile, str]] = []
+        self.broken: list[tuple[ImageFile, str]] = []  # that could not be read, each with the reason
 
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Shot, *args: Any
@@ -90,9 +87,15 @@ class ImageWriter(pl.Callback):
             self.broken.append((file, error))
             return
         if self.folder is not None:
-            write_image(self.folder / file.name, self.draw(image, outputs))
+            kind = Image.registered_extensions()[file.path.suffix.lower()]
+            drawn = io.BytesIO()
+            Image.fromarray(self.draw(image, outputs)).save(drawn, kind, **QUALITY.get(kind, {}))
+            write_bytes(self.folder / file.name, drawn.getvalue())
+        boxes, scores, labels = (outputs[name].detach().cpu().double() for name in ("boxes", "scores", "labels"))
+        corner, other = boxes.reshape(-1, 4).split(2, dim=1)
+        rows = torch.cat([labels[:, None], scores[:, None], corner, other - corner], dim=1).tolist()
         height, width = image.shape[:2]
-        self.journal.add(file.path, {"width": width, "height": height, "found": as_rows(outputs)})
+        self.journal.add(file.path, {"width": width, "height": height, "found": rows})
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Say what is kept."""
@@ -107,22 +110,6 @@ class ImageWriter(pl.Callback):
         return annotated_image(image, marks("hit", boxes, texts))
 
 
-def write_image(path: Path, image: np.ndarray) -> Path:
-    """Write ``(H, W, 3)`` uint8 in one step, in the format that the ending of ``path`` names; makes the folder."""
-    kind = Image.registered_extensions()[path.suffix.lower()]
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, kind, **QUALITY.get(kind, {}))
-    return write_bytes(path, file.getvalue())
-
-
-def as_rows(found: Mapping[str, Tensor]) -> list[list[float]]:
-    """Detections as the rows of an `Entry`."""
-    boxes, scores, labels = (found[name].detach().cpu().double() for name in ("boxes", "scores", "labels"))
-    corner, other = boxes.reshape(-1, 4).split(2, dim=1)
-    rows: list[list[float]] = torch.cat([labels[:, None], scores[:, None], corner, other - corner], dim=1).tolist()
-    return rows
-
-
 def write_results(
     out: Path,
     seen: Sequence[tuple[ImageFile, Entry]],
@@ -130,7 +117,7 @@ def write_results(
     names: Sequence[str],
     info: Mapping[str, Any],
 ) -> int:
-    """Write ``detections.json`` (COCO results) and ``images.json``, which says what their ids mean.
+    """Write ``detections.json`` (COCO results) and ``images.json``, which says what their ids mean, into ``out``.
 
     Args:
         out: folder.
