@@ -56,11 +56,7 @@ def equal_cost_scales(cfg: DictConfig, runs: Sequence[SavedRun]) -> list[float]:
 
 
 def seconds_per_image(cfg: DictConfig, ways: Sequence[tuple[SavedRun, Variant]]) -> list[float]:
-    """How long each way to detect takes: the median over turns that they take with each other, one image at a time.
-
-    Raises:
-        UserError: there are several devices.
-    """
+    """How long each way takes for an image, on one device: the median over turns that they take with each other."""
     if not one_device(cfg):
         raise UserError("timed, cost_of: are measured on one device; give trainer.devices=1")
     timed = {place: stopwatch(cfg, run, variant) for place, (run, variant) in enumerate(ways)}

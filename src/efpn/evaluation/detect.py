@@ -20,7 +20,7 @@ from efpn.evaluation.stages import StageRecorder
 from efpn.evaluation.variants import Variant
 from efpn.metrics import best_f1_threshold
 from efpn.metrics.accumulate import Collected, DetectionAccumulator
-from efpn.metrics.evaluation import Boxes
+from efpn.metrics.bands import Boxes
 from efpn.metrics.results import read_results
 from efpn.metrics.stages import StageRecord
 from efpn.models import EFPNDetector, FasterRCNN
@@ -177,20 +177,17 @@ def choose_threshold(cfg: DictConfig, data: DetectionDataModule, detect_val: Cal
 def rebuild(
     cfg: DictConfig, run: SavedRun, checkpoint: Checkpoint, variant: Variant, data: DetectionDataModule
 ) -> EFPNDetector:
-    """The detector of the run's own config, with its weights.
-
-    Raises:
-        UserError: the data set has other classes than the run was trained on.
-    """
+    """The run's detector with its weights; `UserError` if the data have other classes than it was trained on."""
     if list(data.categories.names) != list(checkpoint.classes):
         raise UserError(
             f"{run.checkpoint}: trained on {len(checkpoint.classes)} classes ({', '.join(checkpoint.classes[:3])} "
             f"...); the data in {data.root} have {len(data.categories.names)} or others; use those of its training"
         )
     rule: dict[str, Any] = {"small_roi_below": cfg.small_roi_below}
-    if variant.rule is not None:
-        small = variant.rule.node(cfg.small_roi_below or run.config.small_roi_below)
-        rule = {"small": small, "extension": variant.rule.extension}
+    if (own := variant.rule) is not None:
+        below = math.inf if own.all else cfg.small_roi_below or run.config.small_roi_below
+        small = {"_target_": "efpn.models.SmallRoIs", "below": below, "level": own.level, "own_head": False}
+        rule = {"small": small, "extension": own.extension}
     return rebuild_detector(run, checkpoint, detail=cfg.detail, changes=cfg.model, **rule)
 
 

@@ -131,10 +131,7 @@ def feature_sheet(rows: Sequence[FeatureRow], *, title: str = "") -> Figure:
     """A row for each crop: the image, the target, then the maps, each with its relative error.
 
     All maps of a row are projected onto the target's first three principal components as red, green and blue. The rows
-    have the same names of maps.
-
-    Raises:
-        ValueError: no rows.
+    (at least one) have the same names of maps.
     """
     if not rows:
         raise ValueError("a sheet of features needs at least one crop")

@@ -18,7 +18,8 @@ from efpn.figures.crops import WorstKind, worst_sheet
 from efpn.figures.curves import STYLES, accuracy_recall, cost_curves, loss_bars, scale_curves
 from efpn.figures.pairs import difference_sheet
 from efpn.figures.sheet import outcome_sheet, save
-from efpn.metrics.evaluation import Boxes, Evaluation
+from efpn.metrics.bands import TT100K_BINS, Boxes
+from efpn.metrics.evaluation import Evaluation
 from efpn.metrics.scales import EDGES, by_scale
 from efpn.metrics.score import rule_used
 from efpn.runs.files import as_tt100k_results, write_json, write_text
@@ -32,12 +33,9 @@ Drawn = dict[str, Path]  # figures drawn this time, by what they are called
 
 
 def write_row(one: Evaluation, images: int = 0, tt100k: bool = False) -> Drawn:
-    """Write the files of one row; those of an earlier report in its folder are replaced.
+    """Write the files of one row, over those of an earlier report in its folder.
 
-    Args:
-        one: the row.
-        images: how many the sheet of images shows; with 0 there is none.
-        tt100k: also write the detections in the TT100K results layout.
+    The sheet shows ``images`` images, with 0 there is none; ``tt100k`` adds the detections in that results layout.
     """
     write_json(one.folder / METRICS, one.record, indent=2)
     write_text(one.folder / TABLE, report_table(one.record))
@@ -87,7 +85,7 @@ def draw_curves(stem: Path, rows: Sequence[Evaluation], title: str = "") -> Draw
     """Accuracy against recall by size, several rows in one (Fig. 7). A row without detections has no curve."""
     runs: dict[str, Any] = {one.name: one.curves for one in rows}
     first = rows[0]
-    rules = {"size_rule": first.size_rule, "bins": dict(first.bins), "objects": first.record["objects"]["f1"]}
+    rules = {"size_rule": first.size_rule, "bins": dict(TT100K_BINS), "objects": first.record["objects"]["f1"]}
     return keep(stem, accuracy_recall(runs, title=title), {**rules, "runs": runs})
 
 
@@ -99,10 +97,7 @@ def draw_scales(
     ``runs`` are detections of other rows or of pyramid levels; the ground truth and the categories of ``one`` count.
     """
     wanted = one.evaluated
-    bins = {
-        run: by_scale(one.truth, found, edges=edges, max_dets=one.max_dets, category_ids=wanted)
-        for run, found in runs.items()
-    }
+    bins = {run: by_scale(one.truth, found, edges=edges, category_ids=wanted) for run, found in runs.items()}
     series = {run: {"AP": [scale.ap for scale in row], "AR": [scale.ar for scale in row]} for run, row in bins.items()}
     first = next(iter(bins.values()))
     names, objects = [scale.name for scale in first], [scale.objects for scale in first]
@@ -112,11 +107,7 @@ def draw_scales(
 
 
 def draw_losses(stem: Path, rows: Sequence[Evaluation], title: str = "") -> Drawn:
-    """Why objects were missed, by size, several rows in one.
-
-    Raises:
-        UserError: rows of other rules or of another ground truth.
-    """
+    """Why objects were missed, by size; `UserError` of rows of different rules or ground truths."""
     funnels = {one.name: one.funnel for one in rows}
     objects = [{name: band.objects for name, band in one.by_band.items()} for one in funnels.values()]
     rules = [(one.size_rule, one.bands) for one in funnels.values()]

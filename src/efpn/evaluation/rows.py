@@ -82,11 +82,7 @@ class Row:
 
 
 def load_row(path: Path) -> Row:
-    """Read a run directory (its ``metrics.json``) or such a file itself.
-
-    Raises:
-        UserError: the file is missing, unreadable or holds no metrics.
-    """
+    """Read a run directory (its ``metrics.json``) or such a file; `UserError` if it is missing or holds no metrics."""
     file = path / METRICS if path.is_dir() else path
     record = read_json(file)
     if not isinstance(record, dict) or not isinstance(record.get("metrics"), dict):
@@ -100,11 +96,7 @@ def load_rows(paths: Iterable[Path]) -> list[Row]:
 
 
 def comparable(rows: Sequence[Row]) -> list[Row]:
-    """The rows under names that tell them apart.
-
-    Raises:
-        UserError: none given, or two measured under different terms.
-    """
+    """The rows under names that tell them apart; `UserError` of none, or of two measured under different terms."""
     if not rows:
         raise UserError("nothing to compare: name at least one run directory with a metrics.json")
     first = rows[0]

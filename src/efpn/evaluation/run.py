@@ -43,7 +43,11 @@ def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Row]:
         UserError: anything that does not fit together, before any image is read.
         OSError: nothing can be written to a row's folder, likewise.
     """
-    check_choices(cfg)
+    check_values(cfg, EVALUATE)
+    if cfg.cost_of and "fpn_scaled" not in cfg.variant:
+        raise UserError(f"cost_of={cfg.cost_of}: is the cost of variant=fpn_scaled; name that too")
+    if unknown := [str(column) for column in cfg.columns if column not in metric_names()]:
+        raise UserError(f"columns: no metric {', '.join(unknown)}; choose from {', '.join(metric_names())}")
     plan = plan_file(cfg, runs) if cfg.detections else plan_runs(cfg, runs)
     for job in plan.jobs:
         require_place(job.folder)
@@ -70,15 +74,6 @@ def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Row]:
     return rows
 
 
-def check_choices(cfg: DictConfig) -> None:
-    """Raise `UserError` for values that no evaluation can have or that nothing reads, and columns that do not exist."""
-    check_values(cfg, EVALUATE)
-    if cfg.cost_of and "fpn_scaled" not in cfg.variant:
-        raise UserError(f"cost_of={cfg.cost_of}: is the cost of variant=fpn_scaled; name that too")
-    if unknown := [str(column) for column in cfg.columns if column not in metric_names()]:
-        raise UserError(f"columns: no metric {', '.join(unknown)}; choose from {', '.join(metric_names())}")
-
-
 def times(cfg: DictConfig, jobs: Sequence[Job]) -> dict[str, float]:
     """Seconds that each row takes for an image, by its name; raises `UserError` of a result file or several devices."""
     ways = [job.source for job in jobs if isinstance(job.source, tuple)]
@@ -90,11 +85,7 @@ def times(cfg: DictConfig, jobs: Sequence[Job]) -> dict[str, float]:
 def evaluate_job(
     cfg: DictConfig, job: Job, runs: list[SavedRun], taken: float | None
 ) -> tuple[Evaluation, Drawn] | None:
-    """Score one row, which took so many seconds for an image, and write its report.
-
-    Returns:
-        None on all processes but the first.
-    """
+    """Score one row, which took so many seconds for an image, and write its report; None on all later processes."""
     start = time.perf_counter()
     found = read_file(cfg, job.source, runs) if isinstance(job.source, Path) else detect(cfg, *job.source)
     if found is None:

@@ -132,11 +132,7 @@ def choose_reference(cfg: DictConfig, entries: Sequence[Entry]) -> Entry:
 
 
 def choose_entry(cfg: DictConfig, entries: Sequence[Entry]) -> Entry:
-    """The entry whose mean of ``cfg.choose`` on the validation split is best.
-
-    Raises:
-        UserError: not all are evaluated there, or none has the number.
-    """
+    """The entry whose mean of ``cfg.choose`` is best on the validation split, on which all must be evaluated."""
     if command := what_is_missing(cfg, entries, "val"):
         raise UserError(f"choose={cfg.choose}: what is chosen from must be evaluated on split=val; `{command}` does it")
     means = [np.mean([value_of(row, cfg.choose) for row in entry.evaluated("val").values()]) for entry in entries]

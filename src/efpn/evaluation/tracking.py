@@ -44,7 +44,11 @@ def start_tracking(cfg: DictConfig, called: str, job: str = "evaluate", group: s
     try:
         logger = instantiate(cfg.logger, save_dir=str(place), name=f"{job} {called}", job_type=job, group=group)
         run = logger.experiment
-        run.config.update(settings(cfg))
+        # without the logger's own part, which names what only a training has
+        own = [str(key) for key in cfg if key != "logger" and not OmegaConf.is_missing(cfg, str(key))]
+        run.config.update(
+            {key: OmegaConf.to_object(cfg[key]) if OmegaConf.is_config(cfg[key]) else cfg[key] for key in own}
+        )
     except (wandb.errors.Error, wandb.errors.UsageError) as error:
         raise UserError(f"logger=wandb: {error}; {ADVICE}") from error
     failed = True
@@ -100,12 +104,3 @@ def track_summary(
     if curve:
         points = wandb.Table(columns=list(axes), data=[list(point) for point in curve])
         run.log({"curve": wandb.plot.line(points, axes[0], axes[1], title=f"{axes[1]} against {axes[0]}")})
-
-
-def settings(cfg: DictConfig) -> dict[str, Any]:
-    """The evaluation's config without the logger's own part, which names what only a training has."""
-    return {
-        str(key): OmegaConf.to_object(cfg[key]) if OmegaConf.is_config(cfg[key]) else cfg[key]
-        for key in cfg
-        if key != "logger" and not OmegaConf.is_missing(cfg, str(key))
-    }

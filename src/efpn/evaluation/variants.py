@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,11 +28,6 @@ class SmallRule:
     level: str  # that they are pooled from
     all: bool = False  # not the small ones alone, every RoI
     extension: bool = False  # whether the detector keeps its extension
-
-    def node(self, below: float) -> dict[str, Any]:
-        """The config of `efpn.models.SmallRoIs`; ``below`` in 1x pixels."""
-        limit = math.inf if self.all else below
-        return {"_target_": "efpn.models.SmallRoIs", "below": limit, "level": self.level, "own_head": False}
 
 
 @dataclass(frozen=True)
@@ -88,15 +82,12 @@ class Variant:
 def find_variants(
     names: str | Sequence[str], scales: Sequence[float], scaled: Sequence[float] = (1.4,)
 ) -> list[Variant]:
-    """Look variants up, each once, in the order given.
+    """Look variants up by one name or several, each once, in the order given.
 
     Args:
-        names: one or several.
+        names: unknown ones, or none at all, raise `UserError`.
         scales: of the multi-scale test, relative to the 1x image.
         scaled: of ``fpn_scaled``, likewise; each is a variant of its own.
-
-    Raises:
-        UserError: an unknown name, or none.
     """
     every = all_variants(scales, scaled)
     known = list(dict.fromkeys(variant.key for variant in every))

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from efpn.figures.outcomes import Mark, Window, draw_outcomes, legend, outcome_marks
 from efpn.figures.sheet import caption
-from efpn.metrics.bands import in_band
+from efpn.metrics.bands import TT100K_BINS, in_band
 from efpn.metrics.evaluation import Evaluation
 
 CONTEXT: Final = 5.0  # a crop's side, in sides of the small objects it is about
@@ -52,7 +52,7 @@ def differences(first: Evaluation, second: Evaluation) -> list[Difference]:
     """Every image's small objects that one run finds and the other misses."""
     rows = []
     for number, one in first.outcomes.items():
-        small = in_band(one.object_sizes, first.bins["small"])
+        small = in_band(one.object_sizes, TT100K_BINS["small"])
         by = [np.isin(np.arange(len(small)), run.outcomes[number].found) for run in (first, second)]
         gained, lost = small & by[1] & ~by[0], small & by[0] & ~by[1]
         rows.append(Difference(number, one.object_boxes[gained], one.object_boxes[lost]))
@@ -117,7 +117,7 @@ def difference_sheet(first: Evaluation, second: Evaluation, count: int = 8) -> t
         f"Small objects that only {names[1]} finds: {gained}, only {names[0]}: {lost}; "
         f"{better} images better, {worse} worse, {len(found) - better - worse} as good"
     )
-    rules = {"score_thresholds": thresholds, "small": first.bins["small"], "size_rule": first.size_rule}
+    rules = {"score_thresholds": thresholds, "small": TT100K_BINS["small"], "size_rule": first.size_rule}
     differing = [
         {"image_id": one.image_id, "gained": one.gained.tolist(), "lost": one.lost.tolist()}
         for one in found

@@ -39,12 +39,7 @@ class DetectionAccumulator(Metric):
         self.add_state("visits", default=[], dist_reduce_fx="cat")
 
     def update(self, image_ids: Iterable[int | Tensor], detections: Sequence[Mapping[str, Tensor]]) -> None:
-        """Add one batch.
-
-        Args:
-            image_ids: the data set's id of each image.
-            detections: per image ``boxes`` ``(n, 4)`` xyxy in native pixels, ``scores`` and ``labels`` ``(n,)``.
-        """
+        """Add a batch: per image ``boxes (n, 4)`` xyxy in native pixels, ``scores`` and ``labels`` ``(n,)``."""
         for image_id, found in zip(image_ids, detections, strict=True):
             boxes = found["boxes"].detach().to(self.device, torch.float64).reshape(-1, 4)
             columns = [boxes.new_full((len(boxes), 1), int(image_id)), boxes]

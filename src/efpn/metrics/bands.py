@@ -10,14 +10,16 @@ box of exactly 32 x 32 pixels counts as small *and* as medium.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
 from efpn.errors import UserError
 
+Truth = Mapping[str, Any]  # COCO ground truth: images, annotations, categories; native pixels
+Boxes = Sequence[Mapping[str, Any]]  # COCO results or annotations: image_id, category_id, bbox xywh; native pixels
 Bands = Mapping[str, tuple[float, float]]
 SizeRule = Literal["long_side", "area"]
 Edges = Literal["half_open", "closed"]

@@ -10,22 +10,22 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
 from efpn.errors import UserError
-from efpn.metrics.bands import COCO_BANDS, Bands, Edges, check_bands, suffix
+from efpn.metrics.bands import COCO_BANDS, Bands, Boxes, Edges, Truth, check_bands, suffix
 
 log = logging.getLogger(__name__)
 logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # six lines at INFO for every table of numbers
 
 
 def coco_metrics(
-    ground_truth: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
+    ground_truth: Truth,
+    detections: Boxes,
     *,
     bands: Bands = COCO_BANDS,
     max_dets: int = 300,
@@ -35,14 +35,13 @@ def coco_metrics(
     """AP at IoU 0.50:0.95, AP50, AP75, and AP and AR by size band (``AP_S``, ``AR_S``, ...).
 
     Args:
-        ground_truth: COCO ground truth (``images``, ``annotations``, ``categories``); a box's size is its ``area``
-            where given, else ``w * h``. Crowds are ignored, as COCO does.
-        detections: COCO results: ``image_id``, ``category_id``, ``bbox`` xywh, ``score``.
+        ground_truth: a box's size is its ``area`` where given, else ``w * h``. Crowds are ignored, as COCO does.
+        detections: COCO results.
         bands: side lengths in native pixels; compared with ``sqrt(area)``. ``all`` gives the names without suffix.
         max_dets: detections kept per image and category, best first; at or above 100 this is COCO's AP for a
             detector that returns at most 100. A warning says when an image's detections reach it.
-        category_ids: the categories averaged over; by default all of the ground truth's. A category without an
-            object in a band does not enter that band's mean.
+        category_ids: the categories averaged over, by default all. One without an object in a band does not enter that
+            band's mean.
         edges: ``closed`` is COCOeval's own rule (a box of exactly 32 x 32 counts as small and as medium);
             ``half_open`` counts every box once.
 
@@ -57,8 +56,8 @@ def coco_metrics(
 
 
 def class_metrics(
-    ground_truth: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
+    ground_truth: Truth,
+    detections: Boxes,
     category_ids: Iterable[int] | None = None,
 ) -> dict[int, dict[str, float | None]]:
     """The numbers of `coco_metrics`, which has the arguments, for each category alone, by category id."""
@@ -71,8 +70,8 @@ def class_metrics(
 
 
 def judged(
-    ground_truth: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
+    ground_truth: Truth,
+    detections: Boxes,
     bands: Bands,
     max_dets: int = 300,
     category_ids: Iterable[int] | None = None,
@@ -85,7 +84,11 @@ def judged(
     full = sum(count >= max_dets for count in Counter(found["image_id"] for found in results).values())
     if full:
         log.warning("%d images have max_dets=%d detections or more: the cap may drop small objects", full, max_dets)
-    tables = _table(ground_truth, _as_annotations(ground_truth)), _table(ground_truth, results)
+    annotations = []
+    for number, box in enumerate(ground_truth["annotations"], start=1):  # it takes a matched id of 0 for no match
+        area = box.get("area", box["bbox"][2] * box["bbox"][3])
+        annotations.append({**box, "id": number, "area": area, "iscrowd": int(box.get("iscrowd", 0))})
+    tables = _table(ground_truth, annotations), _table(ground_truth, results)
     judge = COCOeval_faster(*tables, "bbox", separate_eval=each_image)
     judge.params.maxDets = [max_dets]
     # inclusive, in square pixels
@@ -101,7 +104,7 @@ def judged(
     return judge
 
 
-def restrict(ground_truth: Mapping[str, Any], image_ids: Iterable[int]) -> dict[str, Any]:
+def restrict(ground_truth: Truth, image_ids: Iterable[int]) -> dict[str, Any]:
     """The ground truth of some images only, as for a run over a part of a split (``limit_val_batches``)."""
     keep = set(image_ids)
     return {
@@ -111,16 +114,7 @@ def restrict(ground_truth: Mapping[str, Any], image_ids: Iterable[int]) -> dict[
     }
 
 
-def _as_annotations(ground_truth: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Copies with the fields that COCOeval needs; ids from 1, as it takes a matched id of 0 for no match."""
-    copies = []
-    for number, box in enumerate(ground_truth["annotations"], start=1):
-        area = box.get("area", box["bbox"][2] * box["bbox"][3])
-        copies.append({**box, "id": number, "area": area, "iscrowd": int(box.get("iscrowd", 0))})
-    return copies
-
-
-def _as_results(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _as_results(ground_truth: Truth, detections: Boxes) -> list[dict[str, Any]]:
     """Checked copies of the detections with id and area."""
     known = {image["id"] for image in ground_truth["images"]}
     strange = sorted({str(found["image_id"]) for found in detections if found["image_id"] not in known})
@@ -141,7 +135,7 @@ def _as_results(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[st
     return [{**found, "id": n, "area": areas[n - 1], "iscrowd": 0} for n, found in enumerate(detections, start=1)]
 
 
-def _table(ground_truth: Mapping[str, Any], annotations: list[dict[str, Any]]) -> COCO:
+def _table(ground_truth: Truth, annotations: list[dict[str, Any]]) -> COCO:
     """A COCO index over the ground truth's images and categories, without a file."""
     table = COCO()
     images, categories = list(ground_truth["images"]), list(ground_truth["categories"])

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, Bands, SizeRule, suffix
+from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, Bands, Boxes, SizeRule, Truth, suffix
 from efpn.metrics.coco import class_metrics
 from efpn.metrics.funnel import Funnel, loss_funnel
 from efpn.metrics.matching import Matcher
@@ -20,7 +20,6 @@ from efpn.metrics.score import objects_by_size, rates, rule_used, score, split_m
 from efpn.metrics.stages import StageRecord
 from efpn.metrics.tt100k import Curve, matched_curves
 
-Boxes = Sequence[Mapping[str, Any]]
 Metrics = Mapping[str, float | None]
 LoadImage = Callable[[int], np.ndarray]
 
@@ -50,7 +49,7 @@ class Evaluation:
 
     name: str  # of the row in tables and figures, such as demo/finetune
     split: str  # what was scored, such as tt100k_mosaic/test
-    truth: Mapping[str, Any]  # COCO ground truth of the images that were scored, native pixels
+    truth: Truth  # COCO ground truth of the images that were scored, native pixels
     detections: Boxes  # COCO results, native pixels, of all scores
     threshold: float  # the fixed score threshold of accuracy, recall and F1
     category_ids: Sequence[int] | None = None  # the evaluated categories; all of the ground truth's by default
@@ -64,9 +63,6 @@ class Evaluation:
     facts: Mapping[str, Any] = field(default_factory=dict)
     # of accuracy, recall and F1 (AP and AR go by area: the annotation's own, else the box's)
     size_rule: SizeRule = "long_side"
-    bands: Bands = field(default_factory=lambda: COCO_BANDS)  # of AP and AR
-    bins: Bands = field(default_factory=lambda: TT100K_BINS)  # of accuracy, recall and F1
-    max_dets: int = 300  # COCO's cap per image and category
 
     def __post_init__(self) -> None:
         if (self.best_threshold is None) != (self.best_chosen_on is None):
@@ -87,15 +83,19 @@ class Evaluation:
     def metrics(self) -> dict[str, float | None]:
         """All numbers of :func:`efpn.metrics.score` at the fixed threshold."""
         return score(
-            self.truth, self.detections, score_threshold=self.threshold, category_ids=self.evaluated, bands=self.bands,
-            bins=self.bins, size_rule=self.size_rule, max_dets=self.max_dets, matcher=self.matcher,
-        )  # fmt: skip
+            self.truth,
+            self.detections,
+            score_threshold=self.threshold,
+            category_ids=self.evaluated,
+            size_rule=self.size_rule,
+            matcher=self.matcher,
+        )
 
     @cached_property
     def metrics_at_best(self) -> dict[str, float | None] | None:
         """The same at the threshold of best F1; None where none was chosen."""
         best = self.best_threshold
-        return None if best is None else self.metrics | rates(self.matcher, best, self.bins)
+        return None if best is None else self.metrics | rates(self.matcher, best)
 
     @property
     def shown_threshold(self) -> float:
@@ -113,7 +113,7 @@ class Evaluation:
             taken[f"{self.best_threshold:.2f}, best F1 on {self.best_chosen_on}"] = self.metrics_at_best
         taken[f"{self.threshold:.2f}, fixed"] = self.metrics
         return {
-            at: {name: [metrics[f"{rate}{suffix(name)}"] for rate in ("acc", "rec", "F1")] for name in self.bins}
+            at: {name: [metrics[f"{rate}{suffix(name)}"] for rate in ("acc", "rec", "F1")] for name in TT100K_BINS}
             for at, metrics in taken.items()
         }
 
@@ -121,9 +121,14 @@ class Evaluation:
     def funnel(self) -> Funnel:
         """Where objects get lost, by size."""
         return loss_funnel(
-            self.truth, self.detections, self.stages, score_threshold=self.shown_threshold, category_ids=self.evaluated,
-            bands=self.bins, size_rule=self.size_rule, matcher=self.matcher,
-        )  # fmt: skip
+            self.truth,
+            self.detections,
+            self.stages,
+            score_threshold=self.shown_threshold,
+            category_ids=self.evaluated,
+            size_rule=self.size_rule,
+            matcher=self.matcher,
+        )
 
     @cached_property
     def outcomes(self) -> dict[int, Outcomes]:
@@ -148,8 +153,8 @@ class Evaluation:
     def curves(self) -> dict[str, Curve | None]:
         """Accuracy against recall by size; None where there is no such object, or no detection at all."""
         if not self.detections:
-            return dict.fromkeys(self.bins)
-        lines = matched_curves(self.matcher, max(one["score"] for one in self.detections), self.bins)
+            return dict.fromkeys(TT100K_BINS)
+        lines = matched_curves(self.matcher, max(one["score"] for one in self.detections))
         objects = self.record["objects"]["f1"]
         return {name: line if objects[name] else None for name, line in lines.items()}
 
@@ -194,15 +199,15 @@ class Evaluation:
             "rules": {
                 "ap_size_rule": rule_used(truth, "area", wanted),
                 "ap_edges": "closed",
-                "ap_bands": _as_lists(self.bands),
-                "ap_max_dets": self.max_dets,
+                "ap_bands": _as_lists(COCO_BANDS),
+                "ap_max_dets": 300,
                 "f1_size_rule": rule_used(truth, self.size_rule, wanted),
-                "f1_bins": _as_lists(self.bins),
+                "f1_bins": _as_lists(TT100K_BINS),
                 "f1_iou": 0.5,
             },
             "objects": {
-                "ap": objects_by_size(truth, self.bands, "area", wanted, "closed"),
-                "f1": objects_by_size(truth, self.bins, self.size_rule, wanted),
+                "ap": objects_by_size(truth, COCO_BANDS, "area", wanted, "closed"),
+                "f1": objects_by_size(truth, TT100K_BINS, self.size_rule, wanted),
             },
             "images": len(truth["images"]),
             "detections": len(self.detections),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
 from efpn.errors import UserError
-from efpn.metrics.bands import TT100K_BINS, Bands, SizeRule, box_sizes, in_band
+from efpn.metrics.bands import TT100K_BINS, Bands, Boxes, SizeRule, Truth, box_sizes, in_band
 from efpn.metrics.causes import FALSE_ALARMS, MISSES, alarm_causes, least_in_place, miss_causes
 from efpn.metrics.matching import Matcher, Objects
 from efpn.metrics.score import UsedRule, flat_objects, rule_used, split_matcher
@@ -51,8 +51,8 @@ class Funnel:
 
 
 def loss_funnel(
-    ground_truth: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
+    ground_truth: Truth,
+    detections: Boxes,
     record: StageRecord | None = None,
     *,
     score_threshold: float,
@@ -65,13 +65,12 @@ def loss_funnel(
     """Follow every ground truth from proposal to detection, and say where and why it is lost.
 
     Args:
-        ground_truth: COCO ground truth, native pixels. Crowds are no objects; false alarms in them are told apart.
-        detections: COCO results, native pixels, those below the threshold too.
+        ground_truth: COCO ground truth. Crowds are no objects; false alarms in them are told apart.
+        detections: COCO results, those below the threshold too.
         record: what the detector did before; without it what it would tell is None.
         score_threshold: of hits, misses and false alarms.
         category_ids: the evaluated categories; by default all.
-        bands: of sizes, half-open, native pixels. By default hits and false alarms are those of accuracy and recall
-            of :func:`efpn.metrics.score`.
+        bands: of sizes, half-open, native pixels; by default those of accuracy and recall.
         size_rule: ``long_side`` or ``area``.
         recall_at: numbers of proposals for the RPN's recall; None is said above ``record.depth``.
         matcher: of all these (:func:`efpn.metrics.score.split_matcher`), if it is made already.

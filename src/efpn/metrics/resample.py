@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, suffix
+from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, Boxes, Truth, suffix
 from efpn.metrics.coco import judged
 from efpn.metrics.score import as_one_class, metric_names, split_matcher
 
@@ -66,8 +66,8 @@ class Resampled:
 
     def __init__(
         self,
-        truth: Mapping[str, Any],
-        detections: Sequence[Mapping[str, Any]],
+        truth: Truth,
+        detections: Boxes,
         category_ids: Sequence[int],
         columns: Sequence[str],
         thresholds: tuple[float, float | None],

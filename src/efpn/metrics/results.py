@@ -16,24 +16,21 @@ import numpy as np
 from efpn.boxes import look_like_corners
 from efpn.errors import Problem, UserError, raise_problems
 from efpn.given import is_id, is_number, shown
+from efpn.metrics.bands import Boxes, Truth
 
 Missing = Literal["error", "empty"]
 Fault = tuple[str, str]  # what is wrong, and how to mend it
 CORNERS: Final = ("xmin", "ymin", "xmax", "ymax")
 
 
-def read_results(
-    content: Any, ground_truth: Mapping[str, Any], source: str, missing: Missing = "error"
-) -> list[dict[str, Any]]:
+def read_results(content: Any, ground_truth: Truth, source: str, missing: Missing = "error") -> list[dict[str, Any]]:
     """COCO detections from the content of a result file.
 
     Args:
         content: parsed JSON, in either layout.
-        ground_truth: COCO ground truth of the split that they were made on; widths and heights let boxes given as
-            corners be found out.
+        ground_truth: of the split that they were made on; its widths and heights tell boxes given as corners.
         source: the file, for messages.
-        missing: images that TT100K results lack are an ``error`` or count as ``empty``. COCO results name no
-            images without a detection.
+        missing: images that TT100K results lack are an ``error`` or count as ``empty``; COCO results name none.
 
     Raises:
         UserError: neither layout; images or categories that the ground truth does not know; scores or boxes that are
@@ -53,9 +50,7 @@ def read_results(
     return [{**found, "bbox": [float(value) for value in found["bbox"]]} for found in detections]
 
 
-def _from_tt100k(
-    images: Mapping[str, Any], ground_truth: Mapping[str, Any], source: str, missing: Missing
-) -> list[dict[str, Any]]:
+def _from_tt100k(images: Mapping[str, Any], ground_truth: Truth, source: str, missing: Missing) -> list[dict[str, Any]]:
     ids = {str(one["id"]): one["id"] for one in ground_truth["images"]}
     absent = [key for key in ids if key not in images]
     if absent and missing == "error":
@@ -84,7 +79,7 @@ def _coco_result(thing: Any, image_id: Any, numbers: Mapping[str, int]) -> Any:
     return {"image_id": image_id, "category_id": numbers.get(str(name), name), "bbox": box, "score": thing.get("score")}
 
 
-def _problems(detections: Sequence[Any], ground_truth: Mapping[str, Any], source: Path) -> Iterator[Problem]:
+def _problems(detections: Sequence[Any], ground_truth: Truth, source: Path) -> Iterator[Problem]:
     images = {image["id"] for image in ground_truth["images"]}
     categories = {category["id"] for category in ground_truth["categories"]}
     for number, found in enumerate(detections):
@@ -125,7 +120,7 @@ def _score_fault(score: Any) -> Fault | None:
     return None if 0 <= score <= 1 else (f"score is {shown(score)}", fix)
 
 
-def _require_width_and_height(detections: Sequence[Mapping[str, Any]], truth: Mapping[str, Any], source: str) -> None:
+def _require_width_and_height(detections: Boxes, truth: Truth, source: str) -> None:
     """Refuse boxes that fit their images as corners (x1, y1, x2, y2) and mostly not as x, y, width, height."""
     sizes = {i["id"]: (i["width"], i["height"]) for i in truth["images"] if i.get("width") and i.get("height")}
     rows = [(*found["bbox"], *sizes[found["image_id"]]) for found in detections if found["image_id"] in sizes]

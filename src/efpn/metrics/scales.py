@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from efpn.errors import UserError
-from efpn.metrics.bands import suffix
+from efpn.metrics.bands import Boxes, Truth, suffix
 from efpn.metrics.coco import coco_metrics
 from efpn.metrics.score import objects_by_size
 
@@ -35,11 +35,10 @@ class ScaleBin(NamedTuple):
 
 
 def by_scale(
-    ground_truth: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
+    ground_truth: Truth,
+    detections: Boxes,
     *,
     edges: Sequence[float] = EDGES,
-    max_dets: int = 300,
     category_ids: Iterable[int] | None = None,
 ) -> list[ScaleBin]:
     """AP and AR at IoU 0.50:0.95 in bins of ``sqrt(area)``; every object lies in one bin at most.
@@ -53,9 +52,7 @@ def by_scale(
         raise UserError(f"edges of size bins: {list(edges)} must be 2 to {MOST + 1} ascending numbers, native pixels")
     wanted = None if category_ids is None else list(category_ids)
     bands = dict(zip(string.ascii_lowercase, pairwise(edges), strict=False))
-    rates = coco_metrics(
-        ground_truth, detections, bands=bands, max_dets=max_dets, category_ids=wanted, edges="half_open"
-    )
+    rates = coco_metrics(ground_truth, detections, bands=bands, category_ids=wanted, edges="half_open")
     objects = objects_by_size(ground_truth, bands, "area", wanted)
     return [
         ScaleBin(*band, objects[name], rates[f"AP{suffix(name)}"], rates[f"AR{suffix(name)}"])

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, Bands, Edges, SizeRule, box_sizes, in_band, suffix
+from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, Bands, Boxes, Edges, SizeRule, Truth, box_sizes, in_band, suffix
 from efpn.metrics.coco import coco_metrics, restrict
 from efpn.metrics.matching import Matcher, Objects
 
@@ -22,28 +22,22 @@ class Threshold(NamedTuple):
 
 
 def score(
-    ground_truth: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
+    ground_truth: Truth,
+    detections: Boxes,
     *,
     score_threshold: float,
     category_ids: Iterable[int] | None = None,
-    bands: Bands = COCO_BANDS,
-    bins: Bands = TT100K_BINS,
     size_rule: SizeRule = "long_side",
-    max_dets: int = 300,
     matcher: Matcher | None = None,
 ) -> dict[str, float | None]:
     """COCO AP/AR by size, and TT100K accuracy, recall and F1 by size at IoU 0.5, in one flat dict.
 
     Args:
-        ground_truth: COCO ground truth, native pixels.
-        detections: COCO results, native pixels.
+        ground_truth: COCO ground truth; AP's and AR's bands go by area, the annotation's own where it gives one.
+        detections: COCO results.
         score_threshold: detections below it do not count for accuracy, recall and F1 (AP and AR use all).
         category_ids: the evaluated categories; by default all.
-        bands: AP's and AR's bands, by area: the annotation's own where it gives one, else that of the box.
-        bins: bins of accuracy, recall and F1, by ``size_rule``.
-        size_rule: ``long_side`` or ``area``.
-        max_dets: COCO's cap per image and category.
+        size_rule: of accuracy, recall and F1.
         matcher: of all these (`split_matcher`), if it is made already.
 
     Returns:
@@ -53,17 +47,17 @@ def score(
         under two classes, counts as one hit and one false alarm.
     """
     categories = None if category_ids is None else list(category_ids)
-    table = coco_metrics(ground_truth, detections, bands=bands, max_dets=max_dets, category_ids=categories)
+    table = coco_metrics(ground_truth, detections, category_ids=categories)
     merged, found = as_one_class(ground_truth, detections, categories)
-    as_one = coco_metrics(merged, found, bands=bands, max_dets=max_dets)
-    table |= {f"AP{suffix(band)}_any": as_one[f"AP{suffix(band)}"] for band in bands}
+    as_one = coco_metrics(merged, found)
+    table |= {f"AP{suffix(band)}_any": as_one[f"AP{suffix(band)}"] for band in COCO_BANDS}
     matcher = matcher or split_matcher(ground_truth, detections, categories, size_rule)
-    return table | rates(matcher, score_threshold, bins)
+    return table | rates(matcher, score_threshold)
 
 
 def as_one_class(
-    ground_truth: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
+    ground_truth: Truth,
+    detections: Boxes,
     category_ids: Iterable[int] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Ground truth and detections of the evaluated categories, all of category 1."""
@@ -76,20 +70,21 @@ def as_one_class(
 
 
 def metric_names() -> list[str]:
-    """Names of all that `score` returns, with the default bands and bins."""
+    """Names of all that `score` returns."""
     by_band = [f"{metric}{suffix(band)}" for band in COCO_BANDS for metric in ("AP", "AR")]
     by_band += [f"AP{suffix(band)}_any" for band in COCO_BANDS]
     by_bin = [f"{rate}{suffix(bin)}" for bin in TT100K_BINS for rate in ("acc", "rec", "F1")]
     return [*by_band, "AP50", "AP75", *by_bin]
 
 
-def rates(matcher: Matcher, score_threshold: float, bins: Bands = TT100K_BINS) -> dict[str, float | None]:
+def rates(matcher: Matcher, score_threshold: float) -> dict[str, float | None]:
     """The part of `score` that depends on the threshold: ``acc rec F1 acc_S ...``.
 
     Unlike the official toolkit, which says 1, what is 0 / 0 is None and enters no average.
     """
     table: dict[str, float | None] = {}
-    for name, counts in zip(bins, matcher.count(score_threshold, list(bins.values())), strict=True):
+    every = matcher.count(score_threshold, list(TT100K_BINS.values()))
+    for name, counts in zip(TT100K_BINS, every, strict=True):
         some = counts.ground_truths > 0
         table[f"acc{suffix(name)}"] = counts.accuracy if some and counts.detections else None
         table[f"rec{suffix(name)}"] = counts.recall if some else None
@@ -98,8 +93,8 @@ def rates(matcher: Matcher, score_threshold: float, bins: Bands = TT100K_BINS) -
 
 
 def best_f1_threshold(
-    ground_truth: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
+    ground_truth: Truth,
+    detections: Boxes,
     *,
     category_ids: Iterable[int] | None = None,
     bin: tuple[float, float] = TT100K_BINS["all"],
@@ -127,15 +122,9 @@ def best_f1_threshold(
 
 
 class SplitScorer:
-    """Scores detections of a split in training, by the same `score` as an evaluation.
+    """Scores detections of a split in training, by the same `score` as an evaluation."""
 
-    Args:
-        ground_truth: COCO structure of the split, native pixels.
-        category_ids: evaluated categories.
-        score_threshold: of accuracy, recall and F1.
-    """
-
-    def __init__(self, ground_truth: dict[str, Any], category_ids: Sequence[int], score_threshold: float) -> None:
+    def __init__(self, ground_truth: Truth, category_ids: Sequence[int], score_threshold: float) -> None:
         self.ground_truth = ground_truth
         self.category_ids = list(category_ids)
         self.score_threshold = score_threshold
@@ -147,7 +136,7 @@ class SplitScorer:
 
 
 def objects_by_size(
-    ground_truth: Mapping[str, Any],
+    ground_truth: Truth,
     bands: Bands,
     rule: SizeRule,
     category_ids: Iterable[int] | None = None,
@@ -158,7 +147,7 @@ def objects_by_size(
     return {name: int(in_band(sizes, band, edges).sum()) for name, band in bands.items()}
 
 
-def rule_used(ground_truth: Mapping[str, Any], rule: SizeRule, category_ids: Iterable[int] | None = None) -> UsedRule:
+def rule_used(ground_truth: Truth, rule: SizeRule, category_ids: Iterable[int] | None = None) -> UsedRule:
     """How a rule measured these objects, for the tables that show it.
 
     ``area`` is ``annotation`` where the annotations give another area than that of the box, else the box's.
@@ -171,8 +160,8 @@ def rule_used(ground_truth: Mapping[str, Any], rule: SizeRule, category_ids: Ite
 
 
 def split_matcher(
-    ground_truth: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
+    ground_truth: Truth,
+    detections: Boxes,
     category_ids: Iterable[int] | None = None,
     size_rule: SizeRule = "long_side",
 ) -> Matcher:
@@ -181,7 +170,7 @@ def split_matcher(
     return Matcher(_objects(ground_truth, wanted), flat_objects(detections, wanted), size_rule=size_rule)
 
 
-def _objects(ground_truth: Mapping[str, Any], category_ids: Iterable[int] | None) -> Objects:
+def _objects(ground_truth: Truth, category_ids: Iterable[int] | None) -> Objects:
     wanted = None if category_ids is None else set(category_ids)
     return flat_objects((box for box in ground_truth["annotations"] if not box.get("iscrowd", 0)), wanted)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from efpn.errors import UserError
+from efpn.metrics.bands import Boxes
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class StageRecord:
     detections_cap: int  # detections per image that are kept
     levels: Sequence[str]  # names of the levels that RoIs are pooled from, finest first
     images: Mapping[int, Proposals]  # image id to its proposals
-    cut: Sequence[Mapping[str, Any]]  # COCO results (native pixels) that the cap of detections cut off
+    cut: Boxes  # COCO results (native pixels) that the cap of detections cut off
     # image id to (d,) names, the level that each kept detection of the image came from, best first
     sources: Mapping[int, np.ndarray]
     # of proposals and detections, boxes of all images that went at each step or were kept

@@ -129,15 +129,15 @@ def curves(
     scores = [thing["score"] for thing in things if "score" in thing]
     if not scores:
         raise UserError("results: no detection with a score, so that there is no curve to draw")
-    return matched_curves(Matcher(truth, found), max(scores), points=points)
+    return matched_curves(Matcher(truth, found), max(scores), points)
 
 
-def matched_curves(matcher: Matcher, top: float, bins: Bands = TT100K_BINS, points: int = 100) -> dict[str, Curve]:
+def matched_curves(matcher: Matcher, top: float, points: int = 100) -> dict[str, Curve]:
     """As `curves`, of boxes that are flat already; ``top`` is the top score of the results."""
     at = np.linspace(0, top, points)
-    rows = [matcher.count(float(threshold), list(bins.values())) for threshold in at]
+    rows = [matcher.count(float(threshold), list(TT100K_BINS.values())) for threshold in at]
     lines = {}
-    for name, counts in zip(bins, zip(*rows, strict=True), strict=True):
+    for name, counts in zip(TT100K_BINS, zip(*rows, strict=True), strict=True):
         rising = np.maximum.accumulate([0.0, *(point.accuracy for point in counts)])
         lines[name] = Curve(
             accuracy=[*rising.tolist(), 1.0],

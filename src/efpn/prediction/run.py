@@ -14,7 +14,7 @@ from efpn.prediction.images import DRAWN, ImageFile
 from efpn.prediction.journal import Journal
 from efpn.prediction.slices import slices_of
 from efpn.prediction.task import PredictionTask, image_loader
-from efpn.prediction.writing import ImageBar, ImageWriter, write_results
+from efpn.prediction.writing import ImageWriter, write_results
 from efpn.runs.checkpoints import read_checkpoint
 from efpn.runs.rebuild import quiet_trainer, rebuild_detector, resize_to
 from efpn.runs.saved import SavedRun
@@ -36,11 +36,10 @@ def predict(cfg: DictConfig, run: SavedRun, images: list[ImageFile]) -> list[tup
     out = run.out_folder(cfg.out, "predictions")
     journal = Journal(out, terms(cfg, run, names), images)
     left = [image for image in images if image.path not in journal.entries]
-    writer = ImageWriter(journal, out / DRAWN if cfg.draw else None, names, cfg.score_threshold)
+    writer = ImageWriter(journal, len(left), out / DRAWN if cfg.draw else None, names, cfg.score_threshold)
     if left:
         task = build_task(cfg, run)
-        callbacks = [writer, ImageBar(len(left))]
-        trainer = quiet_trainer(cfg.trainer, run, callbacks=callbacks, enable_progress_bar=False)
+        trainer = quiet_trainer(cfg.trainer, run, callbacks=[writer], enable_progress_bar=False)
         loader = image_loader(left, run.config.data.num_workers)
         trainer.predict(task, dataloaders=loader, return_predictions=False)
         warn_of_cap(task.detector, task.capped, "images or slices")
