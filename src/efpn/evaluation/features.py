@@ -143,10 +143,10 @@ def feature_sheet(rows: Sequence[FeatureRow], *, title: str = "") -> Figure:
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for axes, row in zip(grid, rows, strict=True):
         colours = Projection(row.target)
-        shown = [row.image, colours(row.target), *(colours(features) for features in row.maps.values())]
-        errors = [relative_error(features, row.target) for features in row.maps.values()]
-        heading = [row.title, "target", *(f"{n}, error {e:.2f}" for n, e in zip(row.maps, errors, strict=True))]
-        for view, image, words in zip(axes, shown, heading, strict=True):
+        shown = [(row.title, row.image), ("target", colours(row.target))]
+        for name, features in row.maps.items():
+            shown.append((f"{name}, error {relative_error(features, row.target):.2f}", colours(features)))
+        for view, (words, image) in zip(axes, shown, strict=True):
             view.imshow(image, interpolation="nearest")
             view.set_title(words, loc="left", fontsize=8, parse_math=False)
             view.set_axis_off()

@@ -58,8 +58,8 @@ def plan_file(cfg: DictConfig, runs: Sequence[SavedRun]) -> Plan:
     source = Path(cfg.detections)
     name = source.stem if cfg.name is None else str(cfg.name)
     out = Path(cfg.out) if cfg.out else source.parent / f"{name}-{cfg.split}"
-    before = [] if cfg.out else [row_folder(cfg, run, OWN) for run in runs]
-    return Plan([Job(name, out, source)], _written(before), out / "comparison", out, label(cfg, name))
+    before = [] if cfg.out else _written(cfg, runs)
+    return Plan([Job(name, out, source)], before, out / "comparison", out, label(cfg, name))
 
 
 def plan_runs(cfg: DictConfig, runs: Sequence[SavedRun]) -> Plan:
@@ -86,7 +86,7 @@ def plan_runs(cfg: DictConfig, runs: Sequence[SavedRun]) -> Plan:
     ways = dict.fromkeys(variant for _, variant in chosen)
     # the runs as they are stand beside other variants of them; a table of the paper has its own rows alone
     beside = not (cfg.out or cfg.called or OWN in [variant.name for variant in ways])
-    before = _written([row_folder(cfg, run, OWN) for run in used]) if beside else []
+    before = _written(cfg, used) if beside else []
     marks = [variant.marks for variant in ways if variant.marks]
     called = label(cfg, "-".join([cfg.called, *marks]) if cfg.called else "+".join(variant.name for variant in ways))
     place = Path(cfg.out or os.path.commonpath([run.folder.parent for run in used]))
@@ -100,5 +100,6 @@ def row_folder(cfg: DictConfig, run: SavedRun, variant: str, alone: bool = True)
     return Path(cfg.out) if alone else Path(cfg.out, run.place, "" if variant == OWN else variant)
 
 
-def _written(folders: Sequence[Path]) -> list[Path]:
-    return [folder for folder in folders if (folder / METRICS).is_file()]
+def _written(cfg: DictConfig, runs: Sequence[SavedRun]) -> list[Path]:
+    """The reports of runs as they are that are there already."""
+    return [folder for run in runs if ((folder := row_folder(cfg, run, OWN)) / METRICS).is_file()]

@@ -113,7 +113,15 @@ def told_apart(rows: Sequence[Row]) -> list[Row]:
     """Rows of one name get what they differ in behind it: their identity, and where that is alike the file's place."""
     keys = dict.fromkeys(key for row in rows for key in row.identity)
     for chosen in ([key for key in keys if key not in LAST], [key for key in keys if key in LAST]):
-        rows = [replace(row, name=" ".join([row.name, *_differing(row, alike, chosen)])) for row, alike in _named(rows)]
+        named = []
+        for row, alike in _named(rows):
+            words = [row.name]
+            for key in chosen:
+                mine = row.identity.get(key)
+                if mine not in (None, *PLAIN) and any(other.identity.get(key) != mine for other in alike):
+                    words.append(f"seed{mine}" if key == "seed" else f"{key} {mine}" if key in LAST else str(mine))
+            named.append(replace(row, name=" ".join(words)))
+        rows = named
     places = [row.source.parent if row.source.name == METRICS else row.source for row in rows]
     return [
         replace(row, name=f"{row.name} ({place})") if len(alike) > 1 else row
@@ -127,14 +135,6 @@ def _named(rows: Sequence[Row]) -> list[tuple[Row, list[Row]]]:
     for row in rows:
         named[row.name].append(row)
     return [(row, named[row.name]) for row in rows]
-
-
-def _differing(row: Row, alike: Sequence[Row], keys: Sequence[str]) -> Iterator[str]:
-    """Words for the parts of the row's identity that are others in the rows ``alike``."""
-    for key in keys:
-        mine = row.identity.get(key)
-        if mine not in (None, *PLAIN) and any(other.identity.get(key) != mine for other in alike):
-            yield f"seed{mine}" if key == "seed" else f"{key} {mine}" if key in LAST else str(mine)
 
 
 def changed(model: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:

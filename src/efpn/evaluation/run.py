@@ -36,8 +36,7 @@ log = logging.getLogger(__name__)
 def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Row]:
     """Evaluate each run in each way asked for, or ``cfg.detections``, write the reports, and show how they compare.
 
-    Returns:
-        The rows of the comparison; none on the other processes of a multi-device evaluation.
+    Returns the rows of the comparison; none on the other processes of a multi-device evaluation.
 
     Raises:
         UserError: anything that does not fit together, before any image is read.

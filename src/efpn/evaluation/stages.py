@@ -40,10 +40,8 @@ class StageRecorder:
 
     On one process only: the record is not gathered. In training mode nothing is recorded.
 
-    Args:
-        detector: whose RPN and box heads are watched; given back as it was.
-        category_ids: ``category_ids[label - 1]`` in the record.
-        depth: proposals per image to keep; more than the RPN's own top n show what that cap costs.
+    ``category_ids[label - 1]`` stands in the record. More proposals per image (``depth``) than the RPN's own top n show
+    what that cap costs.
     """
 
     def __init__(self, detector: FasterRCNN, category_ids: Sequence[int], depth: int = 2000) -> None:

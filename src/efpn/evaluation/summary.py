@@ -218,12 +218,8 @@ def interval(
     """The mean ``(columns,)`` over seeds, and its 95 % interval ``(2, columns)``; of one seed, by images alone.
 
     The interval is that of the resamples around their own mean, set around the mean itself: a resample lacks some
-    images, and AP over rare classes is higher in it on the average.
-
-    Args:
-        values: by seed, ``(columns,)``.
-        drawn: by seed, ``(B, columns)`` under resampled images.
-        seed: of the resampling of seeds.
+    images, and AP over rare classes is higher in it on the average. ``values`` are ``(columns,)`` by seed, ``drawn``
+    ``(B, columns)`` under resampled images; ``seed`` is that of the resampling of seeds.
     """
     table = np.stack(list(drawn.values()))
     count = len(table)

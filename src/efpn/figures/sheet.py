@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +35,8 @@ class Panel:
     image: np.ndarray  # (H, W, 3) uint8, native pixels
     drawn: list[Mark]  # its boxes, native pixels
     title: str = ""  # one line above it
+    # boxes to zoom on; by default the most telling marks. Give two panels the same to compare them
+    focus: list[Window] = field(default_factory=list)
 
 
 def outcome_sheet(evaluation: Evaluation, images: int = 12, title: str = "") -> Figure | None:
@@ -106,8 +108,8 @@ def _draw_panel(page: SubFigure, panel: Panel, share: float) -> None:
     overview = page.add_subplot(grid[0])
     draw_outcomes(overview, small, [mark.scaled(factor) for mark in panel.drawn], thickness=0.75)
     overview.set_anchor("N")
-    for place, mark in enumerate(telling_marks(panel.drawn)):
-        window = zoom_window(mark.box)
+    windows = [zoom_window(box) for box in panel.focus] or [zoom_window(m.box) for m in telling_marks(panel.drawn)]
+    for place, window in enumerate(windows[:VIEWS]):
         view = page.add_subplot(views[place // 2, place % 2])
         draw_outcomes(view, panel.image, panel.drawn, window=window)
         caption(view, panel.drawn, window)

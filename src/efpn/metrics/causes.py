@@ -61,11 +61,8 @@ def alarm_causes(truth: Objects, crowds: Objects, found: Objects, alarm: np.ndar
 def miss_causes(truth: Objects, found: Objects, matched: np.ndarray, score: float, stages: Stages | None) -> np.ndarray:
     """Cause of each miss, ``(G,)`` of names, ``""`` for hits.
 
-    Args:
-        truth: ground truths without crowds.
-        found: detections, those below the threshold too.
-        matched: of :meth:`Matcher.match` at the threshold ``score``.
-        stages: None where they were not recorded.
+    ``truth`` is without crowds, ``found`` holds detections below the threshold ``score`` too, and ``matched`` is of
+    :meth:`Matcher.match` there; ``stages`` is None where they were not recorded.
     """
     place, near = _Pairs(truth, found, IN_PLACE), _Pairs(truth, found, NEAR)
     kept = found.scores >= score

@@ -56,9 +56,7 @@ def coco_metrics(
 
 
 def class_metrics(
-    ground_truth: Truth,
-    detections: Boxes,
-    category_ids: Iterable[int] | None = None,
+    ground_truth: Truth, detections: Boxes, category_ids: Iterable[int] | None = None
 ) -> dict[int, dict[str, float | None]]:
     """The numbers of `coco_metrics`, which has the arguments, for each category alone, by category id."""
     judge = judged(ground_truth, detections, COCO_BANDS, category_ids=category_ids)
@@ -85,7 +83,7 @@ def judged(
     if full:
         log.warning("%d images have max_dets=%d detections or more: the cap may drop small objects", full, max_dets)
     annotations = []
-    for number, box in enumerate(ground_truth["annotations"], start=1):  # it takes a matched id of 0 for no match
+    for number, box in enumerate(ground_truth["annotations"], start=1):  # COCOeval takes a matched id of 0 for none
         area = box.get("area", box["bbox"][2] * box["bbox"][3])
         annotations.append({**box, "id": number, "area": area, "iscrowd": int(box.get("iscrowd", 0))})
     tables = _table(ground_truth, annotations), _table(ground_truth, results)

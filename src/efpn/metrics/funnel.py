@@ -65,13 +65,13 @@ def loss_funnel(
     """Follow every ground truth from proposal to detection, and say where and why it is lost.
 
     Args:
-        ground_truth: COCO ground truth. Crowds are no objects; false alarms in them are told apart.
-        detections: COCO results, those below the threshold too.
+        ground_truth: crowds are no objects; false alarms in them are told apart.
+        detections: those below the threshold too.
         record: what the detector did before; without it what it would tell is None.
         score_threshold: of hits, misses and false alarms.
         category_ids: the evaluated categories; by default all.
         bands: of sizes, half-open, native pixels; by default those of accuracy and recall.
-        size_rule: ``long_side`` or ``area``.
+        size_rule: of the bands.
         recall_at: numbers of proposals for the RPN's recall; None is said above ``record.depth``.
         matcher: of all these (:func:`efpn.metrics.score.split_matcher`), if it is made already.
 

@@ -74,13 +74,8 @@ def pairwise_iou(one: np.ndarray, two: np.ndarray) -> np.ndarray:
 class Matcher:
     """Candidate pairs of a result set, sorted once, matched at any score threshold.
 
-    Args:
-        truth: ground truths.
-        found: detections.
-        iou: a pair must overlap by strictly more.
-        match_same: only pairs of the same class may match.
-        check_type: a match of another class (possible without ``match_same``) is no true positive.
-        size_rule: how sizes are measured for the bins.
+    Pairs overlap by strictly more than ``iou``. Without ``match_same`` those of two classes match too, and are no true
+    positives where ``check_type`` is set. ``size_rule`` says how sizes are measured for the bins.
     """
 
     def __init__(

@@ -54,14 +54,10 @@ class Ranked(NamedTuple):
 
 
 class Resampled:
-    """Metrics of one set of detections under resampling of its images.
+    """Metrics (``columns``, of `column_names`) of one set of detections under resampling of its images.
 
-    Args:
-        truth: COCO ground truth, native pixels; its images in their order are the ``I``.
-        detections: COCO results.
-        category_ids: the evaluated categories.
-        columns: names of metrics, of `column_names`.
-        thresholds: the fixed one of accuracy, recall and F1, and that of best F1 if there is one.
+    The images of ``truth`` in the order of their ids are the ``I``; ``thresholds`` are the fixed one of accuracy,
+    recall and F1, and that of best F1 if there is one.
     """
 
     def __init__(

@@ -35,11 +35,7 @@ class ScaleBin(NamedTuple):
 
 
 def by_scale(
-    ground_truth: Truth,
-    detections: Boxes,
-    *,
-    edges: Sequence[float] = EDGES,
-    category_ids: Iterable[int] | None = None,
+    ground_truth: Truth, detections: Boxes, *, edges: Sequence[float] = EDGES, category_ids: Iterable[int] | None = None
 ) -> list[ScaleBin]:
     """AP and AR at IoU 0.50:0.95 in bins of ``sqrt(area)``; every object lies in one bin at most.
 

@@ -56,9 +56,7 @@ def score(
 
 
 def as_one_class(
-    ground_truth: Truth,
-    detections: Boxes,
-    category_ids: Iterable[int] | None = None,
+    ground_truth: Truth, detections: Boxes, category_ids: Iterable[int] | None = None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Ground truth and detections of the evaluated categories, all of category 1."""
     wanted = {one["id"] for one in ground_truth["categories"]} if category_ids is None else set(category_ids)
@@ -160,10 +158,7 @@ def rule_used(ground_truth: Truth, rule: SizeRule, category_ids: Iterable[int] |
 
 
 def split_matcher(
-    ground_truth: Truth,
-    detections: Boxes,
-    category_ids: Iterable[int] | None = None,
-    size_rule: SizeRule = "long_side",
+    ground_truth: Truth, detections: Boxes, category_ids: Iterable[int] | None = None, size_rule: SizeRule = "long_side"
 ) -> Matcher:
     """The TT100K matching on COCO structures; crowd boxes, which that protocol does not know, are left out."""
     wanted = None if category_ids is None else set(category_ids)

@@ -159,7 +159,20 @@ def flatten(
         raise UserError(f"types={types!r} is one string; give a list of class names, or None for all")
     wanted = None if types is None else frozenset(types)
     truth, found = _images(ground_truth, "ground truth"), _images(results, "results")
-    ids = _scored_ids(truth, found, missing)
+    unknown, absent = [key for key in found if key not in truth], [key for key in truth if key not in found]
+    if unknown:
+        raise UserError(
+            f"results: {len(unknown)} image ids are not in the ground truth, such as {unknown[0]!r}; "
+            "score them against the split they were made on, or add these images with an empty 'objects' list"
+        )
+    if missing not in ("error", "skip", "empty"):
+        raise UserError(f"missing={missing!r} is unknown; take 'error', 'skip' or 'empty'")
+    if absent and missing == "error":
+        raise UserError(
+            f"results: {len(absent)} of {len(truth)} images are missing, such as {absent[0]!r}; write every image, "
+            "empty ones too, or say missing='empty' (nothing found there) or 'skip' (the official toolkit's way)"
+        )
+    ids = [key for key in truth if key in found or missing != "skip"]
     numbers: dict[str, int] = {}
     return (
         _objects([truth[key] for key in ids], ids, wanted, numbers, "ground truth"),
@@ -172,25 +185,6 @@ def _images(table: Mapping[str, Any], side: str) -> Mapping[str, Any]:
     if not isinstance(images, Mapping):
         raise UserError(f"{side}: no 'imgs' object at the top; expected the TT100K layout {{'imgs': {{id: ...}}}}")
     return {str(key): value for key, value in images.items()}
-
-
-def _scored_ids(truth: Mapping[str, Any], found: Mapping[str, Any], missing: Missing) -> list[str]:
-    """Ids to score, in the ground truth's order."""
-    unknown = [key for key in found if key not in truth]
-    if unknown:
-        raise UserError(
-            f"results: {len(unknown)} image ids are not in the ground truth, such as {unknown[0]!r}; "
-            "score them against the split they were made on, or add these images with an empty 'objects' list"
-        )
-    absent = [key for key in truth if key not in found]
-    if missing not in ("error", "skip", "empty"):
-        raise UserError(f"missing={missing!r} is unknown; take 'error', 'skip' or 'empty'")
-    if absent and missing == "error":
-        raise UserError(
-            f"results: {len(absent)} of {len(truth)} images are missing, such as {absent[0]!r}; write every image, "
-            "empty ones too, or say missing='empty' (nothing found there) or 'skip' (the official toolkit's way)"
-        )
-    return [key for key in truth if key in found] if missing == "skip" else list(truth)
 
 
 def _objects(

@@ -30,12 +30,7 @@ class Journal:
 
     Its first line holds the terms of the prediction, each other one the entry of an image. A file of the same terms
     is read back, up to a line that is cut off or damaged and without images that were changed since; one of other
-    terms is replaced by the first new entry.
-
-    Args:
-        folder: of the results.
-        terms: what has to agree for entries to belong together: weights, classes, settings.
-        images: that are asked for.
+    terms (weights, classes, settings) is replaced by the first new entry.
     """
 
     def __init__(self, folder: Path, terms: Mapping[str, Any], images: Sequence[ImageFile]) -> None:

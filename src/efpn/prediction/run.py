@@ -24,10 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def predict(cfg: DictConfig, run: SavedRun, images: list[ImageFile]) -> list[tuple[ImageFile, str]]:
-    """Detect in all images and write what was found.
-
-    Returns:
-        The images that could not be read, each with the reason.
+    """Detect in all images and write what was found; returns those that could not be read, each with the reason.
 
     Raises:
         UserError: the run cannot be rebuilt, or not one image can be read.

@@ -55,13 +55,9 @@ def image_loader(files: list[ImageFile], num_workers: int) -> DataLoader[Any]:
 
 
 class PredictionTask(pl.LightningModule):
-    """Finds the objects of an image.
+    """Finds the objects of an image, by ``batch_size`` windows at a time, or in the whole of it without ``slices``.
 
-    Args:
-        detector: with its weights.
-        transform: that resizes a window as the run's own evaluation resizes an image.
-        slices: how images are cut; None for whole ones.
-        batch_size: windows at a time.
+    The ``transform`` resizes a window as the run's own evaluation resizes an image.
     """
 
     def __init__(

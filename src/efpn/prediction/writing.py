@@ -35,14 +35,8 @@ QUALITY: Final[Mapping[str, Mapping[str, Any]]] = {  # by Pillow's name of the f
 class ImageWriter(pl.Callback):
     """Writes each image with its detections, and what was found into the journal, as soon as they are there.
 
-    A progress bar shows the time left and the number of broken images.
-
-    Args:
-        journal: of this prediction.
-        total: images to come.
-        folder: for the annotated images, under the images' own names; None draws none.
-        names: class names in label order.
-        score_threshold: detections below are not drawn.
+    A progress bar shows the time left of ``total`` images and the number of broken ones. The annotated images go to
+    ``folder`` under the images' own names; None draws none. Class ``names`` are in label order.
     """
 
     def __init__(
