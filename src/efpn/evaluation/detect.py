@@ -204,10 +204,9 @@ def collect(
 
 
 class EvaluationTask(pl.LightningModule):
-    """Collects a detector's boxes over a test loader, on any number of processes.
+    """Collects a detector's boxes over a test loader, on any number of processes; ``category_ids`` are by label.
 
-    After ``Trainer.test``, ``collected`` holds each image once, boxes in native pixels; ``category_ids[label - 1]`` is
-    the category of a label.
+    After ``Trainer.test``, ``collected`` holds each image once, boxes in native pixels.
     """
 
     def __init__(self, detector: EFPNDetector, variant: Variant, category_ids: Sequence[int]) -> None:

@@ -82,12 +82,9 @@ class Variant:
 def find_variants(
     names: str | Sequence[str], scales: Sequence[float], scaled: Sequence[float] = (1.4,)
 ) -> list[Variant]:
-    """Look variants up by one name or several, each once, in the order given.
+    """Look variants up by one name or several, each once, in the order given; `UserError` of an unknown name or none.
 
-    Args:
-        names: unknown ones, or none at all, raise `UserError`.
-        scales: of the multi-scale test, relative to the 1x image.
-        scaled: of ``fpn_scaled``, likewise; each is a variant of its own.
+    Relative to the 1x image, ``scales`` are those of the multi-scale test, ``scaled`` of one ``fpn_scaled`` each.
     """
     every = all_variants(scales, scaled)
     known = list(dict.fromkeys(variant.key for variant in every))

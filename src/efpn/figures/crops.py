@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
@@ -41,19 +41,18 @@ class Crop:
 
 def worst(evaluation: Evaluation, kind: WorstKind, count: int) -> list[Mistake]:
     """The ``count`` worst mistakes of one kind (misses by their longer side), at most two of an image."""
-
-    def mistakes() -> Iterator[Mistake]:
-        for number, one in evaluation.outcomes.items():
-            if kind == "miss":
-                yield from (Mistake(number, one.objects[i], max(one.objects[i]["bbox"][2:])) for i in one.misses)
-            else:
-                made = (one.detections[i] for i in one.false_alarms)
-                yield from (Mistake(number, box, box["score"]) for box in made)
-
+    mistakes: list[Mistake] = []
+    for number, one in evaluation.outcomes.items():
+        if kind == "miss":
+            missed = [one.objects[i] for i in one.misses]
+            mistakes += [Mistake(number, box, max(box["bbox"][2:])) for box in missed]
+        else:
+            made = [one.detections[i] for i in one.false_alarms]
+            mistakes += [Mistake(number, box, box["score"]) for box in made]
     chosen: list[Mistake] = []
-    for one in sorted(mistakes(), key=lambda one: -one.weight):
-        if len(chosen) < count and sum(other.image_id == one.image_id for other in chosen) < 2:
-            chosen.append(one)
+    for mistake in sorted(mistakes, key=lambda one: -one.weight):
+        if len(chosen) < count and sum(other.image_id == mistake.image_id for other in chosen) < 2:
+            chosen.append(mistake)
     return chosen
 
 

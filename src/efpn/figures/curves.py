@@ -101,9 +101,8 @@ def scale_curves(
 
     Args:
         bins: names of the size bins.
-        objects: ground truths in each.
-        runs: name to metric (``AP``, ``AR``) to its value in each bin, None where there is none. Pyramid levels can
-            take the place of runs.
+        objects: ground truths in each, or what else ``bars`` says.
+        runs: name (of a run or a pyramid level) to metric to its value in each bin, None where there is none.
         title: above all.
         width: inches; the metrics stand side by side where there is room, else below each other.
         xlabel: what the bins measure.
@@ -153,10 +152,8 @@ def loss_bars(
 ) -> Figure:
     """What becomes lost and why, a panel for each size and a stacked bar for each run; raises as `run_styles`.
 
-    Args:
-        runs: name to size band to cause to number; None where a cause is not known.
-        objects: ground truths of each band, which the numbers are divided by; a band of 0 is n/a.
-        title: above all.
+    ``runs`` is name to size band to cause to number, None where a cause is not known; ``objects`` are the ground truths
+    of each band, which the numbers are divided by: a band of 0 is n/a.
     """
     run_styles(runs)
     bands = list(objects)

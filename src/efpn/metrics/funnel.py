@@ -87,10 +87,11 @@ def loss_funnel(
     alarm = (matched < 0) & (found.scores >= score_threshold)
     missed = miss_causes(truth, found, matched, score_threshold, stages)
     alarms = alarm_causes(truth, flat_objects(crowds, wanted), found, alarm)
-    if record is None:
-        untold = ["detection_cap", "rpn_cap", "never_proposed"]
-    else:
+    untold, filtered = ["detection_cap", "rpn_cap", "never_proposed"], {}
+    if record is not None:
         untold = ["undetected"] if record.depth > record.cap else ["undetected", "rpn_cap"]
+        for kind, steps in record.filtered.items():
+            filtered[kind] = {step: number / len(record.images) for step, number in steps.items()}
     by_band = {}
     for name, band in bands.items():
         inside, seen = in_band(matcher.truth_sizes, band), in_band(matcher.found_sizes, band)
@@ -110,7 +111,7 @@ def loss_funnel(
         record.depth if record else None,
         record.detections_cap if record else None,
         by_band,
-        record.filtered_per_image() if record else {},
+        filtered,
     )
 
 

@@ -100,13 +100,7 @@ def best_f1_threshold(
     """The score threshold with the best F1 in one size bin; to be chosen on validation, never on the test split.
 
     Of 100 thresholds from 0 to the top score, the middle one of those that share the best F1; 0 and None where F1 does
-    not exist (no objects in the bin).
-
-    Args:
-        ground_truth: COCO ground truth of the validation split.
-        detections: COCO results on it.
-        category_ids: the evaluated categories; by default all.
-        bin: range of the longer side whose F1 decides, native pixels.
+    not exist (no objects in the bin, a range of the longer side in native pixels).
     """
     matcher = split_matcher(ground_truth, detections, category_ids)
     top = float(matcher.found.scores.max(initial=0.0))

@@ -37,11 +37,6 @@ class StageRecord:
     # of proposals and detections, boxes of all images that went at each step or were kept
     filtered: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
-    def filtered_per_image(self) -> dict[str, dict[str, float]]:
-        """``filtered`` as means over the images."""
-        count = len(self.images)
-        return {kind: {step: n / count for step, n in steps.items()} for kind, steps in self.filtered.items()}
-
     def with_levels(self, detections: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The same detections, each with the ``level`` it came from; in the detector's order within an image.
 

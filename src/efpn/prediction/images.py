@@ -32,12 +32,8 @@ def asked_for(cfg: DictConfig) -> list[str]:
 def find_images(words: Sequence[str], out: Path) -> list[ImageFile]:
     """The images that ``words`` stand for, in the order of their paths, each once.
 
-    Args:
-        words: each a file, a folder (searched to the bottom) or a glob (``**`` for any folders).
-        out: where results go; the annotated images there are no input, unless they are named as files.
-
-    Raises:
-        UserError: one of them is not there, or holds no image.
+    Each is a file, a folder (searched to the bottom) or a glob (``**`` for any folders); `UserError` if it is not there
+    or holds no image. The annotated images in ``out`` are no input, unless they are named as files.
     """
     if not words:
         raise UserError("images=[]: nothing to look at; give a file, a folder, a glob or a list of those")

@@ -54,10 +54,6 @@ class Journal:
             file.write(b"".join(as_utf8(json.dumps(line, ensure_ascii=False) + "\n") for line in lines))
             self._end = file.tell()
 
-    def close(self) -> None:
-        """Remove the file: the results are written."""
-        self.path.unlink(missing_ok=True)
-
     def _read_back(self) -> int:
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.is_file() else []
         sound = list(itertools.takewhile(lambda line: line is not None, map(_parsed, lines)))

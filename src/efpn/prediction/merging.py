@@ -51,15 +51,8 @@ def merge_windows(
     2. Cut boxes that are left are of objects that no window holds: the pieces of one become its hull.
     3. Of what still overlaps, the higher score stays: NMS by class.
 
-    Args:
-        found: of each window, with boxes in native pixels of the window.
-        windows: where each lies in the image.
-        height: of the image, native pixels.
-        width: of the image, native pixels.
-        iou: of the last step; the detector's own.
-
-    Returns:
-        Boxes in native pixels of the image, by descending score. Those of a single window come back as they are.
+    ``found`` has boxes in native pixels of each window, the result in those of the image (``height`` and ``width``), by
+    descending score; what a single window holds comes back as it is. ``iou`` is of step 3, the detector's own.
     """
     if len(windows) == 1:
         return dict(found[0])

@@ -44,7 +44,7 @@ def predict(cfg: DictConfig, run: SavedRun, images: list[ImageFile]) -> list[tup
     if not seen:
         raise UserError(f"not one of {len(images)} images can be read\n{listed(writer.broken)}")
     detections = write_results(out, seen, writer.broken, names, facts(cfg, run, images))
-    journal.close()
+    journal.path.unlink(missing_ok=True)  # the results are written
     log.info("%d images, %d detections: %s", len(seen), detections, out)
     if cfg.draw and detections:  # a run trained for minutes is sure of few
         scores, least = [score for _, entry in seen for _, score, *_ in entry["found"]], cfg.score_threshold

@@ -86,8 +86,8 @@ class ImageWriter(pl.Callback):
             texts = [f"{name} {score:.2f}" for name, score in zip(names, scores[drawn].numpy(), strict=True)]
             kind = Image.registered_extensions()[file.path.suffix.lower()]
             content = io.BytesIO()
-            picture = annotated_image(image, marks("hit", boxes[drawn].numpy(), texts))
-            Image.fromarray(picture).save(content, kind, **QUALITY.get(kind, {}))
+            annotated = annotated_image(image, marks("hit", boxes[drawn].numpy(), texts))
+            Image.fromarray(annotated).save(content, kind, **QUALITY.get(kind, {}))
             write_bytes(self.folder / file.name, content.getvalue())
         corner, other = boxes.double().reshape(-1, 4).split(2, dim=1)
         columns = [labels.double()[:, None], scores.double()[:, None], corner, other - corner]
@@ -111,8 +111,7 @@ def write_results(
         names: class names in label order; categories count from 1.
         info: how they were made.
 
-    Returns:
-        How many detections there are.
+    Returns how many detections there are.
     """
     images = [
         {"id": image.number, "file_name": image.name, "width": entry["width"], "height": entry["height"]}
