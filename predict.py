@@ -8,8 +8,8 @@ import hydra
 from omegaconf import DictConfig
 
 from efpn.entry import call, check_one_device, check_sweep, start
-from efpn.prediction.images import DRAWN, check_out, find_images
-from efpn.prediction.options import asked_for, slices_of
+from efpn.prediction.images import DRAWN, asked_for, check_out, find_images
+from efpn.prediction.slices import slices_of
 from efpn.ranges import PREDICT, check_values
 from efpn.runs.files import require_place
 from efpn.runs.saved import latest_run

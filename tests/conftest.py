@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock
 from helpers import tiny
 
-from efpn.metrics.split import SplitScorer
+from efpn.metrics.score import SplitScorer
 from efpn.training.run import train
 
 ROOT = Path(__file__).parents[1]

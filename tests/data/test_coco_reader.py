@@ -8,7 +8,7 @@ from pycocotools.cocoeval import COCOeval
 from efpn.data.check import check_index
 from efpn.data.coco import CocoJson
 from efpn.errors import UserError
-from efpn.metrics.split import SplitScorer
+from efpn.metrics.score import SplitScorer
 
 SPLITS = {"train": {"images": "train", "annotations": "train.json"}}
 

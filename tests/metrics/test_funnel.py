@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -232,7 +233,7 @@ def test_only_evaluated_categories_count():
 
 def test_a_funnel_can_be_written_as_json():
     funnel = loss_funnel(truth(OBJECT), [], record(), score_threshold=0.5, bands=COCO_BANDS)
-    data = json.loads(json.dumps(plain(funnel.as_dict()), allow_nan=False))
+    data = json.loads(json.dumps(plain(asdict(funnel)), allow_nan=False))
     assert data["bands"]["large"] == [96, None]
     assert data["by_band"]["small"]["rpn_recall"] == {"100": None, "300": None, "1000": None}
 

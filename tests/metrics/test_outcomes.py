@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from efpn.metrics.counting import objects_by_size, rule_used
 from efpn.metrics.evaluation import Evaluation
+from efpn.metrics.score import objects_by_size, rule_used
 
 
 def judged(truth, found, threshold=0.0):

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from efpn.prediction.images import find_images
-from efpn.prediction.options import asked_for
+from efpn.prediction.images import asked_for, find_images
 
 
 def given_images(cfg: DictConfig, out: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from efpn.errors import UserError
 from efpn.evaluation.rows import Row
-from efpn.evaluation.table import gain_over, size_rules
+from efpn.evaluation.table import RULES, gain_over
 from efpn.markdown import MISSING, markdown_table, number
 from efpn.runs.files import write_json, write_text
 
@@ -40,10 +40,9 @@ def show(rows: Sequence[Row], path: Path, columns: Sequence[str] = COLUMNS) -> N
     for text in below:
         Console(markup=False).print(text)
     if len(rows) > 1:
-        data = [{"name": row.name, "metrics": row.metrics, "source": row.source} for row in rows]
-        write_json(
-            path.with_name(f"{path.name}.json"), {"columns": list(columns), "terms": rows[0].terms, "rows": data}
-        )
+        lines = [{"name": row.name, "metrics": row.metrics, "source": row.source} for row in rows]
+        data = {"columns": list(columns), "terms": rows[0].terms, "rows": lines}
+        write_json(path.with_name(f"{path.name}.json"), data)
         text = "\n".join([comparison_markdown(rows, columns), *(f"{text}\n" for text in below)])
         written = write_text(path.with_name(f"{path.name}.md"), text)
         log.info("comparison: %s", written)
@@ -59,17 +58,10 @@ def comparison_markdown(rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -
     return f"{table}\n\n{said}\n" if said else f"{table}\n"
 
 
-def comparison_table(rows: Sequence[Row], columns: Sequence[str] = COLUMNS, title: str | None = None) -> Table:
+def comparison_table(rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> Table:
     """The comparison for a terminal: gains in green, losses in red."""
-    table = Table(
-        title=title,
-        title_justify="left",
-        caption=said_sizes(rows) or None,
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=0,
-        collapse_padding=True,
-    )
+    look: dict[str, Any] = {"caption_justify": "left", "box": box.SIMPLE_HEAD, "padding": 0, "collapse_padding": True}
+    table = Table(caption=said_sizes(rows) or None, **look)
     table.add_column("", min_width=10, overflow="fold")
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
@@ -83,7 +75,10 @@ def comparison_table(rows: Sequence[Row], columns: Sequence[str] = COLUMNS, titl
 def said_sizes(rows: Sequence[Row]) -> str:
     """How sizes were measured; rows that say it agree (`comparable`), and where none does it is empty."""
     rules: Mapping[str, Any] = next((row.terms["rules"] for row in rows if "rules" in row.terms), {})
-    return size_rules(rules) if {"ap_size_rule", "f1_size_rule"} <= set(rules) else ""
+    if not {"ap_size_rule", "f1_size_rule"} <= set(rules):
+        return ""
+    ap, f1 = RULES[rules["ap_size_rule"]], RULES[rules["f1_size_rule"]]
+    return f"Sizes in native pixels. AP and AR: {ap}. Accuracy, recall and F1: {f1}."
 
 
 def without_control(rows: Sequence[Row]) -> str:
@@ -104,12 +99,21 @@ def gain_shares(rows: Sequence[Row]) -> str:
     control head's on P2 itself. A share is (row - control head) / (bound - control head), all three of one seed and
     with the same changes to the model. Shares of a gain of less than half a point mean nothing and are left out.
     """
-    trained = {(row.phase, row.seed, row.changes): row for row in rows}
+    alike = [(row.seed, row.identity.get("changed in the model") or "nothing") for row in rows]
+    trained = {(row.phase, *terms): row for row, terms in zip(rows, alike, strict=True)}
     lines = []
-    for phase, row in itertools.product(BOUNDS, rows):
-        floor, bound = (trained.get((name, row.seed, row.changes)) for name in ("control_head", phase))
-        if floor and bound and row not in (floor, bound):
-            lines.append([row.name, bound.name, *(_share(row, floor, bound, metric) for metric in SHARED)])
+    for phase, (row, terms) in itertools.product(BOUNDS, zip(rows, alike, strict=True)):
+        floor, bound = (trained.get((name, *terms)) for name in ("control_head", phase))
+        if not floor or not bound or row in (floor, bound):
+            continue
+        line = [row.name, bound.name]
+        for metric in SHARED:
+            value, low, high = (one.shared.get(metric) for one in (row, floor, bound))
+            if value is None or low is None or high is None or high - low < LEAST_GAIN:
+                line.append(MISSING)
+            else:
+                line.append(f"{(value - low) / (high - low):.0%}")
+        lines.append(line)
     if not lines:
         return ""
     table = markdown_table(["share of the gain", "of", *SHARED], lines)
@@ -120,8 +124,7 @@ def equal_time(rows: Sequence[Row]) -> str:
     """The time of each row, and what it has more than a plain FPN of equal time, as Markdown; empty without times.
 
     The plain FPN buys accuracy with a larger image (``variant=fpn_scaled``). Between the sizes that were evaluated its
-    metrics are interpolated in time; beyond them there is nothing to compare with. Of several plain FPNs the first
-    counts.
+    metrics are interpolated in time; beyond them there is nothing to compare with. Of several the first counts.
     """
     lines = timed_lines(rows)
     first, plain = next(iter(lines), []), [row for line in lines for row in line]
@@ -155,13 +158,6 @@ def _above(row: Row, line: Sequence[Row], metric: str) -> str:
     if not times[0] <= at <= times[-1]:
         return MISSING
     return f"{mine - np.interp(at, times, values):+.3f}"
-
-
-def _share(row: Row, floor: Row, bound: Row, metric: str) -> str:
-    value, low, high = (one.shared.get(metric) for one in (row, floor, bound))
-    if value is None or low is None or high is None or high - low < LEAST_GAIN:
-        return MISSING
-    return f"{(value - low) / (high - low):.0%}"
 
 
 def _cells(row: Row, first: Row, columns: Sequence[str], between: str = " ") -> list[tuple[str, float | None]]:

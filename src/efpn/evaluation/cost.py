@@ -32,6 +32,8 @@ TURNS: Final = 3
 def equal_cost_scales(cfg: DictConfig, runs: Sequence[SavedRun]) -> list[float]:
     """The scales of ``variant=fpn_scaled``: those given, or the one at which it takes the time of ``cfg.cost_of``.
 
+    That is searched between 1 and 2, to two digits.
+
     Raises:
         UserError: there is no plain FPN among ``runs`` to be enlarged; likewise `seconds_per_image`.
     """
@@ -41,13 +43,6 @@ def equal_cost_scales(cfg: DictConfig, runs: Sequence[SavedRun]) -> list[float]:
     if plain is None:
         raise UserError(f"cost_of={cfg.cost_of}: needs {PLAIN.kind}, to be enlarged; add one to run=")
     rival = latest_run(cfg.cost_of, "cost_of")
-    scale = scale_of_equal_time(cfg, plain, rival)
-    log.info("the plain FPN takes as long as %s at %.2f times the 1x size", rival.name, scale)
-    return [scale]
-
-
-def scale_of_equal_time(cfg: DictConfig, plain: SavedRun, rival: SavedRun) -> float:
-    """Where the time of ``plain`` on enlarged images passes that of ``rival``, between 1 and 2; to two digits."""
     enlarged = find_variants("fpn_scaled", [1.0], SCALES)
     ways = [(rival, find_variants("own", [1.0])[0]), *((plain, one) for one in enlarged)]
     wanted, *taken = seconds_per_image(cfg, ways)
@@ -55,15 +50,13 @@ def scale_of_equal_time(cfg: DictConfig, plain: SavedRun, rival: SavedRun) -> fl
     if not rising[0] <= wanted <= rising[-1]:
         bound = "less than at 1 times" if wanted < rising[0] else "more than at 2 times"
         log.warning("cost_of: %s takes %s the 1x size, where the search ends", rival.name, bound)
-    return round(float(np.interp(wanted, rising, SCALES)), 2)
+    scale = round(float(np.interp(wanted, rising, SCALES)), 2)
+    log.info("the plain FPN takes as long as %s at %.2f times the 1x size", rival.name, scale)
+    return [scale]
 
 
 def seconds_per_image(cfg: DictConfig, ways: Sequence[tuple[SavedRun, Variant]]) -> list[float]:
-    """How long each way to detect takes: the median over turns that they take with each other, one image at a time.
-
-    Raises:
-        UserError: there are several devices.
-    """
+    """How long each way takes for an image, on one device: the median over turns that they take with each other."""
     if not one_device(cfg):
         raise UserError("timed, cost_of: are measured on one device; give trainer.devices=1")
     timed = {place: stopwatch(cfg, run, variant) for place, (run, variant) in enumerate(ways)}

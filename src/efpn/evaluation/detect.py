@@ -20,7 +20,7 @@ from efpn.evaluation.stages import StageRecorder
 from efpn.evaluation.variants import Variant
 from efpn.metrics import best_f1_threshold
 from efpn.metrics.accumulate import Collected, DetectionAccumulator
-from efpn.metrics.evaluation import Boxes
+from efpn.metrics.bands import Boxes
 from efpn.metrics.results import read_results
 from efpn.metrics.stages import StageRecord
 from efpn.models import EFPNDetector, FasterRCNN
@@ -37,25 +37,15 @@ log = logging.getLogger(__name__)
 
 
 class Detected(NamedTuple):
-    """What is to be scored.
+    """What is to be scored."""
 
-    Attributes:
-        data: whose split was looked at.
-        detections: COCO results, native pixels.
-        image_ids: the images that were looked at.
-        best: the threshold of best F1 on the validation split, where one was chosen.
-        more: what a reader of the numbers wants to know of their making.
-        seed: of the training.
-        stages: what the detector did before its detections, if it was recorded.
-    """
-
-    data: DetectionDataModule
-    detections: Boxes
-    image_ids: Sequence[int]
-    best: float | None
-    more: dict[str, Any]
-    seed: int | None = None
-    stages: StageRecord | None = None
+    data: DetectionDataModule  # whose split was looked at
+    detections: Boxes  # COCO results, native pixels
+    image_ids: Sequence[int]  # the images that were looked at
+    best: float | None  # the threshold of best F1 on the validation split, where one was chosen
+    more: dict[str, Any]  # facts of their making
+    seed: int | None = None  # of the training
+    stages: StageRecord | None = None  # what the detector did before its detections, if it was recorded
 
 
 def read_file(cfg: DictConfig, source: Path, runs: Sequence[SavedRun]) -> Detected:
@@ -94,7 +84,7 @@ def detect(cfg: DictConfig, run: SavedRun, variant: Variant) -> Detected | None:
     """Detect with a finished phase in one way; None on all processes but the first.
 
     Raises:
-        UserError: data and run do not fit together, or images are missing from what was seen.
+        UserError: data and run do not fit together, or unreadable images are missing and are not to be skipped.
     """
     checkpoint = read_checkpoint(run.checkpoint)
     node = model_config(run.config, run.phase)
@@ -112,7 +102,11 @@ def detect(cfg: DictConfig, run: SavedRun, variant: Variant) -> Detected | None:
         stages = recorder.record()
     else:
         seen = collect(cfg, run, detector, variant, data, cfg.split)
-    check_complete(index, seen, data.on_unreadable)
+    if missing := {record.image_id for record in index.records} - set(seen.image_ids):
+        message = f"{index.name}: {len(missing)} of {len(index)} images were not scored (ids {sorted(missing)[:5]})"
+        if data.on_unreadable == "error":
+            raise UserError(f"{message}; mend them, or data.on_unreadable=skip in training leaves them out")
+        log.warning(message)
     if not first_process():
         return None
     more = said_of(cfg, run, variant, checkpoint, detector)
@@ -154,11 +148,7 @@ def eval_data(cfg: DictConfig, run: SavedRun, pairs: bool = False) -> DetectionD
 
 
 def scored_index(data: DetectionDataModule, split: Role) -> Index:
-    """The split to score.
-
-    Raises:
-        UserError: it cannot be read; for the test split with what to score instead.
-    """
+    """The split to score; where the test split cannot be read, `UserError` says what to score instead."""
     try:
         return data.index(split)
     except UserError as error:
@@ -171,19 +161,14 @@ def scored_index(data: DetectionDataModule, split: Role) -> Index:
 def choose_threshold(cfg: DictConfig, data: DetectionDataModule, detect_val: Callable[[], Boxes]) -> float | None:
     """The threshold of best F1 on the validation split; None if not wanted, or if its images are to be scored.
 
-    Args:
-        cfg: of the evaluation.
-        data: whose validation split it is.
-        detect_val: gives the detections there; called only if they are needed.
+    ``detect_val`` gives the detections there and is called only if they are needed.
     """
     if not cfg.choose_threshold or cfg.split == "val":
         return None
     val, test = ({record.path for record in data.index(role).records} for role in ("val", "test"))
     if shared := len(val & test):
-        log.warning(
-            "val and test share %d images: no threshold of best F1, which must not be chosen on what is scored",
-            shared,
-        )
+        why = "no threshold of best F1, which must not be chosen on what is scored"
+        log.warning("val and test share %d images: %s", shared, why)
         return None
     ids = list(data.categories.evaluated_ids)
     return best_f1_threshold(data.index("val").to_coco(), detect_val(), category_ids=ids).score
@@ -192,21 +177,17 @@ def choose_threshold(cfg: DictConfig, data: DetectionDataModule, detect_val: Cal
 def rebuild(
     cfg: DictConfig, run: SavedRun, checkpoint: Checkpoint, variant: Variant, data: DetectionDataModule
 ) -> EFPNDetector:
-    """The detector of the run's own config, with its weights.
-
-    Raises:
-        UserError: the data set has other classes than the run was trained on.
-    """
+    """The run's detector with its weights; `UserError` if the data have other classes than it was trained on."""
     if list(data.categories.names) != list(checkpoint.classes):
         raise UserError(
             f"{run.checkpoint}: trained on {len(checkpoint.classes)} classes ({', '.join(checkpoint.classes[:3])} "
             f"...); the data in {data.root} have {len(data.categories.names)} or others; use those of its training"
         )
-    if variant.rule is None:
-        rule: dict[str, Any] = {"small_roi_below": cfg.small_roi_below}
-    else:
-        small = variant.rule.node(cfg.small_roi_below or run.config.small_roi_below)
-        rule = {"small": small, "extension": variant.rule.extension}
+    rule: dict[str, Any] = {"small_roi_below": cfg.small_roi_below}
+    if (own := variant.rule) is not None:
+        below = math.inf if own.all else cfg.small_roi_below or run.config.small_roi_below
+        small = {"_target_": "efpn.models.SmallRoIs", "below": below, "level": own.level, "own_head": False}
+        rule = {"small": small, "extension": own.extension}
     return rebuild_detector(run, checkpoint, detail=cfg.detail, changes=cfg.model, **rule)
 
 
@@ -222,31 +203,10 @@ def collect(
     return task.collected
 
 
-def check_complete(index: Index, seen: Collected, on_unreadable: str) -> None:
-    """Make sure that no image of the split is missing from what will be scored.
-
-    Raises:
-        UserError: some are, and unreadable images are not to be skipped.
-    """
-    missing = {record.image_id for record in index.records} - set(seen.image_ids)
-    if not missing:
-        return
-    message = f"{index.name}: {len(missing)} of {len(index)} images were not scored (ids {sorted(missing)[:5]})"
-    if on_unreadable == "error":
-        raise UserError(f"{message}; mend them, or data.on_unreadable=skip in training leaves them out")
-    log.warning(message)
-
-
 class EvaluationTask(pl.LightningModule):
-    """Collects a detector's boxes over a test loader, on any number of processes.
+    """Collects a detector's boxes over a test loader, on any number of processes; ``category_ids`` are by label.
 
-    Args:
-        detector: with its weights.
-        variant: how to detect with it.
-        category_ids: ``category_ids[label - 1]`` in the detections.
-
-    Attributes:
-        collected: after ``Trainer.test``: each image once, boxes in native pixels.
+    After ``Trainer.test``, ``collected`` holds each image once, boxes in native pixels.
     """
 
     def __init__(self, detector: EFPNDetector, variant: Variant, category_ids: Sequence[int]) -> None:

@@ -27,6 +27,7 @@ from efpn.runs.rebuild import rebuild_detector
 from efpn.runs.saved import SavedRun, row_names
 
 CROP: Final = 64  # 1x pixels of a crop's side
+PANEL: Final = 2.1  # inches of a panel's side
 TARGET: Final = "P2 of 2x"
 WITHOUT: Final = "P2, upsampled"  # what small objects read without the extension
 SPREAD: Final = 2.5  # standard deviations of the target that a colour channel spans on either side
@@ -34,28 +35,18 @@ SPREAD: Final = 2.5  # standard deviations of the target that a colour channel s
 
 @dataclass(frozen=True)
 class FeatureRow:
-    """One crop of an image and what the maps hold there.
+    """One crop of an image and what the maps hold there."""
 
-    Attributes:
-        image: ``(h, w, 3)`` uint8, the crop.
-        target: ``(C, a, b)``, what the others should be.
-        maps: name to ``(C, a, b)``.
-        title: one line.
-    """
-
-    image: np.ndarray
-    target: np.ndarray
-    maps: Mapping[str, np.ndarray]
-    title: str = ""
+    image: np.ndarray  # (h, w, 3) uint8, the crop
+    target: np.ndarray  # (C, a, b), what the others should be
+    maps: Mapping[str, np.ndarray]  # name to (C, a, b)
+    title: str = ""  # one line
 
 
 def draw_features(cfg: DictConfig, runs: Sequence[SavedRun], folder: Path) -> Drawn:
     """Write ``features.png`` and ``.json`` for ``cfg.features`` images of the split with small objects.
 
-    Args:
-        cfg: of the evaluation.
-        runs: those with an extension are shown; all of one baseline, whose P2 of the 2x image is the target.
-        folder: where to.
+    Those of the runs with an extension are shown; all of one baseline, whose P2 of the 2x image is the target.
 
     Raises:
         UserError: no run has an extension, or their baselines differ.
@@ -69,9 +60,8 @@ def draw_features(cfg: DictConfig, runs: Sequence[SavedRun], folder: Path) -> Dr
         for found, sample in zip(maps, samples, strict=True):
             levels = extended_levels(detector, *sample[:2])
             if not np.allclose(found.setdefault(TARGET, levels["target"]), levels["target"], atol=1e-3):
-                raise UserError(
-                    f"features: {name} comes from another baseline than {extended[0].name}; draw them apart"
-                )
+                other = f"another baseline than {extended[0].name}"
+                raise UserError(f"features: {name} comes from {other}; draw them apart")
             found |= {WITHOUT: levels["p2"], f"P2' {name}": levels["p2_ext"]}
     rows = [_row(sample, found) for sample, found in zip(samples, maps, strict=True)]
     numbers = {row.title: {name: relative_error(m, row.target) for name, m in row.maps.items()} for row in rows}
@@ -79,11 +69,7 @@ def draw_features(cfg: DictConfig, runs: Sequence[SavedRun], folder: Path) -> Dr
 
 
 def with_extension(runs: Sequence[SavedRun]) -> list[SavedRun]:
-    """Those of the runs whose extended level has learned; the bounds' is its own target.
-
-    Raises:
-        UserError: none has.
-    """
+    """Those of the runs whose extended level has learned (the bounds' is its own target); `UserError` if none has."""
     found = [run for run in runs if EXTENDED.met_by(run)]
     if not found:
         raise UserError(f"features: needs {EXTENDED.kind}; add one to run=")
@@ -101,15 +87,9 @@ def samples_with_small_objects(data: DetectionDataModule, split: Any, count: int
 
 @torch.no_grad()
 def extended_levels(detector: EFPNDetector, image_1x: Tensor, image_2x: Tensor) -> dict[str, np.ndarray]:
-    """The extended level of one image and what belongs beside it, each ``(C, H/2, W/2)`` of the padded 1x image.
+    """Levels of one image ``(3, h, w)`` and its 2x image, each ``(C, H/2, W/2)`` of the padded 1x image.
 
-    Args:
-        detector: with an extension.
-        image_1x: ``(3, h, w)``.
-        image_2x: ``(3, 2h, 2w)``.
-
-    Returns:
-        ``target`` (P2 of the 2x image), ``p2_ext`` (P2'), and ``p2`` (P2 of the 1x image, nearest-upsampled).
+    They are ``target`` (P2 of the 2x image), ``p2_ext`` (P2'), and ``p2`` (P2 of the 1x image, nearest-upsampled).
     """
     backbone = detector.backbone
     batch_1x, batch_2x = detector.batch_pair([image_1x], [image_2x])
@@ -147,33 +127,26 @@ def relative_error(features: np.ndarray, target: np.ndarray) -> float:
     return float(np.abs(features - target).mean() / spread)
 
 
-def feature_sheet(rows: Sequence[FeatureRow], *, title: str = "", side: float = 2.1) -> Figure:
+def feature_sheet(rows: Sequence[FeatureRow], *, title: str = "") -> Figure:
     """A row for each crop: the image, the target, then the maps, each with its relative error.
 
-    All maps of a row are projected onto the target's first three principal components as red, green and blue.
-
-    Args:
-        rows: all with the same names of maps.
-        title: above all.
-        side: inches of one panel.
-
-    Raises:
-        ValueError: no rows.
+    All maps of a row are projected onto the target's first three principal components as red, green and blue. The rows
+    (at least one) have the same names of maps.
     """
     if not rows:
         raise ValueError("a sheet of features needs at least one crop")
-    heads = ["image", "target", *rows[0].maps]
-    figure = Figure(figsize=(side * len(heads), 0.5 + (side + 0.32) * len(rows)), dpi=130, facecolor="white",
-                    layout="constrained")  # fmt: skip
+    columns = 2 + len(rows[0].maps)
+    size = (PANEL * columns, 0.5 + (PANEL + 0.32) * len(rows))
+    figure = Figure(figsize=size, dpi=130, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10.5, weight="bold")
-    grid = figure.subplots(len(rows), len(heads), squeeze=False)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
     for axes, row in zip(grid, rows, strict=True):
         colours = Projection(row.target)
-        shown = [row.image, colours(row.target), *(colours(features) for features in row.maps.values())]
-        errors = [relative_error(features, row.target) for features in row.maps.values()]
-        heading = [row.title, "target", *(f"{n}, error {e:.2f}" for n, e in zip(row.maps, errors, strict=True))]
-        for view, image, words in zip(axes, shown, heading, strict=True):
+        shown = [(row.title, row.image), ("target", colours(row.target))]
+        for name, features in row.maps.items():
+            shown.append((f"{name}, error {relative_error(features, row.target):.2f}", colours(features)))
+        for view, (words, image) in zip(axes, shown, strict=True):
             view.imshow(image, interpolation="nearest")
             view.set_title(words, loc="left", fontsize=8, parse_math=False)
             view.set_axis_off()

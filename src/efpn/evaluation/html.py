@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from omegaconf import OmegaConf
 from PIL import Image
 
-from efpn.evaluation.table import CLASS_METRICS, RULES, band_name, gain_over
+from efpn.evaluation.table import CLASS_METRICS, RULES, band_name, class_lines, gain_over
 from efpn.markdown import MISSING, number
 from efpn.metrics.evaluation import Evaluation, Metrics
 from efpn.metrics.funnel import Funnel
@@ -28,16 +28,17 @@ Cells = dict[str, Any]  # of a line of a table
 def write_html(
     folder: Path, rows: Sequence[Evaluation], configs: Mapping[str, Path], drawn: Mapping[str, Path]
 ) -> Path:
-    """Write ``report.html`` into ``folder``.
+    """Write ``report.html`` into ``folder``; the first row is the one that the others are compared with.
 
-    Args:
-        folder: of what shows all rows.
-        rows: first the one that the others are compared with.
-        configs: name of a row to the folder that holds its run's config.
-        drawn: the figures to embed: those of all rows by their name, those of each as ``<row>/<name>``.
+    ``configs`` has by the name of a row the folder that holds its run's config, ``drawn`` the figures to embed: those
+    of all rows by their name, those of each as ``<row>/<name>``.
     """
     first, together = rows[0], ("accuracy_recall", "scales", "losses", "pairs", "features", "time")
     stems = ("worst_miss", "worst_false_alarm", "scales_by_level")
+    classes = []
+    for name, objects, every in class_lines(rows):
+        cells = [_cell(one, every[0], metric) for metric in CLASS_METRICS for one in every]
+        classes.append({"name": name, "objects": objects, "cells": cells})
     pages = Environment(loader=PackageLoader("efpn.evaluation"), autoescape=True, undefined=StrictUndefined)
     page = pages.get_template("report.html.j2").render(
         split=first.split,
@@ -50,7 +51,7 @@ def write_html(
             for one in rows
             for at, bins in one.by_size.items()
         ],
-        classes=_class_rows(rows),
+        classes=classes,
         funnels=[(one.name, _funnel_rows(one.funnel)) for one in rows],
         together={stem: _embedded(drawn.get(stem)) for stem in together},
         alone=[
@@ -64,16 +65,6 @@ def write_html(
 
 def _cell(mine: Metrics, base: Metrics, column: str) -> Cells:
     return {"text": number(mine.get(column)), "gain": gain_over(mine, base, column)}
-
-
-def _class_rows(rows: Sequence[Evaluation]) -> list[Cells]:
-    """AP and AP of small objects of each class in every row, with the gain over the first."""
-    lines = []
-    for key, objects in rows[0].class_objects.items():
-        base, every = rows[0].by_class[key], [one.by_class[key] for one in rows]
-        cells = [_cell(mine, base, metric) for metric in CLASS_METRICS for mine in every]
-        lines.append({"name": rows[0].class_names[key], "objects": objects, "cells": cells})
-    return lines
 
 
 def _funnel_rows(funnel: Funnel) -> list[Cells]:

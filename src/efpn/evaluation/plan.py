@@ -21,36 +21,22 @@ log = logging.getLogger(__name__)
 
 
 class Job(NamedTuple):
-    """What becomes one row: a finished phase and a way to detect with it, or a result file of any detector.
+    """What becomes one row: a finished phase and a way to detect with it, or a result file of any detector."""
 
-    Attributes:
-        name: of the row, no two alike.
-        folder: of its report.
-        source: the phase and the way, or the file.
-    """
-
-    name: str
-    folder: Path
-    source: tuple[SavedRun, Variant] | Path
+    name: str  # of the row, no two alike
+    folder: Path  # of its report
+    source: tuple[SavedRun, Variant] | Path  # the phase and the way, or the file
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All of an evaluation.
+    """All of an evaluation."""
 
-    Attributes:
-        jobs: the rows to be, in order.
-        before: reports of the same runs from before, which stand above them in the comparison.
-        comparison: its files, without the ending.
-        report: folder of the figures of all rows and of the page.
-        called: by what the evaluation goes.
-    """
-
-    jobs: Sequence[Job]
-    before: Sequence[Path]
-    comparison: Path
-    report: Path
-    called: str
+    jobs: Sequence[Job]  # the rows to be, in order
+    before: Sequence[Path]  # reports of the same runs from before, which stand above them in the comparison
+    comparison: Path  # its files, without the ending
+    report: Path  # folder of the figures of all rows and of the page
+    called: str  # what the evaluation goes by
 
     @property
     def runs(self) -> list[SavedRun]:
@@ -64,11 +50,7 @@ class Plan:
 
 
 def plan_file(cfg: DictConfig, runs: Sequence[SavedRun]) -> Plan:
-    """Of ``cfg.detections``, beside the reports of the runs whose data it is scored on.
-
-    Raises:
-        UserError: something is asked for that a file has not.
-    """
+    """Of ``cfg.detections``, beside the reports of the runs whose data it is scored on."""
     if cfg.variant != OWN or cfg.model or cfg.detail or cfg.called:
         raise UserError("detections=FILE is scored as it is: variant, table, detail and model belong to a run")
     if cfg.limit is not None or (cfg.data_root and cfg.get("data")):
@@ -76,8 +58,8 @@ def plan_file(cfg: DictConfig, runs: Sequence[SavedRun]) -> Plan:
     source = Path(cfg.detections)
     name = source.stem if cfg.name is None else str(cfg.name)
     out = Path(cfg.out) if cfg.out else source.parent / f"{name}-{cfg.split}"
-    before = [] if cfg.out else [row_folder(cfg, run, OWN) for run in runs]
-    return Plan([Job(name, out, source)], _written(before), out / "comparison", out, label(cfg, name))
+    before = [] if cfg.out else _written(cfg, runs)
+    return Plan([Job(name, out, source)], before, out / "comparison", out, label(cfg, name))
 
 
 def plan_runs(cfg: DictConfig, runs: Sequence[SavedRun]) -> Plan:
@@ -104,7 +86,7 @@ def plan_runs(cfg: DictConfig, runs: Sequence[SavedRun]) -> Plan:
     ways = dict.fromkeys(variant for _, variant in chosen)
     # the runs as they are stand beside other variants of them; a table of the paper has its own rows alone
     beside = not (cfg.out or cfg.called or OWN in [variant.name for variant in ways])
-    before = _written([row_folder(cfg, run, OWN) for run in used]) if beside else []
+    before = _written(cfg, used) if beside else []
     marks = [variant.marks for variant in ways if variant.marks]
     called = label(cfg, "-".join([cfg.called, *marks]) if cfg.called else "+".join(variant.name for variant in ways))
     place = Path(cfg.out or os.path.commonpath([run.folder.parent for run in used]))
@@ -118,5 +100,6 @@ def row_folder(cfg: DictConfig, run: SavedRun, variant: str, alone: bool = True)
     return Path(cfg.out) if alone else Path(cfg.out, run.place, "" if variant == OWN else variant)
 
 
-def _written(folders: Sequence[Path]) -> list[Path]:
-    return [folder for folder in folders if (folder / METRICS).is_file()]
+def _written(cfg: DictConfig, runs: Sequence[SavedRun]) -> list[Path]:
+    """The reports of runs as they are that are there already."""
+    return [folder for run in runs if ((folder := row_folder(cfg, run, OWN)) / METRICS).is_file()]

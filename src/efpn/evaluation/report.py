@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,9 +18,10 @@ from efpn.figures.crops import WorstKind, worst_sheet
 from efpn.figures.curves import STYLES, accuracy_recall, cost_curves, loss_bars, scale_curves
 from efpn.figures.pairs import difference_sheet
 from efpn.figures.sheet import outcome_sheet, save
-from efpn.metrics.counting import rule_used
-from efpn.metrics.evaluation import Boxes, Evaluation
+from efpn.metrics.bands import TT100K_BINS, Boxes
+from efpn.metrics.evaluation import Evaluation
 from efpn.metrics.scales import EDGES, by_scale
+from efpn.metrics.score import rule_used
 from efpn.runs.files import as_tt100k_results, write_json, write_text
 
 log = logging.getLogger(__name__)
@@ -31,12 +33,9 @@ Drawn = dict[str, Path]  # figures drawn this time, by what they are called
 
 
 def write_row(one: Evaluation, images: int = 0, tt100k: bool = False) -> Drawn:
-    """Write the files of one row; those of an earlier report in its folder are replaced.
+    """Write the files of one row, over those of an earlier report in its folder.
 
-    Args:
-        one: the row.
-        images: how many the sheet of images shows; with 0 there is none.
-        tt100k: also write the detections in the TT100K results layout.
+    The sheet shows ``images`` images, with 0 there is none; ``tt100k`` adds the detections in that results layout.
     """
     write_json(one.folder / METRICS, one.record, indent=2)
     write_text(one.folder / TABLE, report_table(one.record))
@@ -44,7 +43,7 @@ def write_row(one: Evaluation, images: int = 0, tt100k: bool = False) -> Drawn:
     write_json(one.folder / TRUTH, {**one.truth, "evaluated": one.evaluated})
     if tt100k:
         write_json(one.folder / DETECTIONS_TT100K, as_tt100k_results(one.truth, one.detections))
-    write_json(one.folder / "losses.json", one.funnel.as_dict(), indent=2)
+    write_json(one.folder / "losses.json", asdict(one.funnel), indent=2)
     write_text(one.folder / "losses.md", funnel_markdown(one.funnel, f"Where {one.name} loses objects on {one.split}"))
     log.info("%s on %s: %s", one.name, one.split, one.folder)
     title = f"{one.name} on {one.split}: the images with most misses (score >= {one.shown_threshold:.2f})"
@@ -55,12 +54,9 @@ def write_row(one: Evaluation, images: int = 0, tt100k: bool = False) -> Drawn:
 def draw_row(one: Evaluation) -> Drawn:
     """Figures of one row: the worst mistakes, and AP and AR against size by pyramid level (Fig. 1b)."""
     drawn: Drawn = {}
-    kinds: tuple[tuple[WorstKind, str], ...] = (
-        ("miss", "the largest misses"),
-        ("false_alarm", "the surest false alarms"),
-    )
-    for kind, said in kinds:
-        sheet = worst_sheet(one, kind, title=f"{one.name}, score >= {one.shown_threshold:.2f}: {said}")
+    said: dict[WorstKind, str] = {"miss": "the largest misses", "false_alarm": "the surest false alarms"}
+    for kind, which in said.items():
+        sheet = worst_sheet(one, kind, title=f"{one.name}, score >= {one.shown_threshold:.2f}: {which}")
         drawn |= keep(one.folder / f"worst_{kind}", sheet)
     if one.by_level:
         title = f"{one.name}: each pyramid level's detections alone, and all"
@@ -89,7 +85,7 @@ def draw_curves(stem: Path, rows: Sequence[Evaluation], title: str = "") -> Draw
     """Accuracy against recall by size, several rows in one (Fig. 7). A row without detections has no curve."""
     runs: dict[str, Any] = {one.name: one.curves for one in rows}
     first = rows[0]
-    rules = {"size_rule": first.size_rule, "bins": dict(first.bins), "objects": first.record["objects"]["f1"]}
+    rules = {"size_rule": first.size_rule, "bins": dict(TT100K_BINS), "objects": first.record["objects"]["f1"]}
     return keep(stem, accuracy_recall(runs, title=title), {**rules, "runs": runs})
 
 
@@ -98,18 +94,10 @@ def draw_scales(
 ) -> Drawn:
     """AP and AR against object size, in bins of ``sqrt(area)`` with these edges, native pixels (Fig. 1b).
 
-    Args:
-        stem: path without ending.
-        one: the evaluation whose ground truth and categories count.
-        runs: name to detections, those of other rows or of pyramid levels.
-        title: above the figure.
-        edges: of the bins.
+    ``runs`` are detections of other rows or of pyramid levels; the ground truth and the categories of ``one`` count.
     """
     wanted = one.evaluated
-    bins = {
-        run: by_scale(one.truth, found, edges=edges, max_dets=one.max_dets, category_ids=wanted)
-        for run, found in runs.items()
-    }
+    bins = {run: by_scale(one.truth, found, edges=edges, category_ids=wanted) for run, found in runs.items()}
     series = {run: {"AP": [scale.ap for scale in row], "AR": [scale.ar for scale in row]} for run, row in bins.items()}
     first = next(iter(bins.values()))
     names, objects = [scale.name for scale in first], [scale.objects for scale in first]
@@ -119,11 +107,7 @@ def draw_scales(
 
 
 def draw_losses(stem: Path, rows: Sequence[Evaluation], title: str = "") -> Drawn:
-    """Why objects were missed, by size, several rows in one.
-
-    Raises:
-        UserError: rows of other rules or of another ground truth.
-    """
+    """Why objects were missed, by size; `UserError` of rows of different rules or ground truths."""
     funnels = {one.name: one.funnel for one in rows}
     objects = [{name: band.objects for name, band in one.by_band.items()} for one in funnels.values()]
     rules = [(one.size_rule, one.bands) for one in funnels.values()]
@@ -131,7 +115,7 @@ def draw_losses(stem: Path, rows: Sequence[Evaluation], title: str = "") -> Draw
         raise UserError(f"losses of {', '.join(funnels)}: not of the same ground truth, bands and size rule")
     misses = {run: {name: band.misses for name, band in one.by_band.items()} for run, one in funnels.items()}
     figure = loss_bars(misses, objects[0], title=title)
-    return keep(stem, figure, {run: one.as_dict() for run, one in funnels.items()})
+    return keep(stem, figure, {run: asdict(one) for run, one in funnels.items()})
 
 
 def draw_costs(folder: Path, rows: Sequence[Row]) -> Drawn:

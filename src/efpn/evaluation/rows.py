@@ -23,17 +23,11 @@ PLAIN: Final = (OWN, "nothing", "none")  # facts that go without saying
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table: of an evaluation just made, or of an earlier one by what it has written.
+    """One row of a table: of an evaluation just made, or of an earlier one by what it has written."""
 
-    Attributes:
-        name: in the table, where no other row bears it.
-        record: the contents of its ``metrics.json``; what it does not say is not compared.
-        source: that file.
-    """
-
-    name: str
-    record: Mapping[str, Any]
-    source: Path
+    name: str  # in the table, where no other row bears it
+    record: Mapping[str, Any]  # the contents of its metrics.json; what it does not say is not compared
+    source: Path  # that file
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> Row:
@@ -47,7 +41,7 @@ class Row:
 
     @property
     def shared(self) -> dict[str, float | None]:
-        """The metrics whose gain is shared out, by name."""
+        """The metrics, and small F1 at the threshold of best F1, by name."""
         return {**self.metrics, "best_F1_S": (self.record.get("metrics_at_best_f1") or {}).get("F1_S")}
 
     @property
@@ -75,11 +69,6 @@ class Row:
         return tuple(str(self.identity.get(key)) for key in ("phase", "trained with", "seed", "changed in the model"))
 
     @property
-    def changes(self) -> str:
-        """What was changed in the model for this evaluation, in words."""
-        return self.identity.get("changed in the model") or "nothing"
-
-    @property
     def phase(self) -> str | None:
         """Of the run, if it is one of our own, detecting as it was trained."""
         return self.identity.get("phase") if self.identity.get("variant", OWN) == OWN else None
@@ -92,21 +81,13 @@ class Row:
         return {term: value for term, value in found.items() if value is not None}
 
 
-def load_row(path: Path, name: str | None = None) -> Row:
-    """Read a run directory (its ``metrics.json``) or such a file itself.
-
-    Args:
-        path: directory or file.
-        name: of the row, instead of the file's own.
-
-    Raises:
-        UserError: the file is missing, unreadable or holds no metrics.
-    """
+def load_row(path: Path) -> Row:
+    """Read a run directory (its ``metrics.json``) or such a file; `UserError` if it is missing or holds no metrics."""
     file = path / METRICS if path.is_dir() else path
     record = read_json(file)
     if not isinstance(record, dict) or not isinstance(record.get("metrics"), dict):
         raise UserError(f"{file}: no 'metrics' in it; expected what evaluate.py writes as metrics.json")
-    return Row(name or record.get("name") or str(path), record, file)
+    return Row(record.get("name") or str(path), record, file)
 
 
 def load_rows(paths: Iterable[Path]) -> list[Row]:
@@ -115,11 +96,7 @@ def load_rows(paths: Iterable[Path]) -> list[Row]:
 
 
 def comparable(rows: Sequence[Row]) -> list[Row]:
-    """The rows under names that tell them apart.
-
-    Raises:
-        UserError: none given, or two measured under different terms.
-    """
+    """The rows under names that tell them apart; `UserError` of none, or of two measured under different terms."""
     if not rows:
         raise UserError("nothing to compare: name at least one run directory with a metrics.json")
     first = rows[0]
@@ -127,10 +104,8 @@ def comparable(rows: Sequence[Row]) -> list[Row]:
         for term in first.terms.keys() & other.terms.keys():
             mine, theirs = first.terms[term], other.terms[term]
             if mine != theirs:
-                raise UserError(
-                    f"{first.source} and {other.source} cannot be compared: {term} differs ({mine} and {theirs}); "
-                    "evaluate both alike"
-                )
+                differs = f"{term} differs ({mine} and {theirs}); evaluate both alike"
+                raise UserError(f"{first.source} and {other.source} cannot be compared: {differs}")
     return told_apart(rows)
 
 
@@ -138,7 +113,15 @@ def told_apart(rows: Sequence[Row]) -> list[Row]:
     """Rows of one name get what they differ in behind it: their identity, and where that is alike the file's place."""
     keys = dict.fromkeys(key for row in rows for key in row.identity)
     for chosen in ([key for key in keys if key not in LAST], [key for key in keys if key in LAST]):
-        rows = [replace(row, name=" ".join([row.name, *_differing(row, alike, chosen)])) for row, alike in _named(rows)]
+        named = []
+        for row, alike in _named(rows):
+            words = [row.name]
+            for key in chosen:
+                mine = row.identity.get(key)
+                if mine not in (None, *PLAIN) and any(other.identity.get(key) != mine for other in alike):
+                    words.append(f"seed{mine}" if key == "seed" else f"{key} {mine}" if key in LAST else str(mine))
+            named.append(replace(row, name=" ".join(words)))
+        rows = named
     places = [row.source.parent if row.source.name == METRICS else row.source for row in rows]
     return [
         replace(row, name=f"{row.name} ({place})") if len(alike) > 1 else row
@@ -152,14 +135,6 @@ def _named(rows: Sequence[Row]) -> list[tuple[Row, list[Row]]]:
     for row in rows:
         named[row.name].append(row)
     return [(row, named[row.name]) for row in rows]
-
-
-def _differing(row: Row, alike: Sequence[Row], keys: Sequence[str]) -> Iterator[str]:
-    """Words for the parts of the row's identity that are others in the rows ``alike``."""
-    for key in keys:
-        mine = row.identity.get(key)
-        if mine not in (None, *PLAIN) and any(other.identity.get(key) != mine for other in alike):
-            yield f"seed{mine}" if key == "seed" else f"{key} {mine}" if key in LAST else str(mine)
 
 
 def changed(model: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 from omegaconf import DictConfig
 
 from efpn.data.images import read_image
@@ -16,7 +15,7 @@ from efpn.data.tt100k import TT100K
 from efpn.errors import UserError
 from efpn.evaluation.compare import show
 from efpn.evaluation.cost import seconds_per_image
-from efpn.evaluation.detect import Detected, detect, read_file
+from efpn.evaluation.detect import detect, read_file
 from efpn.evaluation.features import draw_features, with_extension
 from efpn.evaluation.html import write_html
 from efpn.evaluation.plan import Job, Plan, plan_file, plan_runs
@@ -37,14 +36,17 @@ log = logging.getLogger(__name__)
 def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Row]:
     """Evaluate each run in each way asked for, or ``cfg.detections``, write the reports, and show how they compare.
 
-    Returns:
-        The rows of the comparison; none on the other processes of a multi-device evaluation.
+    Returns the rows of the comparison; none on the other processes of a multi-device evaluation.
 
     Raises:
         UserError: anything that does not fit together, before any image is read.
         OSError: nothing can be written to a row's folder, likewise.
     """
-    check_choices(cfg)
+    check_values(cfg, EVALUATE)
+    if cfg.cost_of and "fpn_scaled" not in cfg.variant:
+        raise UserError(f"cost_of={cfg.cost_of}: is the cost of variant=fpn_scaled; name that too")
+    if unknown := [str(column) for column in cfg.columns if column not in metric_names()]:
+        raise UserError(f"columns: no metric {', '.join(unknown)}; choose from {', '.join(metric_names())}")
     plan = plan_file(cfg, runs) if cfg.detections else plan_runs(cfg, runs)
     for job in plan.jobs:
         require_place(job.folder)
@@ -71,21 +73,8 @@ def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Row]:
     return rows
 
 
-def check_choices(cfg: DictConfig) -> None:
-    """Raise `UserError` for values that no evaluation can have or that nothing reads, and columns that do not exist."""
-    check_values(cfg, EVALUATE)
-    if cfg.cost_of and "fpn_scaled" not in cfg.variant:
-        raise UserError(f"cost_of={cfg.cost_of}: is the cost of variant=fpn_scaled; name that too")
-    if unknown := [str(column) for column in cfg.columns if column not in metric_names()]:
-        raise UserError(f"columns: no metric {', '.join(unknown)}; choose from {', '.join(metric_names())}")
-
-
 def times(cfg: DictConfig, jobs: Sequence[Job]) -> dict[str, float]:
-    """Seconds that each row takes for an image, by its name.
-
-    Raises:
-        UserError: a result file is among them, or there are several devices.
-    """
+    """Seconds that each row takes for an image, by its name; raises `UserError` of a result file or several devices."""
     ways = [job.source for job in jobs if isinstance(job.source, tuple)]
     if len(ways) < len(jobs):
         raise UserError("timed=true: a result file has no model to be timed; leave it out")
@@ -93,33 +82,16 @@ def times(cfg: DictConfig, jobs: Sequence[Job]) -> dict[str, float]:
 
 
 def evaluate_job(
-    cfg: DictConfig, job: Job, runs: list[SavedRun], taken: float | None = None
+    cfg: DictConfig, job: Job, runs: list[SavedRun], taken: float | None
 ) -> tuple[Evaluation, Drawn] | None:
-    """Score one row, which took so many seconds for an image, and write its report.
-
-    Returns:
-        None on all processes but the first.
-    """
+    """Score one row, which took so many seconds for an image, and write its report; None on all later processes."""
     start = time.perf_counter()
     found = read_file(cfg, job.source, runs) if isinstance(job.source, Path) else detect(cfg, *job.source)
     if found is None:
         return None
-    one = scored(cfg, job, found, start, taken)
-    return one, write_row(one, cfg.images, tt100k=isinstance(found.data.source, TT100K))
-
-
-def scored(cfg: DictConfig, job: Job, found: Detected, start: float, taken: float | None = None) -> Evaluation:
-    """The evaluation of what was detected; ``start`` is when that began (`time.perf_counter`).
-
-    ``taken`` are the seconds that an image takes, where they were measured.
-    """
     index = found.data.index(cfg.split)
     paths = {record.image_id: record.path for record in index.records}
-
-    def load_image(image_id: int) -> np.ndarray:
-        return read_image(paths[image_id])
-
-    return Evaluation(
+    one = Evaluation(
         name=job.name,
         split=index.name,
         truth=restrict(index.to_coco(), found.image_ids),
@@ -129,7 +101,7 @@ def scored(cfg: DictConfig, job: Job, found: Detected, start: float, taken: floa
         best_threshold=found.best,
         best_chosen_on=None if found.best is None else found.data.index("val").name,
         stages=found.stages,
-        load_image=load_image,
+        load_image=lambda image_id: read_image(paths[image_id]),
         folder=job.folder,
         facts={
             "seed": found.seed,
@@ -141,6 +113,7 @@ def scored(cfg: DictConfig, job: Job, found: Detected, start: float, taken: floa
             "more": found.more,
         },
     )
+    return one, write_row(one, cfg.images, tt100k=isinstance(found.data.source, TT100K))
 
 
 def draw(cfg: DictConfig, plan: Plan, evaluations: list[Evaluation]) -> Drawn:

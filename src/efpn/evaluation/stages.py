@@ -40,10 +40,8 @@ class StageRecorder:
 
     On one process only: the record is not gathered. In training mode nothing is recorded.
 
-    Args:
-        detector: whose RPN and box heads are watched; given back as it was.
-        category_ids: ``category_ids[label - 1]`` in the record.
-        depth: proposals per image to keep; more than the RPN's own top n show what that cap costs.
+    ``category_ids[label - 1]`` stands in the record. More proposals per image (``depth``) than the RPN's own top n show
+    what that cap costs.
     """
 
     def __init__(self, detector: FasterRCNN, category_ids: Sequence[int], depth: int = 2000) -> None:
@@ -77,19 +75,26 @@ class StageRecorder:
         return replace(variant, predict=predict)
 
     def file(self, batch: Any) -> None:
-        """Keep what the detector did with ``batch`` (1x images first, targets last), after it was called.
-
-        Raises:
-            UserError: there are several processes.
-        """
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            count = torch.distributed.get_world_size()
-            if count > 1:
-                raise UserError(f"proposals are recorded on one process, not on {count}; use trainer.devices=1")
+        """Keep what the detector did with a batch (1x images first, targets last); `UserError` of several processes."""
+        parallel = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if parallel and (count := torch.distributed.get_world_size()) > 1:
+            raise UserError(f"proposals are recorded on one process, not on {count}; use trainer.devices=1")
         for seen, image, target in zip(self._batch, batch[0], batch[-1], strict=True):
+            image_id = int(target["image_id"])
+            if image_id in self._proposals:
+                continue  # a repeated one, which fills up the last batch
             height, width = seen.size
             native = target["scale"].cpu() * torch.tensor([width / image.shape[-1], height / image.shape[-2]])
-            self._keep(int(target["image_id"]), seen, native.repeat(2))
+            scale = native.repeat(2)
+            self._proposals[image_id] = Proposals((seen.boxes / scale).numpy(), seen.scores.numpy(), seen.levels)
+            self._sources[image_id] = seen.sources
+            for kind, fates in seen.fates.items():
+                self._filtered[kind].update(fates)
+            boxes, scores, labels = seen.cut
+            rows = zip((boxes / scale).tolist(), scores.tolist(), labels.tolist(), strict=True)
+            for (x1, y1, x2, y2), score, label in rows:
+                where = {"image_id": image_id, "category_id": self.category_ids[label - 1]}
+                self._cut.append({**where, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score})
         self._batch = []
 
     def record(self) -> StageRecord:
@@ -98,20 +103,6 @@ class StageRecorder:
         levels = LEVELS if small is None or small.level in LEVELS else (small.level, *LEVELS)
         cap = self.heads.detections_per_img
         return StageRecord(self.cap, self.depth, cap, levels, self._proposals, self._cut, self._sources, self._filtered)
-
-    def _keep(self, image_id: int, image: _Seen, scale: Tensor) -> None:
-        """File an image; a repeated one (filling up the last batch) is passed over."""
-        if image_id in self._proposals:
-            return
-        self._proposals[image_id] = Proposals((image.boxes / scale).numpy(), image.scores.numpy(), image.levels)
-        self._sources[image_id] = image.sources
-        for kind, fates in image.fates.items():
-            self._filtered[kind].update(fates)
-        boxes, scores, labels = image.cut
-        rows = zip((boxes / scale).tolist(), scores.tolist(), labels.tolist(), strict=True)
-        for (x1, y1, x2, y2), score, label in rows:
-            where = {"image_id": image_id, "category_id": self.category_ids[label - 1]}
-            self._cut.append({**where, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score})
 
     def _see_proposals(self, ranked: list[Ranked]) -> None:
         self._batch = []

@@ -30,12 +30,7 @@ LEVELS: Final = (2.5, 97.5)  # percentiles of a 95 % interval
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A row of the table: a row of the sweep, seen in one way.
-
-    Attributes:
-        row: its trainings.
-        variant: how to detect with them.
-    """
+    """A row of the table: a row of the sweep, seen in one way."""
 
     row: SweptRow
     variant: Variant
@@ -90,10 +85,8 @@ def summarise(cfg: DictConfig, rows: Sequence[SweptRow]) -> Path:
     chosen = choose_entry(cfg, list(found)) if cfg.choose else None
     group = str(next(iter(next(iter(found)).row.runs.values())).config.name)
     with start_tracking(cfg, " ".join(filter(None, [group, cfg.called])), "summarise", group) as tracked:
-        table = [
-            {**line, "chosen": entry is chosen}
-            for line, entry in zip(statistics(cfg, found, reference), found, strict=True)
-        ]
+        lines = zip(statistics(cfg, found, reference), found, strict=True)
+        table = [{**line, "chosen": entry is chosen} for line, entry in lines]
         folder = write_summary(cfg, table, reference.title, evaluations)
         if tracked is not None:
             track_summary(tracked, table, Path(cfg.sweep), group, folder, *curve(cfg, table, list(found)))
@@ -114,8 +107,10 @@ def curve(cfg: DictConfig, table: Sequence[Mapping[str, Any]], entries: Sequence
 
 def what_is_missing(cfg: DictConfig, entries: Sequence[Entry], split: str) -> str:
     """The command line that evaluates what is not evaluated yet; empty where all is."""
-    lacking = [(run, entry) for entry in entries for seed, run in entry.row.runs.items()
-               if seed not in entry.evaluated(split)]  # fmt: skip
+    lacking = []
+    for entry in entries:
+        done = entry.evaluated(split)
+        lacking += [(run, entry) for seed, run in entry.row.runs.items() if seed not in done]
     if not lacking:
         return ""
     folders = ",".join(dict.fromkeys(str(run.folder) for run, _ in lacking))
@@ -137,11 +132,7 @@ def choose_reference(cfg: DictConfig, entries: Sequence[Entry]) -> Entry:
 
 
 def choose_entry(cfg: DictConfig, entries: Sequence[Entry]) -> Entry:
-    """The entry whose mean of ``cfg.choose`` on the validation split is best.
-
-    Raises:
-        UserError: not all are evaluated there, or none has the number.
-    """
+    """The entry whose mean of ``cfg.choose`` is best on the validation split, on which all must be evaluated."""
     if command := what_is_missing(cfg, entries, "val"):
         raise UserError(f"choose={cfg.choose}: what is chosen from must be evaluated on split=val; `{command}` does it")
     means = [np.mean([value_of(row, cfg.choose) for row in entry.evaluated("val").values()]) for entry in entries]
@@ -209,11 +200,7 @@ def draw(cfg: DictConfig, found: Mapping[Entry, dict[int, Row]]) -> tuple[Table,
 
 
 def resampled(row: Row, columns: Sequence[str]) -> Resampled:
-    """An evaluation, ready to be resampled.
-
-    Raises:
-        UserError: its files do not belong together.
-    """
+    """An evaluation, ready to be resampled; raises `UserError` where its files do not belong together."""
     folder, fix = row.source.parent, "evaluate again"
     truth, found = (read_json(folder / name, fix) for name in (TRUTH, DETECTIONS))
     thresholds = row.record["thresholds"]
@@ -231,12 +218,8 @@ def interval(
     """The mean ``(columns,)`` over seeds, and its 95 % interval ``(2, columns)``; of one seed, by images alone.
 
     The interval is that of the resamples around their own mean, set around the mean itself: a resample lacks some
-    images, and AP over rare classes is higher in it on the average.
-
-    Args:
-        values: by seed, ``(columns,)``.
-        drawn: by seed, ``(B, columns)`` under resampled images.
-        seed: of the resampling of seeds.
+    images, and AP over rare classes is higher in it on the average. ``values`` are ``(columns,)`` by seed, ``drawn``
+    ``(B, columns)`` under resampled images; ``seed`` is that of the resampling of seeds.
     """
     table = np.stack(list(drawn.values()))
     count = len(table)

@@ -25,14 +25,8 @@ Line = Mapping[str, Any]  # a row: name, title, seeds, paired, chosen, and by co
 NOISE, CHOSEN = "≈", "*"
 LATEX: Final = str.maketrans(
     {one: f"\\{one}" for one in "&%$#_{}"}
-    | {
-        "±": r"$\pm$",
-        NOISE: r"$\approx$",
-        "'": "$'$",
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\^{}",
-    }
+    | {"±": r"$\pm$", NOISE: r"$\approx$", "'": "$'$"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\^{}"}
 )
 
 
@@ -48,15 +42,12 @@ def write_summary(cfg: DictConfig, lines: Sequence[Line], reference: str, evalua
         for line in lines
         if line["paired"]
     ]
-    tables = [table for table in (means, gains) if table]
-    titles = [f"{Path(cfg.sweep).resolve().name} on {split}", f"Difference to {reference}"]
+    title = f"{Path(cfg.sweep).resolve().name} on {split}"
     notes = _notes(cfg, lines, evaluations)
     facts = {"command": command_line(), "commit": own_commit()}
-    parts = [
-        text
-        for level, title, table in zip(["#", "##"], titles, tables, strict=False)
-        for text in (f"{level} {escaped(title)}", markdown_table(head, table))
-    ]
+    parts = [f"# {escaped(title)}", markdown_table(head, means)]
+    if gains:
+        parts += [f"## {escaped(f'Difference to {reference}')}", markdown_table(head, gains)]
     text = "\n\n".join([*parts, " ".join(notes), fact_list(facts)]) + "\n"
     print(text)
     write_text(folder / "summary.md", text)
@@ -64,14 +55,14 @@ def write_summary(cfg: DictConfig, lines: Sequence[Line], reference: str, evalua
     head_of_all, long = long_table(lines)
     csv.writer(file, lineterminator="\n").writerows([head_of_all, *long])
     write_text(folder / "summary.csv", file.getvalue())
-    write_text(folder / "summary.tex", "\n".join(_latex(head, table) for table in tables))
+    write_text(folder / "summary.tex", "\n".join(_latex(head, table) for table in (means, gains) if table))
     record = {"split": split, "columns": columns, "reference": reference, "rows": lines, "notes": notes, **facts}
     write_json(folder / "summary.json", record, indent=2)
     dots = {
         column: [(line["columns"][column]["mean"], *line["columns"][column]["interval"]) for line in lines]
         for column in columns
     }
-    save(interval_dots([_title(line) for line in lines], dots, title=titles[0]), folder / "summary.png")
+    save(interval_dots([_title(line) for line in lines], dots, title=title), folder / "summary.png")
     log.info("summary: %s", folder)
     return folder
 
@@ -79,11 +70,9 @@ def write_summary(cfg: DictConfig, lines: Sequence[Line], reference: str, evalua
 def _notes(cfg: DictConfig, lines: Sequence[Line], evaluations: Sequence[Row]) -> list[str]:
     """How to read the tables, in sentences."""
     most = max(len(line["seeds"]) for line in lines)
-    what = (
-        "seeds and images"
-        if most > 1
-        else "images alone, as there is one seed: what another seed would change is not in them"
-    )
+    what = "images alone, as there is one seed: what another seed would change is not in them"
+    if most > 1:
+        what = "seeds and images"
     notes = [
         "Mean ± standard deviation over seeds.",
         f"In brackets 95 % intervals: {cfg.resamples} resamples of {what}. Differences are paired by seed and image.",

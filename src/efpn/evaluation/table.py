@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from efpn.markdown import MISSING, escaped, fact_list, markdown_table, number
 from efpn.metrics.bands import suffix
-from efpn.metrics.funnel import BandFunnel, Funnel
+from efpn.metrics.evaluation import Evaluation, Metrics
+from efpn.metrics.funnel import Funnel
 
 CLASS_METRICS: Final = ("AP", "AP_S")  # of each class in tables
 RULES: Final = {
     "long_side": "longer side of the box",
     "area": "square root of the box's area",
     "annotation": "square root of the annotation's own area, of the box's where it gives none",
+}
+FILTERED = {
+    "proposals": "Boxes that the RPN gives, one for each anchor, and the step at which they go; means of all images.",
+    "detections": "Boxes that the head gives, one for each class of each proposal, and the step at which they go (the "
+    "score is the model's own `score_thresh`, not that of the tables above); means of all images.",
+}
+STEPS = {
+    "top_n": "beyond a level's number before NMS",
+    "score": "score below the model's",
+    "size": "too small",
+    "nms": "NMS",
+    "cap": "beyond the cap",
+    "kept": "kept",
 }
 
 
@@ -24,33 +38,20 @@ def gain_over(mine: Mapping[str, Any], base: Mapping[str, Any], metric: str) -> 
     return None if value is None or other is None or mine is base else round(value - other, 3)
 
 
-def size_rules(rules: Mapping[str, Any]) -> str:
-    """How sizes were measured, in one sentence, for a table that has columns of both protocols.
-
-    Args:
-        rules: of ``metrics.json``.
-    """
-    return (
-        f"Sizes in native pixels. AP and AR: {RULES[rules['ap_size_rule']]}. Accuracy, recall and F1: "
-        f"{RULES[rules['f1_size_rule']]}."
-    )
+def class_lines(rows: Sequence[Evaluation]) -> list[tuple[str, int, list[Metrics]]]:
+    """Of each class, commonest first: its name, its objects, and AP and AR in every row."""
+    first = rows[0]
+    return [
+        (first.class_names[key], objects, [one.by_class[key] for one in rows])
+        for key, objects in first.class_objects.items()
+    ]
 
 
 def report_table(record: Mapping[str, Any]) -> str:
-    """The tables of one evaluation: totals, AP and AR by size, accuracy, recall and F1 by size, and the facts.
-
-    Args:
-        record: the contents of ``metrics.json``.
-    """
-    seconds = record["seconds"]
-    facts = {
-        "command": record["command"],
-        "commit": record["commit"],
-        "seed": record["seed"],
-        "wall time": None if seconds is None else f"{seconds:.0f} s",
-        "hardware": record["hardware"],
-        **record["more"],
-    }
+    """Of a ``metrics.json``: totals, AP and AR by size, accuracy, recall and F1 by size, and the facts."""
+    facts = {key: record[key] for key in ("command", "commit", "seed")}
+    facts["wall time"] = None if record["seconds"] is None else f"{record['seconds']:.0f} s"
+    facts |= {"hardware": record["hardware"], **record["more"]}
     parts = [
         f"# {escaped(record['name'])} on {escaped(record['split'])}",
         f"{record['images']} images, {record['detections']} detections, {record['categories']} evaluated classes.",
@@ -65,14 +66,10 @@ def report_table(record: Mapping[str, Any]) -> str:
 def _ap_part(record: Mapping[str, Any]) -> list[str]:
     metrics, rules, objects = record["metrics"], record["rules"], record["objects"]["ap"]
     totals = [name for name in ("AP", "AP50", "AP75", "AR") if name in metrics]
-    rows = [
-        [
-            band_name(name, band, rules["ap_edges"]),
-            str(objects[name]),
-            *(number(metrics.get(f"{m}{suffix(name)}")) for m in ("AP", "AR")),
-        ]
-        for name, band in rules["ap_bands"].items()
-    ]
+    rows = []
+    for name, band in rules["ap_bands"].items():
+        numbers = [number(metrics.get(f"{metric}{suffix(name)}")) for metric in ("AP", "AR")]
+        rows.append([band_name(name, band, rules["ap_edges"]), str(objects[name]), *numbers])
     return [
         markdown_table(totals, [[number(metrics[name]) for name in totals]]),
         "## COCO AP and AR by size",
@@ -92,14 +89,10 @@ def _f1_part(record: Mapping[str, Any]) -> list[str]:
         said = f"Thresholds: {thresholds['fixed']:.2f}, fixed; {thresholds['best_f1']:.2f}, best F1 on {chosen}."
     names = {"acc": "accuracy", "rec": "recall", "F1": "F1"}
     head = ["size", "objects", *(f"{name}, {at}" for at, _ in tables for name in names.values())]
-    rows = [
-        [
-            band_name(name, band),
-            str(record["objects"]["f1"][name]),
-            *(number(metrics.get(f"{rate}{suffix(name)}")) for _, metrics in tables for rate in names),
-        ]
-        for name, band in rules["f1_bins"].items()
-    ]
+    rows = []
+    for name, band in rules["f1_bins"].items():
+        numbers = [number(metrics.get(f"{rate}{suffix(name)}")) for _, metrics in tables for rate in names]
+        rows.append([band_name(name, band), str(record["objects"]["f1"][name]), *numbers])
     return [
         "## TT100K accuracy, recall and F1 by size",
         f"IoU > {rules['f1_iou']}. Size: {RULES[rules['f1_size_rule']]}, native pixels. {said}",
@@ -121,8 +114,9 @@ def funnel_markdown(funnel: Funnel, title: str = "Where objects get lost") -> st
     Causes that can be told but never happened are left out of the tables.
     """
     bands = list(funnel.by_band.values())
-    misses, alarms = _happened([one.misses for one in bands]), _happened([one.false_alarms for one in bands])
-    rates = list(bands[0].rpn_recall) if bands else []
+    misses = [cause for cause in bands[0].misses if any(one.misses[cause] != 0 for one in bands)]
+    alarms = [cause for cause in bands[0].false_alarms if any(one.false_alarms[cause] != 0 for one in bands)]
+    recalls = [f"recall@{k}" for k in bands[0].rpn_recall]
     levels = list(next((one.roi_levels for one in bands if one.roi_levels), {}))
     caps = "They were not recorded."
     if funnel.cap is not None:
@@ -130,22 +124,21 @@ def funnel_markdown(funnel: Funnel, title: str = "Where objects get lost") -> st
             f"The box head is given {funnel.cap} an image, {funnel.depth} were recorded; {funnel.detections_cap} "
             "detections an image are kept, at any score."
         )
-
-    def fates(one: BandFunnel) -> list[str]:
+    fates, false_alarms, proposals, rois = [], [], [], []
+    for name, one in funnel.by_band.items():
+        size = "{} [{:g}, {:g})".format(name, *funnel.bands[name])
         counts = [one.hits, *(one.misses[cause] for cause in misses)]
         known = [
             MISSING if count is None or not one.objects else f"{count} ({100 * count / one.objects:.1f} %)"
             for count in counts
         ]
-        return [str(one.objects), *known]
-
-    def rois(one: BandFunnel) -> list[str]:
-        shares = one.roi_levels or {}
-        return [MISSING if one.rois is None else str(one.rois), *(number(shares.get(level)) for level in levels)]
-
-    def table(head: Sequence[str], cells: Callable[[BandFunnel], list[str]]) -> str:
-        lows = {name: f"{name} [{low:g}, {high:g})" for name, (low, high) in funnel.bands.items()}
-        return markdown_table(["size", *head], [[lows[name], *cells(one)] for name, one in funnel.by_band.items()])
+        fates.append([size, str(one.objects), *known])
+        numbers = [sum(one.false_alarms.values()), *(one.false_alarms[cause] for cause in alarms)]
+        false_alarms.append([size, *map(str, numbers)])
+        shares = [*one.rpn_recall.values(), one.rpn_cap, one.detection_cap]
+        proposals.append([size, *map(number, shares)])
+        read = [number((one.roi_levels or {}).get(level)) for level in levels]
+        rois.append([size, MISSING if one.rois is None else str(one.rois), *read])
 
     parts = [
         f"# {escaped(title)}",
@@ -153,48 +146,17 @@ def funnel_markdown(funnel: Funnel, title: str = "Where objects get lost") -> st
         "ground truth, a false alarm its own size. Every miss and every false alarm has one cause, the first that "
         "holds in the order of `efpn.metrics.causes`; in brackets the share of the ground truths.",
         "## Ground truths: found, or why missed",
-        table(["objects", "found", *(cause.replace("_", " ") for cause in misses)], fates),
+        markdown_table(["size", "objects", "found", *(cause.replace("_", " ") for cause in misses)], fates),
         "## False alarms",
-        table(
-            ["all", *(cause.replace("_", " ") for cause in alarms)],
-            lambda one: [str(sum(one.false_alarms.values())), *(str(one.false_alarms[cause]) for cause in alarms)],
-        ),
+        markdown_table(["size", "all", *(cause.replace("_", " ") for cause in alarms)], false_alarms),
         "## Proposals and caps",
         f"Recall of the proposals at IoU > 0.5, by how many are taken. {caps}",
-        table(
-            [*(f"recall@{k}" for k in rates), "beyond the RPN's cap", "beyond the detections' cap"],
-            lambda one: [number(value) for value in (*one.rpn_recall.values(), one.rpn_cap, one.detection_cap)],
-        ),
+        markdown_table(["size", *recalls, "beyond the RPN's cap", "beyond the detections' cap"], proposals),
         "## RoIs by the level they are pooled from",
-        table(["RoIs", *levels], rois),
-        *(_filter_table(kind, steps) for kind, steps in funnel.filtered.items()),
+        markdown_table(["size", "RoIs", *levels], rois),
     ]
+    for kind, steps in funnel.filtered.items():
+        head = ["boxes an image", *(STEPS[step] for step in steps)]
+        means = [f"{count:.1f}" for count in (sum(steps.values()), *steps.values())]
+        parts += [f"## Where {kind} are filtered out", FILTERED[kind], markdown_table(head, [means])]
     return "\n\n".join(parts) + "\n"
-
-
-FILTERED = {
-    "proposals": "Boxes that the RPN gives, one for each anchor, and the step at which they go; means of all images.",
-    "detections": "Boxes that the head gives, one for each class of each proposal, and the step at which they go (the "
-    "score is the model's own `score_thresh`, not that of the tables above); means of all images.",
-}
-STEPS = {
-    "top_n": "beyond a level's number before NMS",
-    "score": "score below the model's",
-    "size": "too small",
-    "nms": "NMS",
-    "cap": "beyond the cap",
-    "kept": "kept",
-}
-
-
-def _filter_table(kind: str, steps: Mapping[str, float]) -> str:
-    """What became of the boxes that were ``proposals`` or ``detections`` to be, an image on average."""
-    head = ["boxes an image", *(STEPS[step] for step in steps)]
-    return f"## Where {kind} are filtered out\n\n{FILTERED[kind]}\n\n" + markdown_table(
-        head, [[f"{sum(steps.values()):.1f}", *(f"{count:.1f}" for count in steps.values())]]
-    )
-
-
-def _happened(bands: Sequence[Mapping[str, int | None]]) -> list[str]:
-    """Causes to be shown, in their order: all but those that stand at 0 everywhere."""
-    return [cause for cause in (bands[0] if bands else {}) if any(band[cause] != 0 for band in bands)]

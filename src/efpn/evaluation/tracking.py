@@ -16,7 +16,7 @@ from efpn.errors import UserError
 from efpn.evaluation.compare import said_sizes
 from efpn.evaluation.rows import Row
 from efpn.evaluation.summary_files import Line, long_table
-from efpn.evaluation.table import CLASS_METRICS
+from efpn.evaluation.table import CLASS_METRICS, class_lines
 from efpn.metrics.evaluation import Evaluation
 from efpn.runs.files import make_folder
 from efpn.runs.tracking import log_rows
@@ -28,13 +28,8 @@ ADVICE: Final = "`wandb login` once, or logger.offline=true and `wandb sync` lat
 def start_tracking(cfg: DictConfig, called: str, job: str = "evaluate", group: str | None = None) -> Iterator[Any]:
     """Start what ``logger`` asks for, before any image is read; the W&B run, or None where it asks for nothing.
 
-    It ends with the context, as failed where an error ended the evaluation.
-
-    Args:
-        cfg: the call's config.
-        called: the run's name, without the job.
-        job: its job type.
-        group: of the training's runs that it belongs to.
+    It ends with the context, as failed where an error ended the evaluation. Its name is the job and ``called``; the
+    ``group`` is that of the training's runs that it belongs to.
 
     Raises:
         UserError: another logger than W&B, or one that cannot start.
@@ -49,7 +44,11 @@ def start_tracking(cfg: DictConfig, called: str, job: str = "evaluate", group: s
     try:
         logger = instantiate(cfg.logger, save_dir=str(place), name=f"{job} {called}", job_type=job, group=group)
         run = logger.experiment
-        run.config.update(settings(cfg))
+        # without the logger's own part, which names what only a training has
+        own = [str(key) for key in cfg if key != "logger" and not OmegaConf.is_missing(cfg, str(key))]
+        run.config.update(
+            {key: OmegaConf.to_object(cfg[key]) if OmegaConf.is_config(cfg[key]) else cfg[key] for key in own}
+        )
     except (wandb.errors.Error, wandb.errors.UsageError) as error:
         raise UserError(f"logger=wandb: {error}; {ADVICE}") from error
     failed = True
@@ -68,22 +67,27 @@ def track(
     drawn: Mapping[str, Path],
     page: Path | None,
 ) -> None:
-    """Send all that was written.
-
-    Args:
-        run: of W&B.
-        rows: of the comparison.
-        columns: its metrics.
-        evaluations: made this time.
-        drawn: the figures of this time by the names they go under.
-        page: the report that holds them, if there is one.
-    """
+    """Send all that was written: the comparison's rows and columns, what was evaluated, the figures, the page."""
     for row in rows:
         run.summary.update({f"{row.name}/{name}": value for name, value in row.metrics.items()})
     run.summary.update({"sizes": said_sizes(rows)})
-    compared: list[list[Any]] = [[row.name, *(row.metrics[name] for name in columns)] for row in rows]
-    tables = {"comparison": (["model", *columns], compared), "sizes": size_table(evaluations)}
-    tables["classes"] = class_table(evaluations)
+    compared = [[row.name, *(row.metrics[name] for name in columns)] for row in rows]
+    sizes: list[list[Any]] = [
+        [one.name, at, name, *rates]
+        for one in evaluations
+        for at, bins in one.by_size.items()
+        for name, rates in bins.items()
+    ]
+    classes: list[list[Any]] = [
+        [name, objects, *(metrics[key] for key in CLASS_METRICS for metrics in every)]
+        for name, objects, every in class_lines(evaluations)
+    ]
+    of_classes = [f"{metric} {one.name}" for metric in CLASS_METRICS for one in evaluations]
+    tables: dict[str, tuple[list[str], list[list[Any]]]] = {
+        "comparison": (["model", *columns], compared),
+        "sizes": (["model", "score from", "size", "accuracy", "recall", "F1"], sizes),
+        "classes": (["class", "objects", *of_classes], classes),
+    }
     run.log({name: wandb.Table(columns=list(head), data=lines) for name, (head, lines) in tables.items()})
     run.log({name: wandb.Image(str(path)) for name, path in drawn.items()})
     if page is not None:
@@ -93,46 +97,10 @@ def track(
 def track_summary(
     run: Any, lines: Sequence[Line], sweep: Path, name: str, folder: Path, axes: Sequence[str], curve: Sequence[Any]
 ) -> None:
-    """Send a summary of a sweep.
-
-    Args:
-        run: of W&B.
-        lines: what `efpn.evaluation.summary.statistics` gives.
-        sweep: its folder.
-        name: of its runs.
-        folder: where the summary was written.
-        axes: names of the curve's x and y.
-        curve: its points; none: no curve.
-    """
+    """Send a summary of a sweep: the lines of `statistics`, the rows, and the curve (by the names of x and y)."""
     head, rows = long_table(lines)
     log_rows(run, sweep, name)
     run.log({"summary": wandb.Table(columns=list(head), data=rows), "dots": wandb.Image(str(folder / "summary.png"))})
     if curve:
         points = wandb.Table(columns=list(axes), data=[list(point) for point in curve])
         run.log({"curve": wandb.plot.line(points, axes[0], axes[1], title=f"{axes[1]} against {axes[0]}")})
-
-
-def settings(cfg: DictConfig) -> dict[str, Any]:
-    """The evaluation's config without the logger's own part, which names what only a training has."""
-    return {
-        str(key): OmegaConf.to_object(cfg[key]) if OmegaConf.is_config(cfg[key]) else cfg[key]
-        for key in cfg
-        if key != "logger" and not OmegaConf.is_missing(cfg, str(key))
-    }
-
-
-def size_table(rows: Sequence[Evaluation]) -> tuple[list[str], list[list[Any]]]:
-    """Accuracy, recall and F1 by size of every row, at the fixed threshold and at that of best F1."""
-    lines = [
-        [one.name, at, name, *rates] for one in rows for at, bins in one.by_size.items() for name, rates in bins.items()
-    ]
-    return ["model", "score from", "size", "accuracy", "recall", "F1"], lines
-
-
-def class_table(rows: Sequence[Evaluation]) -> tuple[list[str], list[list[Any]]]:
-    """AP and AP of small objects by class, commonest first, of every row."""
-    lines = [
-        [rows[0].class_names[key], objects, *(one.by_class[key][metric] for metric in CLASS_METRICS for one in rows)]
-        for key, objects in rows[0].class_objects.items()
-    ]
-    return ["class", "objects", *(f"{metric} {one.name}" for metric in CLASS_METRICS for one in rows)], lines

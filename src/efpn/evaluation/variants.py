@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -24,39 +23,19 @@ P3_EXT_FROM_P3: Final = {"p3_ext": "p3"}
 
 @dataclass(frozen=True)
 class SmallRule:
-    """Where RoIs are read, if otherwise than the detector was trained.
+    """Where RoIs are read, if otherwise than the detector was trained."""
 
-    Attributes:
-        level: that they are pooled from.
-        all: not the small ones alone, every RoI.
-        extension: whether the detector keeps its extension.
-    """
-
-    level: str
-    all: bool = False
-    extension: bool = False
-
-    def node(self, below: float) -> dict[str, Any]:
-        """The config of `efpn.models.SmallRoIs`; ``below`` in 1x pixels."""
-        return {
-            "_target_": "efpn.models.SmallRoIs",
-            "below": math.inf if self.all else below,
-            "level": self.level,
-            "own_head": False,
-        }
+    level: str  # that they are pooled from
+    all: bool = False  # not the small ones alone, every RoI
+    extension: bool = False  # whether the detector keeps its extension
 
 
 @dataclass(frozen=True)
 class Needs:
-    """The kind of phase that a variant can be run on.
+    """The kind of phase that a variant can be run on."""
 
-    Attributes:
-        kind: in words.
-        fits: says of a phase's ``model`` node whether it is of this kind.
-    """
-
-    kind: str
-    fits: Callable[[Mapping[str, Any]], bool]
+    kind: str  # in words
+    fits: Callable[[Mapping[str, Any]], bool]  # says of a phase's model node whether it is of this kind
 
     def met_by(self, run: SavedRun) -> bool:
         """Whether this phase is of the kind."""
@@ -84,25 +63,15 @@ DISTILLED: Final = Needs(
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to detect with a trained detector.
+    """A way to detect with a trained detector."""
 
-    Attributes:
-        key: what it is called by.
-        predict: ``(detector, batch) -> detections`` in 1x pixels.
-        pairs: whether it sees the 2x images.
-        rule: where RoIs are read, if otherwise than trained.
-        needs: the phases that it can be run on.
-        recorded: whether what comes before the detections can be recorded: one pass over an image.
-        marks: what tells it from others of the same key.
-    """
-
-    key: str
-    predict: Callable[[EFPNDetector, Any], Found]
-    pairs: bool = False
-    rule: SmallRule | None = None
-    needs: Needs = ANY
-    recorded: bool = True
-    marks: str = ""
+    key: str  # what it is called by
+    predict: Callable[[EFPNDetector, Any], Found]  # (detector, batch) -> detections in 1x pixels
+    pairs: bool = False  # whether it sees the 2x images
+    rule: SmallRule | None = None  # where RoIs are read, if otherwise than trained
+    needs: Needs = ANY  # the phases that it can be run on
+    recorded: bool = True  # whether what comes before the detections can be recorded: one pass over an image
+    marks: str = ""  # what tells it from others of the same key
 
     @property
     def name(self) -> str:
@@ -113,15 +82,9 @@ class Variant:
 def find_variants(
     names: str | Sequence[str], scales: Sequence[float], scaled: Sequence[float] = (1.4,)
 ) -> list[Variant]:
-    """Look variants up, each once, in the order given; ``fpn_scaled`` is one for each scale.
+    """Look variants up by one name or several, each once, in the order given; `UserError` of an unknown name or none.
 
-    Args:
-        names: one or several.
-        scales: of the multi-scale test, relative to the 1x image.
-        scaled: of ``fpn_scaled``, likewise.
-
-    Raises:
-        UserError: an unknown name, or scales that are none.
+    Relative to the 1x image, ``scales`` are those of the multi-scale test, ``scaled`` of one ``fpn_scaled`` each.
     """
     every = all_variants(scales, scaled)
     known = list(dict.fromkeys(variant.key for variant in every))
@@ -136,9 +99,10 @@ def find_variants(
     return [variant for name in wanted for variant in every if variant.key == name]
 
 
-def all_variants(scales: Sequence[float], scaled: Sequence[float] = (1.4,)) -> list[Variant]:
+def all_variants(scales: Sequence[float], scaled: Sequence[float]) -> list[Variant]:
     """Every variant; ``scales`` are the multi-scale test's, ``scaled`` those of the plain FPN on an enlarged image."""
-    marks = "-".join(f"{scale:g}" for scale in scales)
+    on_p3, on_p3_ext = SmallRule("p3", all=True), SmallRule("p3_ext", all=True)
+    kept_ext = replace(on_p3_ext, extension=True)
     return [
         Variant(OWN, _own),
         Variant("oracle", lambda d, batch: Oracle(d)(batch[1]), True, SmallRule("p2_ext"), PLAIN),
@@ -151,18 +115,12 @@ def all_variants(scales: Sequence[float], scaled: Sequence[float] = (1.4,)) -> l
             Variant(f"true_{part}", partial(_half_oracle, part), True, needs=needs)
             for part, needs in (("c2", EXTENDED), ("c3", EXTENDED), ("p4", CONTINUED))
         ),
-        Variant("on_p3", lambda d, batch: d(batch[0]), False, SmallRule("p3", all=True), PLAIN),
+        Variant("on_p3", lambda d, batch: d(batch[0]), False, on_p3, PLAIN),
+        Variant("on_p3_2x", lambda d, batch: Oracle(d, P3_EXT_FROM_P3)(batch[1]), True, on_p3_ext, PLAIN),
+        Variant("on_p3_ext", lambda d, batch: OnP3Ext(d)(*batch[:2]), True, kept_ext, DISTILLED),
         Variant(
-            "on_p3_2x", lambda d, batch: Oracle(d, P3_EXT_FROM_P3)(batch[1]), True, SmallRule("p3_ext", all=True), PLAIN
+            "multi_scale", partial(_scaled, scales), True, recorded=False, marks="-".join(f"{s:g}" for s in scales)
         ),
-        Variant(
-            "on_p3_ext",
-            lambda d, batch: OnP3Ext(d)(*batch[:2]),
-            True,
-            SmallRule("p3_ext", all=True, extension=True),
-            DISTILLED,
-        ),
-        Variant("multi_scale", partial(_scaled, scales), True, recorded=False, marks=marks),
     ]
 
 

@@ -20,16 +20,10 @@ GAP: Final = 3.0  # pixels between a frame and its name, at READABLE pixels
 
 
 def annotated_image(image: np.ndarray, drawn: Sequence[Mark]) -> np.ndarray:
-    """Draw boxes and their texts; a small image is enlarged by a whole factor, so that they can be read.
+    """Draw boxes and their texts on ``image (h, w, 3)`` uint8; the result is ``(f * h, f * w, 3)``.
 
-    A text stands beside its box, where it hides no other box or text if there is such a place.
-
-    Args:
-        image: ``(h, w, 3)`` uint8.
-        drawn: boxes in its pixels.
-
-    Returns:
-        ``(f * h, f * w, 3)`` uint8.
+    A small image is enlarged by a whole factor ``f``, so that they can be read. A text stands beside its box, where it
+    hides no other box or text if there is such a place.
     """
     height, width = image.shape[:2]
     factor = max(1, round(READABLE / max(height, width)))

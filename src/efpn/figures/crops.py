@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
@@ -16,6 +16,7 @@ from efpn.metrics.evaluation import Evaluation
 WorstKind = Literal["miss", "false_alarm"]
 SHARE: Final = 2.5  # of a crop's side to the object's
 LEAST: Final = 48.0  # native pixels of a crop's side
+WIDTH: Final = 11.0  # inches of the sheet
 HEAD: Final = 0.62  # inches above the crops, for title and legend
 LINES: Final = 0.36  # inches above each crop
 
@@ -30,36 +31,28 @@ class Mistake(NamedTuple):
 
 @dataclass(frozen=True)
 class Crop:
-    """One crop of an image.
+    """One crop of an image."""
 
-    Attributes:
-        image: ``(H, W, 3)`` uint8, native pixels.
-        drawn: the boxes, native pixels.
-        window: the part to show, xyxy native pixels.
-        title: up to two short lines above it.
-    """
-
-    image: np.ndarray
-    drawn: list[Mark]
-    window: Window
-    title: str
+    image: np.ndarray  # (H, W, 3) uint8, native pixels
+    drawn: list[Mark]  # the boxes, native pixels
+    window: Window  # the part to show, xyxy native pixels
+    title: str  # up to two short lines above it
 
 
 def worst(evaluation: Evaluation, kind: WorstKind, count: int) -> list[Mistake]:
     """The ``count`` worst mistakes of one kind (misses by their longer side), at most two of an image."""
-
-    def mistakes() -> Iterator[Mistake]:
-        for number, one in evaluation.outcomes.items():
-            if kind == "miss":
-                yield from (Mistake(number, one.objects[i], max(one.objects[i]["bbox"][2:])) for i in one.misses)
-            else:
-                made = (one.detections[i] for i in one.false_alarms)
-                yield from (Mistake(number, box, box["score"]) for box in made)
-
+    mistakes: list[Mistake] = []
+    for number, one in evaluation.outcomes.items():
+        if kind == "miss":
+            missed = [one.objects[i] for i in one.misses]
+            mistakes += [Mistake(number, box, max(box["bbox"][2:])) for box in missed]
+        else:
+            made = [one.detections[i] for i in one.false_alarms]
+            mistakes += [Mistake(number, box, box["score"]) for box in made]
     chosen: list[Mistake] = []
-    for one in sorted(mistakes(), key=lambda one: -one.weight):
-        if len(chosen) < count and sum(other.image_id == one.image_id for other in chosen) < 2:
-            chosen.append(one)
+    for mistake in sorted(mistakes, key=lambda one: -one.weight):
+        if len(chosen) < count and sum(other.image_id == mistake.image_id for other in chosen) < 2:
+            chosen.append(mistake)
     return chosen
 
 
@@ -77,23 +70,13 @@ def worst_sheet(evaluation: Evaluation, kind: WorstKind, count: int = 18, title:
     return crop_sheet(crops, title=title) if crops else None
 
 
-def crop_sheet(crops: Sequence[Crop], *, title: str = "", columns: int = 6, width: float = 11.0) -> Figure:
-    """Crops in rows, with a title and a legend.
-
-    Args:
-        crops: in order of reading; at least one.
-        title: one line above all.
-        columns: crops in a row.
-        width: inches of the sheet.
-
-    Raises:
-        ValueError: no crops.
-    """
+def crop_sheet(crops: Sequence[Crop], *, title: str = "", columns: int = 6) -> Figure:
+    """Crops in rows, with a one-line title and a legend; `ValueError` without any."""
     if not crops:
         raise ValueError("a sheet needs at least one crop")
-    rows, side = -(-len(crops) // columns), width / columns
+    rows, side = -(-len(crops) // columns), WIDTH / columns
     height = HEAD + rows * (LINES + 0.95 * side)
-    figure = Figure(figsize=(width, height), dpi=130, facecolor="white")
+    figure = Figure(figsize=(WIDTH, height), dpi=130, facecolor="white")
     FigureCanvasAgg(figure)
     figure.text(0.01, 1 - 0.18 / height, title, fontsize=10.5, weight="bold", va="center")
     legend(figure, loc="upper left", bbox_to_anchor=(0.0, 1 - 0.28 / height), fontsize=8.5)

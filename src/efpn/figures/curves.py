@@ -20,6 +20,7 @@ from matplotlib.patches import Patch
 Series = Sequence[float | None]
 Curve = Mapping[str, Series]
 
+WIDTH: Final = 9.5  # inches of a figure
 PANEL: Final = 2.3  # inches that a panel needs at least
 LEGEND_ROW: Final = 0.26  # inches of each further row of a legend
 TEXT, GRID, BARS, EMPTY = "#222222", "#d9d9d9", "#b8c4cf", "#777777"
@@ -59,17 +60,14 @@ CAUSES: Final[Mapping[str, str]] = {
 }
 
 
-def accuracy_recall(runs: Mapping[str, Mapping[str, Curve | None]], *, title: str = "", width: float = 9.5) -> Figure:
-    """Accuracy against recall, a panel for each size (Fig. 7).
+def accuracy_recall(runs: Mapping[str, Mapping[str, Curve | None]], *, title: str = "", width: float = WIDTH) -> Figure:
+    """Accuracy against recall, a panel for each size (Fig. 7); raises as `run_styles`.
 
     Args:
         runs: name to panel to ``accuracy`` and ``recall`` of equal length, or None where there is no such object. All
             runs have the same panels, drawn in the order of the first.
         title: above all.
         width: inches; panels go into further rows where they do not fit.
-
-    Raises:
-        ValueError: no runs, or more than there are styles.
     """
     styles = run_styles(runs)
     panels = list(next(iter(runs.values())))
@@ -95,24 +93,20 @@ def scale_curves(
     runs: Mapping[str, Mapping[str, Series]],
     *,
     title: str = "",
-    width: float = 9.5,
+    width: float = WIDTH,
     xlabel: str = "square root of the area, native pixels",
     bars: str = "objects",
 ) -> Figure:
-    """Metrics against object size, with the number of objects below (Fig. 1b).
+    """Metrics against object size, with the number of objects below (Fig. 1b); raises as `run_styles`.
 
     Args:
         bins: names of the size bins.
-        objects: ground truths in each.
-        runs: name to metric (``AP``, ``AR``) to its value in each bin, None where there is none. Pyramid levels can
-            take the place of runs.
+        objects: ground truths in each, or what else ``bars`` says.
+        runs: name (of a run or a pyramid level) to metric to its value in each bin, None where there is none.
         title: above all.
         width: inches; the metrics stand side by side where there is room, else below each other.
         xlabel: what the bins measure.
         bars: what ``objects`` counts.
-
-    Raises:
-        ValueError: no runs, or more than there are styles.
     """
     styles = run_styles(runs)
     metrics = list(next(iter(runs.values())))
@@ -133,24 +127,15 @@ def scale_curves(
 
 
 def cost_curves(
-    runs: Mapping[str, Mapping[str, Sequence[tuple[float | None, float | None]]]],
-    *,
-    title: str = "",
-    width: float = 9.5,
+    runs: Mapping[str, Mapping[str, Sequence[tuple[float | None, float | None]]]], *, title: str = ""
 ) -> Figure:
-    """Metrics against the time of an image, a panel for each metric.
+    """Metrics against the time of an image, a panel for each metric; raises as `run_styles`.
 
-    Args:
-        runs: name to metric to points of milliseconds and value, in order of time. One point alone is a mark.
-        title: above all.
-        width: inches.
-
-    Raises:
-        ValueError: no runs, or more than there are styles.
+    ``runs`` is name to metric to points of milliseconds and value, in order of time. One point alone is a mark.
     """
     styles = run_styles(runs)
     metrics = list(next(iter(runs.values())))
-    figure = _figure(width, 3.6)
+    figure = _figure(WIDTH, 3.6)
     for place, metric in enumerate(metrics):
         axes = figure.add_subplot(1, len(metrics), place + 1)
         for name, points in runs.items():
@@ -163,35 +148,21 @@ def cost_curves(
 
 
 def loss_bars(
-    runs: Mapping[str, Mapping[str, Mapping[str, int | None]]],
-    objects: Mapping[str, int],
-    *,
-    title: str = "",
-    width: float = 9.5,
-    xlabel: str = "missed, % of the ground truths",
+    runs: Mapping[str, Mapping[str, Mapping[str, int | None]]], objects: Mapping[str, int], *, title: str = ""
 ) -> Figure:
-    """What becomes lost and why, a panel for each size and a stacked bar for each run.
+    """What becomes lost and why, a panel for each size and a stacked bar for each run; raises as `run_styles`.
 
-    Args:
-        runs: name to size band to cause to number; None where a cause is not known.
-        objects: ground truths of each band, which the numbers are divided by; a band of 0 is n/a.
-        title: above all.
-        width: inches.
-        xlabel: what the bars measure.
-
-    Raises:
-        ValueError: no runs, or more than there are styles.
+    ``runs`` is name to size band to cause to number, None where a cause is not known; ``objects`` are the ground truths
+    of each band, which the numbers are divided by: a band of 0 is n/a.
     """
     run_styles(runs)
     bands = list(objects)
     causes = [c for c in CAUSES if any(band.get(c) for run in runs.values() for band in run.values())]
-    columns = max(1, min(len(bands), int((width - 1) / 2.1)))
+    columns = max(1, min(len(bands), int((WIDTH - 1) / 2.1)))
     rows = -(-len(bands) // columns)
-    figure = _figure(width, 1.15 + rows * (0.75 + 0.34 * len(runs)))
-    most = max(
-        (sum(run[b].get(c) or 0 for c in causes) / max(objects[b], 1) for run in runs.values() for b in bands),
-        default=0,
-    )
+    figure = _figure(WIDTH, 1.15 + rows * (0.75 + 0.34 * len(runs)))
+    shares = [sum(run[b].get(c) or 0 for c in causes) / max(objects[b], 1) for run in runs.values() for b in bands]
+    most = max(shares, default=0)
     first: Axes | None = None
     for place, band in enumerate(bands):
         axes = figure.add_subplot(rows, columns, place + 1, sharex=first)
@@ -202,30 +173,22 @@ def loss_bars(
         axes.grid(False, axis="y")
         axes.tick_params(labelleft=place % columns == 0)
         axes.set_xlim(0, max(130 * most, 1))  # room for the number at the end of the longest bar
-    figure.supxlabel(xlabel, fontsize=SIZES["label"], color=TEXT)
+    figure.supxlabel("missed, % of the ground truths", fontsize=SIZES["label"], color=TEXT)
     handles = [Patch(color=CAUSES[cause], label=cause.replace("_", " ")) for cause in causes]
     _legend(figure, handles, title)
     return figure
 
 
 def interval_dots(
-    rows: Sequence[str],
-    columns: Mapping[str, Sequence[tuple[float, float, float]]],
-    *,
-    title: str = "",
-    width: float = 9.5,
+    rows: Sequence[str], columns: Mapping[str, Sequence[tuple[float, float, float]]], *, title: str = ""
 ) -> Figure:
     """Means with their intervals, a panel for each column and a dot for each row, first on top.
 
-    Args:
-        rows: names.
-        columns: name to mean, low and high of each row; NaN is left out.
-        title: above all.
-        width: inches; panels go into further rows where they do not fit.
+    ``columns`` is name to mean, low and high of each row; NaN is left out.
     """
-    across = max(1, min(len(columns), int((width - 2.5) / 1.7)))
+    across = max(1, min(len(columns), int((WIDTH - 2.5) / 1.7)))
     down = -(-len(columns) // across)
-    figure = _figure(width, 0.7 + down * (0.6 + 0.28 * len(rows)))
+    figure = _figure(WIDTH, 0.7 + down * (0.6 + 0.28 * len(rows)))
     figure.suptitle(title, x=0.01, ha="left", fontsize=SIZES["title"], weight="bold", color=TEXT)
     places = np.arange(len(rows))
     for place, (column, numbers) in enumerate(columns.items()):
@@ -240,11 +203,7 @@ def interval_dots(
 
 
 def run_styles(names: Iterable[str]) -> dict[str, RunStyle]:
-    """A style for each run, in order.
-
-    Raises:
-        ValueError: no runs, or more than there are styles.
-    """
+    """A style for each run, in order; `ValueError` where there are no runs, or more than styles."""
     runs = list(names)
     if not 1 <= len(runs) <= len(STYLES):
         raise ValueError(f"{len(runs)} runs: a figure can tell 1 to {len(STYLES)} apart; choose among them")
@@ -260,17 +219,8 @@ def _figure(width: float, height: float) -> Figure:
 def _line(axes: Axes, x: Any, y: Any, style: RunStyle, marked: bool = False) -> None:
     """A line that breaks where a value is None."""
     across, up = (np.array([np.nan if v is None else v for v in values], dtype=float) for values in (x, y))
-    marker = style.marker if marked else ""
-    axes.plot(
-        across,
-        up,
-        color=style.colour,
-        linestyle=style.line,
-        linewidth=1.7,
-        marker=marker,
-        markersize=4.5,
-        clip_on=False,
-    )
+    look: dict[str, Any] = {"color": style.colour, "linestyle": style.line, "marker": style.marker if marked else ""}
+    axes.plot(across, up, **look, linewidth=1.7, markersize=4.5, clip_on=False)
 
 
 def _style(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:

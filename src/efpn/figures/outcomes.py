@@ -50,17 +50,11 @@ STYLES: Final[Mapping[Kind, Style]] = {
 
 @dataclass(frozen=True)
 class Mark:
-    """One box to draw.
+    """One box to draw."""
 
-    Attributes:
-        kind: what became of it.
-        box: x1, y1, x2, y2 in pixels of the image.
-        text: shown with a zoomed view of it, such as ``pl80 0.93``.
-    """
-
-    kind: Kind
-    box: Window
-    text: str = ""
+    kind: Kind  # what became of it
+    box: Window  # x1, y1, x2, y2 in pixels of the image
+    text: str = ""  # shown with a zoomed view of it, such as pl80 0.93
 
     @property
     def size(self) -> float:
@@ -98,12 +92,13 @@ def draw_outcomes(
 ) -> None:
     """Draw an image, or a window of it, with its boxes.
 
-    Boxes lie half a line outside of what they frame, so that an object of a few pixels stays visible.
+    Boxes lie half a line outside of what they frame, so that an object of a few pixels stays visible; misses and false
+    alarms are drawn on top.
 
     Args:
         axes: where to.
         image: ``(H, W, 3)`` uint8.
-        drawn: the boxes; misses and false alarms are drawn last, on top.
+        drawn: the boxes.
         window: part of the image to show, xyxy pixels; all by default. May reach beyond the image.
         thickness: factor on the line widths.
     """

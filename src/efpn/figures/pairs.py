@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from efpn.figures.outcomes import Mark, Window, draw_outcomes, legend, outcome_marks
 from efpn.figures.sheet import caption
-from efpn.metrics.bands import in_band
+from efpn.metrics.bands import TT100K_BINS, in_band
 from efpn.metrics.evaluation import Evaluation
 
 CONTEXT: Final = 5.0  # a crop's side, in sides of the small objects it is about
@@ -25,17 +25,11 @@ LEGEND: Final = 7.5  # inches that the legend needs in one row
 
 @dataclass(frozen=True)
 class Difference:
-    """What two runs find differently in one image.
-
-    Attributes:
-        image_id: of the image.
-        gained: ``(g, 4)`` xyxy, small ground truths that only the second run finds, native pixels.
-        lost: ``(l, 4)`` those that only the first finds.
-    """
+    """What two runs find differently in one image."""
 
     image_id: int
-    gained: np.ndarray
-    lost: np.ndarray
+    gained: np.ndarray  # (g, 4) xyxy, small ground truths that only the second run finds, native pixels
+    lost: np.ndarray  # (l, 4) those that only the first finds
 
     @property
     def gain(self) -> int:
@@ -45,28 +39,20 @@ class Difference:
 
 @dataclass(frozen=True)
 class Pair:
-    """One crop of an image with the boxes of two runs.
+    """One crop of an image with the boxes of two runs."""
 
-    Attributes:
-        image: ``(H, W, 3)`` uint8, native pixels.
-        left: boxes of the first run, native pixels.
-        right: boxes of the second.
-        window: the part to show, xyxy native pixels.
-        title: one line above it.
-    """
-
-    image: np.ndarray
-    left: list[Mark]
-    right: list[Mark]
-    window: Window
-    title: str = ""
+    image: np.ndarray  # (H, W, 3) uint8, native pixels
+    left: list[Mark]  # boxes of the first run, native pixels
+    right: list[Mark]  # boxes of the second
+    window: Window  # the part to show, xyxy native pixels
+    title: str = ""  # one line above it
 
 
 def differences(first: Evaluation, second: Evaluation) -> list[Difference]:
     """Every image's small objects that one run finds and the other misses."""
     rows = []
     for number, one in first.outcomes.items():
-        small = in_band(one.object_sizes, first.bins["small"])
+        small = in_band(one.object_sizes, TT100K_BINS["small"])
         by = [np.isin(np.arange(len(small)), run.outcomes[number].found) for run in (first, second)]
         gained, lost = small & by[1] & ~by[0], small & by[0] & ~by[1]
         rows.append(Difference(number, one.object_boxes[gained], one.object_boxes[lost]))
@@ -90,11 +76,9 @@ def choose(found: Sequence[Difference], count: int) -> list[Difference]:
 
 
 def crop_window(difference: Difference, shape: tuple[int, ...]) -> Window:
-    """A square, inside of the image where it fits, about the object with most other differences near it.
+    """A square, inside of the image ``shape (H, W, ...)`` where it fits, about the object with most differences near.
 
-    Args:
-        difference: its gains decide, or its losses where there are more of those.
-        shape: ``(H, W, ...)`` of the image.
+    The gains decide, or the losses where there are more of those.
     """
     boxes = difference.gained if difference.gain > 0 else difference.lost
     side = max(LEAST, CONTEXT * float((boxes[:, 2:] - boxes[:, :2]).max()))
@@ -107,16 +91,11 @@ def crop_window(difference: Difference, shape: tuple[int, ...]) -> Window:
 
 
 def difference_sheet(first: Evaluation, second: Evaluation, count: int = 8) -> tuple[Figure, dict[str, Any]] | None:
-    """Two runs side by side where they differ most on small objects; the title counts all images.
-
-    Args:
-        first: the baseline, on the left.
-        second: on the right.
-        count: pairs, at most.
+    """Two runs, the baseline on the left, where they differ most on small objects; the title counts all images.
 
     Returns:
-        The figure and its data (which images it shows, and every image in which the runs differ); None where there
-        is none.
+        The figure of at most ``count`` pairs and its data (which images it shows, and every image in which the runs
+        differ); None where there is none.
     """
     assert first.load_image is not None, "a sheet of pairs needs a way to load images"
     found = differences(first, second)
@@ -138,7 +117,7 @@ def difference_sheet(first: Evaluation, second: Evaluation, count: int = 8) -> t
         f"Small objects that only {names[1]} finds: {gained}, only {names[0]}: {lost}; "
         f"{better} images better, {worse} worse, {len(found) - better - worse} as good"
     )
-    rules = {"score_thresholds": thresholds, "small": first.bins["small"], "size_rule": first.size_rule}
+    rules = {"score_thresholds": thresholds, "small": TT100K_BINS["small"], "size_rule": first.size_rule}
     differing = [
         {"image_id": one.image_id, "gained": one.gained.tolist(), "lost": one.lost.tolist()}
         for one in found
@@ -148,24 +127,15 @@ def difference_sheet(first: Evaluation, second: Evaluation, count: int = 8) -> t
     return pair_sheet([pair for _, pair in pairs], names, title=title), data
 
 
-def pair_sheet(
-    pairs: Sequence[Pair], names: tuple[str, str], *, title: str = "", columns: int = 2, width: float = 11.0
-) -> Figure:
-    """Pairs of crops in rows, with a title and a legend.
-
-    Args:
-        pairs: in order of reading; at least one.
-        names: of the two runs, left and right.
-        title: above all; of one line or several, wrapped to the width.
-        columns: pairs in a row.
-        width: inches of the sheet.
+def pair_sheet(pairs: Sequence[Pair], names: tuple[str, str], *, title: str = "", width: float = 11.0) -> Figure:
+    """Pairs of crops in rows of two, with a legend and a title, whose lines are wrapped to the width in inches.
 
     Raises:
         ValueError: no pairs.
     """
     if not pairs:
         raise ValueError("a sheet needs at least one pair")
-    columns = min(columns, len(pairs))
+    columns = min(2, len(pairs))
     rows = -(-len(pairs) // columns)
     lines = [part for line in title.splitlines() for part in textwrap.wrap(line, int(10.5 * width))]
     head = HEAD + 0.17 * (len(lines) - 1) + (0.0 if width >= LEGEND else 0.25)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,17 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from PIL import Image
 
-from efpn.figures.outcomes import (
-    RIM,
-    STYLES,
-    Kind,
-    Mark,
-    Window,
-    draw_outcomes,
-    legend,
-    outcome_marks,
-    zoom_window,
-)
+from efpn.figures.outcomes import RIM, STYLES, Kind, Mark, Window, draw_outcomes, legend, outcome_marks, zoom_window
 from efpn.metrics.evaluation import Evaluation
 
 VIEWS: Final = 4  # zoomed views beside each image, two by two
@@ -40,29 +30,17 @@ TELLING: Final[tuple[Kind, ...]] = ("miss", "false_alarm", "hit")
 
 @dataclass(frozen=True)
 class Panel:
-    """One image of a sheet.
+    """One image of a sheet."""
 
-    Attributes:
-        image: ``(H, W, 3)`` uint8, native pixels.
-        drawn: its boxes, native pixels.
-        title: one line above it.
-        focus: boxes to zoom on; by default the most telling marks. Give two panels the same to compare them.
-    """
-
-    image: np.ndarray
-    drawn: list[Mark]
-    title: str = ""
+    image: np.ndarray  # (H, W, 3) uint8, native pixels
+    drawn: list[Mark]  # its boxes, native pixels
+    title: str = ""  # one line above it
+    # boxes to zoom on; by default the most telling marks. Give two panels the same to compare them
     focus: list[Window] = field(default_factory=list)
 
 
 def outcome_sheet(evaluation: Evaluation, images: int = 12, title: str = "") -> Figure | None:
-    """The images with most misses (then most false alarms) and what became of each box; None without any image.
-
-    Args:
-        evaluation: whose outcomes are shown.
-        images: how many, at most; no more are read.
-        title: above the sheet.
-    """
+    """Up to ``images`` images with most misses (then most false alarms), what became of each box; None without any."""
     assert evaluation.load_image is not None, "a sheet of images needs a way to load them"
     ranked = sorted(evaluation.outcomes.items(), key=lambda one: (-len(one[1].misses), -len(one[1].false_alarms)))
     panels = []
@@ -75,20 +53,11 @@ def outcome_sheet(evaluation: Evaluation, images: int = 12, title: str = "") -> 
     return contact_sheet(panels, title=title) if panels else None
 
 
-def contact_sheet(panels: Sequence[Panel], *, title: str = "", columns: int = 2) -> Figure:
-    """Panels in rows, with a title and a legend.
-
-    Args:
-        panels: in order of reading; at least one.
-        title: above all.
-        columns: panels in a row.
-
-    Raises:
-        ValueError: no panels.
-    """
+def contact_sheet(panels: Sequence[Panel], *, title: str = "") -> Figure:
+    """Panels in rows of two, with a title and a legend; `ValueError` without any."""
     if not panels:
         raise ValueError("a sheet needs at least one panel")
-    columns = min(columns, len(panels))
+    columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     shape = float(np.median([panel.image.shape[0] / panel.image.shape[1] for panel in panels]))
     share = 1 / (1 + min(max(shape, 0.75), 1.5))  # of the width for the overview: as high as the views beside it
@@ -128,9 +97,8 @@ def _draw_panel(page: SubFigure, panel: Panel, share: float) -> None:
     """Overview on the left, up to four views on the right."""
     top = 1 - TITLE / (TITLE + (1 - share) * WIDTH)
     page.text(0.02, (1 + top) / 2, panel.title, fontsize=10, va="center")
-    grid = page.add_gridspec(
-        1, 2, left=0.02, right=0.98, top=top, bottom=0.02, wspace=0.03, width_ratios=[share, 1 - share]
-    )
+    edges = {"left": 0.02, "right": 0.98, "top": top, "bottom": 0.02}
+    grid = page.add_gridspec(1, 2, **edges, wspace=0.03, width_ratios=[share, 1 - share])
     views = grid[1].subgridspec(2, 2, wspace=0.04, hspace=0.04)
     height, width = panel.image.shape[:2]
     small, factor = panel.image, min(1.0, LONGEST / max(height, width))
@@ -147,24 +115,16 @@ def _draw_panel(page: SubFigure, panel: Panel, share: float) -> None:
         caption(view, panel.drawn, window)
 
 
-def caption(view: Axes, drawn: Sequence[Mark], window: Window, lines: int = 2) -> None:
+def caption(view: Axes, drawn: Sequence[Mark], window: Window) -> None:
     """Name what the view shows, nearest to its middle first, each in the colour of its frame."""
     middle = _centre(window)
     named = [mark for mark in drawn if mark.text and mark.kind in TELLING and _inside(_centre(mark.box), window)]
     named.sort(key=lambda mark: math.dist(_centre(mark.box), middle))
-    for line, mark in enumerate(named[:lines]):
+    frame = {"facecolor": RIM, "alpha": 0.8, "edgecolor": "none", "pad": 1.2}
+    for line, mark in enumerate(named[:2]):
         style = STYLES[mark.kind]
-        view.text(
-            0.02,
-            0.02 + 0.105 * line,
-            f"{style.short} {mark.text}",
-            transform=view.transAxes,
-            color=style.colour,
-            fontsize=7,
-            va="bottom",
-            clip_on=True,
-            bbox={"facecolor": RIM, "alpha": 0.8, "edgecolor": "none", "pad": 1.2},
-        )
+        look: dict[str, Any] = {"color": style.colour, "fontsize": 7, "va": "bottom", "clip_on": True, "bbox": frame}
+        view.text(0.02, 0.02 + 0.105 * line, f"{style.short} {mark.text}", transform=view.transAxes, **look)
 
 
 def _centre(box: Window) -> tuple[float, float]:

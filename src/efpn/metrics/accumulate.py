@@ -10,17 +10,9 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-ROW = 7  # image_id, x1, y1, x2, y2, score, label
-VISIT = 2  # image_id, number of detections in this visit
-
 
 class Collected(NamedTuple):
-    """Every image that was seen, and what was found in them.
-
-    Attributes:
-        image_ids: ascending; images without a detection are among them.
-        detections: COCO results (``image_id``, ``category_id``, ``bbox`` xywh in native pixels, ``score``), by image.
-    """
+    """The ids of all images that were seen, ascending, and COCO results (native pixels) in that order."""
 
     image_ids: list[int]
     detections: list[dict[str, Any]]
@@ -36,8 +28,8 @@ class DetectionAccumulator(Metric):
     """
 
     full_state_update = False
-    rows: list[Tensor]
-    visits: list[Tensor]
+    rows: list[Tensor]  # (n, 7) float64: image_id, x1, y1, x2, y2, score, label
+    visits: list[Tensor]  # (1, 2) int64: image_id, number of detections in this visit
 
     def __init__(self, category_ids: Mapping[int, int] | Sequence[int]) -> None:
         super().__init__()
@@ -47,12 +39,7 @@ class DetectionAccumulator(Metric):
         self.add_state("visits", default=[], dist_reduce_fx="cat")
 
     def update(self, image_ids: Iterable[int | Tensor], detections: Sequence[Mapping[str, Tensor]]) -> None:
-        """Add one batch.
-
-        Args:
-            image_ids: the data set's id of each image.
-            detections: per image ``boxes`` ``(n, 4)`` xyxy in native pixels, ``scores`` and ``labels`` ``(n,)``.
-        """
+        """Add a batch: per image ``boxes (n, 4)`` xyxy in native pixels, ``scores`` and ``labels`` ``(n,)``."""
         for image_id, found in zip(image_ids, detections, strict=True):
             boxes = found["boxes"].detach().to(self.device, torch.float64).reshape(-1, 4)
             columns = [boxes.new_full((len(boxes), 1), int(image_id)), boxes]
@@ -63,8 +50,8 @@ class DetectionAccumulator(Metric):
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Gather as torchmetrics does; a process that saw nothing takes part with tables of the right shape."""
         if not self.visits:
-            self.rows.append(torch.empty(0, ROW, dtype=torch.float64, device=self.device))
-            self.visits.append(torch.empty(0, VISIT, dtype=torch.int64, device=self.device))
+            self.rows.append(torch.empty(0, 7, dtype=torch.float64, device=self.device))
+            self.visits.append(torch.empty(0, 2, dtype=torch.int64, device=self.device))
         super().sync(*args, **kwargs)
 
     def compute(self) -> Collected:
@@ -75,14 +62,9 @@ class DetectionAccumulator(Metric):
         tables: dict[int, Tensor] = {}
         for (image_id, _), table in zip(visits.tolist(), rows.split(visits[:, 1].tolist()), strict=True):
             tables.setdefault(image_id, table)
-        found = [self._as_coco(row) for image_id in sorted(tables) for row in tables[image_id].tolist()]
+        found = []
+        for image_id in sorted(tables):
+            for _, x1, y1, x2, y2, score, label in tables[image_id].tolist():
+                where = {"image_id": image_id, "category_id": self.category_ids[int(label)]}
+                found.append({**where, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score})
         return Collected(sorted(tables), found)
-
-    def _as_coco(self, row: list[float]) -> dict[str, Any]:
-        image_id, x1, y1, x2, y2, score, label = row
-        return {
-            "image_id": int(image_id),
-            "category_id": self.category_ids[int(label)],
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "score": score,
-        }

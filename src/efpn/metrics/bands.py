@@ -10,14 +10,16 @@ box of exactly 32 x 32 pixels counts as small *and* as medium.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
 from efpn.errors import UserError
 
+Truth = Mapping[str, Any]  # COCO ground truth: images, annotations, categories; native pixels
+Boxes = Sequence[Mapping[str, Any]]  # COCO results or annotations: image_id, category_id, bbox xywh; native pixels
 Bands = Mapping[str, tuple[float, float]]
 SizeRule = Literal["long_side", "area"]
 Edges = Literal["half_open", "closed"]
@@ -31,19 +33,14 @@ TT100K_BINS: Final[Bands] = MappingProxyType(
 
 
 def check_bands(bands: Bands) -> None:
-    """Refuse bands that cannot be reported: none at all, empty or negative ones, two with the same first letter.
-
-    Raises:
-        UserError: names the band and what is wrong with it.
-    """
+    """Raise `UserError` for bands that cannot be reported: none, empty or negative, two with the same first letter."""
     if not bands:
         raise UserError("size bands: none given; give at least one, such as {'all': [0, .inf]}")
     letters: dict[str, str] = {}
     for name, (low, high) in bands.items():
         if not name or not 0 <= low < high:
-            raise UserError(
-                f"size band {name!r}: ({low}, {high}) is not a range; write 0 <= low < high, in native pixels"
-            )
+            fix = "write 0 <= low < high, in native pixels"
+            raise UserError(f"size band {name!r}: ({low}, {high}) is not a range; {fix}")
         other = letters.setdefault(suffix(name), name)
         if other != name:
             raise UserError(f"size bands {other!r} and {name!r} share the column AP{suffix(name)}; rename one of them")
@@ -55,14 +52,7 @@ def suffix(name: str) -> str:
 
 
 def box_sizes(boxes: np.ndarray, rule: SizeRule) -> np.ndarray:
-    """Side length of each box under a size rule.
-
-    Args:
-        boxes: ``(n, 4)`` xyxy.
-        rule: ``long_side`` for ``max(w, h)``, ``area`` for ``sqrt(w * h)``.
-
-    Returns:
-        ``(n,)`` float64, in the boxes' pixels.
+    """Side length ``(n,)`` of ``boxes (n, 4)`` xyxy: ``max(w, h)`` or, by ``area``, ``sqrt(w * h)``.
 
     Raises:
         UserError: another rule.

@@ -28,12 +28,12 @@ The cause of a miss is the first of these that holds; a duplicate explains no mi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from efpn.metrics.matching import Matcher, Objects
+from efpn.metrics.stages import Stages
 
 FALSE_ALARMS: Final = ("duplicate", "classification", "localisation", "both", "crowd", "background")
 MISSES: Final = (
@@ -50,30 +50,8 @@ IN_PLACE: Final = 0.5
 NEAR: Final = 0.1
 
 
-@dataclass(frozen=True)
-class Stages:
-    """What is known of each ground truth before it becomes a detection.
-
-    Attributes:
-        rank: ``(G,)`` place (from 0) of the best-scored proposal in place, ``inf`` without one.
-        cap: proposals that the box head is given.
-        cut_score: ``(G,)`` best score of a detection of its class in place that the cap cut off, ``-inf`` without one.
-    """
-
-    rank: np.ndarray
-    cap: int
-    cut_score: np.ndarray
-
-
 def alarm_causes(truth: Objects, crowds: Objects, found: Objects, alarm: np.ndarray) -> np.ndarray:
-    """Cause of each false alarm, ``(D,)`` of names, ``""`` for all other detections.
-
-    Args:
-        truth: ground truths without crowds.
-        crowds: crowd regions.
-        found: detections.
-        alarm: ``(D,)`` bool, which of them are false alarms.
-    """
+    """Cause of each false alarm (bool ``alarm (D,)``), ``(D,)`` of names, ``""`` for all other detections."""
     place, near = _Pairs(truth, found, IN_PLACE), _Pairs(truth, found, NEAR)
     rules = [place.touched(True), place.touched(False), near.touched(True), near.touched(False)]
     causes = np.select([*rules, _in_crowd(crowds, found)], FALSE_ALARMS[:-1], FALSE_ALARMS[-1])
@@ -83,12 +61,8 @@ def alarm_causes(truth: Objects, crowds: Objects, found: Objects, alarm: np.ndar
 def miss_causes(truth: Objects, found: Objects, matched: np.ndarray, score: float, stages: Stages | None) -> np.ndarray:
     """Cause of each miss, ``(G,)`` of names, ``""`` for hits.
 
-    Args:
-        truth: ground truths without crowds.
-        found: detections, those below the threshold too.
-        matched: of :meth:`Matcher.match` at ``score``.
-        score: the threshold.
-        stages: what the box head was given; None where it was not recorded.
+    ``truth`` is without crowds, ``found`` holds detections below the threshold ``score`` too, and ``matched`` is of
+    :meth:`Matcher.match` there; ``stages`` is None where they were not recorded.
     """
     place, near = _Pairs(truth, found, IN_PLACE), _Pairs(truth, found, NEAR)
     kept = found.scores >= score
@@ -99,20 +73,15 @@ def miss_causes(truth: Objects, found: Objects, matched: np.ndarray, score: floa
     if stages is None:
         rules += [nothing, weak, nothing, nothing]
     else:
-        rules += [stages.cut_score >= score, weak | (stages.rank < stages.cap), np.isfinite(stages.rank), ~nothing]
+        given = stages.rank < stages.record.cap
+        rules += [stages.cut_score >= score, weak | given, np.isfinite(stages.rank), ~nothing]
     causes = np.select(rules, MISSES[:-1], MISSES[-1])
     return np.where(np.isin(np.arange(len(truth)), matched), "", causes)
 
 
-def reached(truth: Objects, found: Objects) -> np.ndarray:
-    """``(G,)`` bool: which ground truths have a detection of their class in place, whoever else wants it."""
-    return _Pairs(truth, found, IN_PLACE).reached(True, np.ones(len(found), dtype=bool))
-
-
 def least_in_place(truth: Objects, found: Objects, values: np.ndarray, any_class: bool = False) -> np.ndarray:
     """``(G,)`` float: the least of ``values (D,)`` among what is in place, of the same class or any; else ``inf``."""
-    least = np.full(len(truth), np.inf)
-    pairs = _Pairs(truth, found, IN_PLACE)
+    least, pairs = np.full(len(truth), np.inf), _Pairs(truth, found, IN_PLACE)
     chosen = pairs.same | any_class
     np.minimum.at(least, pairs.truth[chosen], values[pairs.found[chosen]])
     return least

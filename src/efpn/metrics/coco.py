@@ -10,22 +10,22 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
 from efpn.errors import UserError
-from efpn.metrics.bands import COCO_BANDS, Bands, Edges, check_bands, suffix
+from efpn.metrics.bands import COCO_BANDS, Bands, Boxes, Edges, Truth, check_bands, suffix
 
 log = logging.getLogger(__name__)
 logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # six lines at INFO for every table of numbers
 
 
 def coco_metrics(
-    ground_truth: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
+    ground_truth: Truth,
+    detections: Boxes,
     *,
     bands: Bands = COCO_BANDS,
     max_dets: int = 300,
@@ -35,14 +35,13 @@ def coco_metrics(
     """AP at IoU 0.50:0.95, AP50, AP75, and AP and AR by size band (``AP_S``, ``AR_S``, ...).
 
     Args:
-        ground_truth: COCO ground truth (``images``, ``annotations``, ``categories``); a box's size is its ``area``
-            where given, else ``w * h``. Crowds are ignored, as COCO does.
-        detections: COCO results: ``image_id``, ``category_id``, ``bbox`` xywh, ``score``.
+        ground_truth: a box's size is its ``area`` where given, else ``w * h``. Crowds are ignored, as COCO does.
+        detections: COCO results.
         bands: side lengths in native pixels; compared with ``sqrt(area)``. ``all`` gives the names without suffix.
         max_dets: detections kept per image and category, best first; at or above 100 this is COCO's AP for a
             detector that returns at most 100. A warning says when an image's detections reach it.
-        category_ids: the categories averaged over; by default all of the ground truth's. A category without an
-            object in a band does not enter that band's mean.
+        category_ids: the categories averaged over, by default all. One without an object in a band does not enter that
+            band's mean.
         edges: ``closed`` is COCOeval's own rule (a box of exactly 32 x 32 counts as small and as medium);
             ``half_open`` counts every box once.
 
@@ -57,13 +56,10 @@ def coco_metrics(
 
 
 def class_metrics(
-    ground_truth: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
-    category_ids: Iterable[int] | None = None,
-    max_dets: int = 300,
+    ground_truth: Truth, detections: Boxes, category_ids: Iterable[int] | None = None
 ) -> dict[int, dict[str, float | None]]:
     """The numbers of `coco_metrics`, which has the arguments, for each category alone, by category id."""
-    judge = judged(ground_truth, detections, COCO_BANDS, max_dets, category_ids, "closed")
+    judge = judged(ground_truth, detections, COCO_BANDS, category_ids=category_ids)
     precision, recall = judge.eval["precision"][..., 0], judge.eval["recall"][..., 0]
     return {
         number: _summary(precision[:, :, [k]], recall[:, [k]], judge.params.iouThrs, COCO_BANDS)
@@ -72,8 +68,8 @@ def class_metrics(
 
 
 def judged(
-    ground_truth: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
+    ground_truth: Truth,
+    detections: Boxes,
     bands: Bands,
     max_dets: int = 300,
     category_ids: Iterable[int] | None = None,
@@ -82,12 +78,22 @@ def judged(
 ) -> COCOeval_faster:
     """COCOeval after its work; ``each_image`` keeps what it found on each. Other arguments as `coco_metrics`."""
     check_bands(bands)
-    annotations, results = _as_annotations(ground_truth), _as_results(ground_truth, detections)
-    _warn_if_capped(results, max_dets)
+    results = _as_results(ground_truth, detections)
+    full = sum(count >= max_dets for count in Counter(found["image_id"] for found in results).values())
+    if full:
+        log.warning("%d images have max_dets=%d detections or more: the cap may drop small objects", full, max_dets)
+    annotations = []
+    for number, box in enumerate(ground_truth["annotations"], start=1):  # COCOeval takes a matched id of 0 for none
+        area = box.get("area", box["bbox"][2] * box["bbox"][3])
+        annotations.append({**box, "id": number, "area": area, "iscrowd": int(box.get("iscrowd", 0))})
     tables = _table(ground_truth, annotations), _table(ground_truth, results)
     judge = COCOeval_faster(*tables, "bbox", separate_eval=each_image)
     judge.params.maxDets = [max_dets]
-    judge.params.areaRng = area_ranges(bands, edges)
+    # inclusive, in square pixels
+    ranges = [[float(low) ** 2, float(high) ** 2] for low, high in bands.values()]
+    if edges == "half_open":
+        ranges = [[low, math.nextafter(high, 0.0) if math.isfinite(high) else high] for low, high in ranges]
+    judge.params.areaRng = ranges
     judge.params.areaRngLbl = list(bands)
     if category_ids is not None:
         judge.params.catIds = sorted(category_ids)
@@ -96,15 +102,7 @@ def judged(
     return judge
 
 
-def area_ranges(bands: Bands, edges: Edges = "closed") -> list[list[float]]:
-    """Bands as COCOeval's inclusive area ranges, in square pixels."""
-    ranges = [[float(low) ** 2, float(high) ** 2] for low, high in bands.values()]
-    if edges == "half_open":
-        return [[low, math.nextafter(high, 0.0) if math.isfinite(high) else high] for low, high in ranges]
-    return ranges
-
-
-def restrict(ground_truth: Mapping[str, Any], image_ids: Iterable[int]) -> dict[str, Any]:
+def restrict(ground_truth: Truth, image_ids: Iterable[int]) -> dict[str, Any]:
     """The ground truth of some images only, as for a run over a part of a split (``limit_val_batches``)."""
     keep = set(image_ids)
     return {
@@ -114,16 +112,7 @@ def restrict(ground_truth: Mapping[str, Any], image_ids: Iterable[int]) -> dict[
     }
 
 
-def _as_annotations(ground_truth: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Copies with the fields that COCOeval needs; ids from 1, as it takes a matched id of 0 for no match."""
-    copies = []
-    for number, box in enumerate(ground_truth["annotations"], start=1):
-        area = box.get("area", box["bbox"][2] * box["bbox"][3])
-        copies.append({**box, "id": number, "area": area, "iscrowd": int(box.get("iscrowd", 0))})
-    return copies
-
-
-def _as_results(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _as_results(ground_truth: Truth, detections: Boxes) -> list[dict[str, Any]]:
     """Checked copies of the detections with id and area."""
     known = {image["id"] for image in ground_truth["images"]}
     strange = sorted({str(found["image_id"]) for found in detections if found["image_id"] not in known})
@@ -144,23 +133,13 @@ def _as_results(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[st
     return [{**found, "id": n, "area": areas[n - 1], "iscrowd": 0} for n, found in enumerate(detections, start=1)]
 
 
-def _table(ground_truth: Mapping[str, Any], annotations: list[dict[str, Any]]) -> COCO:
+def _table(ground_truth: Truth, annotations: list[dict[str, Any]]) -> COCO:
     """A COCO index over the ground truth's images and categories, without a file."""
     table = COCO()
-    table.dataset = {
-        "images": list(ground_truth["images"]),
-        "categories": list(ground_truth["categories"]),
-        "annotations": annotations,
-    }
+    images, categories = list(ground_truth["images"]), list(ground_truth["categories"])
+    table.dataset = {"images": images, "categories": categories, "annotations": annotations}
     table.createIndex()
     return table
-
-
-def _warn_if_capped(results: list[dict[str, Any]], max_dets: int) -> None:
-    """Say so when an image has as many detections as the cap: what lies beyond it may be small objects."""
-    full = sum(count >= max_dets for count in Counter(found["image_id"] for found in results).values())
-    if full:
-        log.warning("%d images have max_dets=%d detections or more: the cap may drop small objects", full, max_dets)
 
 
 def _summary(precision: np.ndarray, recall: np.ndarray, ious: np.ndarray, bands: Bands) -> dict[str, float | None]:

@@ -12,90 +12,57 @@ from typing import Any
 
 import numpy as np
 
-from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, Bands, SizeRule, suffix
+from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, Bands, Boxes, SizeRule, Truth, suffix
 from efpn.metrics.coco import class_metrics
-from efpn.metrics.counting import objects_by_size, rule_used
 from efpn.metrics.funnel import Funnel, loss_funnel
 from efpn.metrics.matching import Matcher
-from efpn.metrics.score import rates, score, split_matcher
+from efpn.metrics.score import objects_by_size, rates, rule_used, score, split_matcher
 from efpn.metrics.stages import StageRecord
 from efpn.metrics.tt100k import Curve, matched_curves
 
-Boxes = Sequence[Mapping[str, Any]]
 Metrics = Mapping[str, float | None]
 LoadImage = Callable[[int], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What became of each box of one image: of its objects (no crowds) and its detections from the threshold on.
+    """What became of each box of one image: of its objects (no crowds) and its detections from the threshold on."""
 
-    Attributes:
-        objects: COCO annotations of the evaluated categories.
-        detections: COCO results of the evaluated categories.
-        object_boxes: ``(n, 4)`` xyxy, native pixels.
-        object_sizes: ``(n,)`` by the size rule of the evaluation, native pixels.
-        detection_boxes: ``(d, 4)`` xyxy, native pixels.
-        hits: ``(h,)`` indices of detections that found an object.
-        found: ``(h,)`` indices of the objects that they found, in the same order.
-        false_alarms: ``(f,)`` detections that found none (background, wrong class, poor overlap, duplicate).
-        misses: ``(m,)`` objects that nothing found.
-    """
-
-    objects: Boxes
-    detections: Boxes
-    object_boxes: np.ndarray
-    object_sizes: np.ndarray
-    detection_boxes: np.ndarray
-    hits: np.ndarray
-    found: np.ndarray
-    false_alarms: np.ndarray
-    misses: np.ndarray
+    objects: Boxes  # COCO annotations of the evaluated categories
+    detections: Boxes  # COCO results of the evaluated categories
+    object_boxes: np.ndarray  # (n, 4) xyxy, native pixels
+    object_sizes: np.ndarray  # (n,) by the size rule of the evaluation, native pixels
+    detection_boxes: np.ndarray  # (d, 4) xyxy, native pixels
+    hits: np.ndarray  # (h,) indices of detections that found an object
+    found: np.ndarray  # (h,) indices of the objects that they found, in the same order
+    false_alarms: np.ndarray  # (f,) detections that found none (background, wrong class, poor overlap, duplicate)
+    misses: np.ndarray  # (m,) objects that nothing found
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """Detections, what they are scored against, by which rules; everything that follows is worked out once, when asked.
 
-    Attributes:
-        name: of the row in tables and figures, such as ``demo/finetune``.
-        split: what was scored, such as ``tt100k_mosaic/test``.
-        truth: COCO ground truth of the images that were scored, native pixels.
-        detections: COCO results, native pixels, of all scores.
-        threshold: the fixed score threshold of accuracy, recall and F1.
-        category_ids: the evaluated categories; all of the ground truth's by default.
-        best_threshold: the one of best F1 on ``best_chosen_on``; None where none was chosen.
-        best_chosen_on: the split where it was chosen; never the one scored.
-        stages: what the detector did before its detections, if it was recorded.
-        load_image: image id to ``(H, W, 3)`` uint8, native pixels; only figures need it.
-        folder: of its report.
-        facts: ``seed``, ``commit``, ``command``, ``seconds``, ``hardware``, and ``more``: all that says what was
-            evaluated (phase, variant, what was changed in the model).
-        size_rule: of accuracy, recall and F1 (AP and AR go by area: the annotation's own, else the box's).
-        bands: of AP and AR.
-        bins: of accuracy, recall and F1.
-        max_dets: COCO's cap per image and category.
-
     Raises:
         ValueError: a best threshold without the split where it was chosen, or the other way round.
     """
 
-    name: str
-    split: str
-    truth: Mapping[str, Any]
-    detections: Boxes
-    threshold: float
-    category_ids: Sequence[int] | None = None
-    best_threshold: float | None = None
-    best_chosen_on: str | None = None
-    stages: StageRecord | None = None
-    load_image: LoadImage | None = None
-    folder: Path = Path()
+    name: str  # of the row in tables and figures, such as demo/finetune
+    split: str  # what was scored, such as tt100k_mosaic/test
+    truth: Truth  # COCO ground truth of the images that were scored, native pixels
+    detections: Boxes  # COCO results, native pixels, of all scores
+    threshold: float  # the fixed score threshold of accuracy, recall and F1
+    category_ids: Sequence[int] | None = None  # the evaluated categories; all of the ground truth's by default
+    best_threshold: float | None = None  # the one of best F1 on best_chosen_on; None where none was chosen
+    best_chosen_on: str | None = None  # the split where it was chosen; never the one scored
+    stages: StageRecord | None = None  # what the detector did before its detections, if it was recorded
+    load_image: LoadImage | None = None  # image id to (H, W, 3) uint8, native pixels; only figures need it
+    folder: Path = Path()  # of its report
+    # seed, commit, command, seconds, hardware, and more: all that says what was evaluated (phase, variant, what was
+    # changed in the model)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    # of accuracy, recall and F1 (AP and AR go by area: the annotation's own, else the box's)
     size_rule: SizeRule = "long_side"
-    bands: Bands = field(default_factory=lambda: COCO_BANDS)
-    bins: Bands = field(default_factory=lambda: TT100K_BINS)
-    max_dets: int = 300
 
     def __post_init__(self) -> None:
         if (self.best_threshold is None) != (self.best_chosen_on is None):
@@ -116,15 +83,19 @@ class Evaluation:
     def metrics(self) -> dict[str, float | None]:
         """All numbers of :func:`efpn.metrics.score` at the fixed threshold."""
         return score(
-            self.truth, self.detections, score_threshold=self.threshold, category_ids=self.evaluated, bands=self.bands,
-            bins=self.bins, size_rule=self.size_rule, max_dets=self.max_dets, matcher=self.matcher,
-        )  # fmt: skip
+            self.truth,
+            self.detections,
+            score_threshold=self.threshold,
+            category_ids=self.evaluated,
+            size_rule=self.size_rule,
+            matcher=self.matcher,
+        )
 
     @cached_property
     def metrics_at_best(self) -> dict[str, float | None] | None:
         """The same at the threshold of best F1; None where none was chosen."""
         best = self.best_threshold
-        return None if best is None else self.metrics | rates(self.matcher, best, self.bins)
+        return None if best is None else self.metrics | rates(self.matcher, best)
 
     @property
     def shown_threshold(self) -> float:
@@ -142,7 +113,7 @@ class Evaluation:
             taken[f"{self.best_threshold:.2f}, best F1 on {self.best_chosen_on}"] = self.metrics_at_best
         taken[f"{self.threshold:.2f}, fixed"] = self.metrics
         return {
-            at: {name: [metrics[f"{rate}{suffix(name)}"] for rate in ("acc", "rec", "F1")] for name in self.bins}
+            at: {name: [metrics[f"{rate}{suffix(name)}"] for rate in ("acc", "rec", "F1")] for name in TT100K_BINS}
             for at, metrics in taken.items()
         }
 
@@ -150,9 +121,14 @@ class Evaluation:
     def funnel(self) -> Funnel:
         """Where objects get lost, by size."""
         return loss_funnel(
-            self.truth, self.detections, self.stages, score_threshold=self.shown_threshold, category_ids=self.evaluated,
-            bands=self.bins, size_rule=self.size_rule, matcher=self.matcher,
-        )  # fmt: skip
+            self.truth,
+            self.detections,
+            self.stages,
+            score_threshold=self.shown_threshold,
+            category_ids=self.evaluated,
+            size_rule=self.size_rule,
+            matcher=self.matcher,
+        )
 
     @cached_property
     def outcomes(self) -> dict[int, Outcomes]:
@@ -177,8 +153,8 @@ class Evaluation:
     def curves(self) -> dict[str, Curve | None]:
         """Accuracy against recall by size; None where there is no such object, or no detection at all."""
         if not self.detections:
-            return dict.fromkeys(self.bins)
-        lines = matched_curves(self.matcher, max(one["score"] for one in self.detections), self.bins)
+            return dict.fromkeys(TT100K_BINS)
+        lines = matched_curves(self.matcher, max(one["score"] for one in self.detections))
         objects = self.record["objects"]["f1"]
         return {name: line if objects[name] else None for name, line in lines.items()}
 
@@ -210,14 +186,6 @@ class Evaluation:
     def record(self) -> dict[str, Any]:
         """The contents of ``metrics.json``: the numbers, the rules they follow, and where they come from."""
         truth, wanted = self.truth, self.evaluated
-        source: dict[str, Any] = {
-            "seed": None,
-            "commit": None,
-            "command": None,
-            "seconds": None,
-            "hardware": None,
-            "more": {},
-        }
         return {
             "name": self.name,
             "split": self.split,
@@ -231,20 +199,21 @@ class Evaluation:
             "rules": {
                 "ap_size_rule": rule_used(truth, "area", wanted),
                 "ap_edges": "closed",
-                "ap_bands": _as_lists(self.bands),
-                "ap_max_dets": self.max_dets,
+                "ap_bands": _as_lists(COCO_BANDS),
+                "ap_max_dets": 300,
                 "f1_size_rule": rule_used(truth, self.size_rule, wanted),
-                "f1_bins": _as_lists(self.bins),
+                "f1_bins": _as_lists(TT100K_BINS),
                 "f1_iou": 0.5,
             },
             "objects": {
-                "ap": objects_by_size(truth, self.bands, "area", wanted, "closed"),
-                "f1": objects_by_size(truth, self.bins, self.size_rule, wanted),
+                "ap": objects_by_size(truth, COCO_BANDS, "area", wanted, "closed"),
+                "f1": objects_by_size(truth, TT100K_BINS, self.size_rule, wanted),
             },
             "images": len(truth["images"]),
             "detections": len(self.detections),
             "categories": len(wanted),
-            **source,
+            **dict.fromkeys(("seed", "commit", "command", "seconds", "hardware")),
+            "more": {},
             **self.facts,
         }
 

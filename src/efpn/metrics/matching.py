@@ -16,20 +16,13 @@ from efpn.metrics.bands import SizeRule, box_sizes, in_band
 
 @dataclass(frozen=True)
 class Objects:
-    """Boxes of many images.
+    """Boxes of many images."""
 
-    Attributes:
-        boxes: ``(n, 4)`` float64 xyxy, native pixels.
-        classes: ``(n,)`` int64, any numbering that both sides share.
-        images: ``(n,)`` int64, ascending.
-        scores: ``(n,)`` float64; ``inf`` where there is none, which no threshold drops.
-        areas: ``(n,)`` float64, the annotations' own areas in square pixels, NaN where there is none; None without any.
-    """
-
-    boxes: np.ndarray
-    classes: np.ndarray
-    images: np.ndarray
-    scores: np.ndarray
+    boxes: np.ndarray  # (n, 4) float64 xyxy, native pixels
+    classes: np.ndarray  # (n,) int64, any numbering that both sides share
+    images: np.ndarray  # (n,) int64, ascending
+    scores: np.ndarray  # (n,) float64; inf where there is none, which no threshold drops
+    # (n,) float64, the annotations' own areas in square pixels, NaN where there is none; None without any
     areas: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -69,32 +62,20 @@ class Counts:
 
 
 def pairwise_iou(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    """IoU in continuous coordinates (no ``+ 1``), 0 where both boxes are empty.
-
-    Args:
-        one: ``(g, 4)`` xyxy.
-        two: ``(d, 4)`` xyxy.
-
-    Returns:
-        ``(g, d)`` float64.
-    """
+    """IoU ``(g, d)`` of xyxy boxes in continuous coordinates (no ``+ 1``), 0 where both are empty."""
     low = np.maximum(one[:, None, :2], two[None, :, :2])
     high = np.minimum(one[:, None, 2:], two[None, :, 2:])
     shared = np.prod(np.maximum(high - low, 0.0), axis=2)
-    union = _areas(one)[:, None] + _areas(two)[None] - shared
+    areas = [np.maximum((b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]), 0.0) for b in (one, two)]
+    union = areas[0][:, None] + areas[1][None] - shared
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
 class Matcher:
     """Candidate pairs of a result set, sorted once, matched at any score threshold.
 
-    Args:
-        truth: ground truths.
-        found: detections.
-        iou: a pair must overlap by strictly more.
-        match_same: only pairs of the same class may match.
-        check_type: a match of another class (possible without ``match_same``) is no true positive.
-        size_rule: how sizes are measured for the bins.
+    Pairs overlap by strictly more than ``iou``. Without ``match_same`` those of two classes match too, and are no true
+    positives where ``check_type`` is set. ``size_rule`` says how sizes are measured for the bins.
     """
 
     def __init__(
@@ -149,10 +130,6 @@ class Matcher:
     def count(self, min_score: float, bins: list[tuple[float, float]]) -> list[Counts]:
         """How many there are `inside` each bin."""
         return [Counts(*(int(mask.sum()) for mask in masks)) for masks in self.inside(min_score, bins)]
-
-
-def _areas(boxes: np.ndarray) -> np.ndarray:
-    return np.maximum((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), 0.0)
 
 
 def _candidates(truth: Objects, found: Objects, iou: float, match_same: bool) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, suffix
+from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, Boxes, Truth, suffix
 from efpn.metrics.coco import judged
 from efpn.metrics.score import as_one_class, metric_names, split_matcher
 
@@ -31,17 +31,11 @@ def column_names() -> list[str]:
 
 
 class Ranked(NamedTuple):
-    """The detections of one class that count in one size band at one IoU, best first.
+    """The detections of one class that count in one size band at one IoU, best first."""
 
-    Attributes:
-        images: ``(n,)`` places of their images, up to the last hit: what follows it changes neither AP nor AR.
-        hits: ``(h,)`` places of the hits among them.
-        truths: ``(I,)`` objects of the class in the band, by image.
-    """
-
-    images: np.ndarray
-    hits: np.ndarray
-    truths: np.ndarray
+    images: np.ndarray  # (n,) places of their images, up to the last hit: what follows it changes neither AP nor AR
+    hits: np.ndarray  # (h,) places of the hits among them
+    truths: np.ndarray  # (I,) objects of the class in the band, by image
 
     def scored(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """AP and the highest recall ``(B,)`` of the resamples, NaN in those without an object, as COCOeval has them."""
@@ -60,20 +54,16 @@ class Ranked(NamedTuple):
 
 
 class Resampled:
-    """Metrics of one set of detections under resampling of its images.
+    """Metrics (``columns``, of `column_names`) of one set of detections under resampling of its images.
 
-    Args:
-        truth: COCO ground truth, native pixels; its images in their order are the ``I``.
-        detections: COCO results.
-        category_ids: the evaluated categories.
-        columns: names of metrics, of `column_names`.
-        thresholds: the fixed one of accuracy, recall and F1, and that of best F1 if there is one.
+    The images of ``truth`` in the order of their ids are the ``I``; ``thresholds`` are the fixed one of accuracy,
+    recall and F1, and that of best F1 if there is one.
     """
 
     def __init__(
         self,
-        truth: Mapping[str, Any],
-        detections: Sequence[Mapping[str, Any]],
+        truth: Truth,
+        detections: Boxes,
         category_ids: Sequence[int],
         columns: Sequence[str],
         thresholds: tuple[float, float | None],

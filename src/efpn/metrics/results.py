@@ -7,7 +7,7 @@ pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -16,24 +16,21 @@ import numpy as np
 from efpn.boxes import look_like_corners
 from efpn.errors import Problem, UserError, raise_problems
 from efpn.given import is_id, is_number, shown
+from efpn.metrics.bands import Boxes, Truth
 
 Missing = Literal["error", "empty"]
 Fault = tuple[str, str]  # what is wrong, and how to mend it
 CORNERS: Final = ("xmin", "ymin", "xmax", "ymax")
 
 
-def read_results(
-    content: Any, ground_truth: Mapping[str, Any], source: str, missing: Missing = "error"
-) -> list[dict[str, Any]]:
+def read_results(content: Any, ground_truth: Truth, source: str, missing: Missing = "error") -> list[dict[str, Any]]:
     """COCO detections from the content of a result file.
 
     Args:
         content: parsed JSON, in either layout.
-        ground_truth: COCO ground truth of the split that they were made on; widths and heights let boxes given as
-            corners be found out.
+        ground_truth: of the split that they were made on; its widths and heights tell boxes given as corners.
         source: the file, for messages.
-        missing: images that TT100K results lack are an ``error`` or count as ``empty``. COCO results name no
-            images without a detection.
+        missing: images that TT100K results lack are an ``error`` or count as ``empty``; COCO results name none.
 
     Raises:
         UserError: neither layout; images or categories that the ground truth does not know; scores or boxes that are
@@ -53,9 +50,7 @@ def read_results(
     return [{**found, "bbox": [float(value) for value in found["bbox"]]} for found in detections]
 
 
-def _from_tt100k(
-    images: Mapping[str, Any], ground_truth: Mapping[str, Any], source: str, missing: Missing
-) -> list[dict[str, Any]]:
+def _from_tt100k(images: Mapping[str, Any], ground_truth: Truth, source: str, missing: Missing) -> list[dict[str, Any]]:
     ids = {str(one["id"]): one["id"] for one in ground_truth["images"]}
     absent = [key for key in ids if key not in images]
     if absent and missing == "error":
@@ -64,18 +59,13 @@ def _from_tt100k(
             "empty ones too, or say missing=empty (nothing was found there)"
         )
     numbers = {str(category["name"]): category["id"] for category in ground_truth["categories"]}
-    return [
-        _coco_result(thing, ids.get(key, key), numbers)
-        for key, image in images.items()
-        for thing in _things(image, key, source)
-    ]
-
-
-def _things(image: Any, key: str, source: str) -> list[Any]:
-    things = image.get("objects", []) if isinstance(image, Mapping) else None
-    if not isinstance(things, list):
-        raise UserError(f"{source}: image {key!r} is {shown(image)}; give an object with a list 'objects'")
-    return things
+    found = []
+    for key, image in images.items():
+        things = image.get("objects", []) if isinstance(image, Mapping) else None
+        if not isinstance(things, list):
+            raise UserError(f"{source}: image {key!r} is {shown(image)}; give an object with a list 'objects'")
+        found += [_coco_result(thing, ids.get(key, key), numbers) for thing in things]
+    return found
 
 
 def _coco_result(thing: Any, image_id: Any, numbers: Mapping[str, int]) -> Any:
@@ -89,21 +79,21 @@ def _coco_result(thing: Any, image_id: Any, numbers: Mapping[str, int]) -> Any:
     return {"image_id": image_id, "category_id": numbers.get(str(name), name), "bbox": box, "score": thing.get("score")}
 
 
-def _problems(detections: Sequence[Any], ground_truth: Mapping[str, Any], source: Path) -> Iterator[Problem]:
+def _problems(detections: Sequence[Any], ground_truth: Truth, source: Path) -> Iterator[Problem]:
     images = {image["id"] for image in ground_truth["images"]}
     categories = {category["id"] for category in ground_truth["categories"]}
-    checks: tuple[Callable[[Mapping[str, Any]], Fault | None], ...] = (
-        lambda found: _unknown(found, "image_id", images, "image", "score it on the split it was made on"),
-        lambda found: _unknown(found, "category_id", categories, "category", "use the ground truth's categories"),
-        _box_fault,
-        _score_fault,
-    )
     for number, found in enumerate(detections):
+        faults: list[Fault | None] = [
+            (f"is {shown(found)}, not an object", "give image_id, category_id, bbox and score")
+        ]
         if isinstance(found, Mapping):
-            faults = [fault for check in checks if (fault := check(found))]
-        else:
-            faults = [(f"is {shown(found)}, not an object", "give image_id, category_id, bbox and score")]
-        yield from (Problem(source, f"detection {number}", *fault) for fault in faults)
+            faults = [
+                _unknown(found, "image_id", images, "image", "score it on the split it was made on"),
+                _unknown(found, "category_id", categories, "category", "use the ground truth's categories"),
+                _box_fault(found.get("bbox")),
+                _score_fault(found.get("score")),
+            ]
+        yield from (Problem(source, f"detection {number}", *fault) for fault in faults if fault)
 
 
 def _unknown(found: Mapping[str, Any], key: str, known: set[int], what: str, fix: str) -> Fault | None:
@@ -115,8 +105,7 @@ def _unknown(found: Mapping[str, Any], key: str, known: set[int], what: str, fix
     return f"{key} {shown(value)} is no {what} of the ground truth", fix
 
 
-def _box_fault(found: Mapping[str, Any]) -> Fault | None:
-    box = found.get("bbox")
+def _box_fault(box: Any) -> Fault | None:
     if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
         return f"bbox is {shown(box)}", "give four finite numbers: x, y, width, height"
     if box[2] < 0 or box[3] < 0:
@@ -124,15 +113,14 @@ def _box_fault(found: Mapping[str, Any]) -> Fault | None:
     return None
 
 
-def _score_fault(found: Mapping[str, Any]) -> Fault | None:
-    score = found.get("score")
+def _score_fault(score: Any) -> Fault | None:
     if not is_number(score):
         return f"score is {shown(score)}", "give a finite number"
     fix = "give it from 0 to 1 (divide the TT100K toolkit's by 1000)"
     return None if 0 <= score <= 1 else (f"score is {shown(score)}", fix)
 
 
-def _require_width_and_height(detections: Sequence[Mapping[str, Any]], truth: Mapping[str, Any], source: str) -> None:
+def _require_width_and_height(detections: Boxes, truth: Truth, source: str) -> None:
     """Refuse boxes that fit their images as corners (x1, y1, x2, y2) and mostly not as x, y, width, height."""
     sizes = {i["id"]: (i["width"], i["height"]) for i in truth["images"] if i.get("width") and i.get("height")}
     rows = [(*found["bbox"], *sizes[found["image_id"]]) for found in detections if found["image_id"] in sizes]

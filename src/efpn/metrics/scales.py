@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from efpn.errors import UserError
-from efpn.metrics.bands import suffix
+from efpn.metrics.bands import Boxes, Truth, suffix
 from efpn.metrics.coco import coco_metrics
-from efpn.metrics.counting import objects_by_size
+from efpn.metrics.score import objects_by_size
 
 EDGES: Final = (0, 8, 12, 16, 24, 32, 48, 64, 96, 128, math.inf)
 MOST: Final = len(string.ascii_lowercase)  # a bin's name is a letter, since bands are told apart by their first one
@@ -35,21 +35,11 @@ class ScaleBin(NamedTuple):
 
 
 def by_scale(
-    ground_truth: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
-    *,
-    edges: Sequence[float] = EDGES,
-    max_dets: int = 300,
-    category_ids: Iterable[int] | None = None,
+    ground_truth: Truth, detections: Boxes, *, edges: Sequence[float] = EDGES, category_ids: Iterable[int] | None = None
 ) -> list[ScaleBin]:
     """AP and AR at IoU 0.50:0.95 in bins of ``sqrt(area)``; every object lies in one bin at most.
 
-    Args:
-        ground_truth: COCO ground truth, native pixels.
-        detections: COCO results, native pixels; those of one pyramid level show what that level finds.
-        edges: of the bins, ascending, native pixels.
-        max_dets: as :func:`efpn.metrics.coco_metrics`.
-        category_ids: the evaluated categories; by default all.
+    ``edges`` ascend, native pixels; the other arguments are those of :func:`efpn.metrics.coco_metrics`.
 
     Raises:
         UserError: edges that do not ascend, too many of them; and as :func:`efpn.metrics.coco_metrics`.
@@ -58,9 +48,7 @@ def by_scale(
         raise UserError(f"edges of size bins: {list(edges)} must be 2 to {MOST + 1} ascending numbers, native pixels")
     wanted = None if category_ids is None else list(category_ids)
     bands = dict(zip(string.ascii_lowercase, pairwise(edges), strict=False))
-    rates = coco_metrics(
-        ground_truth, detections, bands=bands, max_dets=max_dets, category_ids=wanted, edges="half_open"
-    )
+    rates = coco_metrics(ground_truth, detections, bands=bands, category_ids=wanted, edges="half_open")
     objects = objects_by_size(ground_truth, bands, "area", wanted)
     return [
         ScaleBin(*band, objects[name], rates[f"AP{suffix(name)}"], rates[f"AR{suffix(name)}"])

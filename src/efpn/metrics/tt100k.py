@@ -25,7 +25,7 @@ import numpy as np
 
 from efpn.errors import UserError
 from efpn.metrics.bands import TT100K_BINS, Bands, SizeRule
-from efpn.metrics.matching import Counts, Matcher, Objects
+from efpn.metrics.matching import Matcher, Objects
 
 Missing = Literal["error", "skip", "empty"]
 
@@ -42,7 +42,7 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 class BinScore(TypedDict):
-    """One bin's counts and rates. ``size_rule`` says how "small" was measured."""
+    """Counts and rates of one bin; ``size_rule`` says how "small" was measured."""
 
     tp: int
     detections: int
@@ -81,16 +81,24 @@ def evaluate(
         missing: what to do about images that the results lack: ``error``; ``skip`` (as the official toolkit does); or
             ``empty`` (count them as images in which nothing was found).
 
-    Returns:
-        Per bin: ``tp``, ``detections``, ``ground_truths``, ``accuracy``, ``recall``, ``f1`` and the ``size_rule``.
-
     Raises:
         UserError: images missing from the results or unknown to the ground truth; malformed records; unknown rules.
     """
     truth, found = flatten(ground_truth, results, types=types, missing=missing)
     matcher = Matcher(truth, found, iou=iou, match_same=match_same, check_type=check_type, size_rule=size_rule)
     counts = matcher.count(-np.inf if min_score is None else min_score, list(bins.values()))
-    return {name: bin_score(count, size_rule) for name, count in zip(bins, counts, strict=True)}
+    return {
+        name: BinScore(
+            tp=one.tp,
+            detections=one.detections,
+            ground_truths=one.ground_truths,
+            accuracy=one.accuracy,
+            recall=one.recall,
+            f1=one.f1,
+            size_rule=size_rule,
+        )
+        for name, one in zip(bins, counts, strict=True)
+    }
 
 
 class Curve(TypedDict):
@@ -106,23 +114,12 @@ def curves(
     results: Mapping[str, Any],
     *,
     types: Iterable[str] | None = None,
-    iou: float = 0.5,
-    size_rule: SizeRule = "long_side",
-    bins: Bands = TT100K_BINS,
-    match_same: bool = True,
-    check_type: bool = True,
     missing: Missing = "error",
     points: int = 100,
 ) -> dict[str, Curve]:
-    """The accuracy-recall curve of each size bin (arguments as :func:`evaluate`).
+    """The accuracy-recall curve of each size bin, ``points + 2`` long (other arguments as :func:`evaluate`).
 
-    Args:
-        ground_truth: official annotations.
-        results: official results with scores.
-        points: thresholds, evenly spaced from 0 to the results' top score (of any type), both included.
-
-    Returns:
-        Per bin ``accuracy``, ``recall`` and ``threshold``, each ``points + 2`` long.
+    ``points`` thresholds lie evenly from 0 to the results' top score (of any type), both included.
 
     Raises:
         UserError: as :func:`evaluate`, and where the results hold no scored detection.
@@ -132,37 +129,22 @@ def curves(
     scores = [thing["score"] for thing in things if "score" in thing]
     if not scores:
         raise UserError("results: no detection with a score, so that there is no curve to draw")
-    matcher = Matcher(truth, found, iou=iou, match_same=match_same, check_type=check_type, size_rule=size_rule)
-    return matched_curves(matcher, max(scores), bins, points)
+    return matched_curves(Matcher(truth, found), max(scores), points)
 
 
-def matched_curves(matcher: Matcher, top: float, bins: Bands = TT100K_BINS, points: int = 100) -> dict[str, Curve]:
+def matched_curves(matcher: Matcher, top: float, points: int = 100) -> dict[str, Curve]:
     """As `curves`, of boxes that are flat already; ``top`` is the top score of the results."""
     at = np.linspace(0, top, points)
-    rows = [matcher.count(float(threshold), list(bins.values())) for threshold in at]
-    return {name: _curve([row[place] for row in rows], at) for place, name in enumerate(bins)}
-
-
-def _curve(counts: Sequence[Counts], thresholds: np.ndarray) -> Curve:
-    rising = np.maximum.accumulate([0.0, *(point.accuracy for point in counts)])
-    return Curve(
-        accuracy=[*rising.tolist(), 1.0],
-        recall=[1.0, *(point.recall for point in counts), 0.0],
-        threshold=[None, *thresholds.tolist(), None],
-    )
-
-
-def bin_score(counts: Counts, size_rule: str) -> BinScore:
-    """Counts as the record that :func:`evaluate` returns."""
-    return BinScore(
-        tp=counts.tp,
-        detections=counts.detections,
-        ground_truths=counts.ground_truths,
-        accuracy=counts.accuracy,
-        recall=counts.recall,
-        f1=counts.f1,
-        size_rule=size_rule,
-    )
+    rows = [matcher.count(float(threshold), list(TT100K_BINS.values())) for threshold in at]
+    lines = {}
+    for name, counts in zip(TT100K_BINS, zip(*rows, strict=True), strict=True):
+        rising = np.maximum.accumulate([0.0, *(point.accuracy for point in counts)])
+        lines[name] = Curve(
+            accuracy=[*rising.tolist(), 1.0],
+            recall=[1.0, *(point.recall for point in counts), 0.0],
+            threshold=[None, *at.tolist(), None],
+        )
+    return lines
 
 
 def flatten(
@@ -172,43 +154,17 @@ def flatten(
     types: Iterable[str] | None = None,
     missing: Missing = "error",
 ) -> tuple[Objects, Objects]:
-    """Both official structures as flat arrays of the evaluated types, images in the ground truth's order.
-
-    Raises:
-        UserError: as :func:`evaluate` says.
-    """
-    wanted = _wanted_types(types)
-    truth, found = _images(ground_truth, "ground truth"), _images(results, "results")
-    ids = _scored_ids(truth, found, missing)
-    numbers: dict[str, int] = {}
-    return (
-        _objects([truth[key] for key in ids], ids, wanted, numbers, "ground truth"),
-        _objects([found.get(key, {"objects": []}) for key in ids], ids, wanted, numbers, "results"),
-    )
-
-
-def _wanted_types(types: Iterable[str] | None) -> frozenset[str] | None:
+    """Both official structures as flat arrays, images in the ground truth's order; raises as :func:`evaluate`."""
     if isinstance(types, str):
         raise UserError(f"types={types!r} is one string; give a list of class names, or None for all")
-    return None if types is None else frozenset(types)
-
-
-def _images(table: Mapping[str, Any], side: str) -> Mapping[str, Any]:
-    images = table.get("imgs")
-    if not isinstance(images, Mapping):
-        raise UserError(f"{side}: no 'imgs' object at the top; expected the TT100K layout {{'imgs': {{id: ...}}}}")
-    return {str(key): value for key, value in images.items()}
-
-
-def _scored_ids(truth: Mapping[str, Any], found: Mapping[str, Any], missing: Missing) -> list[str]:
-    """Ids to score, in the ground truth's order."""
-    unknown = [key for key in found if key not in truth]
+    wanted = None if types is None else frozenset(types)
+    truth, found = _images(ground_truth, "ground truth"), _images(results, "results")
+    unknown, absent = [key for key in found if key not in truth], [key for key in truth if key not in found]
     if unknown:
         raise UserError(
             f"results: {len(unknown)} image ids are not in the ground truth, such as {unknown[0]!r}; "
             "score them against the split they were made on, or add these images with an empty 'objects' list"
         )
-    absent = [key for key in truth if key not in found]
     if missing not in ("error", "skip", "empty"):
         raise UserError(f"missing={missing!r} is unknown; take 'error', 'skip' or 'empty'")
     if absent and missing == "error":
@@ -216,7 +172,19 @@ def _scored_ids(truth: Mapping[str, Any], found: Mapping[str, Any], missing: Mis
             f"results: {len(absent)} of {len(truth)} images are missing, such as {absent[0]!r}; write every image, "
             "empty ones too, or say missing='empty' (nothing found there) or 'skip' (the official toolkit's way)"
         )
-    return [key for key in truth if key in found] if missing == "skip" else list(truth)
+    ids = [key for key in truth if key in found or missing != "skip"]
+    numbers: dict[str, int] = {}
+    return (
+        _objects([truth[key] for key in ids], ids, wanted, numbers, "ground truth"),
+        _objects([found.get(key, {"objects": []}) for key in ids], ids, wanted, numbers, "results"),
+    )
+
+
+def _images(table: Mapping[str, Any], side: str) -> Mapping[str, Any]:
+    images = table.get("imgs")
+    if not isinstance(images, Mapping):
+        raise UserError(f"{side}: no 'imgs' object at the top; expected the TT100K layout {{'imgs': {{id: ...}}}}")
+    return {str(key): value for key, value in images.items()}
 
 
 def _objects(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from omegaconf import DictConfig, ListConfig
 
 from efpn.errors import UserError
 
@@ -15,28 +17,23 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # Pillow 
 
 
 class ImageFile(NamedTuple):
-    """A file to look at.
+    """A file to look at."""
 
-    Attributes:
-        number: its id in the results, from 1.
-        path: the file.
-        name: its path below the folder that all images share, with ``/``; no two images have the same.
-    """
-
-    number: int
+    number: int  # its id in the results, from 1
     path: Path
-    name: str
+    name: str  # its path below the folder that all images share, with /; no two images have the same
+
+
+def asked_for(cfg: DictConfig) -> list[str]:
+    """The files, folders and globs of ``cfg.images``."""
+    return [str(word) for word in (cfg.images if isinstance(cfg.images, ListConfig) else [cfg.images])]
 
 
 def find_images(words: Sequence[str], out: Path) -> list[ImageFile]:
     """The images that ``words`` stand for, in the order of their paths, each once.
 
-    Args:
-        words: each a file, a folder (searched to the bottom) or a glob (``**`` for any folders).
-        out: where results go; the annotated images there are no input, unless they are named as files.
-
-    Raises:
-        UserError: one of them is not there, or holds no image.
+    Each is a file, a folder (searched to the bottom) or a glob (``**`` for any folders); `UserError` if it is not there
+    or holds no image. The annotated images in ``out`` are no input, unless they are named as files.
     """
     if not words:
         raise UserError("images=[]: nothing to look at; give a file, a folder, a glob or a list of those")
@@ -51,15 +48,7 @@ def find_images(words: Sequence[str], out: Path) -> list[ImageFile]:
 
 
 def check_out(images: Iterable[ImageFile], folder: Path) -> None:
-    """Refuse to write annotated images over the images themselves.
-
-    Args:
-        images: that are looked at.
-        folder: that the annotated ones go to, under their names.
-
-    Raises:
-        UserError: with the first image that would be lost.
-    """
+    """Raise `UserError` where the annotated images, which go to ``folder`` under their names, would replace one."""
     for image in images:
         if _whole(folder / image.name) == image.path:
             raise UserError(f"out={folder.parent}: would write over the image {image.path}; give another folder")
@@ -69,41 +58,26 @@ def _look_up(word: str, out: Path) -> tuple[Path, list[Path]]:
     """The folder that names are counted from, and the images."""
     place = _whole(Path(word).expanduser())
     if place.is_file():
-        if not _is_image(place):
+        if place.suffix.lower() not in ENDINGS:
             raise UserError(f"images={word}: no image by its ending; known are {', '.join(ENDINGS)}")
         return place.parent, [place]
     if place.is_dir():
-        base, found = place, list(_below(place))
+        base, matches = place, [place]
     elif glob.has_magic(word):
-        base = _before_magic(place)
-        found = [path for match in base.glob(str(place.relative_to(base))) for path in _below(match)]
+        parts = place.parts
+        base = Path(*parts[: next(n for n, part in enumerate(parts) if glob.has_magic(part))])
+        matches = list(base.glob(str(place.relative_to(base))))
     else:
         raise UserError(f"images={word}: no such file or folder; give an image, a folder or a glob like 'a/*.jpg'")
-    found = [path for path in found if not _hidden(path.relative_to(base)) and not path.is_relative_to(out)]
+    found = []
+    for path in (path for match in matches for path in (match.rglob("*") if match.is_dir() else [match])):
+        hidden = any(part.startswith(".") for part in path.relative_to(base).parts)
+        if path.suffix.lower() in ENDINGS and path.is_file() and not hidden and not path.is_relative_to(out):
+            found.append(path)
     if not found:
         what = "holds" if place.is_dir() else "matches"
         raise UserError(f"images={word}: {what} no image; looked for files that end in {', '.join(ENDINGS)}")
     return base, found
-
-
-def _below(place: Path) -> Iterator[Path]:
-    """The images in a folder, at any depth, or the image itself."""
-    inside = place.rglob("*") if place.is_dir() else [place]
-    yield from (path for path in inside if _is_image(path) and path.is_file())
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
-def _before_magic(place: Path) -> Path:
-    """The folder before the first part with a wildcard."""
-    parts = place.parts
-    return Path(*parts[: next(n for n, part in enumerate(parts) if glob.has_magic(part))])
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in ENDINGS
 
 
 def _whole(path: Path) -> Path:

@@ -30,21 +30,12 @@ class Journal:
 
     Its first line holds the terms of the prediction, each other one the entry of an image. A file of the same terms
     is read back, up to a line that is cut off or damaged and without images that were changed since; one of other
-    terms is replaced by the first new entry.
-
-    Args:
-        folder: of the results.
-        terms: what has to agree for entries to belong together: weights, classes, settings.
-        images: that are asked for.
-
-    Attributes:
-        path: of the file.
-        entries: by the path of the image.
+    terms (weights, classes, settings) is replaced by the first new entry.
     """
 
     def __init__(self, folder: Path, terms: Mapping[str, Any], images: Sequence[ImageFile]) -> None:
         self.path = folder / JOURNAL
-        self.entries: dict[Path, Entry] = {}
+        self.entries: dict[Path, Entry] = {}  # by the path of the image
         self._terms = plain(terms)
         self._changed = {image.path: image.path.stat().st_mtime_ns for image in images}
         self._end = self._read_back()  # bytes of the file that are sound
@@ -62,10 +53,6 @@ class Journal:
             file.truncate()
             file.write(b"".join(as_utf8(json.dumps(line, ensure_ascii=False) + "\n") for line in lines))
             self._end = file.tell()
-
-    def close(self) -> None:
-        """Remove the file: the results are written."""
-        self.path.unlink(missing_ok=True)
 
     def _read_back(self) -> int:
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.is_file() else []

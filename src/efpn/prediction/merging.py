@@ -23,25 +23,22 @@ COVERED = 0.7  # share of a cut box inside a whole one from which it is a piece 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What was found in all windows of an image.
+    """What was found in all windows of an image."""
 
-    Attributes:
-        boxes: ``(n, 4)``.
-        scores: ``(n,)``.
-        labels: ``(n,)``.
-        windows: ``(n, 4)`` that each was found in.
-        numbers: ``(n,)`` int64 of these windows.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    windows: Tensor
-    numbers: Tensor
+    boxes: Tensor  # (n, 4)
+    scores: Tensor  # (n,)
+    labels: Tensor  # (n,)
+    windows: Tensor  # (n, 4) that each was found in
+    numbers: Tensor  # (n,) int64 of these windows
 
     def take(self, rows: Tensor) -> Parts:
         """The parts of ``rows``, a mask or indices."""
         return Parts(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+
+def joined(parts: Sequence[Parts]) -> Parts:
+    """All of them in one table."""
+    return Parts(*(torch.cat([getattr(one, name) for one in parts]) for name in Parts.__dataclass_fields__))
 
 
 def merge_windows(
@@ -54,15 +51,8 @@ def merge_windows(
     2. Cut boxes that are left are of objects that no window holds: the pieces of one become its hull.
     3. Of what still overlaps, the higher score stays: NMS by class.
 
-    Args:
-        found: of each window, with boxes in native pixels of the window.
-        windows: where each lies in the image.
-        height: of the image, native pixels.
-        width: of the image, native pixels.
-        iou: of the last step; the detector's own.
-
-    Returns:
-        Boxes in native pixels of the image, by descending score. Those of a single window come back as they are.
+    ``found`` has boxes in native pixels of each window, the result in those of the image (``height`` and ``width``), by
+    descending score; what a single window holds comes back as it is. ``iou`` is of step 3, the detector's own.
     """
     if len(windows) == 1:
         return dict(found[0])
@@ -70,11 +60,9 @@ def merge_windows(
     cut = is_cut(parts, height, width)
     whole, pieces = yield_to_whole(parts.take(~cut), parts.take(cut))
     hulls = [join_pieces(pieces.take(pieces.labels == label)) for label in pieces.labels.unique()]
-    boxes, scores, labels = (
-        torch.cat([getattr(one, name) for one in (whole, *hulls)]) for name in ("boxes", "scores", "labels")
-    )
-    kept = batched_nms(boxes, scores, labels, iou)
-    return {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}
+    rest = joined([whole, *hulls])
+    kept = batched_nms(rest.boxes, rest.scores, rest.labels, iou)
+    return {"boxes": rest.boxes[kept], "scores": rest.scores[kept], "labels": rest.labels[kept]}
 
 
 def gather(found: Sequence[Mapping[str, Tensor]], windows: Sequence[Window]) -> Parts:
@@ -107,7 +95,9 @@ def yield_to_whole(whole: Parts, cut: Parts) -> tuple[Parts, Parts]:
             best = (whole.scores * agrees).argmax()
             scores[best] = torch.maximum(scores[best], piece.scores[0])
             left[row] = False
-        elif (rival & (whole.scores >= piece.scores) & (covered(piece.boxes, whole.boxes) >= COVERED)).any():
+            continue
+        covered = area(overlap(piece.boxes, whole.boxes)) / area(piece.boxes).clamp(min=1e-9)
+        if (rival & (whole.scores >= piece.scores) & (covered >= COVERED)).any():
             left[row] = False
     return replace(whole, scores=scores), cut.take(left)
 
@@ -130,7 +120,7 @@ def join_pieces(cut: Parts) -> Parts:
                 hull = replace(hull, boxes=around(hull.boxes, piece.boxes), windows=around(hull.windows, piece.windows))
             rest = rest.take(torch.arange(len(rest.boxes)) != first)
         hulls.append(hull)
-    return Parts(*(torch.cat([getattr(one, name) for one in hulls]) for name in Parts.__dataclass_fields__))
+    return joined(hulls)
 
 
 def shown_iou(box: Tensor, window: Tensor, others: Parts) -> Tensor:
@@ -139,11 +129,6 @@ def shown_iou(box: Tensor, window: Tensor, others: Parts) -> Tensor:
     ours, theirs = overlap(box, shared), overlap(others.boxes, shared)
     common = area(overlap(ours, theirs))
     return common / (area(ours) + area(theirs) - common).clamp(min=1e-9)
-
-
-def covered(box: Tensor, others: Tensor) -> Tensor:
-    """Share of the area of ``box (1, 4)`` that lies inside each of ``others (n, 4)``, ``(n,)``."""
-    return area(overlap(box, others)) / area(box).clamp(min=1e-9)
 
 
 def overlap(one: Tensor, two: Tensor) -> Tensor:

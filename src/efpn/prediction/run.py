@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
@@ -13,9 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from efpn.errors import UserError
 from efpn.prediction.images import DRAWN, ImageFile
 from efpn.prediction.journal import Journal
-from efpn.prediction.options import slices_of
+from efpn.prediction.slices import slices_of
 from efpn.prediction.task import PredictionTask, image_loader
-from efpn.prediction.writing import ImageBar, ImageWriter, write_results
+from efpn.prediction.writing import ImageWriter, write_results
 from efpn.runs.checkpoints import read_checkpoint
 from efpn.runs.rebuild import quiet_trainer, rebuild_detector, resize_to
 from efpn.runs.saved import SavedRun
@@ -25,10 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def predict(cfg: DictConfig, run: SavedRun, images: list[ImageFile]) -> list[tuple[ImageFile, str]]:
-    """Detect in all images and write what was found.
-
-    Returns:
-        The images that could not be read, each with the reason.
+    """Detect in all images and write what was found; returns those that could not be read, each with the reason.
 
     Raises:
         UserError: the run cannot be rebuilt, or not one image can be read.
@@ -37,11 +33,10 @@ def predict(cfg: DictConfig, run: SavedRun, images: list[ImageFile]) -> list[tup
     out = run.out_folder(cfg.out, "predictions")
     journal = Journal(out, terms(cfg, run, names), images)
     left = [image for image in images if image.path not in journal.entries]
-    writer = ImageWriter(journal, out / DRAWN if cfg.draw else None, names, cfg.score_threshold)
+    writer = ImageWriter(journal, len(left), out / DRAWN if cfg.draw else None, names, cfg.score_threshold)
     if left:
         task = build_task(cfg, run)
-        callbacks = [writer, ImageBar(len(left))]
-        trainer = quiet_trainer(cfg.trainer, run, callbacks=callbacks, enable_progress_bar=False)
+        trainer = quiet_trainer(cfg.trainer, run, callbacks=[writer], enable_progress_bar=False)
         loader = image_loader(left, run.config.data.num_workers)
         trainer.predict(task, dataloaders=loader, return_predictions=False)
         warn_of_cap(task.detector, task.capped, "images or slices")
@@ -49,26 +44,20 @@ def predict(cfg: DictConfig, run: SavedRun, images: list[ImageFile]) -> list[tup
     if not seen:
         raise UserError(f"not one of {len(images)} images can be read\n{listed(writer.broken)}")
     detections = write_results(out, seen, writer.broken, names, facts(cfg, run, images))
-    journal.close()
+    journal.path.unlink(missing_ok=True)  # the results are written
     log.info("%d images, %d detections: %s", len(seen), detections, out)
-    if cfg.draw and detections:
-        said_of_drawn([score for _, entry in seen for _, score, *_ in entry["found"]], cfg.score_threshold, out / DRAWN)
+    if cfg.draw and detections:  # a run trained for minutes is sure of few
+        scores, least = [score for _, entry in seen for _, score, *_ in entry["found"]], cfg.score_threshold
+        message = "%d of them are drawn in %s, from score_threshold=%g on; the highest score is %.2f"
+        log.info(message, sum(score >= least for score in scores), out / DRAWN, least, max(scores))
     return writer.broken
-
-
-def said_of_drawn(scores: Sequence[float], threshold: float, folder: Path) -> None:
-    """Say how many of the detections are drawn; a run trained for minutes is sure of few."""
-    drawn, highest = sum(score >= threshold for score in scores), max(scores)
-    message = "%d of them are drawn in %s, from score_threshold=%g on; the highest score is %.2f"
-    log.info(message, drawn, folder, threshold, highest)
 
 
 def terms(cfg: DictConfig, run: SavedRun, names: Sequence[str]) -> dict[str, Any]:
     """What two calls have to share for the images of one to be left out in the other: weights and settings."""
     weights = run.checkpoint.stat()
-    config = OmegaConf.to_container(
-        OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("images", "out")])
-    )
+    kept = [str(key) for key in cfg if key not in ("images", "out")]
+    config = OmegaConf.to_container(OmegaConf.masked_copy(cfg, kept))
     return {"weights": [str(run.checkpoint), weights.st_size, weights.st_mtime_ns], "classes": names, "config": config}
 
 

@@ -8,29 +8,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from omegaconf import DictConfig
+
+from efpn.errors import UserError
+
 Window = tuple[int, int, int, int]  # x1, y1, x2, y2 in whole native pixels
 
 
 @dataclass(frozen=True)
 class Slices:
-    """How images are cut.
+    """How images are cut."""
 
-    Attributes:
-        size: side of a square window, native pixels; at the shorter side of the training images, objects have the
-            scale of training.
-        overlap: least share of a side that neighbours have in common.
-        whole: also look at the image as a whole, for objects that no window holds; it adds those larger than the
-            overlap, as all others are whole in a window, and better resolved there.
-    """
-
+    # side of a square window, native pixels; at the shorter side of the training images, objects have the scale of
+    # training
     size: int
-    overlap: float = 0.2
+    overlap: float = 0.2  # least share of a side that neighbours have in common
+    # also look at the image as a whole, for objects that no window holds; it adds those larger than the overlap, as all
+    # others are whole in a window, and better resolved there
     whole: bool = True
-
-    @property
-    def shared(self) -> float:
-        """What neighbours have in common, native pixels: an object of that size or less is whole in one of them."""
-        return self.overlap * self.size
 
     def windows(self, height: int, width: int) -> list[Window]:
         """The windows of an image of that size; the image itself comes first, and alone where it fits in one."""
@@ -39,20 +34,26 @@ class Slices:
         return [all_of_it, *parts] if self.whole and len(parts) > 1 else parts
 
 
+def slices_of(cfg: DictConfig) -> Slices | None:
+    """How the config asks for images to be cut; None for whole ones, `UserError` of what is no group of options."""
+    if not isinstance(cfg.slices, DictConfig | None):
+        raise UserError(f"slices={cfg.slices}: a group of options; give slices.size={cfg.slices}")
+    if cfg.slices is None or cfg.slices.size is None:
+        return None
+    return Slices(**{str(key): value for key, value in cfg.slices.items()})
+
+
 def slice_windows(height: int, width: int, size: int, overlap: float) -> list[Window]:
     """Windows of ``size`` pixels a side that cover the image and nothing else, row by row.
 
     They are spread evenly, so that neighbours share at least ``overlap`` of a side (to the whole pixel); along a side
     that is shorter than ``size``, they are as long as the image.
     """
-    rows, columns = (_starts(length, size, overlap) for length in (height, width))
-    return [(x, y, min(x + size, width), min(y + size, height)) for y in rows for x in columns]
-
-
-def _starts(length: int, size: int, overlap: float) -> list[int]:
-    last = length - size
-    if last <= 0:
-        return [0]
     stride = max(1, int(size * (1 - overlap)))
-    steps = -(-last // stride)
-    return [step * last // steps for step in range(steps + 1)]
+
+    def starts(length: int) -> list[int]:
+        last = max(length - size, 0)
+        steps = -(-last // stride)
+        return [step * last // steps for step in range(steps + 1)] if steps else [0]
+
+    return [(x, y, min(x + size, width), min(y + size, height)) for y in starts(height) for x in starts(width)]

@@ -31,11 +31,7 @@ class Shot(NamedTuple):
 
 
 class ImageFiles(Dataset[Shot]):
-    """Images, read one by one; a broken one is an item too.
-
-    Args:
-        files: in order.
-    """
+    """Images, read one by one; a broken one is an item too."""
 
     def __init__(self, files: list[ImageFile]) -> None:
         self.files = files
@@ -59,31 +55,20 @@ def image_loader(files: list[ImageFile], num_workers: int) -> DataLoader[Any]:
 
 
 class PredictionTask(pl.LightningModule):
-    """Finds the objects of an image.
+    """Finds the objects of an image, by ``batch_size`` windows at a time, or in the whole of it without ``slices``.
 
-    Args:
-        detector: with its weights.
-        transform: that resizes a window as the run's own evaluation resizes an image.
-        slices: how images are cut; None for whole ones.
-        batch_size: windows at a time.
-
-    Attributes:
-        capped: how many windows held as many detections as the detector's cap allows.
+    The ``transform`` resizes a window as the run's own evaluation resizes an image.
     """
 
     def __init__(
-        self,
-        detector: EFPNDetector,
-        transform: Transform,
-        slices: Slices | None = None,
-        batch_size: int = 1,
+        self, detector: EFPNDetector, transform: Transform, slices: Slices | None = None, batch_size: int = 1
     ) -> None:
         super().__init__()
         self.detector = detector
         self.transform = transform
         self.slices = slices
         self.batch_size = batch_size
-        self.capped = 0
+        self.capped = 0  # windows that held as many detections as the detector's cap allows
 
     def predict_step(self, batch: Shot, batch_idx: int) -> dict[str, Tensor]:
         """Detect in one image, in its native pixels; nothing at all, not even keys, for a broken one."""
@@ -97,7 +82,9 @@ class PredictionTask(pl.LightningModule):
         for start in range(0, len(windows), self.batch_size):
             seen += self._detect_windows(image, windows[start : start + self.batch_size])
         if self.slices and self.slices.whole and len(windows) > 1:
-            seen[0] = larger_than(seen[0], self.slices.shared)
+            boxes, shared = seen[0]["boxes"], self.slices.overlap * self.slices.size
+            large = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1) > shared  # a smaller object is whole in some window
+            seen[0] = {key: value[large] for key, value in seen[0].items()}
         return merge_windows(seen, windows, height, width, self.detector.nms_thresh)
 
     def _detect_windows(self, image: NDArray[np.uint8], windows: list[Window]) -> list[dict[str, Tensor]]:
@@ -107,18 +94,8 @@ class PredictionTask(pl.LightningModule):
         images_2x = [pixels.to(self.device) for _, pixels, _ in views if pixels is not None]
         found = self.detector([pixels.to(self.device) for pixels, _, _ in views], images_2x=images_2x or None)
         self.capped += count_capped(self.detector, found)
-        places = [
-            {"image_id": torch.tensor(number), "scale": torch.tensor(view.scale)}
-            for number, (_, _, view) in enumerate(views)
-        ]
+        places = [{"image_id": torch.tensor(n), "scale": torch.tensor(v.scale)} for n, (_, _, v) in enumerate(views)]
         return native_detections(found, places)[1]
-
-
-def larger_than(found: dict[str, Tensor], size: float) -> dict[str, Tensor]:
-    """The detections whose longer side is more than ``size``, in pixels of their boxes."""
-    boxes = found["boxes"]
-    large = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1) > size
-    return {key: value[large] for key, value in found.items()}
 
 
 def _as_it_is(shot: Any) -> Any:

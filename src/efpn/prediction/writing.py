@@ -32,54 +32,28 @@ QUALITY: Final[Mapping[str, Mapping[str, Any]]] = {  # by Pillow's name of the f
 }
 
 
-class ImageBar(pl.Callback):
-    """A progress bar over the images, with the time left and the number of broken ones."""
-
-    def __init__(self, total: int) -> None:
-        text = TextColumn("[progress.description]{task.description}")
-        self.bar = Progress(text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), transient=False)
-        self.row = self.bar.add_task("images", total=total)
-        self.broken = 0
-
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show it."""
-        self.bar.start()
-
-    def on_predict_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Shot, *args: Any
-    ) -> None:
-        """Move on by one image."""
-        self.broken += batch.image is None
-        self.bar.update(self.row, advance=1, description=f"images ({self.broken} broken)" if self.broken else None)
-
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave it as it is."""
-        self.bar.stop()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Give the terminal back."""
-        self.bar.stop()
-
-
 class ImageWriter(pl.Callback):
     """Writes each image with its detections, and what was found into the journal, as soon as they are there.
 
-    Args:
-        journal: of this prediction.
-        folder: for the annotated images, under the images' own names; None draws none.
-        names: class names in label order.
-        score_threshold: detections below are not drawn.
-
-    Attributes:
-        broken: the images that could not be read, each with the reason.
+    A progress bar shows the time left of ``total`` images and the number of broken ones. The annotated images go to
+    ``folder`` under the images' own names; None draws none. Class ``names`` are in label order.
     """
 
-    def __init__(self, journal: Journal, folder: Path | None, names: Sequence[str], score_threshold: float) -> None:
+    def __init__(
+        self, journal: Journal, total: int, folder: Path | None, names: Sequence[str], score_threshold: float
+    ) -> None:
         self.journal = journal
         self.folder = folder
         self.names = names
         self.score_threshold = score_threshold
-        self.broken: list[tuple[ImageFile, str]] = []
+        self.broken: list[tuple[ImageFile, str]] = []  # that could not be read, each with the reason
+        text = TextColumn("[progress.description]{task.description}")
+        self.bar = Progress(text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), transient=False)
+        self.row = self.bar.add_task("images", total=total)
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the bar."""
+        self.bar.start()
 
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Shot, *args: Any
@@ -88,39 +62,37 @@ class ImageWriter(pl.Callback):
         file, image, error = batch
         if image is None:
             self.broken.append((file, error))
-            return
-        if self.folder is not None:
-            write_image(self.folder / file.name, self.draw(image, outputs))
-        height, width = image.shape[:2]
-        self.journal.add(file.path, {"width": width, "height": height, "found": as_rows(outputs)})
+        else:
+            self.write(file, image, outputs)
+        said = f"images ({len(self.broken)} broken)" if self.broken else None
+        self.bar.update(self.row, advance=1, description=said)
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the bar as it is."""
+        self.bar.stop()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Say what is kept."""
+        """Say what is kept, and give the terminal back."""
         done = len(self.journal.entries)
         log.error("stopped; %d images are kept in %s, the same command does the rest", done, self.journal.path)
+        self.bar.stop()
 
-    def draw(self, image: np.ndarray, found: Mapping[str, Tensor]) -> np.ndarray:
-        """The image with the detections that reach the threshold."""
-        rows = found["scores"] >= self.score_threshold
-        boxes, scores, labels = (found[key][rows].cpu().numpy() for key in ("boxes", "scores", "labels"))
-        texts = [f"{self.names[label - 1]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
-        return annotated_image(image, marks("hit", boxes, texts))
-
-
-def write_image(path: Path, image: np.ndarray) -> Path:
-    """Write ``(H, W, 3)`` uint8 in one step, in the format that the ending of ``path`` names; makes the folder."""
-    kind = Image.registered_extensions()[path.suffix.lower()]
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, kind, **QUALITY.get(kind, {}))
-    return write_bytes(path, file.getvalue())
-
-
-def as_rows(found: Mapping[str, Tensor]) -> list[list[float]]:
-    """Detections as the rows of an `Entry`."""
-    boxes, scores, labels = (found[name].detach().cpu().double() for name in ("boxes", "scores", "labels"))
-    corner, other = boxes.reshape(-1, 4).split(2, dim=1)
-    rows: list[list[float]] = torch.cat([labels[:, None], scores[:, None], corner, other - corner], dim=1).tolist()
-    return rows
+    def write(self, file: ImageFile, image: np.ndarray, found: Mapping[str, Tensor]) -> None:
+        """Draw ``image (H, W, 3)`` uint8 with the detections that reach the threshold, and keep all of them."""
+        boxes, scores, labels = (found[key].detach().cpu() for key in ("boxes", "scores", "labels"))
+        if self.folder is not None:
+            drawn = scores >= self.score_threshold
+            names = [self.names[label - 1] for label in labels[drawn].tolist()]
+            texts = [f"{name} {score:.2f}" for name, score in zip(names, scores[drawn].numpy(), strict=True)]
+            kind = Image.registered_extensions()[file.path.suffix.lower()]
+            content = io.BytesIO()
+            annotated = annotated_image(image, marks("hit", boxes[drawn].numpy(), texts))
+            Image.fromarray(annotated).save(content, kind, **QUALITY.get(kind, {}))
+            write_bytes(self.folder / file.name, content.getvalue())
+        corner, other = boxes.double().reshape(-1, 4).split(2, dim=1)
+        columns = [labels.double()[:, None], scores.double()[:, None], corner, other - corner]
+        height, width = image.shape[:2]
+        self.journal.add(file.path, {"width": width, "height": height, "found": torch.cat(columns, dim=1).tolist()})
 
 
 def write_results(
@@ -130,7 +102,7 @@ def write_results(
     names: Sequence[str],
     info: Mapping[str, Any],
 ) -> int:
-    """Write ``detections.json`` (COCO results) and ``images.json``, which says what their ids mean.
+    """Write ``detections.json`` (COCO results) and ``images.json``, which says what their ids mean, into ``out``.
 
     Args:
         out: folder.
@@ -139,8 +111,7 @@ def write_results(
         names: class names in label order; categories count from 1.
         info: how they were made.
 
-    Returns:
-        How many detections there are.
+    Returns how many detections there are.
     """
     images = [
         {"id": image.number, "file_name": image.name, "width": entry["width"], "height": entry["height"]}

@@ -17,8 +17,7 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
 
 from efpn.data.datamodule import DetectionDataModule
 from efpn.errors import UserError
-from efpn.metrics.score import metric_names
-from efpn.metrics.split import SplitScorer
+from efpn.metrics.score import SplitScorer, metric_names
 from efpn.models import EFPNDetector
 from efpn.ranges import TRAIN, check_targets, check_values
 from efpn.runs.checkpoints import (
