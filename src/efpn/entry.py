@@ -70,8 +70,7 @@ OmegaConf.register_new_resolver("efpn.sweep", sweep_folder, replace=True)
 def check_sweep(cfg: DictConfig) -> None:
     """Refuse ``-m`` with several processes, as Lightning's children would replay the whole sweep; and a sweep without.
 
-    Raises:
-        UserError: with what to use instead.
+    Raises `UserError`: with what to use instead.
     """
     if (name := HydraConfig.get().runtime.choices.get("sweep")) and not in_sweep():
         raise UserError(f"+sweep={name}: a sweep is many runs: python {Path(sys.argv[0]).name} -m ... +sweep={name}")
@@ -85,11 +84,7 @@ def check_sweep(cfg: DictConfig) -> None:
 
 
 def check_one_device(cfg: DictConfig) -> None:
-    """Refuse several devices, for an entry that runs on one.
-
-    Raises:
-        UserError: with what to do instead.
-    """
+    """Refuse several devices, for an entry that runs on one (raises `UserError`: with what to do instead)."""
     if not one_device(cfg):
         raise UserError(
             f"trainer.devices={cfg.trainer.devices}: this runs on one device; give trainer.devices=1, and to use "
@@ -282,14 +277,10 @@ def list_failed() -> int:
 
 
 class SayWhatNext(Callback):
-    """Prints, when all jobs of a sweep have ended well, the command lines that evaluate and summarise its rows.
-
-    Args:
-        evaluate: further words of the first of them.
-    """
+    """Prints, when all jobs of a sweep have ended well, the command lines that evaluate and summarise its rows."""
 
     def __init__(self, evaluate: Sequence[str] = ()) -> None:
-        self.evaluate = list(evaluate)
+        self.evaluate = list(evaluate)  # further words of the first of them
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra's call; a sweep over experiments has no one folder to speak of."""

@@ -19,17 +19,12 @@ class UserError(Exception):
 
 
 class Interrupted(BaseException):
-    """A signal has ended the run, in order; no error, so nothing that handles those handles it.
-
-    Args:
-        number: of the signal.
-        message: what was saved, for a reader.
-    """
+    """A signal has ended the run, in order; no error, so nothing that handles those handles it."""
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(number, message)
-        self.number = number
-        self.message = message
+        self.number = number  # of the signal
+        self.message = message  # what was saved, for a reader
 
 
 def require_count(option: str, value: Any, least: int) -> None:
@@ -46,19 +41,12 @@ def require_share(option: str, value: Any) -> None:
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake in what was given.
+    """One mistake in what was given."""
 
-    Attributes:
-        file: the file to mend.
-        record: which record of it (image id, annotation id).
-        what: what is wrong.
-        fix: how to mend it; mistakes that are mended alike are of one kind.
-    """
-
-    file: Path
-    record: str
-    what: str
-    fix: str
+    file: Path  # the file to mend
+    record: str  # which record of it (image id, annotation id)
+    what: str  # what is wrong
+    fix: str  # how to mend it; mistakes that are mended alike are of one kind
 
     def __str__(self) -> str:
         return f"{self.file}: {self.record}: {self.what}; {self.fix}"

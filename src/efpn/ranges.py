@@ -23,15 +23,10 @@ from efpn.errors import UserError, raise_listed
 
 @dataclass(frozen=True)
 class Rule:
-    """What an option may be.
+    """What an option may be."""
 
-    Attributes:
-        words: that end the sentence "must be ...".
-        allows: whether a value is that.
-    """
-
-    words: str
-    allows: Callable[[Any], bool]
+    words: str  # that end the sentence "must be ..."
+    allows: Callable[[Any], bool]  # whether a value is that
 
 
 def whole(least: int, most: int | None = None) -> Rule:
@@ -294,11 +289,7 @@ BENCHMARK: Final = {**MODEL, **{key: rule for key, rule in DATA.items() if "_tra
 
 
 def check_values(cfg: DictConfig, rules: Mapping[str, Rule]) -> None:
-    """Find all values that no run can have.
-
-    Raises:
-        UserError: with key, value and what is allowed, one line each.
-    """
+    """Find all values that no run can have (raises `UserError`: with key, value and what is allowed, one line each)."""
     faults = []
     for key, value in leaves(cfg, own=True):
         short = re.sub(r"^phases\.[^.]+\.(?=(data|model)\.)", "", key)

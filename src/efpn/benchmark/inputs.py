@@ -120,13 +120,10 @@ class FixedProposals:
     Args:
         detector: whose ``rpn`` is meant; changed in place.
         boxes: per image of the batch, in pixels of the image that the RPN sees.
-
-    Attributes:
-        boxes: may be set anew between two runs.
     """
 
     def __init__(self, detector: nn.Module, boxes: Sequence[Tensor]) -> None:
-        self.boxes = list(boxes)
+        self.boxes = list(boxes)  # may be set anew between two runs
         rpn: Any = detector.rpn
         propose = rpn.forward
 

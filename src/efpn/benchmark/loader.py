@@ -136,11 +136,7 @@ def step_rates(setting: Setting) -> dict[str, float]:
 
 
 def run(cfg: DictConfig) -> str:
-    """Measure, write the files and return the report.
-
-    Raises:
-        UserError: an option that makes no sense.
-    """
+    """Measure, write the files and return the report (raises `UserError`: an option that makes no sense)."""
     setting = read_setting(cfg)
     if cfg.file_size < min(setting.height, setting.width):
         raise UserError(f"file_size={cfg.file_size}: smaller than size; images are not to be enlarged")

@@ -183,21 +183,13 @@ def peak(record: Record) -> float | None:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A quotient of two that were measured, and the target that it may not pass; absolute numbers do not carry over.
+    """A quotient of two that were measured, and the target that it may not pass; absolute numbers do not carry over."""
 
-    Attributes:
-        name: for people.
-        of: name of the numerator among what was measured.
-        to: of the denominator.
-        what: reads the number from a record.
-        target: None where there is none.
-    """
-
-    name: str
-    of: str
-    to: str
-    what: Callable[[Record], float | None] = seconds
-    target: float | None = None
+    name: str  # for people
+    of: str  # name of the numerator among what was measured
+    to: str  # of the denominator
+    what: Callable[[Record], float | None] = seconds  # reads the number from a record
+    target: float | None = None  # None where there is none
 
 
 def evaluate(ratios: Iterable[Ratio], measured: Mapping[str, Record]) -> list[dict[str, Any]]:

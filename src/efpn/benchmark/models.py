@@ -73,8 +73,7 @@ def torchvision_detector(arch: str | None, channels: int, num_classes: int, sett
 
     For ``resnet50`` and 256 channels this is ``fasterrcnn_resnet50_fpn``, part for part.
 
-    Raises:
-        UserError: the backbone is none of torchvision's.
+    Raises `UserError`: the backbone is none of torchvision's.
     """
     if arch is None:
         raise UserError("torchvision's row compares ResNets; leave it out of models= or steps=")
@@ -146,8 +145,7 @@ def trained_detector(setting: Setting, phase: str, changes: Mapping[Any, Any]) -
 def image_batches(setting: Setting) -> list[Batch]:
     """Batches of 1x and 2x images, resized as the run's own evaluation resizes them; at most one for each turn.
 
-    Raises:
-        UserError: no image is found, or one cannot be read.
+    Raises `UserError`: no image is found, or one cannot be read.
     """
     cfg = setting.cfg
     node = saved_runs(cfg.run)[0].config.data.eval_transform.copy()

@@ -22,23 +22,14 @@ MEGA, GIGA = 1e6, 1e9
 
 
 def write_report(
-    setting: Setting,
-    title: str,
-    record: Mapping[str, Any],
-    parts: Sequence[str],
-    notes: Sequence[str],
-    facts: Mapping[str, Any] | None = None,
+    setting: Setting,  # names the files; it and the machine are told too
+    title: str,  # heading of the page
+    record: Mapping[str, Any],  # what was measured
+    parts: Sequence[str],  # of the page: tables and headings, ratios first
+    notes: Sequence[str],  # what a reader must know of how it was measured
+    facts: Mapping[str, Any] | None = None,  # of the setting, if others than its own record
 ) -> str:
-    """Write what was measured as JSON and a page of it as Markdown, and return the page.
-
-    Args:
-        setting: names the files; it and the machine are told too.
-        title: heading of the page.
-        record: what was measured.
-        parts: of the page: tables and headings, ratios first.
-        notes: what a reader must know of how it was measured.
-        facts: of the setting, if others than its own record.
-    """
+    """Write what was measured as JSON and a page of it as Markdown, and return the page."""
     setting_record = setting.as_record() if facts is None else facts
     machine = machine_facts(setting)
     listed = "\n".join(f"- {note}" for note in notes)

@@ -30,19 +30,12 @@ UNTRAINED: Final = (  # what a trained run has of its own
 
 @dataclass(frozen=True)
 class Composition:
-    """What the proposals of one image are.
+    """What the proposals of one image are."""
 
-    Attributes:
-        total: proposals.
-        small: how many of them are small.
-        objects: spots that the small ones lie around.
-        below: pixels of the 1x image that ``sqrt(w * h)`` of a small one stays under.
-    """
-
-    total: int
-    small: int
-    objects: int
-    below: float
+    total: int  # proposals
+    small: int  # how many of them are small
+    objects: int  # spots that the small ones lie around
+    below: float  # pixels of the 1x image that ``sqrt(w * h)`` of a small one stays under
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +122,7 @@ class Setting:
 def read_setting(cfg: DictConfig) -> Setting:
     """Check a composed config, and give torch its threads.
 
-    Raises:
-        UserError: naming the option and what it may be.
+    Raises `UserError`: naming the option and what it may be.
     """
     height, width = read_size(cfg.size or SIZE)
     device = read_device(cfg.device)
@@ -153,11 +145,7 @@ def read_size(size: int | str) -> tuple[int, int]:
 
 
 def read_device(name: str) -> torch.device:
-    """A device that is there.
-
-    Raises:
-        UserError: no such device.
-    """
+    """A device that is there (raises `UserError`: no such device)."""
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -190,8 +178,7 @@ def require_composition(cfg: DictConfig, short_side: int) -> None:
 def choose(option: str, asked: Sequence[str] | None, known: Sequence[str]) -> list[str]:
     """The names of ``asked`` in the order of ``known``; all of them where it is None.
 
-    Raises:
-        UserError: a name that is not known.
+    Raises `UserError`: a name that is not known.
     """
     if asked is None:
         return list(known)

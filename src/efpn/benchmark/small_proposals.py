@@ -33,11 +33,7 @@ NOTES: Final = (
 
 
 def run(cfg: DictConfig) -> str:
-    """Measure, write the files and return the report.
-
-    Raises:
-        UserError: an option that makes no sense.
-    """
+    """Measure, write the files and return the report (raises `UserError`: an option that makes no sense)."""
     setting = read_setting(cfg)
     names = choose("models", cfg.models, [name for name in cfg.rows if name != "torchvision"])
     counts = sorted(set(cfg.counts))

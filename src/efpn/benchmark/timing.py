@@ -56,14 +56,11 @@ class StageClock:
 
     A stage that is entered while another runs stops the other's clock until it ends: an extension that RoI pooling
     calls counts as extension, not as pooling.
-
-    Args:
-        now: takes a mark.
-        between: ``(earlier, later) -> amount``; by default their difference.
     """
 
     def __init__(self, now: Callable[[], Any], between: Callable[[Any, Any], float] | None = None) -> None:
-        self._now = now
+        self._now = now  # takes a mark
+        # ``(earlier, later) -> amount``; by default their difference
         self._between = between or (lambda earlier, later: operator.sub(later, earlier))
         self._running: list[str] = []
         self._marks: list[tuple[Any, str | None]] = []
@@ -112,13 +109,10 @@ class Stages:
 
     Args:
         model: a detector, or a module that holds one as ``detector``.
-
-    Attributes:
-        clock: that counts now, or None.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.clock: StageClock | None = None
+        self.clock: StageClock | None = None  # that counts now, or None
         detector = getattr(model, "detector", model)
         for path, stage in METHODS:
             *parts, name = path.split(".")
@@ -163,19 +157,12 @@ class Stages:
 
 @dataclass(frozen=True)
 class Workload:
-    """Something to measure, ready to run.
+    """Something to measure, ready to run."""
 
-    Attributes:
-        model: whose parameters and stages are meant.
-        run: does the work once; its argument counts the turns from 0.
-        stages: of ``model``.
-        proposals: that stand in for those of its RPN, if any do.
-    """
-
-    model: nn.Module
-    run: Callable[[int], Any]
-    stages: Stages
-    proposals: FixedProposals | None = None
+    model: nn.Module  # whose parameters and stages are meant
+    run: Callable[[int], Any]  # does the work once; its argument counts the turns from 0
+    stages: Stages  # of ``model``
+    proposals: FixedProposals | None = None  # that stand in for those of its RPN, if any do
 
 
 @dataclass(frozen=True)

@@ -34,13 +34,9 @@ CORNERS: Final = ((0, 1), (2, 1), (2, 3), (0, 3))  # columns of x and y of a box
 
 
 class Augmentation(Protocol):
-    """One entry.
+    """One entry."""
 
-    Attributes:
-        pointwise: whether each pixel is changed by itself, so that it may be done before the image is enlarged.
-    """
-
-    pointwise: bool
+    pointwise: bool  # whether each pixel is changed by itself, so that it may be done before the image is enlarged
 
     def __call__(self, image: Pixels, boxes: Boxes, random: np.random.Generator) -> Shown:
         """Change an image and the boxes in it.
@@ -56,16 +52,12 @@ class Augmentation(Protocol):
 
 
 class HorizontalFlip:
-    """The mirror image; not for signs, whose mirror image is another sign.
-
-    Args:
-        p: how often.
-    """
+    """The mirror image; not for signs, whose mirror image is another sign."""
 
     pointwise = False
 
     def __init__(self, p: float = 0.5) -> None:
-        self.p = p
+        self.p = p  # how often
 
     def __call__(self, image: Pixels, boxes: Boxes, random: np.random.Generator) -> Shown:
         """See `Augmentation`."""

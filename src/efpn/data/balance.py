@@ -28,20 +28,13 @@ MAX_REPEATS = 30  # above the 1000 / 70 that TT100K's rarest evaluated class nee
 
 @dataclass(frozen=True, eq=False)
 class BalancePlan:
-    """How often each image comes in one pass.
+    """How often each image comes in one pass."""
 
-    Attributes:
-        order: ``(n,)`` int64, record numbers of one pass.
-        labels: ``(n,)`` int64, the class for whose sake each comes again, 0 the first time.
-        names: class names.
-        before: ``(K,)`` instances without repeats.
-        after: ``(K,)`` instances with repeats; where these are crops, as many as are to be expected in their windows.
-    """
-
-    order: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    names: tuple[str, ...]
-    before: NDArray[np.int64]
+    order: NDArray[np.int64]  # ``(n,)`` int64, record numbers of one pass
+    labels: NDArray[np.int64]  # ``(n,)`` int64, the class for whose sake each comes again, 0 the first time
+    names: tuple[str, ...]  # class names
+    before: NDArray[np.int64]  # ``(K,)`` instances without repeats
+    # ``(K,)`` instances with repeats; where these are crops, as many as are to be expected in their windows
     after: NDArray[np.int64]
 
     @property

@@ -32,24 +32,15 @@ THREADS = 16  # header reads wait for the disk, not for the processor
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What a check found.
+    """What a check found."""
 
-    Attributes:
-        name: the split.
-        images: images left.
-        boxes: boxes left.
-        empty: images left that have no box.
-        clipped: boxes that hung over the edge of their image.
-        zero_area: boxes without area, removed.
-        problems: what was skipped (with ``on_error="skip"``): the images and boxes concerned are left out.
-    """
-
-    name: str
-    images: int
-    boxes: int
-    empty: int
-    clipped: tuple[Problem, ...]
-    zero_area: tuple[Problem, ...]
+    name: str  # the split
+    images: int  # images left
+    boxes: int  # boxes left
+    empty: int  # images left that have no box
+    clipped: tuple[Problem, ...]  # boxes that hung over the edge of their image
+    zero_area: tuple[Problem, ...]  # boxes without area, removed
+    # what was skipped (with ``on_error="skip"``): the images and boxes concerned are left out
     problems: tuple[Problem, ...]
 
     def __str__(self) -> str:

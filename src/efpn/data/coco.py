@@ -17,21 +17,16 @@ from efpn.errors import Problem, UserError, raise_problems
 class CocoJson:
     """Reader of one COCO json per split.
 
-    Args:
-        splits: by name, ``{"images": folder, "annotations": file}``, relative to `root`. The folder is what
-            ``file_name`` is relative to. Only the splits that are loaded have to exist.
-        root: folder of the data set.
-        evaluated: names of the classes that count in the tables; None takes all.
-
-    Raises:
-        UserError: a folder or file is missing, or the files of two splits disagree about the categories.
+    Raises `UserError`: a folder or file is missing, or the files of two splits disagree about the categories.
     """
 
     def __init__(
         self,
+        # by name, ``{"images": folder, "annotations": file}``, relative to `root`. The folder is what ``file_name`` is
+        # relative to. Only the splits that are loaded have to exist
         splits: Mapping[str, Mapping[str, str]],
-        root: str | Path = ".",
-        evaluated: Sequence[str] | None = None,
+        root: str | Path = ".",  # folder of the data set
+        evaluated: Sequence[str] | None = None,  # names of the classes that count in the tables; None takes all
     ) -> None:
         self.root = require_folder(root)
         self.splits = splits

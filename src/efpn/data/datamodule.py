@@ -34,54 +34,34 @@ Role = Literal["train", "val", "test"]
 
 
 class DetectionDataModule(pl.LightningDataModule):
-    """Loaders of one data set. Run the Trainer with ``use_distributed_sampler=False``: samplers share out by rank here.
-
-    Args:
-        source: reader with ``load(split)`` and ``categories``.
-        splits: split of the source, or part of one, for ``train``, ``val`` and ``test``; see `efpn.data.splits`.
-        train_transform: makes a training view of an image.
-        eval_transform: makes the view that is scored.
-        root: folder of the data set, for messages.
-        batch_size: images per process and training step.
-        eval_batch_size: images per process and evaluation step.
-        num_workers: loader processes; 0 loads in the main process.
-        pairs: training batches are ``(images_1x, images_2x, targets)``, else ``(images, targets)``.
-        eval_pairs: the same for validation and test.
-        seed: of the training stream.
-        samples_per_epoch: over all processes, rounded up to whole batches; None for one pass over the data or plan.
-        balance: instances that each evaluated class is repeated up to, see `efpn.data.balance`; None for none.
-        keep_empty: train on images without a box too (one with nothing but a crowd region has none).
-        limit_val: validate on this many images, evenly spaced; None for all.
-        limit_test: the same for test.
-        check_images: what the check before training opens, ``all``, ``header`` or ``none``; see `efpn.data.check`.
-        on_unreadable: what follows from a broken image or box, then and in training: ``error``, or ``skip`` to warn,
-            count and go on without it.
-
-    Attributes:
-        batches_done: what an interrupted run has already had of the epoch that the next training loader begins with.
-        reports: what the check found, by role, as each is loaded.
-    """
+    """Loaders of one data set. Run the Trainer with ``use_distributed_sampler=False``: samplers share out by rank here."""
 
     def __init__(
         self,
-        source: Source,
+        source: Source,  # reader with ``load(split)`` and ``categories``
+        # split of the source, or part of one, for ``train``, ``val`` and ``test``; see `efpn.data.splits`
         splits: Mapping[str, SplitRule],
-        train_transform: Transform,
-        eval_transform: Transform,
+        train_transform: Transform,  # makes a training view of an image
+        eval_transform: Transform,  # makes the view that is scored
         *,
-        root: str | Path = "",
-        batch_size: int = 8,
-        eval_batch_size: int = 8,
-        num_workers: int = 2,
-        pairs: bool = False,
-        eval_pairs: bool = False,
-        seed: int = 0,
+        root: str | Path = "",  # folder of the data set, for messages
+        batch_size: int = 8,  # images per process and training step
+        eval_batch_size: int = 8,  # images per process and evaluation step
+        num_workers: int = 2,  # loader processes; 0 loads in the main process
+        pairs: bool = False,  # training batches are ``(images_1x, images_2x, targets)``, else ``(images, targets)``
+        eval_pairs: bool = False,  # the same for validation and test
+        seed: int = 0,  # of the training stream
+        # over all processes, rounded up to whole batches; None for one pass over the data or plan
         samples_per_epoch: int | None = None,
+        # instances that each evaluated class is repeated up to, see `efpn.data.balance`; None for none
         balance: int | None = None,
-        keep_empty: bool = True,
-        limit_val: int | None = None,
-        limit_test: int | None = None,
+        keep_empty: bool = True,  # train on images without a box too (one with nothing but a crowd region has none)
+        limit_val: int | None = None,  # validate on this many images, evenly spaced; None for all
+        limit_test: int | None = None,  # the same for test
+        # what the check before training opens, ``all``, ``header`` or ``none``; see `efpn.data.check`
         check_images: OpenImages = "header",
+        # what follows from a broken image or box, then and in training: ``error``, or ``skip`` to warn, count and go on
+        # without it
         on_unreadable: OnError = "error",
     ) -> None:
         super().__init__()
@@ -107,8 +87,9 @@ class DetectionDataModule(pl.LightningDataModule):
         self.limits: dict[str, int | None] = {"val": limit_val, "test": limit_test}
         self.on_unreadable = on_unreadable
         self.check_images = check_images
+        # what an interrupted run has already had of the epoch that the next training loader begins with
         self.batches_done = 0
-        self.reports: dict[str, CheckReport] = {}
+        self.reports: dict[str, CheckReport] = {}  # what the check found, by role, as each is loaded
         self._indices: dict[str, Index] = {}
 
     @property

@@ -36,19 +36,14 @@ class DetectionDataset(Dataset[Sample | PairSample]):
     third number is the label for whose sake the image comes again (0: none), see `efpn.data.balance`. The item is a
     pure function of its key: ``(image, target)``, or ``(image_1x, image_2x, target)`` as pairs. Images are
     ``(3, H, W)`` float32 in 0 to 1, the 2x one ``(3, 2H, 2W)``, and 1x is its 2x2 mean; targets are in 1x pixels.
-
-    Args:
-        index: what to load.
-        transform: see `efpn.data.transforms`.
-        pairs: give both scales.
-        on_unreadable: raise at an image that cannot be read, or warn, count it in `unreadable` and take the next one.
     """
 
     def __init__(
         self,
-        index: Index,
-        transform: Transform,
-        pairs: bool = False,
+        index: Index,  # what to load
+        transform: Transform,  # see `efpn.data.transforms`
+        pairs: bool = False,  # give both scales
+        # raise at an image that cannot be read, or warn, count it in `unreadable` and take the next one
         on_unreadable: Literal["error", "skip"] = "error",
     ) -> None:
         index.require_sound()

@@ -38,19 +38,13 @@ EIGHT_BITS = "save it with 8 or 16 bits a channel"
 
 
 class ImageError(UserError):
-    """An image file that cannot be read.
-
-    Attributes:
-        path: the file.
-        what: what is wrong with it.
-        fix: how to mend it.
-    """
+    """An image file that cannot be read."""
 
     def __init__(self, path: str | Path, what: str = "", fix: str = "restore it or remove it from the split") -> None:
         # One argument is a whole message: a loader's worker hands its errors over as text.
-        self.path = path
-        self.what = what
-        self.fix = fix
+        self.path = path  # the file
+        self.what = what  # what is wrong with it
+        self.fix = fix  # how to mend it
         super().__init__(f"image {path}: {what}; {fix}" if what else str(path))
 
 
@@ -61,8 +55,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     transparent is shown on white, as most viewers do: the colour stored below is whatever the program left there, and
     nobody who drew the boxes saw it. Colour profiles are not applied.
 
-    Raises:
-        ImageError: missing, damaged, no image, or of numbers whose range is not known; the message names the file.
+    Raises `ImageError`: missing, damaged, no image, or of numbers whose range is not known; the message names the file.
     """
     return read_smaller(path, lambda height, width: 1)[0]
 
@@ -92,8 +85,7 @@ def probe_image(path: Path, decode: bool) -> tuple[int, int]:
     A JPEG or PNG file that does not end as its format demands is decoded in any case (most are truncated, some only
     carry a trailer), and so is one of a kind that may be refused.
 
-    Raises:
-        ImageError: as `read_image`.
+    Raises `ImageError`: as `read_image`.
     """
     with _opened(path) as image:
         if decode or image.mode not in PLAIN or not _ends_well(path, image.format or ""):

@@ -18,25 +18,18 @@ from efpn.errors import Problem, UserError, raise_problems
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One image and its ground truth.
+    """One image and its ground truth."""
 
-    Attributes:
-        image_id: the data set's own id.
-        path: the image file.
-        size: (height, width) in native pixels; None when the annotation format does not say (TT100K).
-        boxes: ``(n, 4)`` float64 xyxy, native pixels.
-        labels: ``(n,)`` int64, 1 to K.
-        crowd: ``(n,)`` bool; crowd boxes are no objects: regions that training and COCO evaluation ignore.
-        area: ``(n,)`` float64, square native pixels: what the annotation itself gives as the object's area (in MS COCO
-            that of its outline), NaN where it gives none.
-    """
-
-    image_id: int
-    path: Path
+    image_id: int  # the data set's own id
+    path: Path  # the image file
+    # (height, width) in native pixels; None when the annotation format does not say (TT100K)
     size: tuple[int, int] | None
-    boxes: NDArray[np.float64]
-    labels: NDArray[np.int64]
+    boxes: NDArray[np.float64]  # ``(n, 4)`` float64 xyxy, native pixels
+    labels: NDArray[np.int64]  # ``(n,)`` int64, 1 to K
+    # ``(n,)`` bool; crowd boxes are no objects: regions that training and COCO evaluation ignore
     crowd: NDArray[np.bool_]
+    # ``(n,)`` float64, square native pixels: what the annotation itself gives as the object's area (in MS COCO that of
+    # its outline), NaN where it gives none
     area: NDArray[np.float64]
 
     @cached_property
@@ -52,17 +45,11 @@ class Record:
 
 @dataclass(frozen=True)
 class Categories:
-    """The classes of a data set; label 0 is the background, label k is entry k - 1 here.
+    """The classes of a data set; label 0 is the background, label k is entry k - 1 here."""
 
-    Attributes:
-        names: class names.
-        ids: category ids used in COCO-format files.
-        evaluated: whether a class counts in the tables (TT100K: 45 classes do); all train.
-    """
-
-    names: tuple[str, ...]
-    ids: tuple[int, ...]
-    evaluated: tuple[bool, ...]
+    names: tuple[str, ...]  # class names
+    ids: tuple[int, ...]  # category ids used in COCO-format files
+    evaluated: tuple[bool, ...]  # whether a class counts in the tables (TT100K: 45 classes do); all train
 
     def __post_init__(self) -> None:
         if not len(self.names) == len(self.ids) == len(self.evaluated):
@@ -98,21 +85,14 @@ class Categories:
 
 @dataclass(frozen=True)
 class Index:
-    """One split of one data set.
+    """One split of one data set."""
 
-    Attributes:
-        name: for people, such as ``tt100k_mosaic/test``.
-        source: the annotation file.
-        categories: shared by all splits.
-        records: the images.
-        problems: what the reader could not make sense of and left out. An index with problems cannot be trained on;
-            `efpn.data.check.check_index` reports them with everything else that it finds.
-    """
-
-    name: str
-    source: Path
-    categories: Categories
-    records: tuple[Record, ...]
+    name: str  # for people, such as ``tt100k_mosaic/test``
+    source: Path  # the annotation file
+    categories: Categories  # shared by all splits
+    records: tuple[Record, ...]  # the images
+    # what the reader could not make sense of and left out. An index with problems cannot be trained on;
+    # `efpn.data.check.check_index` reports them with everything else that it finds
     problems: tuple[Problem, ...] = field(default=())
 
     def __len__(self) -> int:

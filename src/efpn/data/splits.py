@@ -36,8 +36,7 @@ class Source(Protocol):
 def load_role(source: Source, rules: Mapping[str, SplitRule], role: str) -> Index:
     """The index of `role` under `rules` (role -> split name, or a part of a split; see the module).
 
-    Raises:
-        UserError: the role has no rule, or a rule is malformed.
+    Raises `UserError`: the role has no rule, or a rule is malformed.
     """
     if rules.get(role) is None:
         raise UserError(

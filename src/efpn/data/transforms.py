@@ -27,31 +27,19 @@ NO_ROWS: Rows = np.zeros(0, np.int64)
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What a transform makes of one image.
+    """What a transform makes of one image."""
 
-    Attributes:
-        image: ``(factor * H, factor * W, 3)`` uint8 RGB.
-        boxes: ``(m, 4)`` float64 xyxy, 1x pixels, inside the image.
-        kept: ``(m,)`` int64, which of the given boxes they are.
-        scale: (x, y), 1x pixels per native pixel.
-        ignore: ``(k, 4)`` float64 xyxy, 1x pixels: what the image shows of the regions to ignore.
-    """
-
-    image: Pixels
-    boxes: Boxes
-    kept: NDArray[np.int64]
-    scale: tuple[float, float]
-    ignore: Boxes
+    image: Pixels  # ``(factor * H, factor * W, 3)`` uint8 RGB
+    boxes: Boxes  # ``(m, 4)`` float64 xyxy, 1x pixels, inside the image
+    kept: NDArray[np.int64]  # ``(m,)`` int64, which of the given boxes they are
+    scale: tuple[float, float]  # (x, y), 1x pixels per native pixel
+    ignore: Boxes  # ``(k, 4)`` float64 xyxy, 1x pixels: what the image shows of the regions to ignore
 
 
 class Transform(Protocol):
-    """What the data set calls.
+    """What the data set calls."""
 
-    Attributes:
-        direct: whether 1x alone may be resized straight from the native image.
-    """
-
-    direct: bool
+    direct: bool  # whether 1x alone may be resized straight from the native image
 
     def __call__(
         self, image: Pixels, boxes: Boxes, *, factor: int, seed: int, ignore: Boxes = NO_BOXES, focus: Rows = NO_ROWS
@@ -138,18 +126,13 @@ def clip_boxes(boxes: Boxes, width: float, height: float, min_visibility: float)
 
 
 class EvalTransform:
-    """Resize the whole image; nothing is random.
-
-    Args:
-        short_side: 1x pixels of the shorter side.
-        max_size: 1x pixels that the longer side may not pass.
-        direct: resize 1x straight from the native image where no pair is asked for. The default makes it from the 2x
-            image even then, so that a network sees the same 1x pixels in all phases.
-    """
+    """Resize the whole image; nothing is random."""
 
     def __init__(self, short_side: int, max_size: int, direct: bool = False) -> None:
-        self.short_side = short_side
-        self.max_size = max_size
+        self.short_side = short_side  # 1x pixels of the shorter side
+        self.max_size = max_size  # 1x pixels that the longer side may not pass
+        # resize 1x straight from the native image where no pair is asked for. The default makes it from the 2x image
+        # even then, so that a network sees the same 1x pixels in all phases
         self.direct = direct
 
     def __call__(
@@ -177,33 +160,25 @@ class TrainTransform:
     A JPEG that ends up at half of its size or less (files from four times the 1x size on, since 1x is made of the 2x
     image) may be read at that size, see `shrink`; its pixels are then libjpeg's means in place of OpenCV's.
 
-    Args:
-        short_side: 1x pixels of the shorter side before jitter.
-        max_size: 1x pixels that the longer side may not pass before jitter.
-        scale_jitter: (low, high) factor on that size, drawn log-uniformly; None for none.
-        crop: side of a square window in 1x pixels, zero-padded at the right and bottom where the image is smaller;
-            None for whole images.
-        object_crop_prob: how often the crop is placed around a random object; else anywhere.
-        repeat_crop: side of the square window, in 1x pixels, around an object that a class balance repeats the image
-            for. Where there is a `crop`, that is its side; where both are None, the whole image comes again.
-        min_visibility: share of a box that must be left in sight for it to be kept.
-        direct: as in `EvalTransform`.
-        augment: a list of transforms, or of some by name, see `efpn.data.augment`; they are done one after the other.
-
-    Raises:
-        UserError: `scale_jitter`, `crop`, `repeat_crop` or what is in `augment` make no sense.
+    Raises `UserError`: `scale_jitter`, `crop`, `repeat_crop` or what is in `augment` make no sense.
     """
 
     def __init__(
         self,
-        short_side: int,
-        max_size: int,
+        short_side: int,  # 1x pixels of the shorter side before jitter
+        max_size: int,  # 1x pixels that the longer side may not pass before jitter
+        # (low, high) factor on that size, drawn log-uniformly; None for none
         scale_jitter: tuple[float, float] | None = None,
+        # side of a square window in 1x pixels, zero-padded at the right and bottom where the image is smaller; None for
+        # whole images
         crop: int | None = None,
-        object_crop_prob: float = 0.0,
-        min_visibility: float = 0.3,
-        direct: bool = False,
+        object_crop_prob: float = 0.0,  # how often the crop is placed around a random object; else anywhere
+        min_visibility: float = 0.3,  # share of a box that must be left in sight for it to be kept
+        direct: bool = False,  # as in `EvalTransform`
+        # side of the square window, in 1x pixels, around an object that a class balance repeats the image for. Where
+        # there is a `crop`, that is its side; where both are None, the whole image comes again
         repeat_crop: int | None = None,
+        # a list of transforms, or of some by name, see `efpn.data.augment`; they are done one after the other
         augment: Mapping[str, Any] | Iterable[Any] | None = None,
     ) -> None:
         self.short_side = short_side

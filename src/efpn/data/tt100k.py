@@ -38,22 +38,18 @@ Evaluated = Mapping[str, Any] | Sequence[str] | str | None
 class TT100K:
     """Reader of a data set in the TT100K layout.
 
-    Args:
-        root: folder with the annotation file and the split folders.
-        evaluated: which classes count in the tables: ``{"min_count": 100, "splits": ["train", "test"]}`` selects by
-            counting, a list names them, ``"paper45"`` is the papers' list, None takes all. All classes train.
-        others: ``"separate"`` keeps every class; ``"merged"`` makes one class ``other`` of all that are not evaluated.
-        annotations: name of the annotation file in `root`; found by itself when only one release is there.
-
-    Raises:
-        UserError: no such folder, no annotation file (or both releases'), or a class that the file does not know.
+    Raises `UserError`: no such folder, no annotation file (or both releases'), or a class that the file does not know.
     """
 
     def __init__(
         self,
-        root: str | Path,
+        root: str | Path,  # folder with the annotation file and the split folders
+        # which classes count in the tables: ``{"min_count": 100, "splits": ["train", "test"]}`` selects by counting, a
+        # list names them, ``"paper45"`` is the papers' list, None takes all. All classes train
         evaluated: Evaluated = None,
+        # ``"separate"`` keeps every class; ``"merged"`` makes one class ``other`` of all that are not evaluated
         others: Literal["separate", "merged"] = "separate",
+        # name of the annotation file in `root`; found by itself when only one release is there
         annotations: str | None = None,
     ) -> None:
         if others not in ("separate", "merged"):

@@ -27,17 +27,11 @@ Runner = Callable[["Tensor"], "Detections"]
 
 
 class Format(ABC):
-    """A kind of file.
+    """A kind of file."""
 
-    Attributes:
-        file: its name.
-        needs: packages beyond the project's own.
-        facts: what a reader of the file must know.
-    """
-
-    file: ClassVar[str]
-    needs: ClassVar[Sequence[str]] = ()
-    facts: ClassVar[Mapping[str, Any]] = {}
+    file: ClassVar[str]  # its name
+    needs: ClassVar[Sequence[str]] = ()  # packages beyond the project's own
+    facts: ClassVar[Mapping[str, Any]] = {}  # what a reader of the file must know
 
     @abstractmethod
     def write(self, program: ExportedProgram, path: Path) -> None:
@@ -113,11 +107,7 @@ class Torch(Format):
 
 
 def check_packages(chosen: Format) -> None:
-    """Refuse a format whose packages are not installed.
-
-    Raises:
-        UserError: with the command that installs them.
-    """
+    """Refuse a format whose packages are not installed (raises `UserError`: with the command that installs them)."""
     missing = [name for name in chosen.needs if find_spec(name) is None]
     if missing:
         raise UserError(f"{chosen.file}: needs {', '.join(missing)}, not installed here; pip install -e '.[export]'")

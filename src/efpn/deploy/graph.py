@@ -33,9 +33,6 @@ class DetectorGraph(nn.Module):
     Boxes are xyxy in 1x pixels, highest score first, as the detector itself gives them. Where P2' is made of the 2x
     image, that is what is given, ``(3, 2H, 2W)``, and the 1x image is the mean of its 2 x 2 blocks.
 
-    Args:
-        detector: with its weights; it stays as it is, but for being set to eval mode.
-
     Raises:
         ValueError: the detector itself resizes images.
         UserError: it is another than Faster R-CNN.
@@ -47,7 +44,7 @@ class DetectorGraph(nn.Module):
             raise UserError(f"export: {type(detector).__name__} cannot be exported; detector=faster_rcnn can")
         if not isinstance(detector.transform, NormalizeAndPad):
             raise ValueError("an image comes at its 1x size: build the detector with resize=None")
-        self.detector = detector
+        self.detector = detector  # with its weights; it stays as it is, but for being set to eval mode
         heads = detector.roi_heads
         self.head = nn.Sequential(heads.box_head, heads.box_predictor)
         self.small_head = heads.small_head or self.head

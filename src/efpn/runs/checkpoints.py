@@ -25,31 +25,20 @@ from efpn.signals import TIME_UP, SignalWatch, requeue
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a finished phase leaves for the next.
+    """What a finished phase leaves for the next."""
 
-    Attributes:
-        state_dict: all weights of the detector.
-        phase: that made it.
-        classes: class names in label order.
-        config_hash: of the run's resolved config.
-        metrics: last validation metrics.
-        steps: optimizer steps of the phase.
-        version: of this package.
-    """
-
-    state_dict: dict[str, Tensor]
-    phase: str
-    classes: list[str]
-    config_hash: str
-    metrics: dict[str, float]
-    steps: int
-    version: str = __version__
+    state_dict: dict[str, Tensor]  # all weights of the detector
+    phase: str  # that made it
+    classes: list[str]  # class names in label order
+    config_hash: str  # of the run's resolved config
+    metrics: dict[str, float]  # last validation metrics
+    steps: int  # optimizer steps of the phase
+    version: str = __version__  # of this package
 
     def save(self, path: Path) -> None:
         """Write atomically: a file of this name is always whole.
 
-        Raises:
-            UserError: a weight is not finite; nothing is written.
+        Raises `UserError`: a weight is not finite; nothing is written.
         """
         if fault := first_non_finite(self.state_dict.items()):
             raise UserError(f"phase={self.phase}: weight {fault}; {path} is not written")
@@ -74,8 +63,7 @@ def first_non_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
 def read_tensors(path: Path) -> dict[str, Any]:
     """Load a checkpoint of ours with ``weights_only=True``.
 
-    Raises:
-        UserError: the file is missing, damaged or none of ours.
+    Raises `UserError`: the file is missing, damaged or none of ours.
     """
     if not path.is_file():
         raise UserError(f"checkpoint {path}: not found; check the path")
@@ -94,11 +82,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a finished phase's checkpoint.
-
-    Raises:
-        UserError: the file is missing, damaged or not one of ours.
-    """
+    """Read a finished phase's checkpoint (raises `UserError`: the file is missing, damaged or not one of ours)."""
     state = read_tensors(path)
     if set(state) == {field.name for field in fields(Checkpoint)}:
         return Checkpoint(**state)
@@ -111,8 +95,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def read_resume_point(path: Path) -> dict[str, Any]:
     """Read what an interrupted phase goes on from.
 
-    Raises:
-        UserError: the file is missing, damaged or no such thing.
+    Raises `UserError`: the file is missing, damaged or no such thing.
     """
     state = read_tensors(path)
     if lacking := {"state_dict", "loops", "optimizer_states", "lr_schedulers", "global_step", "epoch"} - set(state):

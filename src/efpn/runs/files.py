@@ -37,8 +37,7 @@ def as_utf8(text: str) -> bytes:
 def write_bytes(path: Path, data: bytes) -> Path:
     """As `write_text`, for what is no text.
 
-    Raises:
-        OSError: it cannot be written, as when the disk is full; always with the name of the file.
+    Raises `OSError`: it cannot be written, as when the disk is full; always with the name of the file.
     """
     make_folder(path.parent)
     partial = path.with_name(f".{zlib.crc32(path.name.encode('utf-8', 'surrogateescape')):08x}.{os.getpid()}.partial")
@@ -53,8 +52,7 @@ def write_bytes(path: Path, data: bytes) -> Path:
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it; where the system takes none, as below /proc, it says "no such file" of it.
 
-    Raises:
-        OSError: with the path.
+    Raises `OSError`: with the path.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -121,19 +119,14 @@ def plain(data: Any) -> Any:
 
 
 def read_json(path: Path, fix: str = "write it with evaluate.py") -> Any:
-    """Read a JSON file; ``fix`` says how to come by a sound one.
-
-    Raises:
-        UserError: it is missing or no JSON.
-    """
+    """Read a JSON file; ``fix`` says how to come by a sound one (raises `UserError`: it is missing or no JSON)."""
     return load_json(path, fix)
 
 
 def read_config(path: Path, keys: Sequence[str] = ("name", "seed", "phases", "data", "model", "trainer")) -> DictConfig:
     """Read the ``config.yaml`` of a run, which has at least these ``keys``.
 
-    Raises:
-        UserError: it is missing or damaged.
+    Raises `UserError`: it is missing or damaged.
     """
     way_out = "copy the one of another phase of the same run here, or train the phase again with overwrite=true"
     if not path.is_file():
@@ -151,11 +144,7 @@ def read_config(path: Path, keys: Sequence[str] = ("name", "seed", "phases", "da
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What ``metrics.json`` of a phase says; nothing where there is none.
-
-    Raises:
-        UserError: it is damaged.
-    """
+    """What ``metrics.json`` of a phase says; nothing where there is none (raises `UserError`: it is damaged)."""
     path = folder / METRICS_FILE
     fix = "remove it to go on without the record of what the phase started from"
     if not path.is_file():

@@ -28,19 +28,12 @@ SILENT: Final = 300.0  # seconds without one, after which a process of another m
 
 @dataclass(frozen=True)
 class Owner:
-    """The process that holds a lock.
+    """The process that holds a lock."""
 
-    Attributes:
-        host: where it runs.
-        pid: its number there.
-        born: when it was started, in the words of its machine; tells it from a later process of the same number.
-        job: its SLURM job, or None.
-    """
-
-    host: str
-    pid: int
-    born: str
-    job: str | None
+    host: str  # where it runs
+    pid: int  # its number there
+    born: str  # when it was started, in the words of its machine; tells it from a later process of the same number
+    job: str | None  # its SLURM job, or None
 
     @classmethod
     def me(cls) -> Self:

@@ -37,21 +37,13 @@ ONE_PHASE = ("resume=", "overwrite=", "phase=", "ckpt_path=", "init_ckpt=")  # o
 
 @dataclass(frozen=True)
 class PhaseRun:
-    """One phase of one run.
+    """One phase of one run."""
 
-    Attributes:
-        name: ``baseline``, ``distill``, ``finetune`` or another of ``cfg.phases``.
-        folder: where it writes, ``<outputs>/<name>/seed<seed>/<phase>``.
-        config: the phase's own node.
-        identity: everything that makes it this run and no other, by dotted key.
-        shared: whether the jobs of a sweep share it.
-    """
-
-    name: str
-    folder: Path
-    config: DictConfig
-    identity: dict[str, Any]
-    shared: bool = False
+    name: str  # ``baseline``, ``distill``, ``finetune`` or another of ``cfg.phases``
+    folder: Path  # where it writes, ``<outputs>/<name>/seed<seed>/<phase>``
+    config: DictConfig  # the phase's own node
+    identity: dict[str, Any]  # everything that makes it this run and no other, by dotted key
+    shared: bool = False  # whether the jobs of a sweep share it
 
     @property
     def config_hash(self) -> str:
@@ -77,8 +69,7 @@ class PhaseRun:
     def require_same_config(self) -> None:
         """Refuse to keep or continue what was run with another config.
 
-        Raises:
-            UserError: with the keys that differ.
+        Raises `UserError`: with the keys that differ.
         """
         saved = read_config(self.folder / CONFIG_FILE)
         if self.name not in saved.phases:
@@ -102,8 +93,7 @@ class PhaseRun:
 def phase_names(cfg: DictConfig) -> list[str]:
     """The phases to run, in order: ``cfg.phase`` itself, or ``cfg.sequence`` for ``all``.
 
-    Raises:
-        UserError: unknown phase, with the nearest right name, or one whose options are gone.
+    Raises `UserError`: unknown phase, with the nearest right name, or one whose options are gone.
     """
     known = [*cfg.phases, "all"]
     names = list(cfg.sequence) if cfg.phase == "all" else [cfg.phase]
@@ -169,8 +159,7 @@ def reads_2x(model: DictConfig) -> bool:
 def find_init(cfg: DictConfig, run: PhaseRun) -> Path | None:
     """The weights that a phase starts from: ``init_ckpt``, or the checkpoint of the phase before it (`own_config`).
 
-    Raises:
-        UserError: there is no such checkpoint; the message gives the command that makes it.
+    Raises `UserError`: there is no such checkpoint; the message gives the command that makes it.
     """
     if cfg.init_ckpt:
         return Path(cfg.init_ckpt)

@@ -19,28 +19,20 @@ from efpn.runs.trainer import make_trainer
 
 
 def rebuild_detector(
-    run: SavedRun,
-    checkpoint: Checkpoint,
+    run: SavedRun,  # the finished phase
+    checkpoint: Checkpoint,  # its weights and classes
     *,
-    small_roi_below: float | None = None,
+    small_roi_below: float | None = None,  # 1x pixels, if another than the run's own
+    # node of `efpn.models.SmallRoIs`, if RoIs are read otherwise than in training
     small: Mapping[str, Any] | None = None,
-    extension: bool = True,
+    extension: bool = True,  # False leaves the extension out, whose levels are given then
+    # where C2' comes from, if otherwise than trained; nothing without an extension reads it
     detail: DictConfig | None = None,
-    changes: DictConfig | None = None,
+    changes: DictConfig | None = None,  # what else differs from the run's own ``model`` node
 ) -> EFPNDetector:
     """The detector of the run's own config, with its weights.
 
-    Args:
-        run: the finished phase.
-        checkpoint: its weights and classes.
-        small_roi_below: 1x pixels, if another than the run's own.
-        small: node of `efpn.models.SmallRoIs`, if RoIs are read otherwise than in training.
-        extension: False leaves the extension out, whose levels are given then.
-        detail: where C2' comes from, if otherwise than trained; nothing without an extension reads it.
-        changes: what else differs from the run's own ``model`` node.
-
-    Raises:
-        UserError: weights and config do not fit together, or there is nothing of that name to change.
+    Raises `UserError`: weights and config do not fit together, or there is nothing of that name to change.
     """
     config = run.config.copy()
     if small_roi_below:

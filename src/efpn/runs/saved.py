@@ -20,17 +20,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A finished phase.
+    """A finished phase."""
 
-    Attributes:
-        folder: of the phase.
-        checkpoint: its weights.
-        config: that it was trained with, resolved.
-    """
-
-    folder: Path
-    checkpoint: Path
-    config: DictConfig
+    folder: Path  # of the phase
+    checkpoint: Path  # its weights
+    config: DictConfig  # that it was trained with, resolved
 
     @property
     def phase(self) -> str:
@@ -74,17 +68,11 @@ def saved_runs(paths: str | Sequence[str], option: str = "run") -> list[SavedRun
 
 @dataclass(frozen=True)
 class SweptRow:
-    """A row of a sweep: one setting under several seeds.
+    """A row of a sweep: one setting under several seeds."""
 
-    Attributes:
-        name: of its folder, ``espcn``.
-        title: for tables.
-        runs: the last finished phase of each seed.
-    """
-
-    name: str
-    title: str
-    runs: dict[int, SavedRun]
+    name: str  # of its folder, ``espcn``
+    title: str  # for tables
+    runs: dict[int, SavedRun]  # the last finished phase of each seed
 
 
 def swept_rows(sweep: str, rows: str | Sequence[str] | None = None) -> list[SweptRow]:
@@ -192,8 +180,7 @@ def _phases(path: str | Path) -> list[Path]:
 def latest_run(path: str, option: str = "run") -> SavedRun:
     """The most advanced finished phase under ``path``, as given by ``option``; says which where there are several.
 
-    Raises:
-        UserError: as `saved_runs`.
+    Raises `UserError`: as `saved_runs`.
     """
     runs = saved_runs(path, option)
     if len(runs) > 1:

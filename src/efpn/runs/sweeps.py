@@ -86,11 +86,7 @@ def note_row(cfg: DictConfig, last: Path) -> None:
 
 
 def read_row(path: Path) -> dict[str, Any]:
-    """What `note_row` has written, ``phase`` as a path.
-
-    Raises:
-        UserError: it is damaged.
-    """
+    """What `note_row` has written, ``phase`` as a path (raises `UserError`: it is damaged)."""
     fix = "the sweep's command writes it anew once it is removed"
     record = read_json(path, fix)
     if not isinstance(record, dict) or not {"title", "phase", "sweeps"} <= set(record):

@@ -18,8 +18,7 @@ from efpn.errors import UserError
 def make_trainer(node: DictConfig | dict[str, Any], **options: Any) -> pl.Trainer:
     """Instantiate ``trainer`` with more or other options, and with a precision instead of ``auto``.
 
-    Raises:
-        UserError: Lightning refuses them (an unknown precision, an accelerator that is not here).
+    Raises `UserError`: Lightning refuses them (an unknown precision, an accelerator that is not here).
     """
     options = {"precision": settled_precision(node), **options}
     try:

@@ -115,8 +115,7 @@ def settled(cfg: DictConfig, shared: bool = False) -> DictConfig:
 def check_options(cfg: DictConfig, phases: int) -> None:
     """Refuse options that contradict each other, or that belong to one phase where there are several.
 
-    Raises:
-        UserError: with the options.
+    Raises `UserError`: with the options.
     """
     if cfg.objective not in metric_names():
         raise UserError(f"objective={cfg.objective}: no metric; choose from {', '.join(metric_names())}")
@@ -131,9 +130,8 @@ def check_options(cfg: DictConfig, phases: int) -> None:
 def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
     """Find what would end a phase before the phases ahead of it train, and never write over one unasked.
 
-    Raises:
-        UserError: numbers that cannot work; the phase is finished or under way and neither ``resume`` nor
-            ``overwrite`` says what to do with it; or it is of another config.
+    Raises `UserError`: numbers that cannot work; the phase is finished or under way and neither ``resume`` nor
+    ``overwrite`` says what to do with it; or it is of another config.
     """
     if first_process() and not run.shared:
         refuse_or_clear(run.folder / LOCK_FILE)
@@ -164,8 +162,7 @@ def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
 def check_lineage(cfg: DictConfig, run: PhaseRun) -> None:
     """Refuse to keep a phase that started from weights which have been trained anew with another config since.
 
-    Raises:
-        UserError: with what to do.
+    Raises `UserError`: with what to do.
     """
     init = None if cfg.init_ckpt else find_init(cfg, run)
     if init is None:

@@ -22,23 +22,14 @@ SIZE_SPREAD = 0.5  # standard deviation of the logarithm of a sign's size
 
 @dataclass(frozen=True)
 class SceneOptions:
-    """What the images are like; lengths in native pixels.
+    """What the images are like; lengths in native pixels."""
 
-    Attributes:
-        side: height and width of an image.
-        signs: (fewest, most) signs in an image.
-        sign_size: (smallest, largest) longer side of a sign.
-        median_size: half of the signs are smaller.
-        distractors: the most sign-like things that are no signs.
-        empty: share of images without a sign.
-    """
-
-    side: int = 384
-    signs: tuple[int, int] = (3, 8)
-    sign_size: tuple[float, float] = (8.0, 64.0)
-    median_size: float = 24.0
-    distractors: int = 4
-    empty: float = 0.02
+    side: int = 384  # height and width of an image
+    signs: tuple[int, int] = (3, 8)  # (fewest, most) signs in an image
+    sign_size: tuple[float, float] = (8.0, 64.0)  # (smallest, largest) longer side of a sign
+    median_size: float = 24.0  # half of the signs are smaller
+    distractors: int = 4  # the most sign-like things that are no signs
+    empty: float = 0.02  # share of images without a sign
 
 
 @dataclass(frozen=True)

@@ -33,15 +33,10 @@ GREEN: Color = (20, 150, 70)
 
 @dataclass(frozen=True, eq=False)
 class Sign:
-    """One kind of sign.
+    """One kind of sign."""
 
-    Attributes:
-        face: ``(SIDE, SIDE, 4)`` uint8 RGBA, premultiplied.
-        outline: ``(n, 2)`` corners of its shape, shares of the side; its box is their bounding box after any warp.
-    """
-
-    face: Face
-    outline: Points
+    face: Face  # ``(SIDE, SIDE, 4)`` uint8 RGBA, premultiplied
+    outline: Points  # ``(n, 2)`` corners of its shape, shares of the side; its box is their bounding box after any warp
 
 
 class _Pen:

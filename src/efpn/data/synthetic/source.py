@@ -33,20 +33,14 @@ class Synthetic:
 
     The folder's name is a hash of the arguments and the generator's version; it appears when it is complete, so an
     interrupted generation leaves no half set. Every image is drawn from (seed, split, number) alone.
-
-    Args:
-        root: where the generated sets are kept; made if missing.
-        counts: images per split.
-        seed: of everything drawn.
-        options: arguments of `SceneOptions`.
     """
 
     def __init__(
         self,
-        root: str | Path,
-        counts: Mapping[str, int] = COUNTS,
-        seed: int = 0,
-        options: Mapping[str, Any] | None = None,
+        root: str | Path,  # where the generated sets are kept; made if missing
+        counts: Mapping[str, int] = COUNTS,  # images per split
+        seed: int = 0,  # of everything drawn
+        options: Mapping[str, Any] | None = None,  # arguments of `SceneOptions`
     ) -> None:
         self.root = Path(root).expanduser()
         self.counts = dict(counts)
