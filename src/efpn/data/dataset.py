@@ -71,7 +71,13 @@ class DetectionDataset(Dataset[Sample | PairSample]):
             focus=np.flatnonzero(record.labels[record.trainable] == label),
         )
         pixels = to_tensor(view.image)
-        target = make_target(record, view, shrunk)
+        target: Target = {
+            "boxes": torch.as_tensor(view.boxes, dtype=torch.float32).reshape(-1, 4),
+            "labels": torch.as_tensor(record.labels[record.trainable][view.kept], dtype=torch.int64),
+            "image_id": torch.tensor(record.image_id),
+            "scale": torch.tensor(view.scale, dtype=torch.float32) / shrunk,
+            "ignore_boxes": torch.as_tensor(view.ignore, dtype=torch.float32).reshape(-1, 4),
+        }
         pixels_1x = pixels if factor == 1 else halve(pixels)
         return (pixels_1x, pixels, target) if self.pairs else (pixels_1x, target)
 
@@ -110,18 +116,6 @@ def image_pair(
 def factor_of(transform: Transform) -> int:
     """Times the 1x size that an image is resized to where no pair is asked for."""
     return 1 if transform.direct else 2
-
-
-def make_target(record: Record, view: View, shrunk: int) -> Target:
-    """The ground truth of what `view` shows of the image, which was read ``shrunk`` times smaller than it is."""
-    labels = record.labels[record.trainable][view.kept]
-    return {
-        "boxes": torch.as_tensor(view.boxes, dtype=torch.float32).reshape(-1, 4),
-        "labels": torch.as_tensor(labels, dtype=torch.int64),
-        "image_id": torch.tensor(record.image_id),
-        "scale": torch.tensor(view.scale, dtype=torch.float32) / shrunk,
-        "ignore_boxes": torch.as_tensor(view.ignore, dtype=torch.float32).reshape(-1, 4),
-    }
 
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:

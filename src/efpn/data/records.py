@@ -119,26 +119,17 @@ class Index:
         The area is the annotation's own where it gives one, else width times height of the box. Width and height of a
         image are there only where known. Annotation ids count from 1 (COCOeval takes 0 for "no match").
         """
+        images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for record in self.records:
-            annotations.extend(_coco_annotations(record, self.categories, first_id=len(annotations) + 1))
+            path, folder = record.path, self.source.parent
+            name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+            size = {} if record.size is None else dict(zip(("height", "width"), record.size, strict=True))
+            images.append({"id": record.image_id, "file_name": name, **size})
+            annotations += _coco_annotations(record, self.categories, first_id=len(annotations) + 1)
         pairs = zip(self.categories.names, self.categories.ids, strict=True)
-        return {
-            "images": [_coco_image(record, self.source.parent) for record in self.records],
-            "annotations": annotations,
-            "categories": [{"id": number, "name": name} for name, number in pairs],
-        }
-
-
-def _coco_image(record: Record, folder: Path) -> dict[str, Any]:
-    path = record.path
-    image: dict[str, Any] = {
-        "id": record.image_id,
-        "file_name": path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name,
-    }
-    if record.size is not None:
-        image["height"], image["width"] = record.size
-    return image
+        categories = [{"id": number, "name": name} for name, number in pairs]
+        return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def _coco_annotations(record: Record, categories: Categories, first_id: int) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -59,14 +60,11 @@ class StreamSampler(Sampler[tuple[int, int, int]]):
             if number != current:
                 places, current = np.random.default_rng((self.seed, number)).permutation(len(self.order)), number
             place = places[offset]
-            yield int(self.order[place]), sample_seed(self.seed, position), int(self.labels[place])
+            drawn = np.random.SeedSequence((self.seed, position)).generate_state(1, np.uint64)[0]
+            yield int(self.order[place]), int(drawn >> np.uint64(1)), int(self.labels[place])  # a seed of 63 bits
 
 
-def sample_seed(seed: int, position: int) -> int:
-    """Seed of the sample at `position` of the stream, 63 bits."""
-    return int(np.random.SeedSequence((seed, position)).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
+@dataclass(eq=False)
 class EvalSampler(Sampler[int]):
     """Every image once in order, shared out over processes in turn.
 
@@ -74,10 +72,9 @@ class EvalSampler(Sampler[int]):
     length does not divide. Score each image id once.
     """
 
-    def __init__(self, length: int, rank: int = 0, world_size: int = 1) -> None:
-        self.length = length  # number of images
-        self.rank = rank  # this process
-        self.world_size = world_size  # number of processes
+    length: int  # number of images
+    rank: int = 0  # this process
+    world_size: int = 1  # number of processes
 
     def __len__(self) -> int:
         return math.ceil(self.length / self.world_size)

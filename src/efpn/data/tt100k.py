@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from efpn.data.reading import make_record, read_json_object, repeated, require_folder, require_keys
+from efpn.data.reading import make_record, read_json_object, repeated, require_folder
 from efpn.data.records import Categories, Index, Record
 from efpn.errors import Problem, UserError
 from efpn.given import is_number, shown
@@ -65,8 +65,8 @@ class TT100K:
         problems: list[Problem] = []
         list_file, ids = self._ids(split)
         for image_id, count in repeated(ids).items():
-            fix = "list it once"
-            problems.append(Problem(list_file, f"image {image_id}", f"duplicate id, listed {count} times", fix))
+            what = f"duplicate id, listed {count} times"
+            problems.append(Problem(list_file, f"image {image_id}", what, "list it once"))
         for image_id in dict.fromkeys(ids):
             entry = self._content["imgs"].get(image_id)
             if entry is None:
@@ -100,8 +100,7 @@ class TT100K:
 
     @cached_property
     def _content(self) -> dict[str, Any]:
-        content = read_json_object(self.annotations)
-        require_keys(content, ("types", "imgs"), self.annotations)
+        content = read_json_object(self.annotations, ("types", "imgs"))
         types, images = content["types"], content["imgs"]
         if not isinstance(types, list) or not types or not all(isinstance(name, str) for name in types):
             raise UserError(f"{self.annotations}: 'types' is {shown(types)}; make it a list of class names")

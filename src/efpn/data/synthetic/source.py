@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 from efpn.data.records import Categories, Index
-from efpn.data.synthetic.scene import Placed, SceneOptions, draw_scene
+from efpn.data.synthetic.scene import SceneOptions, draw_scene
 from efpn.data.synthetic.signs import sign_kinds
-from efpn.data.tt100k import TT100K
+from efpn.data.tt100k import CORNERS, TT100K
 from efpn.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,10 @@ class Synthetic:
             ) from None
         try:
             self._write(half)
-            _publish(half, self.folder)
+            half.rename(self.folder)
+        except OSError:
+            if not self.folder.is_dir():  # another process may have been first, with the same images
+                raise
         finally:
             shutil.rmtree(half, ignore_errors=True)
         return self.folder
@@ -100,7 +103,8 @@ class Synthetic:
                 image, placed = draw_scene(self.options, random)
                 path = f"{split}/{image_id}.jpg"
                 Image.fromarray(image).save(folder / path, quality=JPEG_QUALITY)
-                images[str(image_id)] = {"id": image_id, "path": path, "objects": [_object(sign) for sign in placed]}
+                objects = [{"category": s.name, "bbox": dict(zip(CORNERS, s.box, strict=True))} for s in placed]
+                images[str(image_id)] = {"id": image_id, "path": path, "objects": objects}
         content = {"types": list(sign_kinds()), "imgs": images}
         (folder / "annotations.json").write_text(json.dumps(content))
 
@@ -118,17 +122,3 @@ def _like(default: Any, value: Any) -> Any:
     if isinstance(default, tuple):
         return tuple(type(one)(other) for one, other in zip(default, value, strict=True))
     return type(default)(value)
-
-
-def _object(sign: Placed) -> dict[str, Any]:
-    keys = ("xmin", "ymin", "xmax", "ymax")
-    return {"category": sign.name, "bbox": dict(zip(keys, sign.box, strict=True))}
-
-
-def _publish(half: Path, folder: Path) -> None:
-    """Give the finished set its name; another process may have been first, with the same images."""
-    try:
-        half.rename(folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
