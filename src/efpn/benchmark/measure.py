@@ -57,17 +57,11 @@ STATUS: Final = Path("/proc/self/status")
 def measure(
     titles: Mapping[str, str], build: Build, setting: Setting, stages: Sequence[str] = STAGES
 ) -> dict[str, Record]:
-    """Measure everything, interleaved.
+    """Measure pieces of work, given as titles by name and built by name, interleaved.
 
-    Args:
-        titles: what each piece of work is called, by its name.
-        build: makes it, by name.
-        setting: of all of them.
-        stages: in the order in which they are to be listed.
-
-    Returns:
-        By name: ``title``, ``seconds`` (a `Spread`), ``stages`` (median seconds), ``stage_share``,
-        ``multiply_adds`` (by stage), ``parameters``, ``weight_bytes`` and ``peak_bytes`` (None if not asked for).
+    Returns by name: ``title``, ``seconds`` (a `Spread`), ``stages`` (median seconds, in the order of the argument),
+    ``stage_share``, ``multiply_adds`` (by stage), ``parameters``, ``weight_bytes``, ``peak_bytes`` (None if not asked
+    for).
     """
     peaks = {name: peak_of(name, build, setting) if setting.cfg.memory else None for name in titles}
     works = {name: build(setting, name) for name in titles}
@@ -114,9 +108,7 @@ def multiply_adds(work: Workload) -> dict[str, int]:
 def peak_of(name: str, build: Build, setting: Setting) -> int:
     """Peak memory of the piece of work ``name``: on a CPU that of a child process that builds and runs it alone.
 
-    Raises:
-        UserError: the child could not do what it was told; in its words.
-        RuntimeError: the child failed; with its last words.
+    Raises `UserError` where the child could not do what it was told, in its words, `RuntimeError` where it failed.
     """
     log.info("peak memory of %s", name)
     if setting.device.type != "cpu":

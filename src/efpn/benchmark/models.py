@@ -51,12 +51,9 @@ def build_row(setting: Setting, name: str) -> nn.Module:
 
 
 def random_detector(setting: Setting, phase: str, changes: Mapping[Any, Any] | None = None) -> EFPNDetector:
-    """The untrained detector of a phase: how long it takes does not hang on its weights.
+    """The untrained detector of a phase, with ``changes`` in place of the model's own nodes.
 
-    Args:
-        setting: whose config and seed it is of.
-        phase: of the config's ``phases``.
-        changes: nodes that take the place of the model's own.
+    How long it takes does not hang on its weights.
     """
     torch.manual_seed(setting.cfg.seed)
     read = {key: value for key, value in (changes or {}).items() if key not in setting.cfg.model.leaves_out}
@@ -117,14 +114,8 @@ def compile_parts(model: nn.Module) -> None:
 def trained_detector(setting: Setting, phase: str, changes: Mapping[Any, Any]) -> EFPNDetector:
     """The detector of a run's phase, of ``distill`` where it is not finetuned, with what was given of ``model``.
 
-    Args:
-        setting: ``run`` is the folder of the phases.
-        phase: of the run.
-        changes: of a row. Another extension's upsampler stands in for the trained one: its time is right then, its
-            detections mean nothing.
-
-    Raises:
-        UserError: the phase is missing.
+    Where a row's ``changes`` name another extension, its upsampler stands in for the trained one: its time is right
+    then, its detections mean nothing. Raises `UserError`: the phase is missing.
     """
     found = {run.phase: run for run in saved_runs(str(setting.run))}
     run = found.get(phase) or (found.get("distill") if phase == "finetune" else None)
@@ -153,14 +144,13 @@ def image_batches(setting: Setting) -> list[Batch]:
     transform: Transform = instantiate(node, _convert_="all")
     paths = [image.path for image in find_images([str(cfg.images)], Path(cfg.out))]
     needed = min(cfg.repeats * cfg.batch, -(-len(paths) // cfg.batch) * cfg.batch)
-    pairs = [_pair(path, transform, setting.device) for path in islice(cycle(paths), needed)]
+    images_2x = [
+        to_tensor(transform(read_image(path), NO_BOXES, factor=2, seed=0).image)
+        for path in islice(cycle(paths), needed)
+    ]
+    pairs = [(halve(image).to(setting.device), image.to(setting.device)) for image in images_2x]
     groups = [pairs[start : start + cfg.batch] for start in range(0, needed, cfg.batch)]
     return [([one for one, _ in group], [two for _, two in group]) for group in groups]
-
-
-def _pair(path: Path, transform: Transform, device: torch.device) -> tuple[Tensor, Tensor]:
-    double = to_tensor(transform(read_image(path), NO_BOXES, factor=2, seed=0).image)
-    return halve(double).to(device), double.to(device)
 
 
 def proposal_counts(setting: Setting) -> dict[str, float]:

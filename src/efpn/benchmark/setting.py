@@ -40,17 +40,10 @@ class Composition:
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """One setting; all that is measured beside each other shares it.
+    """One setting; all that is measured beside each other shares it."""
 
-    Attributes:
-        cfg: conf/benchmark.yaml as it was composed.
-        height, width: pixels of the 1x image.
-        device: where it runs.
-        proposals: see `Composition`.
-    """
-
-    cfg: DictConfig
-    height: int
+    cfg: DictConfig  # conf/benchmark.yaml as it was composed
+    height: int  # of the 1x image, pixels
     width: int
     device: torch.device
     proposals: Composition
@@ -120,12 +113,13 @@ class Setting:
 
 
 def read_setting(cfg: DictConfig) -> Setting:
-    """Check a composed config, and give torch its threads.
-
-    Raises `UserError`: naming the option and what it may be.
-    """
+    """Check a composed config, and give torch its threads (raises `UserError`: the option and what it may be)."""
     height, width = read_size(cfg.size or SIZE)
-    device = read_device(cfg.device)
+    try:
+        device = torch.device(cfg.device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):  # what torch raises depends on how it was built
+        raise UserError(f"device={cfg.device}: not to be had here; use cpu, or cuda where there is a GPU") from None
     if cfg.get("run") or cfg.get("images"):
         require_trained(cfg)
     else:
@@ -142,16 +136,6 @@ def read_size(size: int | str) -> tuple[int, int]:
     """``700`` or ``700x1000`` as height and width."""
     parts = str(size).lower().split("x")
     return int(parts[0]), int(parts[-1])
-
-
-def read_device(name: str) -> torch.device:
-    """A device that is there (raises `UserError`: no such device)."""
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):  # what torch raises depends on how it was built
-        raise UserError(f"device={name}: not to be had here; use cpu, or cuda where there is a GPU") from None
-    return device
 
 
 def require_trained(cfg: DictConfig) -> None:
@@ -176,10 +160,7 @@ def require_composition(cfg: DictConfig, short_side: int) -> None:
 
 
 def choose(option: str, asked: Sequence[str] | None, known: Sequence[str]) -> list[str]:
-    """The names of ``asked`` in the order of ``known``; all of them where it is None.
-
-    Raises `UserError`: a name that is not known.
-    """
+    """The names of ``asked`` in the order of ``known``; all where it is None (raises `UserError`: one is unknown)."""
     if asked is None:
         return list(known)
     if strange := [name for name in asked if name not in known]:

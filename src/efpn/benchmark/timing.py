@@ -7,10 +7,9 @@ operator by more than some of them take.
 
 from __future__ import annotations
 
-import operator
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any, Final, TypeVar
@@ -60,8 +59,7 @@ class StageClock:
 
     def __init__(self, now: Callable[[], Any], between: Callable[[Any, Any], float] | None = None) -> None:
         self._now = now  # takes a mark
-        # ``(earlier, later) -> amount``; by default their difference
-        self._between = between or (lambda earlier, later: operator.sub(later, earlier))
+        self._between = between or (lambda earlier, later: later - earlier)
         self._running: list[str] = []
         self._marks: list[tuple[Any, str | None]] = []
 
@@ -91,24 +89,21 @@ class StageClock:
 
 def stopwatch(device: torch.device) -> StageClock:
     """A clock in seconds. On CUDA its marks are events in the stream, so that taking them does not stop the device."""
-    if device.type == "cuda":
-        return StageClock(_cuda_mark, lambda start, end: start.elapsed_time(end) / 1000)
-    return StageClock(time.perf_counter)
+    if device.type != "cuda":
+        return StageClock(time.perf_counter)
 
+    def mark() -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
-def _cuda_mark() -> torch.cuda.Event:
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
+    return StageClock(mark, lambda start, end: start.elapsed_time(end) / 1000)
 
 
 class Stages:
-    """The timed parts of one model; without a clock they run as they always do.
+    """The timed parts of a detector, or of a module that holds one; without a clock they run as they always do.
 
     The methods are replaced on the instance, once: a compiled part around them is traced without them.
-
-    Args:
-        model: a detector, or a module that holds one as ``detector``.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -136,14 +131,9 @@ class Stages:
         finally:
             self.clock = None
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> AbstractContextManager[None]:
         """Count what happens inside as ``name``, if there is a clock."""
-        if self.clock is None:
-            yield
-        else:
-            with self.clock.stage(name):
-                yield
+        return nullcontext() if self.clock is None else self.clock.stage(name)
 
     def _timed(self, method: Callable[..., Any], stage: str) -> Callable[..., Any]:
         def timed(*args: Any, **options: Any) -> Any:
@@ -194,10 +184,7 @@ class Spread:
 def interleave(things: Mapping[K, Callable[[int], T]], repeats: int, warmup: int) -> dict[K, list[T]]:
     """Run each thing once a turn, in an order that rotates; returns what they gave after the warm-up.
 
-    Args:
-        things: called with the turn, from 0; warm-up turns have the numbers that the real ones begin with.
-        repeats: turns that count.
-        warmup: turns before them that do not.
+    They are called with the turn, from 0; warm-up turns have the numbers that the real ones begin with.
     """
     names = list(things)
     given: dict[K, list[T]] = {name: [] for name in names}
