@@ -78,10 +78,7 @@ def raise_problems(where: str, problems: Iterable[Problem]) -> None:
 def raise_listed(where: str, faults: Sequence[str], count: int | None = None) -> None:
     """Raise one `UserError` for all ``faults`` found in ``where``, the first 20 in full; nothing without any.
 
-    Args:
-        where: the file, the data set.
-        faults: a line each.
-        count: of what they tell, if some tell of several.
+    ``count`` is of what the lines tell, if some tell of several.
     """
     if not faults:
         return

@@ -66,11 +66,9 @@ def random_detector(setting: Setting, phase: str, changes: Mapping[Any, Any] | N
 
 
 def torchvision_detector(arch: str | None, channels: int, num_classes: int, setting: Setting) -> nn.Module:
-    """torchvision's Faster R-CNN of the same backbone and depth that resizes to the size it is given.
+    """torchvision's Faster R-CNN of the same ResNet and depth that resizes to the size it is given.
 
     For ``resnet50`` and 256 channels this is ``fasterrcnn_resnet50_fpn``, part for part.
-
-    Raises `UserError`: the backbone is none of torchvision's.
     """
     if arch is None:
         raise UserError("torchvision's row compares ResNets; leave it out of models= or steps=")

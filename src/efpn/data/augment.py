@@ -64,12 +64,7 @@ class HorizontalFlip:
 
 
 class FromAlbumentations:
-    """A transform or a composition of albumentations.
-
-    Args:
-        transform: what is meant.
-        pointwise: see `Augmentation`.
-    """
+    """A transform or a composition of albumentations."""
 
     def __init__(self, transform: Any, pointwise: bool = False) -> None:
         self.pointwise = pointwise
@@ -92,11 +87,7 @@ class FromAlbumentations:
 
 
 class FromTorchvision:
-    """A transform of ``torchvision.transforms.v2``, which takes and gives uint8 images.
-
-    Args:
-        transform: what is meant.
-    """
+    """A transform of ``torchvision.transforms.v2``, which takes and gives uint8 images."""
 
     pointwise = False
 

@@ -16,11 +16,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from efpn.boxes import look_like_corners
 from efpn.data.images import ImageError, probe_image
 from efpn.data.reading import repeated
 from efpn.data.records import Index, Record
 from efpn.errors import SHOWN, Problem, UserError, raise_problems, told
+from efpn.given import look_like_corners
 
 log = logging.getLogger(__name__)
 

@@ -67,9 +67,7 @@ def probe_image(path: Path, decode: bool) -> tuple[int, int]:
     """(height, width) of the image, from its header; with `decode`, all of it is decoded to see that it can be.
 
     A JPEG or PNG file that does not end as its format demands is decoded in any case (most are truncated, some only
-    carry a trailer), and so is one of a kind that may be refused.
-
-    Raises `ImageError`: as `read_image`.
+    carry a trailer), and so is one of a kind that may be refused. Raises as `read_image` does.
     """
     with _opened(path) as image:
         ending = ENDINGS.get(image.format or "", b"")

@@ -31,11 +31,8 @@ class DetectorGraph(nn.Module):
     """``image (3, H, W)`` float32 RGB in [0, 1] at the 1x size -> ``boxes (n, 4)``, ``labels (n,)``, ``scores (n,)``.
 
     Boxes are xyxy in 1x pixels, highest score first, as the detector itself gives them. Where P2' is made of the 2x
-    image, that is what is given, ``(3, 2H, 2W)``, and the 1x image is the mean of its 2 x 2 blocks.
-
-    Raises:
-        ValueError: the detector itself resizes images.
-        UserError: it is another than Faster R-CNN.
+    image, that is what is given, ``(3, 2H, 2W)``, and the 1x image is the mean of its 2 x 2 blocks. Raises `ValueError`
+    where the detector itself resizes images, `UserError` where it is another than Faster R-CNN.
     """
 
     def __init__(self, detector: EFPNDetector) -> None:
@@ -114,10 +111,7 @@ def trace(detector: EFPNDetector) -> ExportedProgram:
 def level_anchors(cell: Tensor, logits: Tensor, images: Tensor) -> Tensor:
     """torchvision's anchors of one level ``(h w A, 4)``, a whole number of pixels of the padded image apart.
 
-    Args:
-        cell: ``(A, 4)`` around the origin.
-        logits: ``(1, A, h, w)``.
-        images: ``(1, 3, H, W)``.
+    Made of its ``cell (A, 4)`` around the origin, for ``logits (1, A, h, w)`` and ``images (1, 3, H, W)``.
     """
     down, right = (torch.arange(logits.shape[n]) * (images.shape[n] // logits.shape[n]) for n in (2, 3))
     y, x = torch.meshgrid(down, right, indexing="ij")

@@ -34,17 +34,9 @@ log = logging.getLogger(__name__)
 def export(cfg: DictConfig, run: SavedRun, chosen: Format, images: list[Path]) -> Path:
     """Write the run's detector, compare it with itself on images, and only then give the file its name.
 
-    Args:
-        cfg: the command line's.
-        run: the finished phase.
-        chosen: the kind of file.
-        images: to compare on; the run's own validation images where there are none.
-
-    Returns:
-        The file; beside it lies ``<file>.json``, which says what goes in and what comes out.
-
-    Raises:
-        UserError: the run cannot be rebuilt, an image cannot be read, or the file says something else.
+    The images are the run's own validation images where none are given. Returns the file; beside it lies
+    ``<file>.json``, which says what goes in and what comes out. Raises `UserError`: the run cannot be rebuilt, an image
+    cannot be read, or the file says something else.
     """
     checkpoint = read_checkpoint(run.checkpoint)
     detector = rebuild_detector(run, checkpoint).eval()
@@ -89,15 +81,9 @@ def facts_file(target: Path) -> Path:
 
 
 def views(images: list[Path], transform: Transform, double: bool = False) -> Iterator[tuple[str, Tensor]]:
-    """Each image as the exported detector takes it, and its upper left two thirds, to compare more than one size.
+    """Each image as the exported detector takes it (``double``: at 2x), and its upper left two thirds: another size.
 
-    Args:
-        images: files.
-        transform: resizes them.
-        double: at the 2x size, else at 1x.
-
-    Raises:
-        UserError: an image that cannot be read, or too small for an exported detector.
+    Raises `UserError`: an image that cannot be read, or too small for an exported detector.
     """
     for path in images:
         single, pair, _ = image_pair(transform, read_image(path), NO_BOXES, seed=0, double=double)

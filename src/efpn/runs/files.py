@@ -35,10 +35,7 @@ def as_utf8(text: str) -> bytes:
 
 
 def write_bytes(path: Path, data: bytes) -> Path:
-    """As `write_text`, for what is no text.
-
-    Raises `OSError`: it cannot be written, as when the disk is full; always with the name of the file.
-    """
+    """As `write_text`, for what is no text (raises `OSError`: it cannot be written; always with the file's name)."""
     make_folder(path.parent)
     partial = path.with_name(f".{zlib.crc32(path.name.encode('utf-8', 'surrogateescape')):08x}.{os.getpid()}.partial")
     with naming(path, len(data)):
@@ -50,13 +47,10 @@ def write_bytes(path: Path, data: bytes) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it; where the system takes none, as below /proc, it says "no such file" of it.
-
-    Raises `OSError`: with the path.
-    """
+    """Make a folder and those above it (raises `OSError`: with the path)."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except FileNotFoundError:
+    except FileNotFoundError:  # what the system says where it takes none, as below /proc
         raise OSError(errno.EROFS, "no folder can be made there", str(folder)) from None
 
 
@@ -124,10 +118,7 @@ def read_json(path: Path, fix: str = "write it with evaluate.py") -> Any:
 
 
 def read_config(path: Path, keys: Sequence[str] = ("name", "seed", "phases", "data", "model", "trainer")) -> DictConfig:
-    """Read the ``config.yaml`` of a run, which has at least these ``keys``.
-
-    Raises `UserError`: it is missing or damaged.
-    """
+    """Read the ``config.yaml`` of a run, with these ``keys`` at least (raises `UserError`: missing or damaged)."""
     way_out = "copy the one of another phase of the same run here, or train the phase again with overwrite=true"
     if not path.is_file():
         raise UserError(f"{path}: no such file; {way_out}")

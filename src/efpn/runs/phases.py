@@ -67,10 +67,7 @@ class PhaseRun:
         return (self.folder / RESUME_FILE).is_file() and not self.finished
 
     def require_same_config(self) -> None:
-        """Refuse to keep or continue what was run with another config.
-
-        Raises `UserError`: with the keys that differ.
-        """
+        """Refuse to keep or continue what was run with another config (raises `UserError`: the keys that differ)."""
         saved = read_config(self.folder / CONFIG_FILE)
         if self.name not in saved.phases:
             raise UserError(f"{self.folder / CONFIG_FILE}: not of this phase; overwrite=true starts it again")

@@ -71,12 +71,9 @@ def resize_to(transform: DictConfig, short_side: int | None) -> None:
 
 
 def quiet_trainer(node: DictConfig, run: SavedRun, **more: Any) -> pl.Trainer:
-    """Lightning's Trainer of a ``trainer`` node, in the run's own precision unless it names one, that leaves no file.
+    """Lightning's Trainer of a ``trainer`` node that leaves no file; ``more`` options come before all others.
 
-    Args:
-        node: the config.
-        run: whose precision and folder are the default.
-        more: options of the Trainer that come before all others.
+    The precision is the run's own unless the node names one.
     """
     own = {str(key): value for key, value in node.items()}
     options = {**own, "precision": node.precision or run.config.trainer.precision}

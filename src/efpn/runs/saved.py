@@ -50,17 +50,10 @@ class SavedRun:
 
 
 def saved_runs(paths: str | Sequence[str], option: str = "run") -> list[SavedRun]:
-    """The finished phases under one path or several.
+    """The finished phases under one path or several, given by ``option``.
 
     A path is a run's folder, one phase's folder, a checkpoint, the ``row.json`` of a sweep's job (the phase that it
-    names, wherever that lies), or a pattern of these.
-
-    Args:
-        paths: see above.
-        option: that gives them, for messages.
-
-    Raises:
-        UserError: a path leads to none, or a config is missing.
+    names, wherever that lies), or a pattern of these. Raises `UserError`: a path leads to none, or a config is missing.
     """
     found = [run for path in ([paths] if isinstance(paths, str) else paths) for run in _runs_at(path, option)]
     return list({run.checkpoint: run for run in found}.values())  # a run that is named twice is one run
@@ -78,13 +71,8 @@ class SweptRow:
 def swept_rows(sweep: str, rows: str | Sequence[str] | None = None) -> list[SweptRow]:
     """The rows below a run's folder ``outputs/NAME``; says which are not trained to their end yet.
 
-    Args:
-        sweep: that folder.
-        rows: a sweep's name, for its rows in its order; names in order; None for the rows of every sweep or, where
-            there was none, each finished phase.
-
-    Raises:
-        UserError: there are none, or not these.
+    ``rows`` is a sweep's name, for its rows in its order, or names in order; None for the rows of every sweep or, where
+    there was none, each finished phase. Raises `UserError`: there are none, or not these.
     """
     found = {path: read_row(path) for path in Path(sweep).glob(f"*/seed*/{ROW_FILE}")}
     by_number = sorted(found, key=lambda path: min(found[path]["sweeps"].values(), default=0))
@@ -106,18 +94,15 @@ def swept_rows(sweep: str, rows: str | Sequence[str] | None = None) -> list[Swep
         asked = "" if rows is None else f" rows={rows}"
         have = f"it has {', '.join(known)}" if known else "give the folder outputs/NAME of a trained run"
         raise UserError(f"sweep={sweep}{asked}: no such rows there; {have}")
-    ready = [_swept_row(name, places[name]) for name in wanted]
+    ready = []
+    for name in wanted:
+        phases = [phase for ones in places[name].values() for phase in ones]
+        finished = [phase for phase in phases if checkpoint_in(phase).is_file()]
+        for phase in set(phases) - set(finished):
+            log.warning("%s: %s is not finished; the sweep's own command goes on with it", name, phase)
+        runs = [_saved(checkpoint_in(phase)) for phase in finished]
+        ready.append(SweptRow(name, list(places[name])[-1], {int(run.config.seed): run for run in runs}))
     return [row for row in ready if row.runs]
-
-
-def _swept_row(name: str, places: dict[str, list[Path]]) -> SweptRow:
-    """The row of these places, by title; one that is not finished is left out and named."""
-    phases = [phase for ones in places.values() for phase in ones]
-    finished = [phase for phase in phases if checkpoint_in(phase).is_file()]
-    for phase in set(phases) - set(finished):
-        log.warning("%s: %s is not finished; the sweep's own command goes on with it", name, phase)
-    runs = [_saved(checkpoint_in(phase)) for phase in finished]
-    return SweptRow(name, list(places)[-1], {int(run.config.seed): run for run in runs})
 
 
 def row_names(runs: Sequence[SavedRun]) -> list[str]:
@@ -178,10 +163,7 @@ def _phases(path: str | Path) -> list[Path]:
 
 
 def latest_run(path: str, option: str = "run") -> SavedRun:
-    """The most advanced finished phase under ``path``, as given by ``option``; says which where there are several.
-
-    Raises `UserError`: as `saved_runs`.
-    """
+    """The most advanced finished phase of `saved_runs`; says which where there are several."""
     runs = saved_runs(path, option)
     if len(runs) > 1:
         log.info("%s holds %s; taking %s", path, ", ".join(run.phase for run in runs), runs[-1].phase)

@@ -65,12 +65,7 @@ def composed(words: tuple[str, ...]) -> tuple[DictConfig, Any]:
 
 
 def note_row(cfg: DictConfig, last: Path) -> None:
-    """Write which row of which tables a job of a sweep is: where its last phase lies, and its title.
-
-    Args:
-        cfg: the job's config.
-        last: folder of its last phase, its own or one that jobs share.
-    """
+    """Write which row of which tables a job of a sweep is: its title, and where its last phase lies, in ``last``."""
     path = Path(cfg.paths.run) / ROW_FILE
     before = read_json(path, "remove it") if path.is_file() else {}
     sweeps = before.get("sweeps", {})

@@ -16,7 +16,7 @@ from efpn.errors import UserError
 
 
 def make_trainer(node: DictConfig | dict[str, Any], **options: Any) -> pl.Trainer:
-    """Instantiate ``trainer`` with more or other options, and with a precision instead of ``auto``.
+    """Instantiate ``trainer`` with more or other options, and a settled precision.
 
     Raises `UserError`: Lightning refuses them (an unknown precision, an accelerator that is not here).
     """

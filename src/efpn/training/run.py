@@ -55,13 +55,10 @@ log = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
-    """Run the phases that the config asks for.
+    """Run the phases that the config asks for; returns the last one's validation metrics and its objects.
 
-    Returns:
-        The last phase's validation metrics, and its objects: ``detector``, ``task``, ``data``, ``trainer``.
-
-    Raises:
-        UserError: anything in the config, the data or the checkpoints that cannot work, before training starts.
+    These are ``detector``, ``task``, ``data`` and ``trainer``. Raises `UserError`: anything in the config, the data or
+    the checkpoints that cannot work, before training starts.
     """
     check_values(cfg, TRAIN)
     check_targets(cfg)
@@ -213,15 +210,7 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
 def open_folder(cfg: DictConfig, run: PhaseRun, record: dict[str, Any], detector: EFPNDetector, keep: bool) -> None:
     """Write the config and the phase's record so far; unless an earlier run goes on, clear what it has left.
 
-    Args:
-        cfg: the run's config.
-        run: the phase.
-        record: its name, and in ``started_from`` the config hash of the phase whose weights it starts from.
-        detector: whose checkpoint and resume point must find room.
-        keep: an interrupted run goes on.
-
-    Raises:
-        UserError: they do not.
+    Raises `UserError`: there is no room for the detector's checkpoint and resume point.
     """
     there = [file.stat().st_size for file in (run.folder / RESUME_FILE, run.checkpoint) if file.is_file()]
     room = 2 * state_bytes(detector, optimizer=True)  # the new one is written before the old one goes
@@ -335,10 +324,7 @@ def build_task(
 def learning_rate(cfg: DictConfig, run: PhaseRun, images: int) -> float:
     """The phase's learning rate, in proportion to the images of a step (Goyal et al., 2017).
 
-    Args:
-        cfg: the run's config.
-        run: the phase; ``reference_batch`` is the images a step that its rate is meant for, null for any.
-        images: of one batch over all processes.
+    ``images`` are of one batch over all processes; ``reference_batch`` are those of a step that the rate is meant for.
     """
     rate, reference = run.config.task.optimizer.lr, run.config.reference_batch
     step = images * cfg.trainer.get("accumulate_grad_batches", 1)
