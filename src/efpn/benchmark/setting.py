@@ -121,7 +121,11 @@ def read_setting(cfg: DictConfig) -> Setting:
     except (RuntimeError, AssertionError):  # what torch raises depends on how it was built
         raise UserError(f"device={cfg.device}: not to be had here; use cpu, or cuda where there is a GPU") from None
     if cfg.get("run") or cfg.get("images"):
-        require_trained(cfg)
+        if not (cfg.run and cfg.images):
+            raise UserError("run= and images=: a trained run detects in real images; give both or neither")
+        for word in cfg.words:
+            if key_of(word) == "model" or key_of(word).split(".")[0] in UNTRAINED:
+                raise UserError(f"{word}: a trained run= has its own; leave it out")
     else:
         require_composition(cfg, min(height, width))
     if cfg.threads:
@@ -136,15 +140,6 @@ def read_size(size: int | str) -> tuple[int, int]:
     """``700`` or ``700x1000`` as height and width."""
     parts = str(size).lower().split("x")
     return int(parts[0]), int(parts[-1])
-
-
-def require_trained(cfg: DictConfig) -> None:
-    """Raise `UserError` unless a run and images are given, and nothing that the run has of its own."""
-    if not (cfg.run and cfg.images):
-        raise UserError("run= and images=: a trained run detects in real images; give both or neither")
-    for word in cfg.words:
-        if key_of(word) == "model" or key_of(word).split(".")[0] in UNTRAINED:
-            raise UserError(f"{word}: a trained run= has its own; leave it out")
 
 
 def require_composition(cfg: DictConfig, short_side: int) -> None:

@@ -150,7 +150,15 @@ def _check_boxes(record: Record, index: Index) -> _Checked:
     flat: Mask = ~infinite & ~inverted & (other == corners).any(axis=1)
     outside: Mask = ~infinite & ~inverted & ~flat & (inside[:, 2:] <= inside[:, :2]).any(axis=1)
     over: Mask = ~infinite & ~inverted & ~flat & ~outside & (inside != record.boxes).any(axis=1)
-    name = partial(_box_problems, record, index)
+
+    def name(mask: Mask, what: str, fix: str) -> Iterator[Problem]:
+        for row in np.flatnonzero(mask):
+            label = int(record.labels[row])
+            named = index.categories.names[label - 1] if 1 <= label <= len(index.categories) else f"label {label}"
+            corners = ", ".join(f"{value:g}" for value in record.boxes[row])
+            where = f"image {record.image_id} ({record.path.name}), box {row + 1} ({named}: {corners})"
+            yield Problem(index.source, where, what, fix)
+
     problems = (
         *name(unknown, "has an unknown category", "correct the category"),
         *name(infinite, "is not a number throughout", "give four finite numbers or remove the box"),
@@ -165,12 +173,3 @@ def _check_boxes(record: Record, index: Index) -> _Checked:
         tuple(name(over, f"hangs over the edge of {image}", "clipped")),
         tuple(name(flat, "has no area", "removed")),
     )
-
-
-def _box_problems(record: Record, index: Index, mask: Mask, what: str, fix: str) -> Iterator[Problem]:
-    for row in np.flatnonzero(mask):
-        label = int(record.labels[row])
-        named = index.categories.names[label - 1] if 1 <= label <= len(index.categories) else f"label {label}"
-        corners = ", ".join(f"{value:g}" for value in record.boxes[row])
-        where = f"image {record.image_id} ({record.path.name}), box {row + 1} ({named}: {corners})"
-        yield Problem(index.source, where, what, fix)

@@ -103,12 +103,6 @@ class Index:
         """Boxes of all images, crowds included."""
         return sum(len(record.boxes) for record in self.records)
 
-    def instances(self) -> NDArray[np.int64]:
-        """Boxes per label without crowds, ``(K + 1,)``; entry 0 (background) is 0."""
-        labels = [record.labels[record.trainable] for record in self.records]
-        joined = np.concatenate(labels) if labels else np.zeros(0, np.int64)
-        return np.bincount(joined, minlength=len(self.categories) + 1)
-
     def require_sound(self) -> None:
         """Raise `UserError` listing the reader's problems, if there are any."""
         raise_problems(self.name, self.problems)

@@ -124,7 +124,15 @@ class TT100K:
         if chosen is None:
             return frozenset(types)
         if isinstance(chosen, Mapping):
-            return self._names_by_count(chosen)
+            if set(chosen) != {"min_count", "splits"}:
+                got = ", ".join(map(str, chosen)) or "nothing"
+                raise UserError(f"data.source.evaluated needs the keys min_count and splits; it has {got}")
+            counts = self.count(chosen["splits"])
+            names = frozenset(name for name in types if counts[name] >= chosen["min_count"])
+            if not names:
+                where = f"{chosen['min_count']} instances in {', '.join(chosen['splits'])}"
+                raise UserError(f"{self.annotations}: no class has {where}; lower data.source.evaluated.min_count")
+            return names
         if isinstance(chosen, str):
             if chosen not in NAMED_LISTS:
                 known = ", ".join(NAMED_LISTS)
@@ -136,17 +144,6 @@ class TT100K:
             fix = "name others in data.source.evaluated, or select by {min_count: 100, splits: [train, test]}"
             raise UserError(f"{self.annotations}: evaluated classes not among its types: {listed}; {fix}")
         return frozenset(chosen)
-
-    def _names_by_count(self, rule: Mapping[str, Any]) -> frozenset[str]:
-        if set(rule) != {"min_count", "splits"}:
-            got = ", ".join(map(str, rule)) or "nothing"
-            raise UserError(f"data.source.evaluated needs the keys min_count and splits; it has {got}")
-        counts = self.count(rule["splits"])
-        names = frozenset(name for name in self._content["types"] if counts[name] >= rule["min_count"])
-        if not names:
-            where = f"{rule['min_count']} instances in {', '.join(rule['splits'])}"
-            raise UserError(f"{self.annotations}: no class has {where}; lower data.source.evaluated.min_count")
-        return names
 
     def _ids(self, split: str) -> tuple[Path, list[str]]:
         path = self.root / split / "ids.txt"

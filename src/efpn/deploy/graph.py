@@ -58,7 +58,8 @@ class DetectorGraph(nn.Module):
         maps = self.detector.backbone.whole(images, double)
         rois = self._proposals(maps, images, (height, width))
         logits, deltas = self.box_outputs(maps, rois)
-        return self._detections(logits, deltas, rois, (height, width))
+        boxes, scores, labels, _ = self.detector.roi_heads.ranked_in_one(logits, deltas, rois, (height, width)).kept()
+        return boxes, labels, scores
 
     def _padded(self, image: Tensor, step: int) -> Tensor:
         # only numbers above 0 are divided: the ONNX exporter's // rounds towards 0
@@ -72,7 +73,10 @@ class DetectorGraph(nn.Module):
         for cell, logits, deltas in zip(
             rpn.anchor_generator.cell_anchors, *rpn.head([maps[name] for name in LEVELS]), strict=True
         ):
-            anchors = level_anchors(cell.float(), logits, images)
+            # torchvision's anchors, a whole number of pixels of the padded image apart, around those of one cell (A, 4)
+            down, right = (torch.arange(logits.shape[n]) * (images.shape[n] // logits.shape[n]) for n in (2, 3))
+            y, x = torch.meshgrid(down, right, indexing="ij")
+            anchors = (torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4) + cell.float()).reshape(-1, 4)
             moves = deltas[0].unflatten(0, (-1, 4)).permute(2, 3, 0, 1).reshape(-1, 4)
             boxes.append(rpn.box_coder.decode_single(moves, anchors))
             objectness.append(logits[0].permute(1, 2, 0).reshape(-1))
@@ -88,10 +92,6 @@ class DetectorGraph(nn.Module):
         smalls = self.small_head(pooled(align.extended, maps, rois[small]))
         return interleave(others[0], smalls[0], small), interleave(others[1], smalls[1], small)
 
-    def _detections(self, logits: Tensor, deltas: Tensor, rois: Tensor, size: Size) -> tuple[Tensor, Tensor, Tensor]:
-        boxes, scores, labels, _ = self.detector.roi_heads.ranked_in_one(logits, deltas, rois, size).kept()
-        return boxes, labels, scores
-
 
 def trace(detector: EFPNDetector) -> ExportedProgram:
     """The detector's graph with free height and width of the 1x image, from `SMALLEST_SIDE` up."""
@@ -106,16 +106,6 @@ def trace(detector: EFPNDetector) -> ExportedProgram:
             # that maps of two paths have one size for every H and W is checked when the graph runs, not proven here
             prefer_deferred_runtime_asserts_over_guards=True,
         )
-
-
-def level_anchors(cell: Tensor, logits: Tensor, images: Tensor) -> Tensor:
-    """torchvision's anchors of one level ``(h w A, 4)``, a whole number of pixels of the padded image apart.
-
-    Made of its ``cell (A, 4)`` around the origin, for ``logits (1, A, h, w)`` and ``images (1, 3, H, W)``.
-    """
-    down, right = (torch.arange(logits.shape[n]) * (images.shape[n] // logits.shape[n]) for n in (2, 3))
-    y, x = torch.meshgrid(down, right, indexing="ij")
-    return (torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4) + cell).reshape(-1, 4)
 
 
 def pooled(align: MultiScaleRoIAlign, maps: dict[str, Tensor], rois: Tensor) -> Tensor:

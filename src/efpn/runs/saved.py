@@ -127,7 +127,12 @@ def broken_lineage(runs: Sequence[SavedRun]) -> list[str]:
 
 def _runs_at(path: str, option: str) -> list[SavedRun]:
     if not Path(path).exists() and glob.has_magic(path):
-        return _matching(path, option)
+        places = sorted(glob.glob(path))  # noqa: PTH207  (Path.glob takes no absolute pattern)
+        rows = {path: read_row(Path(path))["phase"] for path in places if Path(path).name == ROW_FILE}
+        matching = [path for path in places if checkpoint_in(rows.get(path, Path(path))).is_file() or _phases(path)]
+        if not matching:
+            raise UserError(f"{option}={path}: matches no finished run; a pattern names runs' or phases' folders")
+        return [run for one in matching for run in _runs_at(one, option)]
     place = Path(path).resolve()
     if place.name == ROW_FILE:
         place = read_row(place)["phase"]
@@ -143,15 +148,6 @@ def _runs_at(path: str, option: str) -> list[SavedRun]:
         f"{option}={path}: no finished phase in it (no {CHECKPOINT_FILE}); finish one with `python train.py ... "
         "resume=true`, or give the folder outputs/<name>/seed<seed>"
     )
-
-
-def _matching(pattern: str, option: str) -> list[SavedRun]:
-    places = sorted(glob.glob(pattern))  # noqa: PTH207  (Path.glob takes no absolute pattern)
-    rows = {path: read_row(Path(path))["phase"] for path in places if Path(path).name == ROW_FILE}
-    found = [path for path in places if checkpoint_in(rows.get(path, Path(path))).is_file() or _phases(path)]
-    if not found:
-        raise UserError(f"{option}={pattern}: matches no finished run; a pattern names runs' or phases' folders")
-    return [run for path in found for run in _runs_at(path, option)]
 
 
 def _phases(path: str | Path) -> list[Path]:

@@ -174,13 +174,18 @@ def check_lineage(cfg: DictConfig, run: PhaseRun) -> None:
 
 def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[str, Any]]:
     """Train one phase to its end and write its checkpoint and metrics."""
-    resume = resume_point(cfg, run)
+    resume = None
+    if cfg.ckpt_path or (cfg.resume and run.interrupted):
+        resume = Path(cfg.ckpt_path or run.folder / RESUME_FILE)
+        read_resume_point(resume)  # proven readable
     init = None if resume else find_init(cfg, run)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     watch = SignalWatch()
     trainer = build_trainer(cfg, run, watch)
     data = build_data(cfg, run, trainer.world_size)
-    detector = build_model(cfg, run.name, data, pretrained=resume is None and init is None)
+    weights = {"backbone": {"weights": None}} if resume or init else {}  # a checkpoint replaces the backbone's own
+    node = model_config(cfg, run.name)
+    detector: EFPNDetector = instantiate(node, num_classes=data.num_classes, **weights, _convert_="all")
     source = read_checkpoint(init) if init else None
     if source and init:
         load_checkpoint(detector, source, new_parts(cfg, run, detector), init)
@@ -196,7 +201,7 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
         record |= {"phase": run.name}
         if trainer.is_global_zero:
             open_folder(cfg, run, record, detector, keep=resume is not None)
-            print_summary(run, data, detector, init, run.config.max_steps, resume)
+            print_summary(run, data, detector, resume or init)
         start = time.perf_counter()
         with watch, naming(run.folder):  # what a logger cannot write has no name
             metrics = fit(trainer, task, data, resume)
@@ -229,15 +234,6 @@ def fit(trainer: pl.Trainer, task: DetectorTask, data: DetectionDataModule, resu
         trainer.validate(task, datamodule=data, verbose=False)
         metrics |= trainer.callback_metrics
     return {name: float(value) for name, value in metrics.items()}
-
-
-def resume_point(cfg: DictConfig, run: PhaseRun) -> Path | None:
-    """The resume point to continue from, proven readable; None to start."""
-    path = Path(cfg.ckpt_path) if cfg.ckpt_path else run.folder / RESUME_FILE
-    if not cfg.ckpt_path and not (cfg.resume and run.interrupted):
-        return None
-    read_resume_point(path)
-    return path
 
 
 def build_trainer(cfg: DictConfig, run: PhaseRun, watch: SignalWatch) -> pl.Trainer:
@@ -276,13 +272,6 @@ def build_data(cfg: DictConfig, run: PhaseRun, world_size: int) -> DetectionData
     )
     data.check("train", "val")
     return data
-
-
-def build_model(cfg: DictConfig, phase: str, data: DetectionDataModule, pretrained: bool) -> EFPNDetector:
-    """The detector of a phase; ``pretrained`` loads the backbone's weights, which a checkpoint would replace."""
-    node = model_config(cfg, phase)
-    weights = {} if pretrained else {"backbone": {"weights": None}}
-    return instantiate(node, num_classes=data.num_classes, **weights, _convert_="all")
 
 
 def blank_detector(cfg: DictConfig, phase: str) -> EFPNDetector:

@@ -45,7 +45,11 @@ class Synthetic:
         self.root = Path(root).expanduser()
         self.counts = dict(counts)
         self.seed = seed
-        self.options = _scene_options(options or {})
+        defaults, given = asdict(SceneOptions()), options or {}
+        if unknown := [key for key in given if key not in defaults]:
+            known = ", ".join(defaults)
+            raise UserError(f"data.source.options has {', '.join(unknown)}; the known options are {known}")
+        self.options = SceneOptions(**{key: _like(defaults[key], value) for key, value in given.items()})
 
     @property
     def categories(self) -> Categories:
@@ -107,14 +111,6 @@ class Synthetic:
                 images[str(image_id)] = {"id": image_id, "path": path, "objects": objects}
         content = {"types": list(sign_kinds()), "imgs": images}
         (folder / "annotations.json").write_text(json.dumps(content))
-
-
-def _scene_options(options: Mapping[str, Any]) -> SceneOptions:
-    defaults = asdict(SceneOptions())
-    unknown = [key for key in options if key not in defaults]
-    if unknown:
-        raise UserError(f"data.source.options has {', '.join(unknown)}; the known options are {', '.join(defaults)}")
-    return SceneOptions(**{key: _like(defaults[key], value) for key, value in options.items()})
 
 
 def _like(default: Any, value: Any) -> Any:
