@@ -282,10 +282,7 @@ class SayWhatNext(Callback):
 
 
 def say_how_to_go_on(stopped: Interrupted, cfg: DictConfig) -> int:
-    """Print what a signal has left, and for a training the command that goes on; returns the exit status.
-
-    Of a training's processes the first alone speaks.
-    """
+    """Print, on the first process, what a signal has left and the command that goes on; returns the exit status."""
     if any(os.environ.get(rank, "0") != "0" for rank in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
         return 128 + stopped.number
     if Path(sys.argv[0]).name != "train.py":

@@ -12,10 +12,7 @@ ALIKE: Final = 3  # mistakes of one kind that are told in full; more are counted
 
 
 class UserError(Exception):
-    """Something the user gave (file, field, option) is wrong; the message names it and says how to mend it.
-
-    The command-line entries print it without a traceback and exit with status 2.
-    """
+    """Something the user gave (file, field, option) is wrong; the message, printed alone, says how to mend it."""
 
 
 class Interrupted(BaseException):

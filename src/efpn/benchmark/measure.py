@@ -94,10 +94,7 @@ def warn_of_gaps(shares: Mapping[str, float]) -> None:
 
 
 def multiply_adds(work: Workload) -> dict[str, int]:
-    """Multiply-adds of one run by stage: convolutions and matrix products, which torch counts two operations each.
-
-    RoIAlign, interpolation, activations and NMS have none.
-    """
+    """Multiply-adds of one run by stage: of convolutions and matrix products, which torch counts as two each."""
     with FlopCounterMode(display=False) as counter:
         clock = StageClock(counter.get_total_flops)
         with work.stages.counted_by(clock):

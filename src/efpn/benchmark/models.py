@@ -51,10 +51,7 @@ def build_row(setting: Setting, name: str) -> nn.Module:
 
 
 def random_detector(setting: Setting, phase: str, changes: Mapping[Any, Any] | None = None) -> EFPNDetector:
-    """The untrained detector of a phase, with ``changes`` in place of the model's own nodes.
-
-    How long it takes does not hang on its weights.
-    """
+    """The untrained detector of a phase, with ``changes`` in place of the model's own nodes: weights cost no time."""
     torch.manual_seed(setting.cfg.seed)
     read = {key: value for key, value in (changes or {}).items() if key not in setting.cfg.model.leaves_out}
     node = OmegaConf.create({**model_config(setting.cfg, phase), **read})
@@ -66,10 +63,7 @@ def random_detector(setting: Setting, phase: str, changes: Mapping[Any, Any] | N
 
 
 def torchvision_detector(arch: str | None, channels: int, num_classes: int, setting: Setting) -> nn.Module:
-    """torchvision's Faster R-CNN of the same ResNet and depth that resizes to the size it is given.
-
-    For ``resnet50`` and 256 channels this is ``fasterrcnn_resnet50_fpn``, part for part.
-    """
+    """torchvision's Faster R-CNN of the same ResNet and depth; of ``resnet50`` and 256, ``fasterrcnn_resnet50_fpn``."""
     if arch is None:
         raise UserError("torchvision's row compares ResNets; leave it out of models= or steps=")
     torch.manual_seed(setting.cfg.seed)
@@ -132,10 +126,7 @@ def trained_detector(setting: Setting, phase: str, changes: Mapping[Any, Any]) -
 
 @cache
 def image_batches(setting: Setting) -> list[Batch]:
-    """Batches of 1x and 2x images, resized as the run's own evaluation resizes them; at most one for each turn.
-
-    Raises `UserError`: no image is found, or one cannot be read.
-    """
+    """Batches of 1x and 2x images, resized as in the run's own evaluation; at most one for each turn."""
     cfg = setting.cfg
     node = saved_runs(cfg.run)[0].config.data.eval_transform.copy()
     resize_to(node, setting.height if cfg.size else None)

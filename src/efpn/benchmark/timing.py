@@ -182,10 +182,7 @@ class Spread:
 
 
 def interleave(things: Mapping[K, Callable[[int], T]], repeats: int, warmup: int) -> dict[K, list[T]]:
-    """Run each thing once a turn, in an order that rotates; returns what they gave after the warm-up.
-
-    They are called with the turn, from 0; warm-up turns have the numbers that the real ones begin with.
-    """
+    """Run each thing with the turn (from 0, in warm-up too), in an order that rotates; what they gave thereafter."""
     names = list(things)
     given: dict[K, list[T]] = {name: [] for name in names}
     for turn in range(-warmup, repeats):

@@ -111,10 +111,7 @@ class FromTorchvision:
 def ColorJitter(
     brightness: Any = 0, contrast: Any = 0, saturation: Any = 0, hue: Any = 0, p: float = 1
 ) -> FromAlbumentations:
-    """`albumentations.ColorJitter` of these strengths; one that is not given is left alone.
-
-    Albumentations' own defaults turn the hue by up to half the circle, which makes blue signs red.
-    """
+    """`albumentations.ColorJitter` of these strengths alone: its own default hue makes blue signs red."""
     jitter = A.ColorJitter(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue, p=p)
     return FromAlbumentations(jitter, pointwise=True)
 

@@ -58,10 +58,7 @@ _ANNOTATION: Final[Mapping[str, Rule]] = {
 
 
 class CocoJson:
-    """Reader of one COCO json per split.
-
-    Raises `UserError`: a folder or file is missing, or the files of two splits disagree about the categories.
-    """
+    """Reader of one COCO json per split (raises `UserError`: a file is missing, or their categories differ)."""
 
     def __init__(
         self,

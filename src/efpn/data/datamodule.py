@@ -108,10 +108,7 @@ class DetectionDataModule(pl.LightningDataModule):
         self.check(*roles.get(stage, ()))
 
     def train_order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Record numbers of one training pass, and the labels for whose sake they come (0: none).
-
-        They are the balance plan's, without empty images if so configured.
-        """
+        """Record numbers of one training pass, balanced if so configured, and for whose label they come (0: none)."""
         plan, records = self.plan(), self.index("train").records
         order = np.arange(len(records)) if plan is None else plan.order
         labels = np.zeros(len(order), np.int64) if plan is None else plan.labels

@@ -103,10 +103,7 @@ class DetectionDataset(Dataset[Sample | PairSample]):
 def image_pair(
     transform: Transform, image: NDArray[np.uint8], boxes: NDArray[np.float64], seed: int, double: bool = False
 ) -> tuple[Tensor, Tensor | None, View]:
-    """What a network sees of an image: at 1x ``(3, H, W)``, at 2x if it asks for ``double``, and the view.
-
-    Both are float32 in 0 to 1.
-    """
+    """What a network sees of an image, float32 in 0 to 1: at 1x ``(3, H, W)``, if ``double`` at 2x, and the view."""
     factor = 2 if double else factor_of(transform)
     view = transform(image, boxes, factor=factor, seed=seed)
     pixels = to_tensor(view.image)

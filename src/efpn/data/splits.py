@@ -34,10 +34,7 @@ class Source(Protocol):
 
 
 def load_role(source: Source, rules: Mapping[str, SplitRule], role: str) -> Index:
-    """The index of `role` under `rules` (role -> split name, or a part of a split; see the module).
-
-    Raises `UserError`: the role has no rule, or a rule is malformed.
-    """
+    """The index of `role` under `rules`, see the module (raises `UserError`: it has none, or it is malformed)."""
     if rules.get(role) is None:
         raise UserError(
             f"data.splits.{role} is not set; name a split of the data set or a part: {{from: train, holdout: 0.1}}"

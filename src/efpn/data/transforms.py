@@ -105,10 +105,7 @@ def whole_window(height: int, width: int, factor: float) -> Window:
 
 
 def clip_boxes(boxes: Boxes, width: float, height: float, min_visibility: float) -> tuple[Boxes, NDArray[np.int64]]:
-    """Clip to the image; drop what has no area, or less than `min_visibility` of its area, left inside.
-
-    Returns the clipped boxes ``(m, 4)`` and their rows in `boxes` ``(m,)``.
-    """
+    """Clip to the image; also the rows ``(m,)`` that keep an area, `min_visibility` of their own at the least."""
     clipped = np.stack([boxes[:, axis].clip(0, (width, height)[axis % 2]) for axis in range(4)], axis=1)
     area, left = ((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) for box in (boxes, clipped))
     kept = np.flatnonzero((left > 0) & (left >= min_visibility * area))
@@ -214,7 +211,7 @@ class TrainTransform:
     def _augmented(
         self, window: Window, image: Pixels, shown: Boxes, factor: int, random: np.random.Generator
     ) -> tuple[Pixels, Boxes]:
-        """The window's pixels and what is in it (1x pixels), after all augmentations.
+        """The window's pixels and what is in it (1x pixels) after all augmentations.
 
         Those that change each pixel by itself and come first are done where the pixels are fewer.
         """

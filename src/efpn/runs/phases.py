@@ -88,10 +88,7 @@ class PhaseRun:
 
 
 def phase_names(cfg: DictConfig) -> list[str]:
-    """The phases to run, in order: ``cfg.phase`` itself, or ``cfg.sequence`` for ``all``.
-
-    Raises `UserError`: unknown phase, with the nearest right name, or one whose options are gone.
-    """
+    """The phases to run, in order: ``cfg.phase``, or ``cfg.sequence`` for ``all`` (raises `UserError`: unknown)."""
     known = [*cfg.phases, "all"]
     names = list(cfg.sequence) if cfg.phase == "all" else [cfg.phase]
     for name in names:
@@ -135,10 +132,7 @@ def own_config(cfg: DictConfig, name: str) -> DictConfig:
 
 
 def model_config(cfg: DictConfig, name: str) -> DictConfig:
-    """The detector of phase ``name``: the common one with what the phase adds (neck, the rule for what is small).
-
-    Nodes that the chosen detector does not read are left out.
-    """
+    """The common detector with what phase ``name`` adds, and without nodes that the chosen detector does not read."""
     unread = ("leaves_out", *cfg.model.leaves_out)
     common = {key: value for key, value in cfg.model.items_ex(resolve=False) if key not in unread}
     merged = OmegaConf.create({**common, **cfg.phases[name].get("model", {})})
@@ -154,10 +148,7 @@ def reads_2x(model: DictConfig) -> bool:
 
 
 def find_init(cfg: DictConfig, run: PhaseRun) -> Path | None:
-    """The weights that a phase starts from: ``init_ckpt``, or the checkpoint of the phase before it (`own_config`).
-
-    Raises `UserError`: there is no such checkpoint; the message gives the command that makes it.
-    """
+    """The weights that a phase starts from: ``init_ckpt``, or those of the phase before (raises `UserError`)."""
     if cfg.init_ckpt:
         return Path(cfg.init_ckpt)
     before = run.config.init_from

@@ -30,10 +30,7 @@ def rebuild_detector(
     detail: DictConfig | None = None,
     changes: DictConfig | None = None,  # what else differs from the run's own ``model`` node
 ) -> EFPNDetector:
-    """The detector of the run's own config, with its weights.
-
-    Raises `UserError`: weights and config do not fit together, or there is nothing of that name to change.
-    """
+    """The detector of the run's own config, with its weights (raises `UserError`: they do not fit together)."""
     config = run.config.copy()
     if small_roi_below:
         config.small_roi_below = small_roi_below
@@ -71,10 +68,7 @@ def resize_to(transform: DictConfig, short_side: int | None) -> None:
 
 
 def quiet_trainer(node: DictConfig, run: SavedRun, **more: Any) -> pl.Trainer:
-    """Lightning's Trainer of a ``trainer`` node that leaves no file; ``more`` options come before all others.
-
-    The precision is the run's own unless the node names one.
-    """
+    """Lightning's Trainer of a ``trainer`` node, by default of the run's precision, that leaves no file."""
     own = {str(key): value for key, value in node.items()}
     options = {**own, "precision": node.precision or run.config.trainer.precision}
     quiet = {"logger": False, "enable_checkpointing": False, "use_distributed_sampler": False}

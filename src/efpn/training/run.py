@@ -110,10 +110,7 @@ def settled(cfg: DictConfig, shared: bool = False) -> DictConfig:
 
 
 def check_options(cfg: DictConfig, phases: int) -> None:
-    """Refuse options that contradict each other, or that belong to one phase where there are several.
-
-    Raises `UserError`: with the options.
-    """
+    """Refuse options that contradict each other, or that belong to one phase where there are several."""
     if cfg.objective not in metric_names():
         raise UserError(f"objective={cfg.objective}: no metric; choose from {', '.join(metric_names())}")
     if cfg.resume and cfg.overwrite:
@@ -157,10 +154,7 @@ def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
 
 
 def check_lineage(cfg: DictConfig, run: PhaseRun) -> None:
-    """Refuse to keep a phase that started from weights which have been trained anew with another config since.
-
-    Raises `UserError`: with what to do.
-    """
+    """Refuse to keep a phase whose starting weights have been trained anew with another config since."""
     init = None if cfg.init_ckpt else find_init(cfg, run)
     if init is None:
         return
@@ -213,10 +207,7 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
 
 
 def open_folder(cfg: DictConfig, run: PhaseRun, record: dict[str, Any], detector: EFPNDetector, keep: bool) -> None:
-    """Write the config and the phase's record so far; unless an earlier run goes on, clear what it has left.
-
-    Raises `UserError`: there is no room for the detector's checkpoint and resume point.
-    """
+    """Write config and record so far, if there is room; unless an earlier run goes on, clear what it has left."""
     there = [file.stat().st_size for file in (run.folder / RESUME_FILE, run.checkpoint) if file.is_file()]
     room = 2 * state_bytes(detector, optimizer=True)  # the new one is written before the old one goes
     require_space(run.folder, room - sum(there), f"saving phase={run.name}")
@@ -237,10 +228,7 @@ def fit(trainer: pl.Trainer, task: DetectorTask, data: DetectionDataModule, resu
 
 
 def build_trainer(cfg: DictConfig, run: PhaseRun, watch: SignalWatch) -> pl.Trainer:
-    """Lightning's Trainer for one phase, which ends at the signals of ``watch``.
-
-    Its epochs are stretches of ``checkpoint_every`` steps.
-    """
+    """Lightning's Trainer for one phase; its epochs are stretches of ``checkpoint_every`` steps."""
     phase = run.config
     callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node]
     if not cfg.logger:
@@ -311,10 +299,7 @@ def build_task(
 
 
 def learning_rate(cfg: DictConfig, run: PhaseRun, images: int) -> float:
-    """The phase's learning rate, in proportion to the images of a step (Goyal et al., 2017).
-
-    ``images`` are of one batch over all processes; ``reference_batch`` are those of a step that the rate is meant for.
-    """
+    """The phase's rate, in proportion to the images of a step over all processes (Goyal et al., 2017)."""
     rate, reference = run.config.task.optimizer.lr, run.config.reference_batch
     step = images * cfg.trainer.get("accumulate_grad_batches", 1)
     if reference is None or step == reference:
