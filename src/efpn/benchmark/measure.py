@@ -24,6 +24,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -160,14 +161,7 @@ def resident_bytes(field: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def seconds(record: Record) -> float | None:
-    """Median time."""
-    return record["seconds"]["median"]
-
-
-def peak(record: Record) -> float | None:
-    """Peak memory above the weights, if it was measured."""
-    return record["peak_bytes"]
+peak: Callable[[Record], float | None] = itemgetter("peak_bytes")  # above the weights, if it was measured
 
 
 @dataclass(frozen=True)
@@ -177,7 +171,8 @@ class Ratio:
     name: str  # for people
     of: str  # name of the numerator among what was measured
     to: str  # of the denominator
-    what: Callable[[Record], float | None] = seconds  # reads the number from a record
+    # reads the number from a record
+    what: Callable[[Record], float | None] = lambda record: record["seconds"]["median"]
     target: float | None = None  # None where there is none
 
 
