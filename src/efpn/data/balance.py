@@ -30,12 +30,11 @@ MAX_REPEATS = 30  # above the 1000 / 70 that TT100K's rarest evaluated class nee
 class BalancePlan:
     """How often each image comes in one pass."""
 
-    order: NDArray[np.int64]  # ``(n,)`` int64, record numbers of one pass
-    labels: NDArray[np.int64]  # ``(n,)`` int64, the class for whose sake each comes again, 0 the first time
+    order: NDArray[np.int64]  # ``(n,)`` record numbers of one pass
+    labels: NDArray[np.int64]  # ``(n,)`` the class for whose sake each comes again, 0 the first time
     names: tuple[str, ...]  # class names
     before: NDArray[np.int64]  # ``(K,)`` instances without repeats
-    # ``(K,)`` instances with repeats; where these are crops, as many as are to be expected in their windows
-    after: NDArray[np.int64]
+    after: NDArray[np.int64]  # ``(K,)`` instances with repeats; of crops, those to be expected in their windows
 
     @property
     def repeats(self) -> NDArray[np.int64]:

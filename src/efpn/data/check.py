@@ -40,8 +40,7 @@ class CheckReport:
     empty: int  # images left that have no box
     clipped: tuple[Problem, ...]  # boxes that hung over the edge of their image
     zero_area: tuple[Problem, ...]  # boxes without area, removed
-    # what was skipped (with ``on_error="skip"``): the images and boxes concerned are left out
-    problems: tuple[Problem, ...]
+    problems: tuple[Problem, ...]  # what was skipped, with ``on_error="skip"``: these images and boxes are left out
 
     def __str__(self) -> str:
         found = f"{self.name}: {self.images} images ({self.empty} without a box), {self.boxes} boxes"

@@ -43,8 +43,7 @@ class DetectionDataset(Dataset[Sample | PairSample]):
         index: Index,  # what to load
         transform: Transform,  # see `efpn.data.transforms`
         pairs: bool = False,  # give both scales
-        # raise at an image that cannot be read, or warn, count it in `unreadable` and take the next one
-        on_unreadable: Literal["error", "skip"] = "error",
+        on_unreadable: Literal["error", "skip"] = "error",  # or warn, count it in `unreadable`, take the next one
     ) -> None:
         index.require_sound()
         if not len(index):

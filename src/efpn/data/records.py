@@ -5,7 +5,7 @@ Boxes here are ``(x1, y1, x2, y2)``, continuous, in pixels of the image file ("n
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,11 @@ class Record:
 
     image_id: int  # the data set's own id
     path: Path  # the image file
-    # (height, width) in native pixels; None when the annotation format does not say (TT100K)
-    size: tuple[int, int] | None
-    boxes: NDArray[np.float64]  # ``(n, 4)`` float64 xyxy, native pixels
-    labels: NDArray[np.int64]  # ``(n,)`` int64, 1 to K
-    # ``(n,)`` bool; crowd boxes are no objects: regions that training and COCO evaluation ignore
-    crowd: NDArray[np.bool_]
-    # ``(n,)`` float64, square native pixels: what the annotation itself gives as the object's area (in MS COCO that of
-    # its outline), NaN where it gives none
-    area: NDArray[np.float64]
+    size: tuple[int, int] | None  # (height, width) in native pixels; None where the format does not say (TT100K)
+    boxes: NDArray[np.float64]  # ``(n, 4)`` xyxy, native pixels
+    labels: NDArray[np.int64]  # ``(n,)`` 1 to K
+    crowd: NDArray[np.bool_]  # ``(n,)`` no objects, but regions that training and COCO evaluation ignore
+    area: NDArray[np.float64]  # ``(n,)`` square native pixels, as annotated (in MS COCO the outline's), NaN where not
 
     @cached_property
     def trainable(self) -> NDArray[np.bool_]:
@@ -91,9 +87,7 @@ class Index:
     source: Path  # the annotation file
     categories: Categories  # shared by all splits
     records: tuple[Record, ...]  # the images
-    # what the reader could not make sense of and left out. An index with problems cannot be trained on;
-    # `efpn.data.check.check_index` reports them with everything else that it finds
-    problems: tuple[Problem, ...] = field(default=())
+    problems: tuple[Problem, ...] = ()  # what the reader left out; it cannot be trained on, `check_index` reports them
 
     def __len__(self) -> int:
         return len(self.records)

@@ -21,8 +21,7 @@ class StreamSampler(Sampler[tuple[int, int, int]]):
 
     def __init__(
         self,
-        # record numbers of one pass; repeats are allowed (a balance plan). An int n stands for 0 ... n - 1
-        order: int | Sequence[int],
+        order: int | Sequence[int],  # record numbers of one pass, repeats allowed; an int n stands for 0 ... n - 1
         seed: int,  # of the whole stream
         samples_per_epoch: int | None = None,  # over all ranks; None for one pass
         rank: int = 0,  # this process

@@ -118,7 +118,7 @@ class EvalTransform:
 
     short_side: int  # 1x pixels of the shorter side
     max_size: int  # 1x pixels that the longer side may not pass
-    # resize 1x straight from the native image where no pair is asked for. The default makes it from the 2x image even
+    # resize 1x straight from the native image where no pair is asked for; by default it is made of the 2x image even
     # then, so that a network sees the same 1x pixels in all phases
     direct: bool = False
 
@@ -154,17 +154,13 @@ class TrainTransform:
     short_side: int  # 1x pixels of the shorter side before jitter
     max_size: int  # 1x pixels that the longer side may not pass before jitter
     scale_jitter: Sequence[float] | None = None  # (low, high) factor on that size, drawn log-uniformly; None for none
-    # side of a square window in 1x pixels, zero-padded at the right and bottom where the image is smaller; None for
-    # whole images
-    crop: int | None = None
+    crop: int | None = None  # side of a square window, 1x pixels, zero-padded where the image is smaller; None: all
     object_crop_prob: float = 0.0  # how often the crop is placed around a random object; else anywhere
     min_visibility: float = 0.3  # share of a box that must be left in sight for it to be kept
     direct: bool = False  # as in `EvalTransform`
-    # side of the square window, in 1x pixels, around an object that a class balance repeats the image for. Where there
-    # is a `crop`, that is its side; where both are None, the whole image comes again
+    # the same around an object that a class balance repeats the image for; where there is a `crop`, that is its side
     repeat_crop: int | None = None
-    # a list of transforms, or of some by name, see `efpn.data.augment`; they are done one after the other
-    augment: Any = None
+    augment: Any = None  # a list of transforms, or some by name, done one after the other, see `efpn.data.augment`
 
     def __post_init__(self) -> None:
         low, high = self.jitter = (1.0, 1.0) if self.scale_jitter is None else tuple(map(float, self.scale_jitter))

@@ -47,10 +47,8 @@ class TT100K:
         # which classes count in the tables: ``{"min_count": 100, "splits": ["train", "test"]}`` selects by counting, a
         # list names them, ``"paper45"`` is the papers' list, None takes all. All classes train
         evaluated: Evaluated = None,
-        # ``"separate"`` keeps every class; ``"merged"`` makes one class ``other`` of all that are not evaluated
-        others: Literal["separate", "merged"] = "separate",
-        # name of the annotation file in `root`; found by itself when only one release is there
-        annotations: str | None = None,
+        others: Literal["separate", "merged"] = "separate",  # merged: one class ``other`` of all not evaluated
+        annotations: str | None = None,  # name of the file in `root`; found by itself when only one is there
     ) -> None:
         if others not in ("separate", "merged"):
             raise UserError(f"data.source.others is {others!r}; it must be 'separate' or 'merged'")

@@ -23,11 +23,9 @@ def rebuild_detector(
     checkpoint: Checkpoint,  # its weights and classes
     *,
     small_roi_below: float | None = None,  # 1x pixels, if another than the run's own
-    # node of `efpn.models.SmallRoIs`, if RoIs are read otherwise than in training
-    small: Mapping[str, Any] | None = None,
+    small: Mapping[str, Any] | None = None,  # node of `efpn.models.SmallRoIs`, if read otherwise than in training
     extension: bool = True,  # False leaves the extension out, whose levels are given then
-    # where C2' comes from, if otherwise than trained; nothing without an extension reads it
-    detail: DictConfig | None = None,
+    detail: DictConfig | None = None,  # where C2' comes from, if otherwise than trained
     changes: DictConfig | None = None,  # what else differs from the run's own ``model`` node
 ) -> EFPNDetector:
     """The detector of the run's own config, with its weights (raises `UserError`: they do not fit together)."""
