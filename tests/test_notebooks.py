@@ -54,7 +54,8 @@ def test_the_notebooks_run_one_after_the_other(
     phases_alone = shutil.ignore_patterns("eval", "report*", "comparison*", "predictions", "export")
     shutil.copytree(trained, tmp_path / "demo" / "seed0", ignore=phases_alone)  # others have evaluated it already
     tiny = [*TINY, f"paths.outputs={tmp_path}", f"data.root={data}", "resume=true"]  # keeps what is trained already
-    first = execute(BOOKS[0], f"overrides = {tiny!r}\nevaluation = ['figures=false', 'trainer.accelerator=cpu']", kernel)
+    evaluation = ["figures=false", "trainer.accelerator=cpu"]
+    first = execute(BOOKS[0], f"overrides = {tiny!r}\nevaluation = {evaluation!r}", kernel)
     assert "demo/finetune" in said(first[4]) and len(first[5].outputs) == 4
     run = tmp_path / "demo" / "seed0"
     second = execute(BOOKS[1], f"run = {str(run)!r}\nimages = 2", kernel)

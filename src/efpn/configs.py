@@ -1,20 +1,17 @@
-"""Walking through a config."""
+"""Reading a config: all of its keys, and how many devices it asks for. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 
 def walk(node: Mapping[Any, Any] | DictConfig, own: bool = False, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """All keys of a config, dotted, with their values; a group stands before what is in it.
+    """All keys of a config, dotted, behind ``prefix``, with their values; a group stands before what is in it.
 
-    Args:
-        node: the config, or plain dicts.
-        own: leave out what is read from another key and what is still to be given; otherwise these come as None.
-        prefix: of the keys.
+    ``own`` leaves out what is read from another key and what is still to be given; otherwise these come as None.
     """
     for key in map(str, node):
         absent = OmegaConf.is_config(node) and (
@@ -36,3 +33,9 @@ def leaves(node: Mapping[Any, Any] | DictConfig, own: bool = False) -> Iterator[
 def is_group(value: Any) -> TypeGuard[Mapping[Any, Any] | DictConfig]:
     """Whether there are keys below a value."""
     return isinstance(value, Mapping | DictConfig)
+
+
+def one_device(cfg: DictConfig) -> bool:
+    """Whether ``cfg.trainer`` names a single device, by count or in a list."""
+    devices = cfg.trainer.get("devices", 1)
+    return devices == 1 or (isinstance(devices, ListConfig) and len(devices) == 1)

@@ -28,10 +28,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from efpn.configs import leaves, walk
+from efpn.configs import leaves, one_device, walk
 from efpn.errors import Interrupted, UserError
 from efpn.ranges import check_target
-from efpn.runs.devices import one_device
 from efpn.runs.files import FULL
 from efpn.runs.names import RESUME_FILE, ROW_FILE, finished_in
 from efpn.runs.sweeps import SweptKeys, in_sweep, sweep_folder, swept_words
@@ -68,11 +67,7 @@ OmegaConf.register_new_resolver("efpn.sweep", sweep_folder, replace=True)
 
 
 def check_sweep(cfg: DictConfig) -> None:
-    """Refuse ``-m`` with several processes, as Lightning's children would replay the whole sweep; and a sweep without.
-
-    Raises:
-        UserError: with what to use instead.
-    """
+    """Refuse ``-m`` with several processes, as Lightning's children would replay the sweep; and a sweep without it."""
     if (name := HydraConfig.get().runtime.choices.get("sweep")) and not in_sweep():
         raise UserError(f"+sweep={name}: a sweep is many runs: python {Path(sys.argv[0]).name} -m ... +sweep={name}")
     launcher = HydraConfig.get().launcher._target_ if in_sweep() else ""
@@ -85,11 +80,7 @@ def check_sweep(cfg: DictConfig) -> None:
 
 
 def check_one_device(cfg: DictConfig) -> None:
-    """Refuse several devices, for an entry that runs on one.
-
-    Raises:
-        UserError: with what to do instead.
-    """
+    """Refuse several devices, for an entry that runs on one (raises `UserError`: with what to do instead)."""
     if not one_device(cfg):
         raise UserError(
             f"trainer.devices={cfg.trainer.devices}: this runs on one device; give trainer.devices=1, and to use "
@@ -98,17 +89,10 @@ def check_one_device(cfg: DictConfig) -> None:
 
 
 def check_read(cfg: DictConfig, words: Sequence[str]) -> None:
-    """Refuse what the command line says of the model and the chosen detector does not read.
+    """Refuse what the command line says of the model and the chosen detector does not read (raises `UserError`).
 
-    A copy of the config has a mark in the place of each value that an override gives; where the marks come out says
-    what reads them. What an experiment says for all detectors stays as it is.
-
-    Args:
-        cfg: the composed config.
-        words: overrides as they were typed.
-
-    Raises:
-        UserError: marks come out below the detector's ``leaves_out`` alone; with their keys.
+    A copy of the config has a mark in the place of each value that an override, as it was typed, gives; where the marks
+    come out says what reads them. What an experiment says for all detectors stays as it is.
     """
     left_out = tuple(cfg.model.leaves_out)
     if not left_out:
@@ -237,28 +221,22 @@ def in_one_line(error: Exception) -> str | None:
         return f"{error.filename or 'a file'}: {error.strerror}; {WAYS_OUT[error.errno]}"
     if not isinstance(error, InstantiationException):
         return None
-    cause = user_error_behind(error)
-    return str(cause) if cause else refused_elsewhere(error)
-
-
-def refused_elsewhere(error: InstantiationException) -> str | None:
-    """What a class of another project says of the values that a config gives it; None of one of ours."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UserError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is not None:
+        return str(cause)
     found = re.match(r"Error in call to target '(?!efpn\.)([^']+)':.*full_key: (\S+)", str(error), re.DOTALL)
     if found is None or not isinstance(error.__cause__, ValueError | TypeError):
-        return None
+        return None  # of a class of ours, where it is a bug
     return f"{found[2]}: {found[1]} refuses it: {' '.join(str(error.__cause__).split())}"
 
 
 class JobFailed(Exception):
-    """One job of a sweep has failed; noted in the sweep's process, also where the job ran in another.
+    """One job of a sweep, by its own words, has failed; noted in the sweep's process, also where it ran in another.
 
     A launcher's jobs send their results home pickled, and unpickling makes an exception anew. Of these Hydra raises the
-    first alone.
-
-    Args:
-        job: its own words on the command line.
-        message: why.
-        status: that the process would have ended with, had it been alone.
+    first alone. The status is that which the process would have ended with, had it been alone.
     """
 
     def __init__(self, job: str, message: str, status: int) -> None:
@@ -282,14 +260,10 @@ def list_failed() -> int:
 
 
 class SayWhatNext(Callback):
-    """Prints, when all jobs of a sweep have ended well, the command lines that evaluate and summarise its rows.
-
-    Args:
-        evaluate: further words of the first of them.
-    """
+    """Prints, when all jobs of a sweep have ended well, the command lines that evaluate and summarise its rows."""
 
     def __init__(self, evaluate: Sequence[str] = ()) -> None:
-        self.evaluate = list(evaluate)
+        self.evaluate = list(evaluate)  # further words of the first of them
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra's call; a sweep over experiments has no one folder to speak of."""
@@ -308,10 +282,7 @@ class SayWhatNext(Callback):
 
 
 def say_how_to_go_on(stopped: Interrupted, cfg: DictConfig) -> int:
-    """Print what a signal has left, and for a training the command that goes on; returns the exit status.
-
-    Of a training's processes the first alone speaks.
-    """
+    """Print, on the first process, what a signal has left and the command that goes on; returns the exit status."""
     if any(os.environ.get(rank, "0") != "0" for rank in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
         return 128 + stopped.number
     if Path(sys.argv[0]).name != "train.py":
@@ -325,10 +296,3 @@ def say_how_to_go_on(stopped: Interrupted, cfg: DictConfig) -> int:
     way = f"go on with `{command}`" if saved else "nothing was saved yet; run the same command again"
     print(f"{stopped.message}; {way}", file=sys.stderr)
     return 128 + stopped.number
-
-
-def user_error_behind(error: BaseException | None) -> UserError | None:
-    """The `UserError` that Hydra's instantiate has wrapped, if there is one."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__ or error.__context__
-    return error

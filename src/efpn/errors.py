@@ -12,24 +12,16 @@ ALIKE: Final = 3  # mistakes of one kind that are told in full; more are counted
 
 
 class UserError(Exception):
-    """Something the user gave (file, field, option) is wrong; the message names it and says how to mend it.
-
-    The command-line entries print it without a traceback and exit with status 2.
-    """
+    """Something the user gave (file, field, option) is wrong; the message, printed alone, says how to mend it."""
 
 
 class Interrupted(BaseException):
-    """A signal has ended the run, in order; no error, so nothing that handles those handles it.
-
-    Args:
-        number: of the signal.
-        message: what was saved, for a reader.
-    """
+    """A signal has ended the run, in order; no error, so nothing that handles those handles it."""
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(number, message)
-        self.number = number
-        self.message = message
+        self.number = number  # of the signal
+        self.message = message  # what was saved, for a reader
 
 
 def require_count(option: str, value: Any, least: int) -> None:
@@ -46,19 +38,12 @@ def require_share(option: str, value: Any) -> None:
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake in what was given.
+    """One mistake in what was given."""
 
-    Attributes:
-        file: the file to mend.
-        record: which record of it (image id, annotation id).
-        what: what is wrong.
-        fix: how to mend it; mistakes that are mended alike are of one kind.
-    """
-
-    file: Path
-    record: str
-    what: str
-    fix: str
+    file: Path  # the file to mend
+    record: str  # which record of it (image id, annotation id)
+    what: str  # what is wrong
+    fix: str  # how to mend it; mistakes that are mended alike are of one kind
 
     def __str__(self) -> str:
         return f"{self.file}: {self.record}: {self.what}; {self.fix}"
@@ -90,10 +75,7 @@ def raise_problems(where: str, problems: Iterable[Problem]) -> None:
 def raise_listed(where: str, faults: Sequence[str], count: int | None = None) -> None:
     """Raise one `UserError` for all ``faults`` found in ``where``, the first 20 in full; nothing without any.
 
-    Args:
-        where: the file, the data set.
-        faults: a line each.
-        count: of what they tell, if some tell of several.
+    ``count`` is of what the lines tell, if some tell of several.
     """
     if not faults:
         return

@@ -1,4 +1,4 @@
-"""What users give as JSON: reading a file, and whether a value in it is what it has to be. No torch."""
+"""What users give: reading a JSON file, and whether a value or a table of boxes is what it has to be. No torch."""
 
 from __future__ import annotations
 
@@ -7,22 +7,19 @@ import sys
 from pathlib import Path
 from typing import Any, Final, TypeGuard
 
+import numpy as np
+
 from efpn.errors import UserError
 
 LARGEST_ID: Final = 2**53  # beyond it, a whole number changes on its way through a float
+SLACK: Final = 1.0  # pixels that a box may hang over its image's edge without looking wrong
 
 
 def load_json(path: Path, fix: str, *, kind: str = "", missing: str | None = None) -> Any:
-    """The content of a JSON file.
+    """The content of a JSON file; ``kind`` stands before its path in messages, ``fix`` says how to come by a sound one.
 
-    Args:
-        path: of the file.
-        fix: how to come by a sound one.
-        kind: word before the path in messages.
-        missing: what to do where there is no file at all, if something else.
-
-    Raises:
-        UserError: no file, a folder, not to be read, not UTF-8, not JSON, nested deeper than can be read.
+    Raises `UserError`: no file (then ``missing`` is the fix, if given), a folder, not to be read, not UTF-8, not JSON,
+    nested deeper than can be read.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
@@ -56,3 +53,15 @@ def shown(value: Any) -> str:
         return "a number of more than 40 digits"  # Python refuses to write the largest
     text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def look_like_corners(boxes: np.ndarray, images: np.ndarray) -> np.ndarray | None:
+    """Find out boxes ``(n, 4)`` given as x1, y1, x2, y2 where x, y, width, height are due.
+
+    Beside them stand width and height of the image of each ``(n, 2)``, in the same pixels. Returns ``(n,)`` bool, which
+    of them reach beyond their image as x, y, width, height, if more than a fifth do and practically all fit as corners;
+    else None.
+    """
+    over = (boxes[:, :2] + boxes[:, 2:] > images + SLACK).any(axis=1)
+    fit = (boxes[:, 2:] >= boxes[:, :2]).all(axis=1) & (boxes[:, 2:] <= images + SLACK).all(axis=1)
+    return over if len(boxes) and fit.mean() > 0.99 and over.mean() > 0.2 else None

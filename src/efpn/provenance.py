@@ -23,11 +23,7 @@ def own_commit() -> str | None:
 
 
 def git_commit(folder: Path | None = None) -> str | None:
-    """The commit of the code, with ``-dirty`` when tracked files differ from it; None outside a git repository.
-
-    Args:
-        folder: inside the repository; by default this package's own.
-    """
+    """The commit of the code in ``folder`` or here, ``-dirty`` when tracked files differ; None outside a repository."""
     where = folder or Path(__file__).parent
     command = ["git", "-C", str(where), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:

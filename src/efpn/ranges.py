@@ -23,15 +23,10 @@ from efpn.errors import UserError, raise_listed
 
 @dataclass(frozen=True)
 class Rule:
-    """What an option may be.
+    """What an option may be."""
 
-    Attributes:
-        words: that end the sentence "must be ...".
-        allows: whether a value is that.
-    """
-
-    words: str
-    allows: Callable[[Any], bool]
+    words: str  # that end the sentence "must be ..."
+    allows: Callable[[Any], bool]  # whether a value is that
 
 
 def whole(least: int, most: int | None = None) -> Rule:
@@ -294,11 +289,7 @@ BENCHMARK: Final = {**MODEL, **{key: rule for key, rule in DATA.items() if "_tra
 
 
 def check_values(cfg: DictConfig, rules: Mapping[str, Rule]) -> None:
-    """Find all values that no run can have.
-
-    Raises:
-        UserError: with key, value and what is allowed, one line each.
-    """
+    """Find all values that no run can have (raises `UserError`: with key, value and what is allowed, one line each)."""
     faults = []
     for key, value in leaves(cfg, own=True):
         short = re.sub(r"^phases\.[^.]+\.(?=(data|model)\.)", "", key)
@@ -313,12 +304,7 @@ def check_values(cfg: DictConfig, rules: Mapping[str, Rule]) -> None:
 def check_targets(cfg: DictConfig, place: str = "") -> None:
     """Find every ``_target_`` that is not there, and every option that the one there does not take; imports them all.
 
-    Args:
-        cfg: the config, or the node of it at ``place``, a dotted key.
-        place: see above.
-
-    Raises:
-        UserError: with the key.
+    The config may be the node of one at ``place``, a dotted key. Raises `UserError`, with the key.
     """
     for key, value in [(place, cfg), *walk(cfg, own=True, prefix=f"{place}." if place else "")]:
         nodes = {key: value}

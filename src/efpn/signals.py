@@ -22,14 +22,10 @@ WATCHED: Final = (signal.SIGINT, signal.SIGTERM, *TIME_UP)
 
 
 class SignalWatch:
-    """Notes a signal for the training to stop at the end of its step; a second Ctrl-C stops it at once.
-
-    Attributes:
-        received: the first signal that came, or None.
-    """
+    """Notes a signal for the training to stop at the end of its step; a second Ctrl-C stops it at once."""
 
     def __init__(self) -> None:
-        self.received: signal.Signals | None = None
+        self.received: signal.Signals | None = None  # the first signal that came, or None
         self.before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:

@@ -17,37 +17,23 @@ if TYPE_CHECKING:
 
 
 class Target(TypedDict):
-    """Ground truth of one image, a superset of what torchvision's detectors take.
+    """Ground truth of one image, a superset of what torchvision's detectors take."""
 
-    Attributes:
-        boxes: ``(n, 4)`` float32, xyxy, pixels of the 1x image.
-        labels: ``(n,)`` int64, 1 to K; 0 is the background.
-        image_id: ``()`` int64, the data set's own id.
-        scale: ``(2,)`` float32, 1x pixels per native pixel along x and y; divide boxes by it to return to the file's
-            pixels.
-        ignore_boxes: ``(m, 4)`` float32, xyxy, pixels of the 1x image: crowd regions, in which nothing is taught as
-            background.
-    """
-
-    boxes: Tensor
-    labels: Tensor
-    image_id: NotRequired[Tensor]
+    boxes: Tensor  # ``(n, 4)`` float32, xyxy, pixels of the 1x image
+    labels: Tensor  # ``(n,)`` int64, 1 to K; 0 is the background
+    image_id: NotRequired[Tensor]  # ``()`` int64, the data set's own id
+    # ``(2,)`` float32, 1x pixels per native pixel along x and y; divide boxes by it to return to the file's pixels
     scale: NotRequired[Tensor]
+    # ``(m, 4)`` float32, xyxy, pixels of the 1x image: crowd regions, in which nothing is taught as background
     ignore_boxes: NotRequired[Tensor]
 
 
 class Detections(TypedDict):
-    """Detections of one image, as torchvision returns them.
+    """Detections of one image, as torchvision returns them."""
 
-    Attributes:
-        boxes: ``(n, 4)`` float32, xyxy; pixels of the image that was given to the detector.
-        scores: ``(n,)`` float32 in [0, 1], descending.
-        labels: ``(n,)`` int64, 1 to K.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
+    boxes: Tensor  # ``(n, 4)`` float32, xyxy; pixels of the image that was given to the detector
+    scores: Tensor  # ``(n,)`` float32 in [0, 1], descending
+    labels: Tensor  # ``(n,)`` int64, 1 to K
 
 
 def split_batch(batch: Any) -> tuple[list[Tensor], list[Tensor] | None, list[Any]]:
@@ -57,14 +43,8 @@ def split_batch(batch: Any) -> tuple[list[Tensor], list[Tensor] | None, list[Any
 
 @dataclass(frozen=True)
 class LevelSpec:
-    """What a pyramid level promises; checked against real tensors when a model is built.
+    """What a pyramid level promises; checked against real tensors when a model is built."""
 
-    Attributes:
-        name: ``p2`` ... ``p6``, or ``p2_ext`` for the extended level P2' and ``p3_ext`` for P3'.
-        stride: input pixels (1x) per cell.
-        channels: depth of the map.
-    """
-
-    name: str
-    stride: int
-    channels: int
+    name: str  # ``p2`` ... ``p6``, or ``p2_ext`` for the extended level P2' and ``p3_ext`` for P3'
+    stride: int  # input pixels (1x) per cell
+    channels: int  # depth of the map

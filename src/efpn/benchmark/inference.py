@@ -43,11 +43,7 @@ RATIOS: Final = (
 
 
 def run(cfg: DictConfig) -> str:
-    """Measure, write the files and return the report.
-
-    Raises:
-        UserError: an option that makes no sense.
-    """
+    """Measure, write the files and return the report (raises `UserError`: an option that makes no sense)."""
     setting = read_setting(cfg)
     known = [name for name, row in cfg.rows.items() if not setting.run or row.get("of_run", True)]
     names = choose("models", cfg.models, known)

@@ -58,25 +58,15 @@ def seeds(setting: Setting) -> range:
 
 def object_boxes(how: Composition, height: int, width: int, seed: int) -> Tensor:
     """The small objects themselves, ``(objects, 4)`` xyxy in 1x pixels, each inside the image."""
-    return _objects(how, _room(height, width), torch.Generator().manual_seed(seed))
+    room = torch.tensor([width, height], dtype=torch.float32)
+    return _objects(how, room, torch.Generator().manual_seed(seed))
 
 
 def make_proposals(how: Composition, height: int, width: int, seed: int) -> Tensor:
-    """Boxes ``(total, 4)`` xyxy inside an image of ``height`` x ``width`` pixels, in mixed order.
-
-    Args:
-        how: their composition.
-        height: pixels of the 1x image.
-        width: likewise.
-        seed: of everything that is drawn.
-    """
-    random, room = torch.Generator().manual_seed(seed), _room(height, width)
+    """Boxes ``(total, 4)`` xyxy inside an image of ``height`` x ``width`` 1x pixels, in mixed order."""
+    random, room = torch.Generator().manual_seed(seed), torch.tensor([width, height], dtype=torch.float32)
     boxes = torch.cat([_small_boxes(how, room, random), _large_boxes(how, room, random)])
     return boxes[torch.randperm(len(boxes), generator=random)]
-
-
-def _room(height: int, width: int) -> Tensor:
-    return torch.tensor([width, height], dtype=torch.float32)
 
 
 def _objects(how: Composition, room: Tensor, random: torch.Generator) -> Tensor:
@@ -115,18 +105,13 @@ def _inside(middle: Tensor, sides: Tensor, room: Tensor) -> Tensor:
 
 
 class FixedProposals:
-    """Stands between a detector's RPN and its heads: the RPN runs as ever, what it proposes is replaced.
+    """Stands between a detector's RPN, which is changed in place and runs as ever, and its heads.
 
-    Args:
-        detector: whose ``rpn`` is meant; changed in place.
-        boxes: per image of the batch, in pixels of the image that the RPN sees.
-
-    Attributes:
-        boxes: may be set anew between two runs.
+    What it proposes is replaced by ``boxes`` of each image of the batch, in pixels of the image that the RPN sees.
     """
 
     def __init__(self, detector: nn.Module, boxes: Sequence[Tensor]) -> None:
-        self.boxes = list(boxes)
+        self.boxes = list(boxes)  # may be set anew between two runs
         rpn: Any = detector.rpn
         propose = rpn.forward
 

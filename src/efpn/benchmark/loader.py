@@ -45,14 +45,7 @@ NOTES: Final = (
 
 
 class WrittenImages:
-    """A source of noise images as JPEG files, each with boxes.
-
-    Args:
-        folder: that they are written into.
-        files: how many.
-        side: pixels of each, square.
-        setting: whose objects the boxes are, and whose seed it is.
-    """
+    """A source of so many square noise images, as JPEG files in a folder, each with the objects of the setting."""
 
     categories = Categories(("object",), (1,), (True,))
 
@@ -128,19 +121,8 @@ def decode_rates(paths: Sequence[Path]) -> dict[str, float]:
     return {name: 1 / median(seconds) for name, seconds in taken.items()}
 
 
-def step_rates(setting: Setting) -> dict[str, float]:
-    """Images a second that each training step takes."""
-    watched = {name: stop_watched(workload(setting, name), setting.device) for name in PHASES}
-    readings = interleave(watched, setting.cfg.repeats, setting.cfg.warmup)
-    return {name: setting.cfg.batch / median(r.seconds for r in readings[name]) for name in PHASES}
-
-
 def run(cfg: DictConfig) -> str:
-    """Measure, write the files and return the report.
-
-    Raises:
-        UserError: an option that makes no sense.
-    """
+    """Measure, write the files and return the report (raises `UserError`: an option that makes no sense)."""
     setting = read_setting(cfg)
     if cfg.file_size < min(setting.height, setting.width):
         raise UserError(f"file_size={cfg.file_size}: smaller than size; images are not to be enlarged")
@@ -152,19 +134,17 @@ def run(cfg: DictConfig) -> str:
         }
         decoding = decode_rates(source.paths)
         size = median(path.stat().st_size for path in source.paths)
-    steps = step_rates(setting)
-    record = {"ratios": rate_ratios(steps, rates), "loader": rates, "step": steps, "decoding": decoding}
+    watched = {name: stop_watched(workload(setting, name), setting.device) for name in PHASES}
+    readings = interleave(watched, cfg.repeats, cfg.warmup)
+    steps = {name: cfg.batch / median(reading.seconds for reading in readings[name]) for name in PHASES}
+    ratios = [  # above 1 training waits for the loader
+        {"name": f"{phase} step / loader, workers: {n}", "value": value, "target": 1.0, "met": value <= 1}
+        for phase, given in rates.items()
+        for n, value in ((n, steps[phase] / rate) for n, rate in given.items())
+    ]
+    record = {"ratios": ratios, "loader": rates, "step": steps, "decoding": decoding}
     facts = {**setting.as_record(), "files": cfg.files, "file_size": cfg.file_size, "file_bytes": size}
     return write_report(setting, f"Loader at {setting.size_name} px", record, rate_parts(record), NOTES, facts)
-
-
-def rate_ratios(steps: dict[str, float], rates: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    """What a step takes over what the loader gives; above 1 training waits for the loader."""
-    pairs = [(phase, n, steps[phase] / rate) for phase, given in rates.items() for n, rate in given.items()]
-    return [
-        {"name": f"{phase} step / loader, workers: {n}", "value": value, "target": 1.0, "met": value <= 1}
-        for phase, n, value in pairs
-    ]
 
 
 def rate_parts(record: dict[str, Any]) -> list[str]:

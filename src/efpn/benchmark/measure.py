@@ -24,6 +24,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,17 +58,11 @@ STATUS: Final = Path("/proc/self/status")
 def measure(
     titles: Mapping[str, str], build: Build, setting: Setting, stages: Sequence[str] = STAGES
 ) -> dict[str, Record]:
-    """Measure everything, interleaved.
+    """Measure pieces of work, given as titles by name and built by name, interleaved.
 
-    Args:
-        titles: what each piece of work is called, by its name.
-        build: makes it, by name.
-        setting: of all of them.
-        stages: in the order in which they are to be listed.
-
-    Returns:
-        By name: ``title``, ``seconds`` (a `Spread`), ``stages`` (median seconds), ``stage_share``,
-        ``multiply_adds`` (by stage), ``parameters``, ``weight_bytes`` and ``peak_bytes`` (None if not asked for).
+    Returns by name: ``title``, ``seconds`` (a `Spread`), ``stages`` (median seconds, in the order of the argument),
+    ``stage_share``, ``multiply_adds`` (by stage), ``parameters``, ``weight_bytes``, ``peak_bytes`` (None if not asked
+    for).
     """
     peaks = {name: peak_of(name, build, setting) if setting.cfg.memory else None for name in titles}
     works = {name: build(setting, name) for name in titles}
@@ -100,10 +95,7 @@ def warn_of_gaps(shares: Mapping[str, float]) -> None:
 
 
 def multiply_adds(work: Workload) -> dict[str, int]:
-    """Multiply-adds of one run by stage: convolutions and matrix products, which torch counts two operations each.
-
-    RoIAlign, interpolation, activations and NMS have none.
-    """
+    """Multiply-adds of one run by stage: of convolutions and matrix products, which torch counts as two each."""
     with FlopCounterMode(display=False) as counter:
         clock = StageClock(counter.get_total_flops)
         with work.stages.counted_by(clock):
@@ -114,9 +106,7 @@ def multiply_adds(work: Workload) -> dict[str, int]:
 def peak_of(name: str, build: Build, setting: Setting) -> int:
     """Peak memory of the piece of work ``name``: on a CPU that of a child process that builds and runs it alone.
 
-    Raises:
-        UserError: the child could not do what it was told; in its words.
-        RuntimeError: the child failed; with its last words.
+    Raises `UserError` where the child could not do what it was told, in its words, `RuntimeError` where it failed.
     """
     log.info("peak memory of %s", name)
     if setting.device.type != "cpu":
@@ -171,33 +161,19 @@ def resident_bytes(field: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def seconds(record: Record) -> float | None:
-    """Median time."""
-    return record["seconds"]["median"]
-
-
-def peak(record: Record) -> float | None:
-    """Peak memory above the weights, if it was measured."""
-    return record["peak_bytes"]
+peak: Callable[[Record], float | None] = itemgetter("peak_bytes")  # above the weights, if it was measured
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A quotient of two that were measured, and the target that it may not pass; absolute numbers do not carry over.
+    """A quotient of two that were measured, and the target that it may not pass; absolute numbers do not carry over."""
 
-    Attributes:
-        name: for people.
-        of: name of the numerator among what was measured.
-        to: of the denominator.
-        what: reads the number from a record.
-        target: None where there is none.
-    """
-
-    name: str
-    of: str
-    to: str
-    what: Callable[[Record], float | None] = seconds
-    target: float | None = None
+    name: str  # for people
+    of: str  # name of the numerator among what was measured
+    to: str  # of the denominator
+    # reads the number from a record
+    what: Callable[[Record], float | None] = lambda record: record["seconds"]["median"]
+    target: float | None = None  # None where there is none
 
 
 def evaluate(ratios: Iterable[Ratio], measured: Mapping[str, Record]) -> list[dict[str, Any]]:

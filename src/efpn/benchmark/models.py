@@ -51,13 +51,7 @@ def build_row(setting: Setting, name: str) -> nn.Module:
 
 
 def random_detector(setting: Setting, phase: str, changes: Mapping[Any, Any] | None = None) -> EFPNDetector:
-    """The untrained detector of a phase: how long it takes does not hang on its weights.
-
-    Args:
-        setting: whose config and seed it is of.
-        phase: of the config's ``phases``.
-        changes: nodes that take the place of the model's own.
-    """
+    """The untrained detector of a phase, with ``changes`` in place of the model's own nodes: weights cost no time."""
     torch.manual_seed(setting.cfg.seed)
     read = {key: value for key, value in (changes or {}).items() if key not in setting.cfg.model.leaves_out}
     node = OmegaConf.create({**model_config(setting.cfg, phase), **read})
@@ -69,13 +63,7 @@ def random_detector(setting: Setting, phase: str, changes: Mapping[Any, Any] | N
 
 
 def torchvision_detector(arch: str | None, channels: int, num_classes: int, setting: Setting) -> nn.Module:
-    """torchvision's Faster R-CNN of the same backbone and depth that resizes to the size it is given.
-
-    For ``resnet50`` and 256 channels this is ``fasterrcnn_resnet50_fpn``, part for part.
-
-    Raises:
-        UserError: the backbone is none of torchvision's.
-    """
+    """torchvision's Faster R-CNN of the same ResNet and depth; of ``resnet50`` and 256, ``fasterrcnn_resnet50_fpn``."""
     if arch is None:
         raise UserError("torchvision's row compares ResNets; leave it out of models= or steps=")
     torch.manual_seed(setting.cfg.seed)
@@ -118,14 +106,8 @@ def compile_parts(model: nn.Module) -> None:
 def trained_detector(setting: Setting, phase: str, changes: Mapping[Any, Any]) -> EFPNDetector:
     """The detector of a run's phase, of ``distill`` where it is not finetuned, with what was given of ``model``.
 
-    Args:
-        setting: ``run`` is the folder of the phases.
-        phase: of the run.
-        changes: of a row. Another extension's upsampler stands in for the trained one: its time is right then, its
-            detections mean nothing.
-
-    Raises:
-        UserError: the phase is missing.
+    Where a row's ``changes`` name another extension, its upsampler stands in for the trained one: its time is right
+    then, its detections mean nothing. Raises `UserError`: the phase is missing.
     """
     found = {run.phase: run for run in saved_runs(str(setting.run))}
     run = found.get(phase) or (found.get("distill") if phase == "finetune" else None)
@@ -144,25 +126,20 @@ def trained_detector(setting: Setting, phase: str, changes: Mapping[Any, Any]) -
 
 @cache
 def image_batches(setting: Setting) -> list[Batch]:
-    """Batches of 1x and 2x images, resized as the run's own evaluation resizes them; at most one for each turn.
-
-    Raises:
-        UserError: no image is found, or one cannot be read.
-    """
+    """Batches of 1x and 2x images, resized as in the run's own evaluation; at most one for each turn."""
     cfg = setting.cfg
     node = saved_runs(cfg.run)[0].config.data.eval_transform.copy()
     resize_to(node, setting.height if cfg.size else None)
     transform: Transform = instantiate(node, _convert_="all")
     paths = [image.path for image in find_images([str(cfg.images)], Path(cfg.out))]
     needed = min(cfg.repeats * cfg.batch, -(-len(paths) // cfg.batch) * cfg.batch)
-    pairs = [_pair(path, transform, setting.device) for path in islice(cycle(paths), needed)]
+    images_2x = [
+        to_tensor(transform(read_image(path), NO_BOXES, factor=2, seed=0).image)
+        for path in islice(cycle(paths), needed)
+    ]
+    pairs = [(halve(image).to(setting.device), image.to(setting.device)) for image in images_2x]
     groups = [pairs[start : start + cfg.batch] for start in range(0, needed, cfg.batch)]
     return [([one for one, _ in group], [two for _, two in group]) for group in groups]
-
-
-def _pair(path: Path, transform: Transform, device: torch.device) -> tuple[Tensor, Tensor]:
-    double = to_tensor(transform(read_image(path), NO_BOXES, factor=2, seed=0).image)
-    return halve(double).to(device), double.to(device)
 
 
 def proposal_counts(setting: Setting) -> dict[str, float]:

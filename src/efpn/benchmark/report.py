@@ -22,23 +22,14 @@ MEGA, GIGA = 1e6, 1e9
 
 
 def write_report(
-    setting: Setting,
-    title: str,
-    record: Mapping[str, Any],
-    parts: Sequence[str],
-    notes: Sequence[str],
-    facts: Mapping[str, Any] | None = None,
+    setting: Setting,  # names the files; it and the machine are told too
+    title: str,  # heading of the page
+    record: Mapping[str, Any],  # what was measured
+    parts: Sequence[str],  # of the page: tables and headings, ratios first
+    notes: Sequence[str],  # what a reader must know of how it was measured
+    facts: Mapping[str, Any] | None = None,  # of the setting, if others than its own record
 ) -> str:
-    """Write what was measured as JSON and a page of it as Markdown, and return the page.
-
-    Args:
-        setting: names the files; it and the machine are told too.
-        title: heading of the page.
-        record: what was measured.
-        parts: of the page: tables and headings, ratios first.
-        notes: what a reader must know of how it was measured.
-        facts: of the setting, if others than its own record.
-    """
+    """Write what was measured as JSON and a page of it as Markdown, and return the page."""
     setting_record = setting.as_record() if facts is None else facts
     machine = machine_facts(setting)
     listed = "\n".join(f"- {note}" for note in notes)
@@ -54,8 +45,10 @@ def machine_facts(setting: Setting) -> dict[str, Any]:
     """What a reader must know of machine and call: hardware, versions, command, commit; no name and path of its own."""
     device = setting.device
     gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    lines = CPU_FACTS.read_text(encoding="utf-8").splitlines() if CPU_FACTS.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
-        "cpu": cpu_model(),
+        "cpu": names[0] if names else platform.processor() or platform.machine(),
         "cores": hardware(),
         **gpu,
         "threads": torch.get_num_threads(),
@@ -76,30 +69,31 @@ def command(words: Sequence[str]) -> str:
     return shlex.join(["python", "benchmark.py", *shown])
 
 
-def cpu_model() -> str:
-    """The processor's name as the system gives it."""
-    lines = CPU_FACTS.read_text(encoding="utf-8").splitlines() if CPU_FACTS.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def comparison(record: Mapping[str, Any], stages: Sequence[str] = STAGES) -> list[str]:
-    """Ratios, then all models, then where their time goes.
-
-    Args:
-        record: ``ratios`` and ``models``.
-        stages: columns, in order; those that no model has are left out.
-    """
+    """Ratios, then all models, then where their time goes, by ``stages`` in order; what no model has is left out."""
     models = record["models"]
     shown = [stage for stage in (*stages, REST) if any(stage in model["stages"] for model in models.values())]
+    spent = [
+        [
+            model["title"],
+            *(milliseconds(model["stages"][stage]) if stage in model["stages"] else "" for stage in shown),
+            f"{100 * model['stage_share']:.1f} %",
+        ]
+        for model in models.values()
+    ]
+    counted = [stage for stage in shown if any(model["multiply_adds"].get(stage) for model in models.values())]
+    operations = [
+        [model["title"], *(number(model["multiply_adds"].get(stage, 0) / GIGA, 1) for stage in counted)]
+        for model in models.values()
+    ]
     return [
         ratio_table(record["ratios"]) if record["ratios"] else "No ratio: its two sides were not both measured.",
         "## Each of them",
         model_table(models),
         "## Time by stage, ms",
-        stage_table(models, shown),
+        markdown_table(["", *shown, "sum / wall clock, worst run"], spent),
         "## Multiply-adds by stage, G",
-        operation_table(models, shown),
+        markdown_table(["", *counted], operations),
     ]
 
 
@@ -132,29 +126,6 @@ def model_table(models: Mapping[str, Mapping[str, Any]]) -> str:
             ]
         )
     return markdown_table(head, rows)
-
-
-def stage_table(models: Mapping[str, Mapping[str, Any]], shown: Sequence[str]) -> str:
-    """Median time of each stage, and how much of the whole they explain."""
-    rows = [
-        [
-            model["title"],
-            *(milliseconds(model["stages"][stage]) if stage in model["stages"] else "" for stage in shown),
-            f"{100 * model['stage_share']:.1f} %",
-        ]
-        for model in models.values()
-    ]
-    return markdown_table(["", *shown, "sum / wall clock, worst run"], rows)
-
-
-def operation_table(models: Mapping[str, Mapping[str, Any]], shown: Sequence[str]) -> str:
-    """Multiply-adds of each stage that has any."""
-    counted = [stage for stage in shown if any(model["multiply_adds"].get(stage) for model in models.values())]
-    rows = [
-        [model["title"], *(number(model["multiply_adds"].get(stage, 0) / GIGA, 1) for stage in counted)]
-        for model in models.values()
-    ]
-    return markdown_table(["", *counted], rows)
 
 
 def milliseconds(value: float) -> str:

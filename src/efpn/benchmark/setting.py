@@ -30,34 +30,20 @@ UNTRAINED: Final = (  # what a trained run has of its own
 
 @dataclass(frozen=True)
 class Composition:
-    """What the proposals of one image are.
+    """What the proposals of one image are."""
 
-    Attributes:
-        total: proposals.
-        small: how many of them are small.
-        objects: spots that the small ones lie around.
-        below: pixels of the 1x image that ``sqrt(w * h)`` of a small one stays under.
-    """
-
-    total: int
-    small: int
-    objects: int
-    below: float
+    total: int  # proposals
+    small: int  # how many of them are small
+    objects: int  # spots that the small ones lie around
+    below: float  # pixels of the 1x image that ``sqrt(w * h)`` of a small one stays under
 
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """One setting; all that is measured beside each other shares it.
+    """One setting; all that is measured beside each other shares it."""
 
-    Attributes:
-        cfg: conf/benchmark.yaml as it was composed.
-        height, width: pixels of the 1x image.
-        device: where it runs.
-        proposals: see `Composition`.
-    """
-
-    cfg: DictConfig
-    height: int
+    cfg: DictConfig  # conf/benchmark.yaml as it was composed
+    height: int  # of the 1x image, pixels
     width: int
     device: torch.device
     proposals: Composition
@@ -127,15 +113,19 @@ class Setting:
 
 
 def read_setting(cfg: DictConfig) -> Setting:
-    """Check a composed config, and give torch its threads.
-
-    Raises:
-        UserError: naming the option and what it may be.
-    """
+    """Check a composed config, and give torch its threads (raises `UserError`: the option and what it may be)."""
     height, width = read_size(cfg.size or SIZE)
-    device = read_device(cfg.device)
+    try:
+        device = torch.device(cfg.device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):  # what torch raises depends on how it was built
+        raise UserError(f"device={cfg.device}: not to be had here; use cpu, or cuda where there is a GPU") from None
     if cfg.get("run") or cfg.get("images"):
-        require_trained(cfg)
+        if not (cfg.run and cfg.images):
+            raise UserError("run= and images=: a trained run detects in real images; give both or neither")
+        for word in cfg.words:
+            if key_of(word) == "model" or key_of(word).split(".")[0] in UNTRAINED:
+                raise UserError(f"{word}: a trained run= has its own; leave it out")
     else:
         require_composition(cfg, min(height, width))
     if cfg.threads:
@@ -152,29 +142,6 @@ def read_size(size: int | str) -> tuple[int, int]:
     return int(parts[0]), int(parts[-1])
 
 
-def read_device(name: str) -> torch.device:
-    """A device that is there.
-
-    Raises:
-        UserError: no such device.
-    """
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):  # what torch raises depends on how it was built
-        raise UserError(f"device={name}: not to be had here; use cpu, or cuda where there is a GPU") from None
-    return device
-
-
-def require_trained(cfg: DictConfig) -> None:
-    """Raise `UserError` unless a run and images are given, and nothing that the run has of its own."""
-    if not (cfg.run and cfg.images):
-        raise UserError("run= and images=: a trained run detects in real images; give both or neither")
-    for word in cfg.words:
-        if key_of(word) == "model" or key_of(word).split(".")[0] in UNTRAINED:
-            raise UserError(f"{word}: a trained run= has its own; leave it out")
-
-
 def require_composition(cfg: DictConfig, short_side: int) -> None:
     """Raise `UserError` if there are no proposals of this composition in an image of this size."""
     total, small = cfg.proposals.total, cfg.proposals.small
@@ -188,11 +155,7 @@ def require_composition(cfg: DictConfig, short_side: int) -> None:
 
 
 def choose(option: str, asked: Sequence[str] | None, known: Sequence[str]) -> list[str]:
-    """The names of ``asked`` in the order of ``known``; all of them where it is None.
-
-    Raises:
-        UserError: a name that is not known.
-    """
+    """The names of ``asked`` in the order of ``known``; all where it is None (raises `UserError`: one is unknown)."""
     if asked is None:
         return list(known)
     if strange := [name for name in asked if name not in known]:

@@ -33,11 +33,7 @@ NOTES: Final = (
 
 
 def run(cfg: DictConfig) -> str:
-    """Measure, write the files and return the report.
-
-    Raises:
-        UserError: an option that makes no sense.
-    """
+    """Measure, write the files and return the report (raises `UserError`: an option that makes no sense)."""
     setting = read_setting(cfg)
     names = choose("models", cfg.models, [name for name in cfg.rows if name != "torchvision"])
     counts = sorted(set(cfg.counts))
@@ -63,13 +59,7 @@ def run(cfg: DictConfig) -> str:
 def measure(
     names: Sequence[str], settings: Mapping[int, Setting], setting: Setting
 ) -> dict[str, dict[int, list[Reading]]]:
-    """Time each model under each setting, interleaved.
-
-    Args:
-        names: of the config's ``rows``.
-        settings: number of objects -> the setting with its proposals.
-        setting: that the models are built in.
-    """
+    """Time each model, built in ``setting``, under each of ``settings`` (by number of objects), interleaved."""
     timed: dict[tuple[str, int], Callable[[int], Reading]] = {}
     for name in names:
         work = workload(setting, name)

@@ -7,10 +7,9 @@ operator by more than some of them take.
 
 from __future__ import annotations
 
-import operator
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any, Final, TypeVar
@@ -56,15 +55,11 @@ class StageClock:
 
     A stage that is entered while another runs stops the other's clock until it ends: an extension that RoI pooling
     calls counts as extension, not as pooling.
-
-    Args:
-        now: takes a mark.
-        between: ``(earlier, later) -> amount``; by default their difference.
     """
 
     def __init__(self, now: Callable[[], Any], between: Callable[[Any, Any], float] | None = None) -> None:
-        self._now = now
-        self._between = between or (lambda earlier, later: operator.sub(later, earlier))
+        self._now = now  # takes a mark
+        self._between = between or (lambda earlier, later: later - earlier)
         self._running: list[str] = []
         self._marks: list[tuple[Any, str | None]] = []
 
@@ -94,31 +89,25 @@ class StageClock:
 
 def stopwatch(device: torch.device) -> StageClock:
     """A clock in seconds. On CUDA its marks are events in the stream, so that taking them does not stop the device."""
-    if device.type == "cuda":
-        return StageClock(_cuda_mark, lambda start, end: start.elapsed_time(end) / 1000)
-    return StageClock(time.perf_counter)
+    if device.type != "cuda":
+        return StageClock(time.perf_counter)
 
+    def mark() -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
-def _cuda_mark() -> torch.cuda.Event:
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
+    return StageClock(mark, lambda start, end: start.elapsed_time(end) / 1000)
 
 
 class Stages:
-    """The timed parts of one model; without a clock they run as they always do.
+    """The timed parts of a detector, or of a module that holds one; without a clock they run as they always do.
 
     The methods are replaced on the instance, once: a compiled part around them is traced without them.
-
-    Args:
-        model: a detector, or a module that holds one as ``detector``.
-
-    Attributes:
-        clock: that counts now, or None.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.clock: StageClock | None = None
+        self.clock: StageClock | None = None  # that counts now, or None
         detector = getattr(model, "detector", model)
         for path, stage in METHODS:
             *parts, name = path.split(".")
@@ -142,14 +131,9 @@ class Stages:
         finally:
             self.clock = None
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> AbstractContextManager[None]:
         """Count what happens inside as ``name``, if there is a clock."""
-        if self.clock is None:
-            yield
-        else:
-            with self.clock.stage(name):
-                yield
+        return nullcontext() if self.clock is None else self.clock.stage(name)
 
     def _timed(self, method: Callable[..., Any], stage: str) -> Callable[..., Any]:
         def timed(*args: Any, **options: Any) -> Any:
@@ -163,19 +147,12 @@ class Stages:
 
 @dataclass(frozen=True)
 class Workload:
-    """Something to measure, ready to run.
+    """Something to measure, ready to run."""
 
-    Attributes:
-        model: whose parameters and stages are meant.
-        run: does the work once; its argument counts the turns from 0.
-        stages: of ``model``.
-        proposals: that stand in for those of its RPN, if any do.
-    """
-
-    model: nn.Module
-    run: Callable[[int], Any]
-    stages: Stages
-    proposals: FixedProposals | None = None
+    model: nn.Module  # whose parameters and stages are meant
+    run: Callable[[int], Any]  # does the work once; its argument counts the turns from 0
+    stages: Stages  # of ``model``
+    proposals: FixedProposals | None = None  # that stand in for those of its RPN, if any do
 
 
 @dataclass(frozen=True)
@@ -205,13 +182,7 @@ class Spread:
 
 
 def interleave(things: Mapping[K, Callable[[int], T]], repeats: int, warmup: int) -> dict[K, list[T]]:
-    """Run each thing once a turn, in an order that rotates; returns what they gave after the warm-up.
-
-    Args:
-        things: called with the turn, from 0; warm-up turns have the numbers that the real ones begin with.
-        repeats: turns that count.
-        warmup: turns before them that do not.
-    """
+    """Run each thing with the turn (from 0, in warm-up too), in an order that rotates; what they gave thereafter."""
     names = list(things)
     given: dict[K, list[T]] = {name: [] for name in names}
     for turn in range(-warmup, repeats):

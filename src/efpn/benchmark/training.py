@@ -121,21 +121,13 @@ RATIOS: Final = (
 
 
 def full_step(
-    model: nn.Module,
-    loss: Callable[[], Tensor],
-    optimizer: Optimizer,
-    setting: Setting,
-    proposals: FixedProposals | None,
+    model: nn.Module,  # that learns
+    loss: Callable[[], Tensor],  # runs it and returns its loss
+    optimizer: Optimizer,  # of its trainable parameters
+    setting: Setting,  # its seed and precision
+    proposals: FixedProposals | None,  # that the model was given, if any
 ) -> Workload:
-    """Forward, backward, clipping and update; each turn draws its samples from its own seed.
-
-    Args:
-        model: that learns.
-        loss: runs it and returns its loss.
-        optimizer: of its trainable parameters.
-        setting: its seed and precision.
-        proposals: that the model was given, if any.
-    """
+    """Forward, backward, clipping and update; each turn draws its samples from its own seed."""
     stages = Stages(model)
     learning = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
@@ -154,11 +146,7 @@ def full_step(
 
 
 def run(cfg: DictConfig) -> str:
-    """Measure, write the files and return the report.
-
-    Raises:
-        UserError: an option that makes no sense.
-    """
+    """Measure, write the files and return the report (raises `UserError`: an option that makes no sense)."""
     setting, names = read_setting(cfg), choose("steps", cfg.steps, list(STEPS))
     steps = measure({name: STEPS[name][0] for name in names}, workload, setting, STEP_STAGES)
     record = {"ratios": evaluate(RATIOS, steps), "models": steps}

@@ -34,38 +34,25 @@ CORNERS: Final = ((0, 1), (2, 1), (2, 3), (0, 3))  # columns of x and y of a box
 
 
 class Augmentation(Protocol):
-    """One entry.
+    """One entry."""
 
-    Attributes:
-        pointwise: whether each pixel is changed by itself, so that it may be done before the image is enlarged.
-    """
-
-    pointwise: bool
+    pointwise: bool  # whether each pixel is changed by itself, so that it may be done before the image is enlarged
 
     def __call__(self, image: Pixels, boxes: Boxes, random: np.random.Generator) -> Shown:
-        """Change an image and the boxes in it.
+        """Change an image ``(h, w, 3)`` uint8 RGB and the boxes in it ``(n, 4)`` float64 xyxy, in its pixels.
 
-        Args:
-            image: ``(h, w, 3)`` uint8 RGB.
-            boxes: ``(n, 4)`` float64 xyxy in its pixels, some of them partly or all outside.
-            random: what is random comes from here alone: the same draws are the same sample.
-
-        Returns:
-            An image of the same size, and as many boxes in the same order, not clipped.
+        Some boxes are partly or all outside. What is random comes from `random` alone: the same draws are the same
+        sample. Returns an image of the same size, and as many boxes in the same order, not clipped.
         """
 
 
 class HorizontalFlip:
-    """The mirror image; not for signs, whose mirror image is another sign.
-
-    Args:
-        p: how often.
-    """
+    """The mirror image; not for signs, whose mirror image is another sign."""
 
     pointwise = False
 
     def __init__(self, p: float = 0.5) -> None:
-        self.p = p
+        self.p = p  # how often
 
     def __call__(self, image: Pixels, boxes: Boxes, random: np.random.Generator) -> Shown:
         """See `Augmentation`."""
@@ -77,12 +64,7 @@ class HorizontalFlip:
 
 
 class FromAlbumentations:
-    """A transform or a composition of albumentations.
-
-    Args:
-        transform: what is meant.
-        pointwise: see `Augmentation`.
-    """
+    """A transform or a composition of albumentations."""
 
     def __init__(self, transform: Any, pointwise: bool = False) -> None:
         self.pointwise = pointwise
@@ -105,11 +87,7 @@ class FromAlbumentations:
 
 
 class FromTorchvision:
-    """A transform of ``torchvision.transforms.v2``, which takes and gives uint8 images.
-
-    Args:
-        transform: what is meant.
-    """
+    """A transform of ``torchvision.transforms.v2``, which takes and gives uint8 images."""
 
     pointwise = False
 
@@ -121,9 +99,8 @@ class FromTorchvision:
     def __call__(self, image: Pixels, boxes: Boxes, random: np.random.Generator) -> Shown:
         """See `Augmentation`."""
         size: Any = image.shape[:2]
-        held: Any = tv_tensors.BoundingBoxes(
-            torch.from_numpy(boxes), format="XYXY", canvas_size=size, **self._unclipped
-        )
+        boxes_in = torch.from_numpy(boxes)
+        held: Any = tv_tensors.BoundingBoxes(boxes_in, format="XYXY", canvas_size=size, **self._unclipped)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(random.integers(2**31)))
             pixels = tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
@@ -134,10 +111,7 @@ class FromTorchvision:
 def ColorJitter(
     brightness: Any = 0, contrast: Any = 0, saturation: Any = 0, hue: Any = 0, p: float = 1
 ) -> FromAlbumentations:
-    """`albumentations.ColorJitter` of these strengths; one that is not given is left alone.
-
-    Albumentations' own defaults turn the hue by up to half the circle, which makes blue signs red.
-    """
+    """`albumentations.ColorJitter` of these strengths alone: its own default hue makes blue signs red."""
     jitter = A.ColorJitter(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue, p=p)
     return FromAlbumentations(jitter, pointwise=True)
 
@@ -145,11 +119,8 @@ def ColorJitter(
 def augmentations(entries: Mapping[str, Any] | Iterable[Any] | None) -> list[Augmentation]:
     """The entries of a config, in order, each tried out on a small image.
 
-    Args:
-        entries: a list, or by names of one's own, which one can override one by one; what is None is left out.
-
-    Raises:
-        UserError: something that is no augmentation, or that changes the image's size, its type or the number of boxes.
+    They come as a list, or by names of one's own, which one can override one by one; what is None is left out. Raises
+    `UserError`: something that is no augmentation, or that changes the image's size, its type or the number of boxes.
     """
     named = entries if isinstance(entries, Mapping) else {str(n): entry for n, entry in enumerate(entries or ())}
     built = {name: adapted(name, entry) for name, entry in named.items() if entry is not None}

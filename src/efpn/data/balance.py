@@ -28,21 +28,13 @@ MAX_REPEATS = 30  # above the 1000 / 70 that TT100K's rarest evaluated class nee
 
 @dataclass(frozen=True, eq=False)
 class BalancePlan:
-    """How often each image comes in one pass.
+    """How often each image comes in one pass."""
 
-    Attributes:
-        order: ``(n,)`` int64, record numbers of one pass.
-        labels: ``(n,)`` int64, the class for whose sake each comes again, 0 the first time.
-        names: class names.
-        before: ``(K,)`` instances without repeats.
-        after: ``(K,)`` instances with repeats; where these are crops, as many as are to be expected in their windows.
-    """
-
-    order: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    names: tuple[str, ...]
-    before: NDArray[np.int64]
-    after: NDArray[np.int64]
+    order: NDArray[np.int64]  # ``(n,)`` record numbers of one pass
+    labels: NDArray[np.int64]  # ``(n,)`` the class for whose sake each comes again, 0 the first time
+    names: tuple[str, ...]  # class names
+    before: NDArray[np.int64]  # ``(K,)`` instances without repeats
+    after: NDArray[np.int64]  # ``(K,)`` instances with repeats; of crops, those to be expected in their windows
 
     @property
     def repeats(self) -> NDArray[np.int64]:
@@ -69,13 +61,8 @@ def make_plan(index: Index, target: int, max_repeats: int = MAX_REPEATS, window:
     Classes are served from the rarest on, so that what a rare class's images bring along counts for the commoner
     ones. A class takes its images in turn, each time the one repeated least, and among those the one that adds the
     fewest instances of classes already at the target. Such a class is never repeated for its own sake, and an image
-    comes at most `max_repeats` times.
-
-    Args:
-        index: the training split.
-        target: instances that each evaluated class is brought to.
-        max_repeats: of one image.
-        window: native side of the square that a repeat of a record shows; infinite for the whole image.
+    comes at most `max_repeats` times. `window` gives the native side of the square that a repeat of a record shows;
+    infinite for the whole image.
     """
     counts = count_matrix(index)
     before = counts.sum(axis=0)
@@ -147,14 +134,10 @@ def _seen(
 def _fill(
     times: NDArray[np.int64], own: NDArray[Any], side: NDArray[Any], missing: float, max_repeats: int
 ) -> NDArray[np.int64]:
-    """Records to repeat until `missing` instances are there or all are at the cap; `times` is raised in place.
+    """Records to repeat until `missing` instances are there or all are at the cap.
 
-    Args:
-        times: ``(images,)`` how often each comes so far.
-        own: ``(images,)`` instances of the class that a repeat brings.
-        side: ``(images,)`` instances of classes already full that it brings.
-        missing: instances of the class.
-        max_repeats: of one image.
+    Of each image ``(images,)``: how often it comes so far, which is raised in place; instances of the class, and those
+    of classes already full, that a repeat brings.
     """
     rows = []
     queue = [(int(times[row]), float(side[row]), int(row)) for row in np.flatnonzero(own) if times[row] < max_repeats]

@@ -16,11 +16,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from efpn.boxes import look_like_corners
 from efpn.data.images import ImageError, probe_image
 from efpn.data.reading import repeated
 from efpn.data.records import Index, Record
 from efpn.errors import SHOWN, Problem, UserError, raise_problems, told
+from efpn.given import look_like_corners
 
 log = logging.getLogger(__name__)
 
@@ -32,25 +32,15 @@ THREADS = 16  # header reads wait for the disk, not for the processor
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What a check found.
+    """What a check found."""
 
-    Attributes:
-        name: the split.
-        images: images left.
-        boxes: boxes left.
-        empty: images left that have no box.
-        clipped: boxes that hung over the edge of their image.
-        zero_area: boxes without area, removed.
-        problems: what was skipped (with ``on_error="skip"``): the images and boxes concerned are left out.
-    """
-
-    name: str
-    images: int
-    boxes: int
-    empty: int
-    clipped: tuple[Problem, ...]
-    zero_area: tuple[Problem, ...]
-    problems: tuple[Problem, ...]
+    name: str  # the split
+    images: int  # images left
+    boxes: int  # boxes left
+    empty: int  # images left that have no box
+    clipped: tuple[Problem, ...]  # boxes that hung over the edge of their image
+    zero_area: tuple[Problem, ...]  # boxes without area, removed
+    problems: tuple[Problem, ...]  # what was skipped, with ``on_error="skip"``: these images and boxes are left out
 
     def __str__(self) -> str:
         found = f"{self.name}: {self.images} images ({self.empty} without a box), {self.boxes} boxes"
@@ -73,32 +63,38 @@ class _Checked:
 def check_index(
     index: Index, *, open_images: OpenImages = "header", on_error: OnError = "error"
 ) -> tuple[Index, CheckReport]:
-    """Check every image and box of `index`.
+    """Check every image and box of one split as read.
 
-    Args:
-        index: one split as read.
-        open_images: read each image's ``header`` (and decode those whose file ends too early), decode ``all``, or
-            open ``none`` (then whether boxes lie inside is known only where the annotations give sizes).
-        on_error: raise, or leave the images and boxes concerned out and log each.
-
-    Returns:
-        The mended index, free of problems, with the sizes of all opened images; and the report.
-
-    Raises:
-        UserError: the split is empty, or (with ``on_error="error"``) all problems in one message.
+    `open_images` reads each image's ``header`` (and decodes those whose file ends too early), decodes ``all``, or opens
+    ``none`` (then whether boxes lie inside is known only where the annotations give sizes). `on_error` raises all
+    problems in one `UserError`, or leaves the images and boxes concerned out; an empty split is an error in any case.
+    Returns the mended index, free of problems, with the sizes of all opened images; and the report.
     """
     check = partial(_check_record, index=index, open_images=open_images)
     with ThreadPoolExecutor(THREADS) as pool:
         checked = list(pool.map(check, index.records, chunksize=64))
     _require_width_and_height(index, checked)
-    problems = (*index.problems, *_duplicates(index), *(p for one in checked for p in one.problems))
+    duplicates = [
+        Problem(index.source, f"image {image_id}", f"duplicate id, {count} times", "make ids unique")
+        for image_id, count in repeated(record.image_id for record in index.records).items()
+    ]
+    problems = (*index.problems, *duplicates, *(p for one in checked for p in one.problems))
     if on_error == "error":
         raise_problems(index.name, problems)
-    records = tuple(one.record for one in checked if one.record is not None)
-    mended = replace(index, records=_first_by_id(records), problems=())
+    first_by_id = {one.record.image_id: one.record for one in reversed(checked) if one.record is not None}
+    mended = replace(index, records=tuple(first_by_id.values())[::-1], problems=())
     if not mended.records:
         raise UserError(f"{index.name}: the split is empty; check data.splits and {index.source}")
-    return mended, _report(mended, checked, problems)
+    report = CheckReport(
+        name=mended.name,
+        images=len(mended),
+        boxes=mended.box_count,
+        empty=sum(len(record.boxes) == 0 for record in mended.records),
+        clipped=tuple(p for one in checked for p in one.clipped),
+        zero_area=tuple(p for one in checked for p in one.zero_area),
+        problems=problems,
+    )
+    return mended, report
 
 
 def log_report(report: CheckReport) -> None:
@@ -127,27 +123,6 @@ def _require_width_and_height(index: Index, checked: list[_Checked]) -> None:
         )
 
 
-def _report(mended: Index, checked: list[_Checked], problems: tuple[Problem, ...]) -> CheckReport:
-    return CheckReport(
-        name=mended.name,
-        images=len(mended),
-        boxes=mended.box_count,
-        empty=sum(len(record.boxes) == 0 for record in mended.records),
-        clipped=tuple(p for one in checked for p in one.clipped),
-        zero_area=tuple(p for one in checked for p in one.zero_area),
-        problems=problems,
-    )
-
-
-def _duplicates(index: Index) -> Iterator[Problem]:
-    for image_id, count in repeated(record.image_id for record in index.records).items():
-        yield Problem(index.source, f"image {image_id}", f"duplicate id, {count} times", "make ids unique")
-
-
-def _first_by_id(records: tuple[Record, ...]) -> tuple[Record, ...]:
-    return tuple({record.image_id: record for record in reversed(records)}.values())[::-1]
-
-
 def _check_record(record: Record, index: Index, open_images: OpenImages) -> _Checked:
     size = record.size
     if open_images != "none":
@@ -155,57 +130,45 @@ def _check_record(record: Record, index: Index, open_images: OpenImages) -> _Che
             size = probe_image(record.path, decode=open_images == "all")
         except ImageError as error:
             return _Checked(None, (Problem(record.path, f"image {record.image_id}", error.what, error.fix),))
-    if record.size is not None and size != record.size:
-        return _Checked(None, (_size_problem(record, index, size),))
+    if record.size is not None and size is not None and size != record.size:
+        said = f"{record.size[1]} x {record.size[0]}"
+        what = f"{record.path.name} is {size[1]} x {size[0]} pixels, the annotations say {said}"
+        fix = "correct width and height, or restore the image"
+        return _Checked(None, (Problem(index.source, f"image {record.image_id}", what, fix),))
     return _check_boxes(replace(record, size=size), index)
-
-
-def _size_problem(record: Record, index: Index, size: tuple[int, int] | None) -> Problem:
-    height, width = size or (0, 0)
-    said = f"{record.size[1]} x {record.size[0]}" if record.size else "no size"
-    what = f"{record.path.name} is {width} x {height} pixels, the annotations say {said}"
-    return Problem(index.source, f"image {record.image_id}", what, "correct width and height, or restore the image")
 
 
 def _check_boxes(record: Record, index: Index) -> _Checked:
     corners, other = record.boxes[:, :2], record.boxes[:, 2:]
-    inside = _clip(record.boxes, record.size)
+    height, width = record.size if record.size is not None else (np.inf, np.inf)
+    inside = np.clip(record.boxes, 0.0, [width, height, width, height])
+    image = "the image " + ("" if record.size is None else f"of {width} x {height} pixels")
     unknown: Mask = (record.labels < 1) | (record.labels > len(index.categories))
     infinite: Mask = np.asarray(~np.isfinite(record.boxes).all(axis=1))
     inverted: Mask = ~infinite & (other < corners).any(axis=1)
     flat: Mask = ~infinite & ~inverted & (other == corners).any(axis=1)
     outside: Mask = ~infinite & ~inverted & ~flat & (inside[:, 2:] <= inside[:, :2]).any(axis=1)
     over: Mask = ~infinite & ~inverted & ~flat & ~outside & (inside != record.boxes).any(axis=1)
-    name = partial(_box_problems, record, index)
+
+    def name(mask: Mask, what: str, fix: str) -> Iterator[Problem]:
+        for row in np.flatnonzero(mask):
+            label = int(record.labels[row])
+            named = index.categories.names[label - 1] if 1 <= label <= len(index.categories) else f"label {label}"
+            corners = ", ".join(f"{value:g}" for value in record.boxes[row])
+            where = f"image {record.image_id} ({record.path.name}), box {row + 1} ({named}: {corners})"
+            yield Problem(index.source, where, what, fix)
+
     problems = (
         *name(unknown, "has an unknown category", "correct the category"),
         *name(infinite, "is not a number throughout", "give four finite numbers or remove the box"),
         *name(inverted, "is inverted", "swap its corners or remove it"),
-        *name(outside, f"lies outside the image {_size_text(record)}", "correct or remove it"),
+        *name(outside, f"lies outside {image}", "correct or remove it"),
     )
     bad = unknown | infinite | inverted | outside | flat
     mended = replace(record, boxes=inside) if over.any() else record
     return _Checked(
         mended.keep(~bad) if bad.any() else mended,
         problems,
-        tuple(name(over, f"hangs over the edge of the image {_size_text(record)}", "clipped")),
+        tuple(name(over, f"hangs over the edge of {image}", "clipped")),
         tuple(name(flat, "has no area", "removed")),
     )
-
-
-def _clip(boxes: NDArray[np.float64], size: tuple[int, int] | None) -> NDArray[np.float64]:
-    height, width = size if size is not None else (np.inf, np.inf)
-    return np.clip(boxes, 0.0, [width, height, width, height])
-
-
-def _box_problems(record: Record, index: Index, mask: Mask, what: str, fix: str) -> Iterator[Problem]:
-    for row in np.flatnonzero(mask):
-        label = int(record.labels[row])
-        named = index.categories.names[label - 1] if 1 <= label <= len(index.categories) else f"label {label}"
-        corners = ", ".join(f"{value:g}" for value in record.boxes[row])
-        where = f"image {record.image_id} ({record.path.name}), box {row + 1} ({named}: {corners})"
-        yield Problem(index.source, where, what, fix)
-
-
-def _size_text(record: Record) -> str:
-    return "" if record.size is None else f"of {record.size[1]} x {record.size[0]} pixels"

@@ -3,42 +3,76 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from efpn.data.coco_shape import LISTS, annotation_fault, shape_problems
-from efpn.data.reading import make_record, read_json_object, repeated, require_folder, require_keys
+from efpn.data.reading import make_record, read_json_object, repeated, require_folder
 from efpn.data.records import Categories, Index, Record
 from efpn.errors import Problem, UserError, raise_problems
+from efpn.given import is_id, is_number, shown
+
+LISTS = ("images", "annotations", "categories")
+
+Fault = tuple[str, str]  # what is wrong, and how to mend it
+Rule = tuple[bool, Callable[[Any], bool], str]  # must it be there, is a value good, how to mend it
+
+_WHOLE = "each needs a whole number of at most 2^53 as"
+_SIZE: Final[Rule] = (
+    False, lambda v: v is None or (is_id(v) and v > 0), "give it in whole pixels, or leave width and height out"
+)  # fmt: skip
+# Without these, no record of the file can be told from another.
+_NEEDED: Final[Mapping[str, Mapping[str, Rule]]] = {
+    "images": {
+        "id": (True, is_id, f"{_WHOLE} id"),
+        "file_name": (True, lambda v: isinstance(v, str) and v != "", "each needs a text as file_name"),
+        "width": _SIZE,
+        "height": _SIZE,
+    },
+    "annotations": {"image_id": (True, is_id, f"{_WHOLE} image_id"), "id": (False, is_id, f"{_WHOLE} id")},
+    "categories": {
+        "id": (True, is_id, f"{_WHOLE} id"),
+        "name": (True, lambda v: isinstance(v, str) and v != "", "each needs a text as name"),
+    },
+}
+# What is wrong here costs one annotation alone.
+_ANNOTATION: Final[Mapping[str, Rule]] = {
+    "category_id": (True, is_id, "add it to 'categories' or correct category_id"),
+    "bbox": (
+        True,
+        lambda v: isinstance(v, list) and len(v) == 4 and all(map(is_number, v)),
+        "give four finite numbers: x, y, width, height",
+    ),
+    "iscrowd": (
+        False,
+        lambda v: v is None or (isinstance(v, int | float) and v in (0, 1)),
+        "write the number 0 or 1 as iscrowd, or leave it out",
+    ),
+    "area": (
+        False,
+        lambda v: v is None or (is_number(v) and v >= 0),
+        "give the object's area in square pixels, 0 or more, or leave it out (width x height counts then)",
+    ),
+}
 
 
 class CocoJson:
-    """Reader of one COCO json per split.
-
-    Args:
-        splits: by name, ``{"images": folder, "annotations": file}``, relative to `root`. The folder is what
-            ``file_name`` is relative to. Only the splits that are loaded have to exist.
-        root: folder of the data set.
-        evaluated: names of the classes that count in the tables; None takes all.
-
-    Raises:
-        UserError: a folder or file is missing, or the files of two splits disagree about the categories.
-    """
+    """Reader of one COCO json per split (raises `UserError`: a file is missing, or their categories differ)."""
 
     def __init__(
         self,
+        # by name, ``{"images": folder, "annotations": file}``, relative to `root`. The folder is what ``file_name`` is
+        # relative to. Only the splits that are loaded have to exist
         splits: Mapping[str, Mapping[str, str]],
-        root: str | Path = ".",
-        evaluated: Sequence[str] | None = None,
+        root: str | Path = ".",  # folder of the data set
+        evaluated: Sequence[str] | None = None,  # names of the classes that count in the tables; None takes all
     ) -> None:
         self.root = require_folder(root)
         self.splits = splits
         if not splits:
-            raise UserError(
-                "data.source.splits is empty; give data.source.splits.train={images: DIR, annotations: FILE}"
-            )
+            fix = "give data.source.splits.train={images: DIR, annotations: FILE}"
+            raise UserError(f"data.source.splits is empty; {fix}")
         for split, where in splits.items():
             if not isinstance(where, Mapping) or not {"images", "annotations"} <= set(where):
                 raise UserError(f"data.source.splits.{split} is {where}; give {{images: DIR, annotations: FILE}}")
@@ -71,12 +105,25 @@ class CocoJson:
         folder, source = self._where(split)
         require_folder(folder, f"data.source.splits.{split}.images")
         content = self._content(split)
-        self._require_same_categories(split)
+        names, ids = self._category_table(split)
+        if dict(zip(ids, names, strict=True)) != dict(zip(self.categories.ids, self.categories.names, strict=True)):
+            first = self._where(self._first)[1]
+            raise UserError(
+                f"{source}: its categories differ from those of {first}; give both files the same categories"
+            )
         problems = _duplicates(content, source)
-        annotations = self._annotations_by_image(content, source, problems)
+        by_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
+        for number, annotation in enumerate(content["annotations"]):
+            home = by_image.get(annotation.get("image_id"))
+            if home is None:
+                what = f"points to the unknown image {annotation.get('image_id')}"
+                fix = "add the image to 'images' or remove the annotation"
+                problems.append(Problem(source, _name(annotation, number), what, fix))
+            else:
+                home.append({"number": number, **annotation})
         records = []
         for image in {image["id"]: image for image in reversed(content["images"])}.values():
-            records.append(self._record(image, annotations[image["id"]], folder, source, problems))
+            records.append(self._record(image, by_image[image["id"]], folder, source, problems))
         records.sort(key=lambda record: record.image_id)
         return Index(f"{self.root.resolve().name}/{split}", source, self.categories, tuple(records), tuple(problems))
 
@@ -94,8 +141,7 @@ class CocoJson:
     def _content(self, split: str) -> dict[str, Any]:
         if split not in self._contents:
             source = self._where(split)[1]
-            content = read_json_object(source)
-            require_keys(content, LISTS, source)
+            content = read_json_object(source, LISTS)
             raise_problems(f"{self.root.resolve().name}/{split}", shape_problems(content, source))
             self._contents[split] = content
         return self._contents[split]
@@ -103,27 +149,6 @@ class CocoJson:
     def _category_table(self, split: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
         table = self._content(split)["categories"]
         return tuple(entry["name"] for entry in table), tuple(entry["id"] for entry in table)
-
-    def _require_same_categories(self, split: str) -> None:
-        names, ids = self._category_table(split)
-        if dict(zip(ids, names, strict=True)) != dict(zip(self.categories.ids, self.categories.names, strict=True)):
-            first = self._where(self._first)[1]
-            fix = "give both files the same categories"
-            raise UserError(f"{self._where(split)[1]}: its categories differ from those of {first}; {fix}")
-
-    def _annotations_by_image(
-        self, content: dict[str, Any], source: Path, problems: list[Problem]
-    ) -> dict[int, list[dict[str, Any]]]:
-        by_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
-        for number, annotation in enumerate(content["annotations"]):
-            home = by_image.get(annotation.get("image_id"))
-            if home is None:
-                what = f"points to the unknown image {annotation.get('image_id')}"
-                fix = "add the image to 'images' or remove the annotation"
-                problems.append(Problem(source, _name(annotation, number), what, fix))
-            else:
-                home.append({"number": number, **annotation})
-        return by_image
 
     def _record(
         self,
@@ -135,7 +160,9 @@ class CocoJson:
     ) -> Record:
         boxes, labels, crowd, areas = [], [], [], []
         for annotation in annotations:
-            fault = annotation_fault(annotation, self.categories.label_of_id)
+            fault = next(_faults(annotation, _ANNOTATION), None)
+            if fault is None and annotation["category_id"] not in self.categories.label_of_id:
+                fault = f"unknown category {annotation['category_id']}", _ANNOTATION["category_id"][2]
             if fault is not None:
                 name = f"{_name(annotation, annotation['number'])} of image {image['id']}"
                 problems.append(Problem(source, name, *fault))
@@ -158,14 +185,34 @@ def _duplicates(content: dict[str, Any], source: Path) -> list[Problem]:
     images = repeated(image["id"] for image in content["images"])
     files = repeated({image["id"]: image["file_name"] for image in content["images"]}.values())
     things = repeated(annotation["id"] for annotation in content["annotations"] if "id" in annotation)
+    twice, once = "make ids unique", "list each file once, with all its annotations"
     return [
-        *(Problem(source, f"image {key}", f"duplicate id, {n} times", "make ids unique") for key, n in images.items()),
-        *(
-            Problem(source, f"file_name {key}", f"of {n} images", "list each file once, with all its annotations")
-            for key, n in files.items()
-        ),
-        *(
-            Problem(source, f"annotation {key}", f"duplicate id, {n} times", "make ids unique")
-            for key, n in things.items()
-        ),
+        *(Problem(source, f"image {key}", f"duplicate id, {n} times", twice) for key, n in images.items()),
+        *(Problem(source, f"file_name {key}", f"of {n} images", once) for key, n in files.items()),
+        *(Problem(source, f"annotation {key}", f"duplicate id, {n} times", twice) for key, n in things.items()),
     ]
+
+
+def shape_problems(content: dict[str, Any], source: Path) -> Iterator[Problem]:
+    """Entries of ``images``, ``annotations`` and ``categories`` that no reader could work with."""
+    for key in LISTS:
+        entries = content[key]
+        if not isinstance(entries, list):
+            yield Problem(source, f"'{key}'", f"is {shown(entries)}, not a list", "make it a list of objects")
+            continue
+        for number, entry in enumerate(entries):
+            for what, fix in _faults(entry, _NEEDED[key]):
+                yield Problem(source, f"{key}[{number}]", what, fix)
+    if content["categories"] == []:
+        yield Problem(source, "'categories'", "is empty", "list each class with id and name")
+
+
+def _faults(entry: Any, rules: Mapping[str, Rule]) -> Iterator[Fault]:
+    if not isinstance(entry, dict):
+        yield f"is {shown(entry)}, not an object", "remove it"
+        return
+    for key, (needed, good, fix) in rules.items():
+        if key not in entry and needed:
+            yield f"lacks {key}", fix
+        elif key in entry and not good(entry[key]):
+            yield f"{key} is {shown(entry[key])}", fix

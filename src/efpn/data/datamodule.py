@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from efpn.data.balance import BalancePlan, make_plan
@@ -26,89 +25,47 @@ from efpn.data.splits import Source, SplitRule, load_role
 from efpn.data.transforms import Transform
 from efpn.errors import UserError, require_count
 from efpn.signals import leave_to_main
-from efpn.types import Target
 
 log = logging.getLogger(__name__)
 
 Role = Literal["train", "val", "test"]
 
 
+@dataclass(eq=False, repr=False)
 class DetectionDataModule(pl.LightningDataModule):
-    """Loaders of one data set. Run the Trainer with ``use_distributed_sampler=False``: samplers share out by rank here.
+    """Loaders of one data set; samplers share out by rank: run the Trainer with ``use_distributed_sampler=False``."""
 
-    Args:
-        source: reader with ``load(split)`` and ``categories``.
-        splits: split of the source, or part of one, for ``train``, ``val`` and ``test``; see `efpn.data.splits`.
-        train_transform: makes a training view of an image.
-        eval_transform: makes the view that is scored.
-        root: folder of the data set, for messages.
-        batch_size: images per process and training step.
-        eval_batch_size: images per process and evaluation step.
-        num_workers: loader processes; 0 loads in the main process.
-        pairs: training batches are ``(images_1x, images_2x, targets)``, else ``(images, targets)``.
-        eval_pairs: the same for validation and test.
-        seed: of the training stream.
-        samples_per_epoch: over all processes, rounded up to whole batches; None for one pass over the data or plan.
-        balance: instances that each evaluated class is repeated up to, see `efpn.data.balance`; None for none.
-        keep_empty: train on images without a box too (one with nothing but a crowd region has none).
-        limit_val: validate on this many images, evenly spaced; None for all.
-        limit_test: the same for test.
-        check_images: what the check before training opens, ``all``, ``header`` or ``none``; see `efpn.data.check`.
-        on_unreadable: what follows from a broken image or box, then and in training: ``error``, or ``skip`` to warn,
-            count and go on without it.
+    source: Source  # reader with ``load(split)`` and ``categories``
+    splits: Mapping[str, SplitRule]  # split of the source, or part of one, for ``train``, ``val``, ``test``
+    train_transform: Transform  # makes a training view of an image
+    eval_transform: Transform  # makes the view that is scored
+    _: KW_ONLY
+    root: str | Path = ""  # folder of the data set, for messages
+    batch_size: int = 8  # images per process and training step
+    eval_batch_size: int = 8  # images per process and evaluation step
+    num_workers: int = 2  # loader processes; 0 loads in the main process
+    pairs: bool = False  # training batches are ``(images_1x, images_2x, targets)``, else ``(images, targets)``
+    eval_pairs: bool = False  # the same for validation and test
+    seed: int = 0  # of the training stream
+    samples_per_epoch: int | None = None  # over all processes, rounded up to whole batches; None for one pass
+    balance: int | None = None  # instances that each evaluated class is repeated up to; None for none
+    keep_empty: bool = True  # train on images without a box too (one with nothing but a crowd region has none)
+    limit_val: int | None = None  # validate on this many images, evenly spaced; None for all
+    limit_test: int | None = None  # the same for test
+    check_images: OpenImages = "header"  # what the check before training opens, see `efpn.data.check`
+    on_unreadable: OnError = "error"  # or ``skip`` to warn of a broken image or box, count it and go on without it
 
-    Attributes:
-        batches_done: what an interrupted run has already had of the epoch that the next training loader begins with.
-        reports: what the check found, by role, as each is loaded.
-    """
-
-    def __init__(
-        self,
-        source: Source,
-        splits: Mapping[str, SplitRule],
-        train_transform: Transform,
-        eval_transform: Transform,
-        *,
-        root: str | Path = "",
-        batch_size: int = 8,
-        eval_batch_size: int = 8,
-        num_workers: int = 2,
-        pairs: bool = False,
-        eval_pairs: bool = False,
-        seed: int = 0,
-        samples_per_epoch: int | None = None,
-        balance: int | None = None,
-        keep_empty: bool = True,
-        limit_val: int | None = None,
-        limit_test: int | None = None,
-        check_images: OpenImages = "header",
-        on_unreadable: OnError = "error",
-    ) -> None:
+    def __post_init__(self) -> None:
         super().__init__()
-        require_count("data.batch_size", batch_size, least=1)
-        require_count("data.eval_batch_size", eval_batch_size, least=1)
-        require_count("data.num_workers", num_workers, least=0)
-        check_choice("on_unreadable", on_unreadable, ("error", "skip"))
-        check_choice("check_images", check_images, ("all", "header", "none"))
-        self.source = source
-        self.splits = splits
-        self.train_transform = train_transform
-        self.eval_transform = eval_transform
-        self.root = root
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.num_workers = num_workers
-        self.pairs = pairs
-        self.eval_pairs = eval_pairs
-        self.seed = seed
-        self.samples_per_epoch = samples_per_epoch
-        self.balance = balance
-        self.keep_empty = keep_empty
-        self.limits: dict[str, int | None] = {"val": limit_val, "test": limit_test}
-        self.on_unreadable = on_unreadable
-        self.check_images = check_images
+        require_count("data.batch_size", self.batch_size, least=1)
+        require_count("data.eval_batch_size", self.eval_batch_size, least=1)
+        require_count("data.num_workers", self.num_workers, least=0)
+        for option, choices in (("on_unreadable", ("error", "skip")), ("check_images", ("all", "header", "none"))):
+            if (value := getattr(self, option)) not in choices:
+                raise UserError(f"data.{option}={value}: unknown; use one of {', '.join(choices)}")
+        # what an interrupted run has already had of the epoch that the next training loader begins with
         self.batches_done = 0
-        self.reports: dict[str, CheckReport] = {}
+        self.reports: dict[str, CheckReport] = {}  # what the check found, by role, as each is loaded
         self._indices: dict[str, Index] = {}
 
     @property
@@ -124,11 +81,13 @@ class DetectionDataModule(pl.LightningDataModule):
     def index(self, role: Role) -> Index:
         """What `role` reads, limited as configured, checked and mended; loaded once."""
         if role not in self._indices:
-            index = thin_out(load_role(self.source, self.splits, role), self.limits.get(role))
+            limit = {"val": self.limit_val, "test": self.limit_test}.get(role)
+            index = thin_out(load_role(self.source, self.splits, role), limit)
             checked, report = check_index(index, open_images=self.check_images, on_error=self.on_unreadable)
             log_report(report)
-            if role == "train":
-                require_boxes(checked)
+            if role == "train" and not any(record.trainable.any() for record in checked.records):
+                what = f"{checked.name}: no box to learn from in {len(checked)} images"
+                raise UserError(f"{what}; check data.splits.train and {checked.source}")
             self._indices[role], self.reports[role] = checked, report
         return self._indices[role]
 
@@ -149,10 +108,7 @@ class DetectionDataModule(pl.LightningDataModule):
         self.check(*roles.get(stage, ()))
 
     def train_order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Record numbers of one training pass, and the labels for whose sake they come (0: none).
-
-        They are the balance plan's, without empty images if so configured.
-        """
+        """Record numbers of one training pass, balanced if so configured, and for whose label they come (0: none)."""
         plan, records = self.plan(), self.index("train").records
         order = np.arange(len(records)) if plan is None else plan.order
         labels = np.zeros(len(order), np.int64) if plan is None else plan.labels
@@ -188,7 +144,7 @@ class DetectionDataModule(pl.LightningDataModule):
         return self._eval_loader("val")
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Each test image once (over all processes, see `EvalSampler`)."""
+        """The same of the test images."""
         return self._eval_loader("test")
 
     def _eval_loader(self, role: Role) -> DataLoader[Any]:
@@ -203,7 +159,7 @@ class DetectionDataModule(pl.LightningDataModule):
             batch_size=batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
-            collate_fn=collate_pairs if dataset.pairs else collate,
+            collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
             worker_init_fn=_one_thread,
@@ -213,30 +169,9 @@ class DetectionDataModule(pl.LightningDataModule):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
 
-def require_boxes(index: Index) -> None:
-    """Raise `UserError` if a split to train on has no box to learn from."""
-    if not any(record.trainable.any() for record in index.records):
-        raise UserError(
-            f"{index.name}: no box to learn from in {len(index)} images; check data.splits.train and {index.source}"
-        )
-
-
-def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise `UserError` if `value` is none of `choices`."""
-    if value not in choices:
-        raise UserError(f"data.{option}={value}: unknown; use one of {', '.join(choices)}")
-
-
-def collate(batch: list[Sample]) -> tuple[list[Tensor], list[Target]]:
-    """Lists of images and targets; images keep their own sizes."""
-    images, targets = zip(*batch, strict=True)
-    return list(images), list(targets)
-
-
-def collate_pairs(batch: list[PairSample]) -> tuple[list[Tensor], list[Tensor], list[Target]]:
-    """Lists of 1x images, 2x images and targets."""
-    images_1x, images_2x, targets = zip(*batch, strict=True)
-    return list(images_1x), list(images_2x), list(targets)
+def collate(batch: list[Sample | PairSample]) -> tuple[list[Any], ...]:
+    """Lists of images, of pairs 1x and 2x, and of targets; images keep their own sizes."""
+    return tuple(map(list, zip(*batch, strict=True)))
 
 
 def thin_out(index: Index, limit: int | None) -> Index:

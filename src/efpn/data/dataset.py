@@ -36,20 +36,14 @@ class DetectionDataset(Dataset[Sample | PairSample]):
     third number is the label for whose sake the image comes again (0: none), see `efpn.data.balance`. The item is a
     pure function of its key: ``(image, target)``, or ``(image_1x, image_2x, target)`` as pairs. Images are
     ``(3, H, W)`` float32 in 0 to 1, the 2x one ``(3, 2H, 2W)``, and 1x is its 2x2 mean; targets are in 1x pixels.
-
-    Args:
-        index: what to load.
-        transform: see `efpn.data.transforms`.
-        pairs: give both scales.
-        on_unreadable: raise at an image that cannot be read, or warn, count it in `unreadable` and take the next one.
     """
 
     def __init__(
         self,
-        index: Index,
-        transform: Transform,
-        pairs: bool = False,
-        on_unreadable: Literal["error", "skip"] = "error",
+        index: Index,  # what to load
+        transform: Transform,  # see `efpn.data.transforms`
+        pairs: bool = False,  # give both scales
+        on_unreadable: Literal["error", "skip"] = "error",  # or warn, count it in `unreadable`, take the next one
     ) -> None:
         index.require_sound()
         if not len(index):
@@ -76,7 +70,13 @@ class DetectionDataset(Dataset[Sample | PairSample]):
             focus=np.flatnonzero(record.labels[record.trainable] == label),
         )
         pixels = to_tensor(view.image)
-        target = make_target(record, view, shrunk)
+        target: Target = {
+            "boxes": torch.as_tensor(view.boxes, dtype=torch.float32).reshape(-1, 4),
+            "labels": torch.as_tensor(record.labels[record.trainable][view.kept], dtype=torch.int64),
+            "image_id": torch.tensor(record.image_id),
+            "scale": torch.tensor(view.scale, dtype=torch.float32) / shrunk,
+            "ignore_boxes": torch.as_tensor(view.ignore, dtype=torch.float32).reshape(-1, 4),
+        }
         pixels_1x = pixels if factor == 1 else halve(pixels)
         return (pixels_1x, pixels, target) if self.pairs else (pixels_1x, target)
 
@@ -102,10 +102,7 @@ class DetectionDataset(Dataset[Sample | PairSample]):
 def image_pair(
     transform: Transform, image: NDArray[np.uint8], boxes: NDArray[np.float64], seed: int, double: bool = False
 ) -> tuple[Tensor, Tensor | None, View]:
-    """What a network sees of an image: at 1x ``(3, H, W)``, at 2x if it asks for ``double``, and the view.
-
-    Both are float32 in 0 to 1.
-    """
+    """What a network sees of an image, float32 in 0 to 1: at 1x ``(3, H, W)``, if ``double`` at 2x, and the view."""
     factor = 2 if double else factor_of(transform)
     view = transform(image, boxes, factor=factor, seed=seed)
     pixels = to_tensor(view.image)
@@ -115,18 +112,6 @@ def image_pair(
 def factor_of(transform: Transform) -> int:
     """Times the 1x size that an image is resized to where no pair is asked for."""
     return 1 if transform.direct else 2
-
-
-def make_target(record: Record, view: View, shrunk: int) -> Target:
-    """The ground truth of what `view` shows of the image, which was read ``shrunk`` times smaller than it is."""
-    labels = record.labels[record.trainable][view.kept]
-    return {
-        "boxes": torch.as_tensor(view.boxes, dtype=torch.float32).reshape(-1, 4),
-        "labels": torch.as_tensor(labels, dtype=torch.int64),
-        "image_id": torch.tensor(record.image_id),
-        "scale": torch.tensor(view.scale, dtype=torch.float32) / shrunk,
-        "ignore_boxes": torch.as_tensor(view.ignore, dtype=torch.float32).reshape(-1, 4),
-    }
 
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:

@@ -24,33 +24,18 @@ PLAIN = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I
 HARMLESS = ("extraneous bytes", "bad ICC marker", "Adobe color transform", "JFIF revision", "SOS parameters")
 # What Pillow and its plugins raise at damaged files.
 DAMAGE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+    OSError, ValueError, SyntaxError, EOFError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError
+)  # fmt: skip
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF
 EIGHT_BITS = "save it with 8 or 16 bits a channel"
 
 
 class ImageError(UserError):
-    """An image file that cannot be read.
-
-    Attributes:
-        path: the file.
-        what: what is wrong with it.
-        fix: how to mend it.
-    """
+    """An image file that cannot be read."""
 
     def __init__(self, path: str | Path, what: str = "", fix: str = "restore it or remove it from the split") -> None:
         # One argument is a whole message: a loader's worker hands its errors over as text.
-        self.path = path
-        self.what = what
-        self.fix = fix
+        self.path, self.what, self.fix = path, what, fix
         super().__init__(f"image {path}: {what}; {fix}" if what else str(path))
 
 
@@ -61,8 +46,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     transparent is shown on white, as most viewers do: the colour stored below is whatever the program left there, and
     nobody who drew the boxes saw it. Colour profiles are not applied.
 
-    Raises:
-        ImageError: missing, damaged, no image, or of numbers whose range is not known; the message names the file.
+    Raises `ImageError`: missing, damaged, no image, or of numbers whose range is not known; the message names the file.
     """
     return read_smaller(path, lambda height, width: 1)[0]
 
@@ -70,15 +54,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 def read_smaller(path: Path, shrink: Callable[[int, int], int]) -> tuple[NDArray[np.uint8], int]:
     """The image at a fraction of its size, decoded from a JPEG's lower frequencies alone, which is faster.
 
-    Args:
-        path: of the file.
-        shrink: ``(height, width) -> 1, 2, 4 or 8``, by how much each side may be smaller.
-
-    Returns:
-        ``(h, w, 3)`` uint8 RGB as `read_image`, and by how much it is smaller: 1 where the format cannot do it.
-
-    Raises:
-        ImageError: as `read_image`.
+    ``shrink(height, width)`` says by how much each side may be smaller: 1, 2, 4 or 8. Returns the pixels as
+    `read_image` does, with its errors, and by how much they are smaller: 1 where the format cannot do it.
     """
     with _opened(path) as image:
         width, height = image.size
@@ -90,13 +67,14 @@ def probe_image(path: Path, decode: bool) -> tuple[int, int]:
     """(height, width) of the image, from its header; with `decode`, all of it is decoded to see that it can be.
 
     A JPEG or PNG file that does not end as its format demands is decoded in any case (most are truncated, some only
-    carry a trailer), and so is one of a kind that may be refused.
-
-    Raises:
-        ImageError: as `read_image`.
+    carry a trailer), and so is one of a kind that may be refused. Raises as `read_image` does.
     """
     with _opened(path) as image:
-        if decode or image.mode not in PLAIN or not _ends_well(path, image.format or ""):
+        ending = ENDINGS.get(image.format or "", b"")
+        with path.open("rb") as file:
+            file.seek(-len(ending), 2)
+            ends_well = file.read() == ending
+        if decode or image.mode not in PLAIN or not ends_well:
             _pixels(path, image)
         return image.height, image.width
 
@@ -109,7 +87,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except FileNotFoundError:
         raise ImageError(path, "the file does not exist") from None
     except DAMAGE as error:
-        raise ImageError(path, f"cannot be read ({_reason(error)})") from None
+        reason = "no image format known" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise ImageError(path, f"cannot be read ({reason})") from None
 
 
 def _pixels(path: Path, image: Image.Image, shrink: int = 1) -> NDArray[np.uint8]:
@@ -119,9 +98,16 @@ def _pixels(path: Path, image: Image.Image, shrink: int = 1) -> NDArray[np.uint8
     if image.format == "JPEG" and image.mode == "CMYK":
         _jpeg_pixels(path.read_bytes(), image.height, image.width, "CMYK")  # are all there? Pillow knows the ink
     if image.mode.startswith("I;16"):
-        image = _eight_bits(image)
+        tags = getattr(image, "tag_v2", {})  # a TIFF's say how many bits there are, and whether 0 is white
+        grey = (np.asarray(image) >> (tags.get(BITS_PER_SAMPLE, (16,))[0] - 8)).astype(np.uint8)
+        image = Image.fromarray(255 - grey if tags.get(PHOTOMETRIC) == 0 else grey)
     elif image.mode == "F":
-        image = _from_unit_range(path, np.asarray(image))
+        values = np.asarray(image)
+        low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+        if not 0 <= low <= high <= 1:  # and so not NaN
+            what = f"holds floats from {low:g} to {high:g}; known are those from 0 to 1"
+            raise ImageError(path, what, fix=EIGHT_BITS)
+        image = Image.fromarray((values * 255).round().astype(np.uint8))
     elif image.mode == "I":
         raise ImageError(path, "holds 32-bit numbers, of which nobody knows which is white", fix=EIGHT_BITS)
     elif image.has_transparency_data:
@@ -143,29 +129,3 @@ def _jpeg_pixels(data: bytes, height: int, width: int, colour: str = "RGB") -> N
         if not any(sign in str(error) for sign in HARMLESS):
             raise ValueError(f"truncated or damaged: {error}") from None
         return simplejpeg.decode_jpeg(data, colour, strict=False, **size)
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """The upper eight of a grey image's bits; a TIFF's tags say how many there are and whether 0 is white."""
-    tags = getattr(image, "tag_v2", {})
-    bits = tags.get(BITS_PER_SAMPLE, (16,))[0]
-    grey = (np.asarray(image) >> (bits - 8)).astype(np.uint8)
-    return Image.fromarray(255 - grey if tags.get(PHOTOMETRIC) == 0 else grey)
-
-
-def _from_unit_range(path: Path, values: NDArray[np.float32]) -> Image.Image:
-    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-    if not 0 <= low <= high <= 1:  # and so not NaN
-        raise ImageError(path, f"holds floats from {low:g} to {high:g}; known are those from 0 to 1", fix=EIGHT_BITS)
-    return Image.fromarray((values * 255).round().astype(np.uint8))
-
-
-def _reason(error: Exception) -> str:
-    return "no image format known" if isinstance(error, UnidentifiedImageError) else str(error)
-
-
-def _ends_well(path: Path, kind: str) -> bool:
-    ending = ENDINGS.get(kind, b"")
-    with path.open("rb") as file:
-        file.seek(-len(ending), 2)
-        return file.read() == ending

@@ -25,24 +25,17 @@ def require_folder(root: str | Path, option: str = "data.root") -> Path:
     return folder
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; raises `UserError` when it cannot be read or is not an object."""
+def read_json_object(path: Path, keys: Iterable[str]) -> dict[str, Any]:
+    """The JSON object in `path`; raises `UserError` when it cannot be read, is not an object or lacks one of `keys`."""
     layout = "check the data set's layout or data.root"
     content = load_json(path, "fetch it again, or give the right one", kind="annotation file", missing=layout)
     if not isinstance(content, dict):
         raise UserError(
             f"annotation file {path} holds a {type(content).__name__}, not an object; is it the right file?"
         )
+    if lacking := [repr(key) for key in keys if key not in content]:
+        raise UserError(f"annotation file {path} lacks the key {', '.join(lacking)}; is it the right format?")
     return content
-
-
-def require_keys(content: dict[str, Any], keys: Iterable[str], path: Path) -> None:
-    """Raise `UserError` when the top level of the annotation file lacks one of `keys`."""
-    missing = [key for key in keys if key not in content]
-    if missing:
-        raise UserError(
-            f"annotation file {path} lacks the key {', '.join(map(repr, missing))}; is it the right format?"
-        )
 
 
 def repeated(values: Iterable[Key]) -> dict[Key, int]:

@@ -5,7 +5,7 @@ Boxes here are ``(x1, y1, x2, y2)``, continuous, in pixels of the image file ("n
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,26 +18,15 @@ from efpn.errors import Problem, UserError, raise_problems
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One image and its ground truth.
+    """One image and its ground truth."""
 
-    Attributes:
-        image_id: the data set's own id.
-        path: the image file.
-        size: (height, width) in native pixels; None when the annotation format does not say (TT100K).
-        boxes: ``(n, 4)`` float64 xyxy, native pixels.
-        labels: ``(n,)`` int64, 1 to K.
-        crowd: ``(n,)`` bool; crowd boxes are no objects: regions that training and COCO evaluation ignore.
-        area: ``(n,)`` float64, square native pixels: what the annotation itself gives as the object's area (in MS COCO
-            that of its outline), NaN where it gives none.
-    """
-
-    image_id: int
-    path: Path
-    size: tuple[int, int] | None
-    boxes: NDArray[np.float64]
-    labels: NDArray[np.int64]
-    crowd: NDArray[np.bool_]
-    area: NDArray[np.float64]
+    image_id: int  # the data set's own id
+    path: Path  # the image file
+    size: tuple[int, int] | None  # (height, width) in native pixels; None where the format does not say (TT100K)
+    boxes: NDArray[np.float64]  # ``(n, 4)`` xyxy, native pixels
+    labels: NDArray[np.int64]  # ``(n,)`` 1 to K
+    crowd: NDArray[np.bool_]  # ``(n,)`` no objects, but regions that training and COCO evaluation ignore
+    area: NDArray[np.float64]  # ``(n,)`` square native pixels, as annotated (in MS COCO the outline's), NaN where not
 
     @cached_property
     def trainable(self) -> NDArray[np.bool_]:
@@ -52,17 +41,11 @@ class Record:
 
 @dataclass(frozen=True)
 class Categories:
-    """The classes of a data set; label 0 is the background, label k is entry k - 1 here.
+    """The classes of a data set; label 0 is the background, label k is entry k - 1 here."""
 
-    Attributes:
-        names: class names.
-        ids: category ids used in COCO-format files.
-        evaluated: whether a class counts in the tables (TT100K: 45 classes do); all train.
-    """
-
-    names: tuple[str, ...]
-    ids: tuple[int, ...]
-    evaluated: tuple[bool, ...]
+    names: tuple[str, ...]  # class names
+    ids: tuple[int, ...]  # category ids used in COCO-format files
+    evaluated: tuple[bool, ...]  # whether a class counts in the tables (TT100K: 45 classes do); all train
 
     def __post_init__(self) -> None:
         if not len(self.names) == len(self.ids) == len(self.evaluated):
@@ -98,22 +81,13 @@ class Categories:
 
 @dataclass(frozen=True)
 class Index:
-    """One split of one data set.
+    """One split of one data set."""
 
-    Attributes:
-        name: for people, such as ``tt100k_mosaic/test``.
-        source: the annotation file.
-        categories: shared by all splits.
-        records: the images.
-        problems: what the reader could not make sense of and left out. An index with problems cannot be trained on;
-            `efpn.data.check.check_index` reports them with everything else that it finds.
-    """
-
-    name: str
-    source: Path
-    categories: Categories
-    records: tuple[Record, ...]
-    problems: tuple[Problem, ...] = field(default=())
+    name: str  # for people, such as ``tt100k_mosaic/test``
+    source: Path  # the annotation file
+    categories: Categories  # shared by all splits
+    records: tuple[Record, ...]  # the images
+    problems: tuple[Problem, ...] = ()  # what the reader left out; it cannot be trained on, `check_index` reports them
 
     def __len__(self) -> int:
         return len(self.records)
@@ -122,12 +96,6 @@ class Index:
     def box_count(self) -> int:
         """Boxes of all images, crowds included."""
         return sum(len(record.boxes) for record in self.records)
-
-    def instances(self) -> NDArray[np.int64]:
-        """Boxes per label without crowds, ``(K + 1,)``; entry 0 (background) is 0."""
-        labels = [record.labels[record.trainable] for record in self.records]
-        joined = np.concatenate(labels) if labels else np.zeros(0, np.int64)
-        return np.bincount(joined, minlength=len(self.categories) + 1)
 
     def require_sound(self) -> None:
         """Raise `UserError` listing the reader's problems, if there are any."""
@@ -139,26 +107,17 @@ class Index:
         The area is the annotation's own where it gives one, else width times height of the box. Width and height of a
         image are there only where known. Annotation ids count from 1 (COCOeval takes 0 for "no match").
         """
+        images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for record in self.records:
-            annotations.extend(_coco_annotations(record, self.categories, first_id=len(annotations) + 1))
+            path, folder = record.path, self.source.parent
+            name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+            size = {} if record.size is None else dict(zip(("height", "width"), record.size, strict=True))
+            images.append({"id": record.image_id, "file_name": name, **size})
+            annotations += _coco_annotations(record, self.categories, first_id=len(annotations) + 1)
         pairs = zip(self.categories.names, self.categories.ids, strict=True)
-        return {
-            "images": [_coco_image(record, self.source.parent) for record in self.records],
-            "annotations": annotations,
-            "categories": [{"id": number, "name": name} for name, number in pairs],
-        }
-
-
-def _coco_image(record: Record, folder: Path) -> dict[str, Any]:
-    path = record.path
-    image: dict[str, Any] = {
-        "id": record.image_id,
-        "file_name": path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name,
-    }
-    if record.size is not None:
-        image["height"], image["width"] = record.size
-    return image
+        categories = [{"id": number, "name": name} for name, number in pairs]
+        return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def _coco_annotations(record: Record, categories: Categories, first_id: int) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -16,24 +17,16 @@ class StreamSampler(Sampler[tuple[int, int, int]]):
     sample. Epoch e is positions ``[e * samples_per_epoch, (e + 1) * samples_per_epoch)``, whatever the length of the
     data, so a run that is resumed sees what an unbroken one would have seen. Rank r takes every
     `world_size`-th position from r on; all ranks have equally many (the last ones may reach into the next epoch).
-
-    Args:
-        order: record numbers of one pass; repeats are allowed (a balance plan). An int n stands for 0 ... n - 1.
-        labels: for whose sake each of them comes, 0 for none; None for none at all.
-        seed: of the whole stream.
-        samples_per_epoch: over all ranks; None for one pass.
-        rank: this process.
-        world_size: number of processes.
     """
 
     def __init__(
         self,
-        order: int | Sequence[int],
-        seed: int,
-        samples_per_epoch: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        labels: Sequence[int] | None = None,
+        order: int | Sequence[int],  # record numbers of one pass, repeats allowed; an int n stands for 0 ... n - 1
+        seed: int,  # of the whole stream
+        samples_per_epoch: int | None = None,  # over all ranks; None for one pass
+        rank: int = 0,  # this process
+        world_size: int = 1,  # number of processes
+        labels: Sequence[int] | None = None,  # for whose sake each of them comes, 0 for none; None for none at all
     ) -> None:
         self.order = np.arange(order) if isinstance(order, int) else np.asarray(order, np.int64)
         if not len(self.order):
@@ -66,30 +59,21 @@ class StreamSampler(Sampler[tuple[int, int, int]]):
             if number != current:
                 places, current = np.random.default_rng((self.seed, number)).permutation(len(self.order)), number
             place = places[offset]
-            yield int(self.order[place]), sample_seed(self.seed, position), int(self.labels[place])
+            drawn = np.random.SeedSequence((self.seed, position)).generate_state(1, np.uint64)[0]
+            yield int(self.order[place]), int(drawn >> np.uint64(1)), int(self.labels[place])  # a seed of 63 bits
 
 
-def sample_seed(seed: int, position: int) -> int:
-    """Seed of the sample at `position` of the stream, 63 bits."""
-    return int(np.random.SeedSequence((seed, position)).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
+@dataclass(eq=False)
 class EvalSampler(Sampler[int]):
     """Every image once in order, shared out over processes in turn.
 
     All ranks have equally many, so that none waits for another: the first images are repeated at the end where the
     length does not divide. Score each image id once.
-
-    Args:
-        length: number of images.
-        rank: this process.
-        world_size: number of processes.
     """
 
-    def __init__(self, length: int, rank: int = 0, world_size: int = 1) -> None:
-        self.length = length
-        self.rank = rank
-        self.world_size = world_size
+    length: int  # number of images
+    rank: int = 0  # this process
+    world_size: int = 1  # number of processes
 
     def __len__(self) -> int:
         return math.ceil(self.length / self.world_size)

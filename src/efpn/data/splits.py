@@ -16,7 +16,7 @@ from dataclasses import replace
 from fnmatch import fnmatch
 from typing import Any, Protocol
 
-from efpn.data.records import Categories, Index, Record
+from efpn.data.records import Categories, Index
 from efpn.errors import UserError
 
 SplitRule = str | Mapping[str, Any]
@@ -34,11 +34,7 @@ class Source(Protocol):
 
 
 def load_role(source: Source, rules: Mapping[str, SplitRule], role: str) -> Index:
-    """The index of `role` under `rules` (role -> split name, or a part of a split; see the module).
-
-    Raises:
-        UserError: the role has no rule, or a rule is malformed.
-    """
+    """The index of `role` under `rules`, see the module (raises `UserError`: it has none, or it is malformed)."""
     if rules.get(role) is None:
         raise UserError(
             f"data.splits.{role} is not set; name a split of the data set or a part: {{from: train, holdout: 0.1}}"
@@ -46,11 +42,14 @@ def load_role(source: Source, rules: Mapping[str, SplitRule], role: str) -> Inde
     rule = rules[role]
     if not isinstance(rule, str):
         whole = source.load(_part(rule, role)["from"])
-        return _select(whole, _chosen(whole, rule, role), f" (its part for {role})")
-    whole = source.load(rule)
-    parts = {name: other for name, other in rules.items() if other is not None and not isinstance(other, str)}
-    held = [_chosen(whole, part, name) for name, part in parts.items() if _part(part, name)["from"] == rule]
-    return _select(whole, {record.image_id for record in whole.records}.difference(*held), "") if held else whole
+        chosen, suffix = _chosen(whole, rule, role), f" (its part for {role})"
+    else:
+        whole = source.load(rule)
+        parts = {name: other for name, other in rules.items() if other is not None and not isinstance(other, str)}
+        held = [_chosen(whole, part, name) for name, part in parts.items() if _part(part, name)["from"] == rule]
+        chosen, suffix = {record.image_id for record in whole.records}.difference(*held), ""
+    records = tuple(record for record in whole.records if record.image_id in chosen)
+    return replace(whole, name=whole.name + suffix, records=records)
 
 
 def _part(rule: Mapping[str, Any], role: str) -> Mapping[str, Any]:
@@ -69,14 +68,6 @@ def _chosen(whole: Index, rule: Mapping[str, Any], role: str) -> set[int]:
             raise UserError(f"data.splits.{role}.match={rule['match']!r} matches no file name in {whole.name}")
         return chosen
     count = max(1, round(len(whole) * rule["holdout"]))
-    return {record.image_id for record in sorted(whole.records, key=_rank)[:count]}
-
-
-def _rank(record: Record) -> bytes:
-    # A hash of the id, so that an image added to the data set does not reshuffle the others.
-    return hashlib.blake2b(str(record.image_id).encode(), digest_size=8).digest()
-
-
-def _select(whole: Index, image_ids: set[int], suffix: str) -> Index:
-    records = tuple(record for record in whole.records if record.image_id in image_ids)
-    return replace(whole, name=whole.name + suffix, records=records)
+    ids = (record.image_id for record in whole.records)
+    # ranked by a hash of the id, so that an image added to the data set does not reshuffle the others
+    return set(sorted(ids, key=lambda one: hashlib.blake2b(str(one).encode(), digest_size=8).digest())[:count])

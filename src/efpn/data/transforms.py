@@ -8,7 +8,7 @@ is resized.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,45 +27,28 @@ NO_ROWS: Rows = np.zeros(0, np.int64)
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What a transform makes of one image.
+    """What a transform makes of one image."""
 
-    Attributes:
-        image: ``(factor * H, factor * W, 3)`` uint8 RGB.
-        boxes: ``(m, 4)`` float64 xyxy, 1x pixels, inside the image.
-        kept: ``(m,)`` int64, which of the given boxes they are.
-        scale: (x, y), 1x pixels per native pixel.
-        ignore: ``(k, 4)`` float64 xyxy, 1x pixels: what the image shows of the regions to ignore.
-    """
-
-    image: Pixels
-    boxes: Boxes
-    kept: NDArray[np.int64]
-    scale: tuple[float, float]
-    ignore: Boxes
+    image: Pixels  # ``(factor * H, factor * W, 3)`` uint8 RGB
+    boxes: Boxes  # ``(m, 4)`` float64 xyxy, 1x pixels, inside the image
+    kept: NDArray[np.int64]  # ``(m,)`` int64, which of the given boxes they are
+    scale: tuple[float, float]  # (x, y), 1x pixels per native pixel
+    ignore: Boxes  # ``(k, 4)`` float64 xyxy, 1x pixels: what the image shows of the regions to ignore
 
 
 class Transform(Protocol):
-    """What the data set calls.
+    """What the data set calls."""
 
-    Attributes:
-        direct: whether 1x alone may be resized straight from the native image.
-    """
-
-    direct: bool
+    direct: bool  # whether 1x alone may be resized straight from the native image
 
     def __call__(
         self, image: Pixels, boxes: Boxes, *, factor: int, seed: int, ignore: Boxes = NO_BOXES, focus: Rows = NO_ROWS
     ) -> View:
-        """Transform `image` ``(h, w, 3)`` and what is in it (native pixels), a pure function of all arguments.
+        """Transform `image` ``(h, w, 3)`` uint8 and its `boxes` ``(n, 4)``, native pixels, with all that `seed` draws.
 
-        Args:
-            image: uint8 RGB.
-            boxes: ``(n, 4)`` of the objects.
-            factor: times the 1x size that the image is wanted at.
-            seed: of all that is random.
-            ignore: ``(k, 4)`` regions that go along; of these every part in sight is kept.
-            focus: rows of `boxes` for whose sake the image comes again; a training transform crops around one of
-                them.
+        The image is wanted at `factor` times the 1x size. The regions `ignore` ``(k, 4)`` go along; of these every part
+        in sight is kept. `focus` are rows of `boxes` for whose sake the image comes again; a training transform crops
+        around one of them. All arguments together decide the result.
         """
 
     def shrink(self, height: int, width: int, *, factor: int, seed: int) -> int:
@@ -98,10 +81,6 @@ class Window:
         """Whether `factor` times the 1x size has more pixels than the native window."""
         return factor * factor * self.out_width * self.out_height > self.width * self.height
 
-    def take(self, image: Pixels) -> Pixels:
-        """The window in native pixels; no copy."""
-        return image[self.y : self.y + self.height, self.x : self.x + self.width]
-
     def resize(self, part: Pixels, factor: int) -> Pixels:
         """`part` at `factor` times the 1x size; area mean when shrinking, linear when enlarging."""
         size = (factor * self.out_width, factor * self.out_height)
@@ -126,36 +105,27 @@ def whole_window(height: int, width: int, factor: float) -> Window:
 
 
 def clip_boxes(boxes: Boxes, width: float, height: float, min_visibility: float) -> tuple[Boxes, NDArray[np.int64]]:
-    """Clip to the image; drop what has no area, or less than `min_visibility` of its area, left inside.
-
-    Returns:
-        The clipped boxes ``(m, 4)`` and their rows in `boxes` ``(m,)``.
-    """
+    """Clip to the image; also the rows ``(m,)`` that keep an area, `min_visibility` of their own at the least."""
     clipped = np.stack([boxes[:, axis].clip(0, (width, height)[axis % 2]) for axis in range(4)], axis=1)
-    area, left = _area(boxes), _area(clipped)
+    area, left = ((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) for box in (boxes, clipped))
     kept = np.flatnonzero((left > 0) & (left >= min_visibility * area))
     return clipped[kept], kept
 
 
+@dataclass(eq=False)
 class EvalTransform:
-    """Resize the whole image; nothing is random.
+    """Resize the whole image; nothing is random."""
 
-    Args:
-        short_side: 1x pixels of the shorter side.
-        max_size: 1x pixels that the longer side may not pass.
-        direct: resize 1x straight from the native image where no pair is asked for. The default makes it from the 2x
-            image even then, so that a network sees the same 1x pixels in all phases.
-    """
-
-    def __init__(self, short_side: int, max_size: int, direct: bool = False) -> None:
-        self.short_side = short_side
-        self.max_size = max_size
-        self.direct = direct
+    short_side: int  # 1x pixels of the shorter side
+    max_size: int  # 1x pixels that the longer side may not pass
+    # resize 1x straight from the native image where no pair is asked for; by default it is made of the 2x image even
+    # then, so that a network sees the same 1x pixels in all phases
+    direct: bool = False
 
     def __call__(
         self, image: Pixels, boxes: Boxes, *, factor: int, seed: int, ignore: Boxes = NO_BOXES, focus: Rows = NO_ROWS
     ) -> View:
-        """See `Transform`; `seed` and `focus` have no effect."""
+        """See `Transform`."""
         height, width = image.shape[:2]
         window = whole_window(height, width, size_factor(height, width, self.short_side, self.max_size))
         moved, kept = clip_boxes(window.move(boxes), window.out_width, window.out_height, 0)
@@ -171,57 +141,35 @@ class EvalTransform:
         return np.inf
 
 
+@dataclass(eq=False)
 class TrainTransform:
     """Scale jitter, crop and the augmentations of the config, all drawn from the seed of the sample.
 
     A JPEG that ends up at half of its size or less (files from four times the 1x size on, since 1x is made of the 2x
     image) may be read at that size, see `shrink`; its pixels are then libjpeg's means in place of OpenCV's.
 
-    Args:
-        short_side: 1x pixels of the shorter side before jitter.
-        max_size: 1x pixels that the longer side may not pass before jitter.
-        scale_jitter: (low, high) factor on that size, drawn log-uniformly; None for none.
-        crop: side of a square window in 1x pixels, zero-padded at the right and bottom where the image is smaller;
-            None for whole images.
-        object_crop_prob: how often the crop is placed around a random object; else anywhere.
-        repeat_crop: side of the square window, in 1x pixels, around an object that a class balance repeats the image
-            for. Where there is a `crop`, that is its side; where both are None, the whole image comes again.
-        min_visibility: share of a box that must be left in sight for it to be kept.
-        direct: as in `EvalTransform`.
-        augment: a list of transforms, or of some by name, see `efpn.data.augment`; they are done one after the other.
-
-    Raises:
-        UserError: `scale_jitter`, `crop`, `repeat_crop` or what is in `augment` make no sense.
+    Raises `UserError`: `scale_jitter`, `crop`, `repeat_crop` or what is in `augment` make no sense.
     """
 
-    def __init__(
-        self,
-        short_side: int,
-        max_size: int,
-        scale_jitter: tuple[float, float] | None = None,
-        crop: int | None = None,
-        object_crop_prob: float = 0.0,
-        min_visibility: float = 0.3,
-        direct: bool = False,
-        repeat_crop: int | None = None,
-        augment: Mapping[str, Any] | Iterable[Any] | None = None,
-    ) -> None:
-        self.short_side = short_side
-        self.max_size = max_size
-        self.scale_jitter = (1.0, 1.0) if scale_jitter is None else (float(scale_jitter[0]), float(scale_jitter[1]))
-        if not 0 < self.scale_jitter[0] <= self.scale_jitter[1]:
-            raise UserError(
-                f"data.train_transform.scale_jitter={list(self.scale_jitter)}: give [low, high] with 0 < low <= high"
-            )
-        for name, side in (("crop", crop), ("repeat_crop", repeat_crop)):
+    short_side: int  # 1x pixels of the shorter side before jitter
+    max_size: int  # 1x pixels that the longer side may not pass before jitter
+    scale_jitter: Sequence[float] | None = None  # (low, high) factor on that size, drawn log-uniformly; None for none
+    crop: int | None = None  # side of a square window, 1x pixels, zero-padded where the image is smaller; None: all
+    object_crop_prob: float = 0.0  # how often the crop is placed around a random object; else anywhere
+    min_visibility: float = 0.3  # share of a box that must be left in sight for it to be kept
+    direct: bool = False  # as in `EvalTransform`
+    # the same around an object that a class balance repeats the image for; where there is a `crop`, that is its side
+    repeat_crop: int | None = None
+    augment: Any = None  # a list of transforms, or some by name, done one after the other, see `efpn.data.augment`
+
+    def __post_init__(self) -> None:
+        low, high = self.jitter = (1.0, 1.0) if self.scale_jitter is None else tuple(map(float, self.scale_jitter))
+        if not 0 < low <= high:
+            raise UserError(f"data.train_transform.scale_jitter={[low, high]}: give [low, high] with 0 < low <= high")
+        for name, side in (("crop", self.crop), ("repeat_crop", self.repeat_crop)):
             if side is not None and side < 1:
                 raise UserError(f"{name} is {side}; give a side in 1x pixels, or null for whole images")
-        self.crop = crop
-        self.repeat_crop = repeat_crop
-        self.object_crop_prob = object_crop_prob
-        self.augment = augmentations(augment)
-        self.min_visibility = min_visibility
-        self.direct = direct
+        self.augment = augmentations(self.augment)
 
     def __call__(
         self, image: Pixels, boxes: Boxes, *, factor: int, seed: int, ignore: Boxes = NO_BOXES, focus: Rows = NO_ROWS
@@ -234,7 +182,10 @@ class TrainTransform:
         pixels, shown = self._augmented(window, image, shown, factor, random)
         moved, kept = clip_boxes(shown[: len(boxes)], window.out_width, window.out_height, self.min_visibility)
         regions, _ = clip_boxes(shown[len(boxes) :], window.out_width, window.out_height, 0)
-        return View(_pad(pixels, crop, factor), moved, kept, window.scale, regions)
+        if crop is not None:
+            below, right = factor * crop - pixels.shape[0], factor * crop - pixels.shape[1]
+            pixels = np.pad(pixels, ((0, below), (0, right), (0, 0))) if below or right else pixels
+        return View(pixels, moved, kept, window.scale, regions)
 
     def shrink(self, height: int, width: int, *, factor: int, seed: int) -> int:
         """As far as the resized image still has no more pixels than the one that is read."""
@@ -246,21 +197,21 @@ class TrainTransform:
         crop = self.repeat_crop if self.crop is None else self.crop
         if crop is None or size is None:
             return np.inf
-        return crop / (size_factor(*size, self.short_side, self.max_size) * float(np.sqrt(np.prod(self.scale_jitter))))
+        return crop / (size_factor(*size, self.short_side, self.max_size) * float(np.sqrt(np.prod(self.jitter))))
 
     def _scale(self, height: int, width: int, random: np.random.Generator) -> float:
         """1x pixels per native pixel: the first number that a sample draws."""
-        low, high = np.log(self.scale_jitter)
+        low, high = np.log(self.jitter)
         return float(size_factor(height, width, self.short_side, self.max_size) * np.exp(random.uniform(low, high)))
 
     def _augmented(
         self, window: Window, image: Pixels, shown: Boxes, factor: int, random: np.random.Generator
     ) -> tuple[Pixels, Boxes]:
-        """The window's pixels and what is in it (1x pixels), after all augmentations.
+        """The window's pixels and what is in it (1x pixels) after all augmentations.
 
         Those that change each pixel by itself and come first are done where the pixels are fewer.
         """
-        pixels, resized = window.take(image), False
+        pixels, resized = image[window.y : window.y + window.height, window.x : window.x + window.width], False
         boxes = factor * shown
         for augmentation in self.augment:
             if not resized and not (augmentation.pointwise and window.enlarges(factor)):
@@ -284,20 +235,13 @@ class TrainTransform:
         around = boxes[focus] if len(focus) else boxes
         wanted = len(around) > 0 and (len(focus) > 0 or random.random() < self.object_crop_prob)
         target = around[random.integers(len(around))] if wanted else None
-        x, w, out_w = _place(width, factor, crop, None if target is None else (target[0], target[2]), random)
-        y, h, out_h = _place(height, factor, crop, None if target is None else (target[1], target[3]), random)
+        x, w, out_w = _place(width, factor, crop, None if target is None else target[[0, 2]], random)
+        y, h, out_h = _place(height, factor, crop, None if target is None else target[[1, 3]], random)
         return Window(x, y, w, h, out_w, out_h)
 
 
-def _pad(pixels: Pixels, crop: int | None, factor: int) -> Pixels:
-    if crop is None:
-        return pixels
-    below, right = factor * crop - pixels.shape[0], factor * crop - pixels.shape[1]
-    return np.pad(pixels, ((0, below), (0, right), (0, 0))) if below or right else pixels
-
-
 def _place(
-    length: int, factor: float, crop: int, target: tuple[float, float] | None, random: np.random.Generator
+    length: int, factor: float, crop: int, target: NDArray[np.float64] | None, random: np.random.Generator
 ) -> tuple[int, int, int]:
     """One axis of a crop: native start and length, and 1x length (below `crop` where the image is too small).
 
@@ -312,7 +256,3 @@ def _place(
         ends = sorted((int(np.ceil(target[1])) - native, int(np.floor(target[0]))))
         low, high = (int(np.clip(end, low, high)) for end in ends)
     return int(random.integers(low, high + 1)), max(1, native), crop
-
-
-def _area(boxes: Boxes) -> NDArray[np.float64]:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from efpn.data.reading import make_record, read_json_object, repeated, require_folder, require_keys
+from efpn.data.reading import make_record, read_json_object, repeated, require_folder
 from efpn.data.records import Categories, Index, Record
 from efpn.errors import Problem, UserError
 from efpn.given import is_number, shown
@@ -38,23 +38,17 @@ Evaluated = Mapping[str, Any] | Sequence[str] | str | None
 class TT100K:
     """Reader of a data set in the TT100K layout.
 
-    Args:
-        root: folder with the annotation file and the split folders.
-        evaluated: which classes count in the tables: ``{"min_count": 100, "splits": ["train", "test"]}`` selects by
-            counting, a list names them, ``"paper45"`` is the papers' list, None takes all. All classes train.
-        others: ``"separate"`` keeps every class; ``"merged"`` makes one class ``other`` of all that are not evaluated.
-        annotations: name of the annotation file in `root`; found by itself when only one release is there.
-
-    Raises:
-        UserError: no such folder, no annotation file (or both releases'), or a class that the file does not know.
+    Raises `UserError`: no such folder, no annotation file (or both releases'), or a class that the file does not know.
     """
 
     def __init__(
         self,
-        root: str | Path,
+        root: str | Path,  # folder with the annotation file and the split folders
+        # which classes count in the tables: ``{"min_count": 100, "splits": ["train", "test"]}`` selects by counting, a
+        # list names them, ``"paper45"`` is the papers' list, None takes all. All classes train
         evaluated: Evaluated = None,
-        others: Literal["separate", "merged"] = "separate",
-        annotations: str | None = None,
+        others: Literal["separate", "merged"] = "separate",  # merged: one class ``other`` of all not evaluated
+        annotations: str | None = None,  # name of the file in `root`; found by itself when only one is there
     ) -> None:
         if others not in ("separate", "merged"):
             raise UserError(f"data.source.others is {others!r}; it must be 'separate' or 'merged'")
@@ -69,8 +63,8 @@ class TT100K:
         problems: list[Problem] = []
         list_file, ids = self._ids(split)
         for image_id, count in repeated(ids).items():
-            fix = "list it once"
-            problems.append(Problem(list_file, f"image {image_id}", f"duplicate id, listed {count} times", fix))
+            what = f"duplicate id, listed {count} times"
+            problems.append(Problem(list_file, f"image {image_id}", what, "list it once"))
         for image_id in dict.fromkeys(ids):
             entry = self._content["imgs"].get(image_id)
             if entry is None:
@@ -104,8 +98,7 @@ class TT100K:
 
     @cached_property
     def _content(self) -> dict[str, Any]:
-        content = read_json_object(self.annotations)
-        require_keys(content, ("types", "imgs"), self.annotations)
+        content = read_json_object(self.annotations, ("types", "imgs"))
         types, images = content["types"], content["imgs"]
         if not isinstance(types, list) or not types or not all(isinstance(name, str) for name in types):
             raise UserError(f"{self.annotations}: 'types' is {shown(types)}; make it a list of class names")
@@ -129,7 +122,15 @@ class TT100K:
         if chosen is None:
             return frozenset(types)
         if isinstance(chosen, Mapping):
-            return self._names_by_count(chosen)
+            if set(chosen) != {"min_count", "splits"}:
+                got = ", ".join(map(str, chosen)) or "nothing"
+                raise UserError(f"data.source.evaluated needs the keys min_count and splits; it has {got}")
+            counts = self.count(chosen["splits"])
+            names = frozenset(name for name in types if counts[name] >= chosen["min_count"])
+            if not names:
+                where = f"{chosen['min_count']} instances in {', '.join(chosen['splits'])}"
+                raise UserError(f"{self.annotations}: no class has {where}; lower data.source.evaluated.min_count")
+            return names
         if isinstance(chosen, str):
             if chosen not in NAMED_LISTS:
                 known = ", ".join(NAMED_LISTS)
@@ -141,17 +142,6 @@ class TT100K:
             fix = "name others in data.source.evaluated, or select by {min_count: 100, splits: [train, test]}"
             raise UserError(f"{self.annotations}: evaluated classes not among its types: {listed}; {fix}")
         return frozenset(chosen)
-
-    def _names_by_count(self, rule: Mapping[str, Any]) -> frozenset[str]:
-        if set(rule) != {"min_count", "splits"}:
-            got = ", ".join(map(str, rule)) or "nothing"
-            raise UserError(f"data.source.evaluated needs the keys min_count and splits; it has {got}")
-        counts = self.count(rule["splits"])
-        names = frozenset(name for name in self._content["types"] if counts[name] >= rule["min_count"])
-        if not names:
-            where = f"{rule['min_count']} instances in {', '.join(rule['splits'])}"
-            raise UserError(f"{self.annotations}: no class has {where}; lower data.source.evaluated.min_count")
-        return names
 
     def _ids(self, split: str) -> tuple[Path, list[str]]:
         path = self.root / split / "ids.txt"

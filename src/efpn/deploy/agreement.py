@@ -16,32 +16,20 @@ from efpn.types import Detections
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far apart two runs of one detection may lie.
+    """How far apart two runs of one detection may lie."""
 
-    Attributes:
-        boxes: 1x pixels, on each side of the box.
-        scores: difference of the scores.
-    """
-
-    boxes: float
-    scores: float
+    boxes: float  # 1x pixels, on each side of the box
+    scores: float  # difference of the scores
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What was compared, and the largest differences that were found.
+    """What was compared, and the largest differences that were found."""
 
-    Attributes:
-        views: images and parts of images.
-        detections: on all of them.
-        boxes: 1x pixels.
-        scores: difference of the scores.
-    """
-
-    views: int
-    detections: int
-    boxes: float
-    scores: float
+    views: int  # images and parts of images
+    detections: int  # on all of them
+    boxes: float  # 1x pixels
+    scores: float  # difference of the scores
 
 
 @torch.no_grad()
@@ -53,8 +41,7 @@ def compare(
 ) -> Agreement:
     """Run both on every ``(name, image (3, H, W))``; a detector that reads 2x images takes such an image.
 
-    Raises:
-        UserError: they differ, with each image on which they do; or nothing is detected in any.
+    Raises `UserError`: they differ, with each image on which they do; or nothing is detected in any.
     """
     faults: list[str] = []
     largest, counts = torch.zeros(2), []

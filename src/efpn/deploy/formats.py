@@ -1,4 +1,4 @@
-"""The files that a traced detector can be written to, and how each is run again.
+"""What an export can be asked for: the files that a traced detector is written to and run from, images to compare on.
 
 torch and the packages of a format are imported where they are used, so that a missing one is told at once.
 """
@@ -13,7 +13,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from omegaconf import DictConfig
+
 from efpn.errors import UserError
+from efpn.prediction.images import find_images
+from efpn.prediction.images import asked_for
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,17 +31,11 @@ Runner = Callable[["Tensor"], "Detections"]
 
 
 class Format(ABC):
-    """A kind of file.
+    """A kind of file."""
 
-    Attributes:
-        file: its name.
-        needs: packages beyond the project's own.
-        facts: what a reader of the file must know.
-    """
-
-    file: ClassVar[str]
-    needs: ClassVar[Sequence[str]] = ()
-    facts: ClassVar[Mapping[str, Any]] = {}
+    file: ClassVar[str]  # its name
+    needs: ClassVar[Sequence[str]] = ()  # packages beyond the project's own
+    facts: ClassVar[Mapping[str, Any]] = {}  # what a reader of the file must know
 
     @abstractmethod
     def write(self, program: ExportedProgram, path: Path) -> None:
@@ -113,11 +111,14 @@ class Torch(Format):
 
 
 def check_packages(chosen: Format) -> None:
-    """Refuse a format whose packages are not installed.
-
-    Raises:
-        UserError: with the command that installs them.
-    """
+    """Refuse a format whose packages are not installed (raises `UserError`: with the command that installs them)."""
     missing = [name for name in chosen.needs if find_spec(name) is None]
     if missing:
         raise UserError(f"{chosen.file}: needs {', '.join(missing)}, not installed here; pip install -e '.[export]'")
+
+
+def given_images(cfg: DictConfig, out: Path) -> list[Path]:
+    """At most ``check.images`` of the files that ``images`` names; empty where the run's own are meant."""
+    if cfg.images is None:
+        return []
+    return [image.path for image in find_images(asked_for(cfg), out)][: cfg.check.images]

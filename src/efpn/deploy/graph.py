@@ -31,14 +31,8 @@ class DetectorGraph(nn.Module):
     """``image (3, H, W)`` float32 RGB in [0, 1] at the 1x size -> ``boxes (n, 4)``, ``labels (n,)``, ``scores (n,)``.
 
     Boxes are xyxy in 1x pixels, highest score first, as the detector itself gives them. Where P2' is made of the 2x
-    image, that is what is given, ``(3, 2H, 2W)``, and the 1x image is the mean of its 2 x 2 blocks.
-
-    Args:
-        detector: with its weights; it stays as it is, but for being set to eval mode.
-
-    Raises:
-        ValueError: the detector itself resizes images.
-        UserError: it is another than Faster R-CNN.
+    image, that is what is given, ``(3, 2H, 2W)``, and the 1x image is the mean of its 2 x 2 blocks. Raises `ValueError`
+    where the detector itself resizes images, `UserError` where it is another than Faster R-CNN.
     """
 
     def __init__(self, detector: EFPNDetector) -> None:
@@ -47,7 +41,7 @@ class DetectorGraph(nn.Module):
             raise UserError(f"export: {type(detector).__name__} cannot be exported; detector=faster_rcnn can")
         if not isinstance(detector.transform, NormalizeAndPad):
             raise ValueError("an image comes at its 1x size: build the detector with resize=None")
-        self.detector = detector
+        self.detector = detector  # with its weights; it stays as it is, but for being set to eval mode
         heads = detector.roi_heads
         self.head = nn.Sequential(heads.box_head, heads.box_predictor)
         self.small_head = heads.small_head or self.head
@@ -64,7 +58,8 @@ class DetectorGraph(nn.Module):
         maps = self.detector.backbone.whole(images, double)
         rois = self._proposals(maps, images, (height, width))
         logits, deltas = self.box_outputs(maps, rois)
-        return self._detections(logits, deltas, rois, (height, width))
+        boxes, scores, labels, _ = self.detector.roi_heads.ranked_in_one(logits, deltas, rois, (height, width)).kept()
+        return boxes, labels, scores
 
     def _padded(self, image: Tensor, step: int) -> Tensor:
         # only numbers above 0 are divided: the ONNX exporter's // rounds towards 0
@@ -78,7 +73,10 @@ class DetectorGraph(nn.Module):
         for cell, logits, deltas in zip(
             rpn.anchor_generator.cell_anchors, *rpn.head([maps[name] for name in LEVELS]), strict=True
         ):
-            anchors.append(level_anchors(cell.float(), logits, images))
+            # torchvision's anchors, a whole number of pixels of the padded image apart, around those of one cell (A, 4)
+            down, right = (torch.arange(logits.shape[n]) * (images.shape[n] // logits.shape[n]) for n in (2, 3))
+            y, x = torch.meshgrid(down, right, indexing="ij")
+            anchors.append((torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4) + cell.float()).reshape(-1, 4))
             moves.append(deltas[0].unflatten(0, (-1, 4)).permute(2, 3, 0, 1).reshape(-1, 4))
             objectness.append(logits[0].permute(1, 2, 0).reshape(-1))
         boxes = rpn.box_coder.decode_single(torch.cat(moves), torch.cat(anchors))
@@ -95,10 +93,6 @@ class DetectorGraph(nn.Module):
         smalls = self.small_head(pooled(align.extended, maps, rois[small]))
         return interleave(others[0], smalls[0], small), interleave(others[1], smalls[1], small)
 
-    def _detections(self, logits: Tensor, deltas: Tensor, rois: Tensor, size: Size) -> tuple[Tensor, Tensor, Tensor]:
-        boxes, scores, labels, _ = self.detector.roi_heads.ranked_in_one(logits, deltas, rois, size).kept()
-        return boxes, labels, scores
-
 
 def trace(detector: EFPNDetector) -> ExportedProgram:
     """The detector's graph with free height and width of the 1x image, from `SMALLEST_SIDE` up."""
@@ -113,19 +107,6 @@ def trace(detector: EFPNDetector) -> ExportedProgram:
             # that maps of two paths have one size for every H and W is checked when the graph runs, not proven here
             prefer_deferred_runtime_asserts_over_guards=True,
         )
-
-
-def level_anchors(cell: Tensor, logits: Tensor, images: Tensor) -> Tensor:
-    """torchvision's anchors of one level ``(h w A, 4)``, a whole number of pixels of the padded image apart.
-
-    Args:
-        cell: ``(A, 4)`` around the origin.
-        logits: ``(1, A, h, w)``.
-        images: ``(1, 3, H, W)``.
-    """
-    down, right = (torch.arange(logits.shape[n]) * (images.shape[n] // logits.shape[n]) for n in (2, 3))
-    y, x = torch.meshgrid(down, right, indexing="ij")
-    return (torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4) + cell).reshape(-1, 4)
 
 
 def pooled(align: MultiScaleRoIAlign, maps: dict[str, Tensor], rois: Tensor) -> Tensor:

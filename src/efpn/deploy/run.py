@@ -18,7 +18,7 @@ from efpn.data.datamodule import DetectionDataModule, thin_out
 from efpn.data.dataset import image_pair
 from efpn.data.images import read_image
 from efpn.data.transforms import NO_BOXES, Transform
-from efpn.deploy.agreement import Agreement, Tolerance, compare
+from efpn.deploy.agreement import Tolerance, compare
 from efpn.deploy.formats import INPUT, OUTPUTS, Format
 from efpn.deploy.graph import SMALLEST_SIDE, trace
 from efpn.errors import UserError
@@ -34,26 +34,23 @@ log = logging.getLogger(__name__)
 def export(cfg: DictConfig, run: SavedRun, chosen: Format, images: list[Path]) -> Path:
     """Write the run's detector, compare it with itself on images, and only then give the file its name.
 
-    Args:
-        cfg: the command line's.
-        run: the finished phase.
-        chosen: the kind of file.
-        images: to compare on; the run's own validation images where there are none.
-
-    Returns:
-        The file; beside it lies ``<file>.json``, which says what goes in and what comes out.
-
-    Raises:
-        UserError: the run cannot be rebuilt, an image cannot be read, or the file says something else.
+    The images are the run's own validation images where none are given. Returns the file; beside it lies
+    ``<file>.json``, which says what goes in and what comes out. Raises `UserError`: the run cannot be rebuilt, an image
+    cannot be read, or the file says something else.
     """
     checkpoint = read_checkpoint(run.checkpoint)
     detector = rebuild_detector(run, checkpoint).eval()
     detector.backbone.tiles = None  # what is exported is the whole map, and compared with it
     transform = instantiate(run.config.data.eval_transform, _convert_="all")
-    images = images or own_images(run, cfg.check.images)
+    if not images:  # those of the run's validation split, evenly spaced over it
+        data: DetectionDataModule = instantiate(run.config.data, check_images="none", _convert_="all")
+        images = [record.path for record in thin_out(data.index("val"), cfg.check.images).records]
     tolerance = Tolerance(cfg.check.boxes, cfg.check.scores)
     target = run.out_folder(cfg.out, "export") / chosen.file
-    partial = start_file(target)
+    partial, facts_file = (target.with_name(name) for name in (f"unchecked.{target.name}", f"{target.name}.json"))
+    make_folder(target.parent)
+    for earlier in (target, facts_file):
+        earlier.unlink(missing_ok=True)
     try:
         chosen.write(trace(detector), partial)
         log.info("written; comparing on %d images", len(images))
@@ -62,42 +59,17 @@ def export(cfg: DictConfig, run: SavedRun, chosen: Format, images: list[Path]) -
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
-    facts = {**facts_of(run, checkpoint, detector), **chosen.facts, "check": checked(agreement, tolerance)}
-    write_json(facts_file(target), facts, indent=1)
+    checked = {**asdict(agreement), "tolerance": asdict(tolerance)}
+    write_json(facts_file, {**facts_of(run, checkpoint, detector), **chosen.facts, "check": checked}, indent=1)
     found = agreement.detections, agreement.boxes, agreement.scores
     log.info("%s: agrees on %d detections (%.2g px, %.2g of score)", target, *found)
     return target
 
 
-def own_images(run: SavedRun, count: int) -> list[Path]:
-    """Images of the run's validation split, evenly spaced over it."""
-    data: DetectionDataModule = instantiate(run.config.data, check_images="none", _convert_="all")
-    return [record.path for record in thin_out(data.index("val"), count).records]
-
-
-def start_file(target: Path) -> Path:
-    """A place to write to under another name; what an earlier export left under the right one is removed."""
-    make_folder(target.parent)
-    target.unlink(missing_ok=True)
-    facts_file(target).unlink(missing_ok=True)
-    return target.with_name(f"unchecked.{target.name}")
-
-
-def facts_file(target: Path) -> Path:
-    """The description beside a file, ``model.onnx.json``."""
-    return target.with_name(f"{target.name}.json")
-
-
 def views(images: list[Path], transform: Transform, double: bool = False) -> Iterator[tuple[str, Tensor]]:
-    """Each image as the exported detector takes it, and its upper left two thirds, to compare more than one size.
+    """Each image as the exported detector takes it (``double``: at 2x), and its upper left two thirds: another size.
 
-    Args:
-        images: files.
-        transform: resizes them.
-        double: at the 2x size, else at 1x.
-
-    Raises:
-        UserError: an image that cannot be read, or too small for an exported detector.
+    Raises `UserError`: an image that cannot be read, or too small for an exported detector.
     """
     for path in images:
         single, pair, _ = image_pair(transform, read_image(path), NO_BOXES, seed=0, double=double)
@@ -111,11 +83,6 @@ def views(images: list[Path], transform: Transform, double: bool = False) -> Ite
         part = [max(SMALLEST_SIDE, 2 * side // 3) for side in (height, width)]
         upper_left = pixels[:, : factor * part[0], : factor * part[1]].contiguous()
         yield f"{path} (upper left {part[1]} x {part[0]} px)", upper_left
-
-
-def checked(agreement: Agreement, tolerance: Tolerance) -> dict[str, Any]:
-    """What the comparison found, for the description."""
-    return {**asdict(agreement), "tolerance": asdict(tolerance)}
 
 
 def facts_of(run: SavedRun, checkpoint: Checkpoint, detector: EFPNDetector) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from efpn.configs import one_device
 from efpn.data.datamodule import DetectionDataModule, Role
 from efpn.data.records import Index
 from efpn.errors import UserError
@@ -25,7 +26,6 @@ from efpn.metrics.results import read_results
 from efpn.metrics.stages import StageRecord
 from efpn.models import EFPNDetector, FasterRCNN
 from efpn.runs.checkpoints import Checkpoint, read_checkpoint
-from efpn.runs.devices import one_device
 from efpn.runs.files import read_json
 from efpn.runs.phases import model_config, reads_2x
 from efpn.runs.rebuild import quiet_trainer, rebuild_detector, resize_to

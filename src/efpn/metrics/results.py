@@ -13,9 +13,8 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from efpn.boxes import look_like_corners
 from efpn.errors import Problem, UserError, raise_problems
-from efpn.given import is_id, is_number, shown
+from efpn.given import is_id, is_number, look_like_corners, shown
 from efpn.metrics.bands import Boxes, Truth
 
 Missing = Literal["error", "empty"]

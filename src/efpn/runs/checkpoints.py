@@ -25,32 +25,18 @@ from efpn.signals import TIME_UP, SignalWatch, requeue
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a finished phase leaves for the next.
+    """What a finished phase leaves for the next."""
 
-    Attributes:
-        state_dict: all weights of the detector.
-        phase: that made it.
-        classes: class names in label order.
-        config_hash: of the run's resolved config.
-        metrics: last validation metrics.
-        steps: optimizer steps of the phase.
-        version: of this package.
-    """
-
-    state_dict: dict[str, Tensor]
-    phase: str
-    classes: list[str]
-    config_hash: str
-    metrics: dict[str, float]
-    steps: int
-    version: str = __version__
+    state_dict: dict[str, Tensor]  # all weights of the detector
+    phase: str  # that made it
+    classes: list[str]  # class names in label order
+    config_hash: str  # of the run's resolved config
+    metrics: dict[str, float]  # last validation metrics
+    steps: int  # optimizer steps of the phase
+    version: str = __version__  # of this package
 
     def save(self, path: Path) -> None:
-        """Write atomically: a file of this name is always whole.
-
-        Raises:
-            UserError: a weight is not finite; nothing is written.
-        """
+        """Write atomically: a file of this name is always whole (raises `UserError`: a weight is not finite)."""
         if fault := first_non_finite(self.state_dict.items()):
             raise UserError(f"phase={self.phase}: weight {fault}; {path} is not written")
         file = io.BytesIO()
@@ -72,11 +58,7 @@ def first_non_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """Load a checkpoint of ours with ``weights_only=True``.
-
-    Raises:
-        UserError: the file is missing, damaged or none of ours.
-    """
+    """Load a checkpoint of ours, ``weights_only=True`` (raises `UserError`: it is missing, damaged or none of ours)."""
     if not path.is_file():
         raise UserError(f"checkpoint {path}: not found; check the path")
     try:
@@ -94,11 +76,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a finished phase's checkpoint.
-
-    Raises:
-        UserError: the file is missing, damaged or not one of ours.
-    """
+    """Read a finished phase's checkpoint (raises `UserError`: the file is missing, damaged or not one of ours)."""
     state = read_tensors(path)
     if set(state) == {field.name for field in fields(Checkpoint)}:
         return Checkpoint(**state)
@@ -109,11 +87,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def read_resume_point(path: Path) -> dict[str, Any]:
-    """Read what an interrupted phase goes on from.
-
-    Raises:
-        UserError: the file is missing, damaged or no such thing.
-    """
+    """What an interrupted phase goes on from (raises `UserError`: the file is missing, damaged or no such thing)."""
     state = read_tensors(path)
     if lacking := {"state_dict", "loops", "optimizer_states", "lr_schedulers", "global_step", "epoch"} - set(state):
         raise UserError(
@@ -149,16 +123,9 @@ def require_same_shapes(
 
 
 def load_checkpoint(detector: EFPNDetector, checkpoint: Checkpoint, fresh: Sequence[str], source: Path) -> None:
-    """Load strictly; only the parts ``fresh`` may be lacking, and start from what is trained.
+    """Load strictly; only parts of ``fresh``, prefixes of `EFPNDetector.starters`, may be lacking: these are started.
 
-    Args:
-        detector: to load into.
-        checkpoint: of the phase before.
-        fresh: name prefixes among `EFPNDetector.starters`.
-        source: of the checkpoint, for messages.
-
-    Raises:
-        UserError: any other key is missing, unexpected or of another shape.
+    Raises `UserError`: any other key is missing, unexpected or of another shape; it names ``source``, the file.
     """
     state, own = checkpoint.state_dict, detector.state_dict()
     require_same_shapes(state, own, f"checkpoint {source} (phase {checkpoint.phase})", fresh)
@@ -175,10 +142,6 @@ class ResumePoint(pl.Callback):
     Stretches are Lightning's epochs: the data stream is cut into them, so a resumed run sees exactly what is left. A
     signal ends the run after the step under way; what is saved then lies inside a stretch, and Lightning's count of
     its batches says where in the stream to go on.
-
-    Args:
-        folder: of the phase.
-        watch: notes the signals.
     """
 
     def __init__(self, folder: Path, watch: SignalWatch) -> None:
@@ -219,17 +182,14 @@ class ResumePoint(pl.Callback):
         """Save, on every process (Lightning's call is collective), and rename on the first."""
         partial = self.path.with_suffix(".partial")
         try:
-            with naming(self.path, self.size(trainer)):
+            there = self.path.is_file()
+            with naming(self.path, self.path.stat().st_size if there else state_bytes(trainer.lightning_module)):
                 trainer.save_checkpoint(partial, weights_only=False)
         except OSError:
             partial.unlink(missing_ok=True)  # the one before stays
             raise
         if trainer.is_global_zero:
             partial.replace(self.path)
-
-    def size(self, trainer: pl.Trainer) -> int:
-        """About what a checkpoint takes, bytes: that of the one before, else the weights'."""
-        return self.path.stat().st_size if self.path.is_file() else state_bytes(trainer.lightning_module)
 
     def stop(self, trainer: pl.Trainer) -> None:
         """Raise `Interrupted`; where SLURM has announced the end of the job's time, ask for more."""
@@ -241,22 +201,19 @@ class ResumePoint(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """At a stretch's end, write the loop's progress as that of an epoch about to start."""
-        if self.stretch_ends:
-            close_epoch(checkpoint["loops"]["fit_loop"])
+        """At a stretch's end, turn the loop's progress from "after epoch e's last batch" into "before epoch e + 1".
 
-
-def close_epoch(progress: dict[str, Any]) -> None:
-    """Turn the progress of Lightning's fit loop from "after the last batch of epoch e" into "before epoch e + 1".
-
-    As Lightning saves it, a resumed run takes one step too many and counts one epoch twice wherever it does not
-    validate after every epoch.
-    """
-    batches = progress["epoch_loop.batch_progress"]
-    for counter in (*progress["epoch_progress"].values(), batches["total"]):
-        counter["processed"] = counter["completed"] = counter["ready"]
-    batches["is_last_batch"] = False
-    progress["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
-    steps = progress["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
-    for counter in (batches, progress["epoch_loop.scheduler_progress"], steps["step"], steps["zero_grad"]):
-        counter["current"] = dict.fromkeys(counter["current"], 0)
+        As Lightning saves it, a resumed run takes one step too many and counts one epoch twice wherever it does not
+        validate after every epoch.
+        """
+        if not self.stretch_ends:
+            return
+        progress = checkpoint["loops"]["fit_loop"]
+        batches = progress["epoch_loop.batch_progress"]
+        for counter in (*progress["epoch_progress"].values(), batches["total"]):
+            counter["processed"] = counter["completed"] = counter["ready"]
+        batches["is_last_batch"] = False
+        progress["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
+        steps = progress["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
+        for counter in (batches, progress["epoch_loop.scheduler_progress"], steps["step"], steps["zero_grad"]):
+            counter["current"] = dict.fromkeys(counter["current"], 0)

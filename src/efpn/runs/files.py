@@ -35,11 +35,7 @@ def as_utf8(text: str) -> bytes:
 
 
 def write_bytes(path: Path, data: bytes) -> Path:
-    """As `write_text`, for what is no text.
-
-    Raises:
-        OSError: it cannot be written, as when the disk is full; always with the name of the file.
-    """
+    """As `write_text`, for what is no text (raises `OSError`: it cannot be written; always with the file's name)."""
     make_folder(path.parent)
     partial = path.with_name(f".{zlib.crc32(path.name.encode('utf-8', 'surrogateescape')):08x}.{os.getpid()}.partial")
     with naming(path, len(data)):
@@ -51,14 +47,10 @@ def write_bytes(path: Path, data: bytes) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it; where the system takes none, as below /proc, it says "no such file" of it.
-
-    Raises:
-        OSError: with the path.
-    """
+    """Make a folder and those above it (raises `OSError`: with the path)."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except FileNotFoundError:
+    except FileNotFoundError:  # what the system says where it takes none, as below /proc
         raise OSError(errno.EROFS, "no folder can be made there", str(folder)) from None
 
 
@@ -121,20 +113,12 @@ def plain(data: Any) -> Any:
 
 
 def read_json(path: Path, fix: str = "write it with evaluate.py") -> Any:
-    """Read a JSON file; ``fix`` says how to come by a sound one.
-
-    Raises:
-        UserError: it is missing or no JSON.
-    """
+    """Read a JSON file; ``fix`` says how to come by a sound one (raises `UserError`: it is missing or no JSON)."""
     return load_json(path, fix)
 
 
 def read_config(path: Path, keys: Sequence[str] = ("name", "seed", "phases", "data", "model", "trainer")) -> DictConfig:
-    """Read the ``config.yaml`` of a run, which has at least these ``keys``.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
+    """Read the ``config.yaml`` of a run, with these ``keys`` at least (raises `UserError`: missing or damaged)."""
     way_out = "copy the one of another phase of the same run here, or train the phase again with overwrite=true"
     if not path.is_file():
         raise UserError(f"{path}: no such file; {way_out}")
@@ -151,11 +135,7 @@ def read_config(path: Path, keys: Sequence[str] = ("name", "seed", "phases", "da
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What ``metrics.json`` of a phase says; nothing where there is none.
-
-    Raises:
-        UserError: it is damaged.
-    """
+    """What ``metrics.json`` of a phase says; nothing where there is none (raises `UserError`: it is damaged)."""
     path = folder / METRICS_FILE
     fix = "remove it to go on without the record of what the phase started from"
     if not path.is_file():
@@ -167,10 +147,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def as_tt100k_results(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """COCO results in the TT100K results layout, every image of the ground truth among them.
-
-    Scores stay as they are (0 to 1; the official toolkit's own threshold of 40 is for scores up to 1000).
-    """
+    """COCO results in the TT100K layout, every image of the ground truth among them; scores stay from 0 to 1."""
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
     images: dict[str, Any] = {str(image["id"]): {"objects": []} for image in ground_truth["images"]}
     for found in detections:

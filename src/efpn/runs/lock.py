@@ -28,19 +28,12 @@ SILENT: Final = 300.0  # seconds without one, after which a process of another m
 
 @dataclass(frozen=True)
 class Owner:
-    """The process that holds a lock.
+    """The process that holds a lock."""
 
-    Attributes:
-        host: where it runs.
-        pid: its number there.
-        born: when it was started, in the words of its machine; tells it from a later process of the same number.
-        job: its SLURM job, or None.
-    """
-
-    host: str
-    pid: int
-    born: str
-    job: str | None
+    host: str  # where it runs
+    pid: int  # its number there
+    born: str  # when it was started, in the words of its machine; tells it from a later process of the same number
+    job: str | None  # its SLURM job, or None
 
     @classmethod
     def me(cls) -> Self:
@@ -77,22 +70,16 @@ def birth(pid: int) -> str:
         os.kill(pid, 0)
     except ProcessLookupError:
         return ""
-    except PermissionError:  # of another user
-        return "unknown"
+    except PermissionError:
+        pass  # of another user
     return "unknown"
 
 
 @contextmanager
 def lock(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Hold a phase's folder; makes it.
+    """Hold a phase's folder, which is made; ``wait`` for a process that holds it, as long as that lives.
 
-    Args:
-        folder: of the phase.
-        wait: for a process that holds it, as long as that lives.
-
-    Raises:
-        UserError: another process holds it, and is not waited for; the message says which.
-        OSError: nothing can be written there.
+    Raises `UserError` where another process holds it and is not waited for, `OSError` where nothing can be written.
     """
     make_folder(folder)
     path = folder / LOCK_FILE
@@ -109,7 +96,16 @@ def lock(folder: Path, wait: bool = False) -> Iterator[None]:
             told = True
             time.sleep(LOOK)
     ended = threading.Event()
-    threading.Thread(target=keep_alive, args=(path, ended), daemon=True).start()
+
+    def keep_alive() -> None:
+        while not ended.wait(BEAT):
+            try:
+                os.utime(path)
+            except OSError as error:
+                log.warning("%s: cannot be kept alive (%s)", path, error)
+                return
+
+    threading.Thread(target=keep_alive, daemon=True).start()
     try:
         yield
     finally:
@@ -173,13 +169,3 @@ def silence_of(path: Path) -> float:
         return max(0.0, probe.stat().st_mtime - path.stat().st_mtime)
     finally:
         probe.unlink(missing_ok=True)
-
-
-def keep_alive(path: Path, ended: threading.Event) -> None:
-    """Touch the lock until the end."""
-    while not ended.wait(BEAT):
-        try:
-            os.utime(path)
-        except OSError as error:
-            log.warning("%s: cannot be kept alive (%s)", path, error)
-            return

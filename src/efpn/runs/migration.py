@@ -23,12 +23,19 @@ def migrated(config: DictConfig) -> DictConfig:
         _augment(node.get("data", {}).get("train_transform", {}))
     if "check_pictures" in config.data:
         config.data.check_images = config.data.pop("check_pictures")
-    _tiles(config.model)
-    if "trunk" not in config.model:
+    model = config.model
+    if "windows" in model:  # what P2' is cut into, on a grid of ``tile`` cells
+        model.tiles = model.pop("windows")
+        if model.tiles:
+            model.tiles._target_ = RENAMED.get(model.tiles._target_, model.tiles._target_)
+            model.tiles.grid = model.tiles.pop("tile")
+    if "leaves_out" in model:
+        model.leaves_out = ["tiles" if key == "windows" else key for key in model.leaves_out]
+    if "trunk" not in model:
         return config
-    config.model.backbone = config.model.pop("trunk")
-    config.model.leaves_out = []
-    for node in (config.get("backbone"), config.model, config.model.backbone):
+    model.backbone = model.pop("trunk")
+    model.leaves_out = []
+    for node in (config.get("backbone"), model, model.backbone):
         if OmegaConf.is_dict(node):
             node["_target_"] = RENAMED.get(node["_target_"], node["_target_"])
     for phase in config.phases.values():
@@ -41,17 +48,6 @@ def migrated(config: DictConfig) -> DictConfig:
         if loss and "on_p3x" in loss:
             loss.on_p3_ext = loss.pop("on_p3x")
     return config
-
-
-def _tiles(model: DictConfig) -> None:
-    """Rename what P2' is cut into, which were ``windows`` on a grid of ``tile`` cells."""
-    if "windows" in model:
-        model.tiles = model.pop("windows")
-        if model.tiles:
-            model.tiles._target_ = RENAMED.get(model.tiles._target_, model.tiles._target_)
-            model.tiles.grid = model.tiles.pop("tile")
-    if "leaves_out" in model:
-        model.leaves_out = ["tiles" if key == "windows" else key for key in model.leaves_out]
 
 
 def _augment(transform: DictConfig) -> None:

@@ -37,21 +37,13 @@ ONE_PHASE = ("resume=", "overwrite=", "phase=", "ckpt_path=", "init_ckpt=")  # o
 
 @dataclass(frozen=True)
 class PhaseRun:
-    """One phase of one run.
+    """One phase of one run."""
 
-    Attributes:
-        name: ``baseline``, ``distill``, ``finetune`` or another of ``cfg.phases``.
-        folder: where it writes, ``<outputs>/<name>/seed<seed>/<phase>``.
-        config: the phase's own node.
-        identity: everything that makes it this run and no other, by dotted key.
-        shared: whether the jobs of a sweep share it.
-    """
-
-    name: str
-    folder: Path
-    config: DictConfig
-    identity: dict[str, Any]
-    shared: bool = False
+    name: str  # ``baseline``, ``distill``, ``finetune`` or another of ``cfg.phases``
+    folder: Path  # where it writes, ``<outputs>/<name>/seed<seed>/<phase>``
+    config: DictConfig  # the phase's own node
+    identity: dict[str, Any]  # everything that makes it this run and no other, by dotted key
+    shared: bool = False  # whether the jobs of a sweep share it
 
     @property
     def config_hash(self) -> str:
@@ -75,11 +67,7 @@ class PhaseRun:
         return (self.folder / RESUME_FILE).is_file() and not self.finished
 
     def require_same_config(self) -> None:
-        """Refuse to keep or continue what was run with another config.
-
-        Raises:
-            UserError: with the keys that differ.
-        """
+        """Refuse to keep or continue what was run with another config (raises `UserError`: the keys that differ)."""
         saved = read_config(self.folder / CONFIG_FILE)
         if self.name not in saved.phases:
             raise UserError(f"{self.folder / CONFIG_FILE}: not of this phase; overwrite=true starts it again")
@@ -100,11 +88,7 @@ class PhaseRun:
 
 
 def phase_names(cfg: DictConfig) -> list[str]:
-    """The phases to run, in order: ``cfg.phase`` itself, or ``cfg.sequence`` for ``all``.
-
-    Raises:
-        UserError: unknown phase, with the nearest right name, or one whose options are gone.
-    """
+    """The phases to run, in order: ``cfg.phase``, or ``cfg.sequence`` for ``all`` (raises `UserError`: unknown)."""
     known = [*cfg.phases, "all"]
     names = list(cfg.sequence) if cfg.phase == "all" else [cfg.phase]
     for name in names:
@@ -148,10 +132,7 @@ def own_config(cfg: DictConfig, name: str) -> DictConfig:
 
 
 def model_config(cfg: DictConfig, name: str) -> DictConfig:
-    """The detector of phase ``name``: the common one with what the phase adds (neck, the rule for what is small).
-
-    Nodes that the chosen detector does not read are left out.
-    """
+    """The common detector with what phase ``name`` adds, and without nodes that the chosen detector does not read."""
     unread = ("leaves_out", *cfg.model.leaves_out)
     common = {key: value for key, value in cfg.model.items_ex(resolve=False) if key not in unread}
     merged = OmegaConf.create({**common, **cfg.phases[name].get("model", {})})
@@ -167,11 +148,7 @@ def reads_2x(model: DictConfig) -> bool:
 
 
 def find_init(cfg: DictConfig, run: PhaseRun) -> Path | None:
-    """The weights that a phase starts from: ``init_ckpt``, or the checkpoint of the phase before it (`own_config`).
-
-    Raises:
-        UserError: there is no such checkpoint; the message gives the command that makes it.
-    """
+    """The weights that a phase starts from: ``init_ckpt``, or those of the phase before (raises `UserError`)."""
     if cfg.init_ckpt:
         return Path(cfg.init_ckpt)
     before = run.config.init_from

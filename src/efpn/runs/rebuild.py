@@ -19,29 +19,16 @@ from efpn.runs.trainer import make_trainer
 
 
 def rebuild_detector(
-    run: SavedRun,
-    checkpoint: Checkpoint,
+    run: SavedRun,  # the finished phase
+    checkpoint: Checkpoint,  # its weights and classes
     *,
-    small_roi_below: float | None = None,
-    small: Mapping[str, Any] | None = None,
-    extension: bool = True,
-    detail: DictConfig | None = None,
-    changes: DictConfig | None = None,
+    small_roi_below: float | None = None,  # 1x pixels, if another than the run's own
+    small: Mapping[str, Any] | None = None,  # node of `efpn.models.SmallRoIs`, if read otherwise than in training
+    extension: bool = True,  # False leaves the extension out, whose levels are given then
+    detail: DictConfig | None = None,  # where C2' comes from, if otherwise than trained
+    changes: DictConfig | None = None,  # what else differs from the run's own ``model`` node
 ) -> EFPNDetector:
-    """The detector of the run's own config, with its weights.
-
-    Args:
-        run: the finished phase.
-        checkpoint: its weights and classes.
-        small_roi_below: 1x pixels, if another than the run's own.
-        small: node of `efpn.models.SmallRoIs`, if RoIs are read otherwise than in training.
-        extension: False leaves the extension out, whose levels are given then.
-        detail: where C2' comes from, if otherwise than trained; nothing without an extension reads it.
-        changes: what else differs from the run's own ``model`` node.
-
-    Raises:
-        UserError: weights and config do not fit together, or there is nothing of that name to change.
-    """
+    """The detector of the run's own config, with its weights (raises `UserError`: they do not fit together)."""
     config = run.config.copy()
     if small_roi_below:
         config.small_roi_below = small_roi_below
@@ -79,13 +66,7 @@ def resize_to(transform: DictConfig, short_side: int | None) -> None:
 
 
 def quiet_trainer(node: DictConfig, run: SavedRun, **more: Any) -> pl.Trainer:
-    """Lightning's Trainer of a ``trainer`` node, in the run's own precision unless it names one, that leaves no file.
-
-    Args:
-        node: the config.
-        run: whose precision and folder are the default.
-        more: options of the Trainer that come before all others.
-    """
+    """Lightning's Trainer of a ``trainer`` node, by default of the run's precision, that leaves no file."""
     own = {str(key): value for key, value in node.items()}
     options = {**own, "precision": node.precision or run.config.trainer.precision}
     quiet = {"logger": False, "enable_checkpointing": False, "use_distributed_sampler": False}

@@ -20,17 +20,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A finished phase.
+    """A finished phase."""
 
-    Attributes:
-        folder: of the phase.
-        checkpoint: its weights.
-        config: that it was trained with, resolved.
-    """
-
-    folder: Path
-    checkpoint: Path
-    config: DictConfig
+    folder: Path  # of the phase
+    checkpoint: Path  # its weights
+    config: DictConfig  # that it was trained with, resolved
 
     @property
     def phase(self) -> str:
@@ -56,17 +50,10 @@ class SavedRun:
 
 
 def saved_runs(paths: str | Sequence[str], option: str = "run") -> list[SavedRun]:
-    """The finished phases under one path or several.
+    """The finished phases under one path or several, given by ``option``.
 
     A path is a run's folder, one phase's folder, a checkpoint, the ``row.json`` of a sweep's job (the phase that it
-    names, wherever that lies), or a pattern of these.
-
-    Args:
-        paths: see above.
-        option: that gives them, for messages.
-
-    Raises:
-        UserError: a path leads to none, or a config is missing.
+    names, wherever that lies), or a pattern of these. Raises `UserError`: a path leads to none, or a config is missing.
     """
     found = [run for path in ([paths] if isinstance(paths, str) else paths) for run in _runs_at(path, option)]
     return list({run.checkpoint: run for run in found}.values())  # a run that is named twice is one run
@@ -74,29 +61,18 @@ def saved_runs(paths: str | Sequence[str], option: str = "run") -> list[SavedRun
 
 @dataclass(frozen=True)
 class SweptRow:
-    """A row of a sweep: one setting under several seeds.
+    """A row of a sweep: one setting under several seeds."""
 
-    Attributes:
-        name: of its folder, ``espcn``.
-        title: for tables.
-        runs: the last finished phase of each seed.
-    """
-
-    name: str
-    title: str
-    runs: dict[int, SavedRun]
+    name: str  # of its folder, ``espcn``
+    title: str  # for tables
+    runs: dict[int, SavedRun]  # the last finished phase of each seed
 
 
 def swept_rows(sweep: str, rows: str | Sequence[str] | None = None) -> list[SweptRow]:
     """The rows below a run's folder ``outputs/NAME``; says which are not trained to their end yet.
 
-    Args:
-        sweep: that folder.
-        rows: a sweep's name, for its rows in its order; names in order; None for the rows of every sweep or, where
-            there was none, each finished phase.
-
-    Raises:
-        UserError: there are none, or not these.
+    ``rows`` is a sweep's name, for its rows in its order, or names in order; None for the rows of every sweep or, where
+    there was none, each finished phase. Raises `UserError`: there are none, or not these.
     """
     found = {path: read_row(path) for path in Path(sweep).glob(f"*/seed*/{ROW_FILE}")}
     by_number = sorted(found, key=lambda path: min(found[path]["sweeps"].values(), default=0))
@@ -118,18 +94,15 @@ def swept_rows(sweep: str, rows: str | Sequence[str] | None = None) -> list[Swep
         asked = "" if rows is None else f" rows={rows}"
         have = f"it has {', '.join(known)}" if known else "give the folder outputs/NAME of a trained run"
         raise UserError(f"sweep={sweep}{asked}: no such rows there; {have}")
-    ready = [_swept_row(name, places[name]) for name in wanted]
+    ready = []
+    for name in wanted:
+        phases = [phase for ones in places[name].values() for phase in ones]
+        finished = [phase for phase in phases if checkpoint_in(phase).is_file()]
+        for phase in set(phases) - set(finished):
+            log.warning("%s: %s is not finished; the sweep's own command goes on with it", name, phase)
+        runs = [_saved(checkpoint_in(phase)) for phase in finished]
+        ready.append(SweptRow(name, list(places[name])[-1], {int(run.config.seed): run for run in runs}))
     return [row for row in ready if row.runs]
-
-
-def _swept_row(name: str, places: dict[str, list[Path]]) -> SweptRow:
-    """The row of these places, by title; one that is not finished is left out and named."""
-    phases = [phase for ones in places.values() for phase in ones]
-    finished = [phase for phase in phases if checkpoint_in(phase).is_file()]
-    for phase in set(phases) - set(finished):
-        log.warning("%s: %s is not finished; the sweep's own command goes on with it", name, phase)
-    runs = [_saved(checkpoint_in(phase)) for phase in finished]
-    return SweptRow(name, list(places)[-1], {int(run.config.seed): run for run in runs})
 
 
 def row_names(runs: Sequence[SavedRun]) -> list[str]:
@@ -154,7 +127,12 @@ def broken_lineage(runs: Sequence[SavedRun]) -> list[str]:
 
 def _runs_at(path: str, option: str) -> list[SavedRun]:
     if not Path(path).exists() and glob.has_magic(path):
-        return _matching(path, option)
+        places = sorted(glob.glob(path))  # noqa: PTH207  (Path.glob takes no absolute pattern)
+        rows = {path: read_row(Path(path))["phase"] for path in places if Path(path).name == ROW_FILE}
+        matching = [path for path in places if checkpoint_in(rows.get(path, Path(path))).is_file() or _phases(path)]
+        if not matching:
+            raise UserError(f"{option}={path}: matches no finished run; a pattern names runs' or phases' folders")
+        return [run for one in matching for run in _runs_at(one, option)]
     place = Path(path).resolve()
     if place.name == ROW_FILE:
         place = read_row(place)["phase"]
@@ -172,15 +150,6 @@ def _runs_at(path: str, option: str) -> list[SavedRun]:
     )
 
 
-def _matching(pattern: str, option: str) -> list[SavedRun]:
-    places = sorted(glob.glob(pattern))  # noqa: PTH207  (Path.glob takes no absolute pattern)
-    rows = {path: read_row(Path(path))["phase"] for path in places if Path(path).name == ROW_FILE}
-    found = [path for path in places if checkpoint_in(rows.get(path, Path(path))).is_file() or _phases(path)]
-    if not found:
-        raise UserError(f"{option}={pattern}: matches no finished run; a pattern names runs' or phases' folders")
-    return [run for path in found for run in _runs_at(path, option)]
-
-
 def _phases(path: str | Path) -> list[Path]:
     """Checkpoints of the finished phases, in the order of the run's config: the most advanced one last."""
     found = {file.parent.name: file for file in finished_in(Path(path))}
@@ -190,11 +159,7 @@ def _phases(path: str | Path) -> list[Path]:
 
 
 def latest_run(path: str, option: str = "run") -> SavedRun:
-    """The most advanced finished phase under ``path``, as given by ``option``; says which where there are several.
-
-    Raises:
-        UserError: as `saved_runs`.
-    """
+    """The most advanced finished phase of `saved_runs`; says which where there are several."""
     runs = saved_runs(path, option)
     if len(runs) > 1:
         log.info("%s holds %s; taking %s", path, ", ".join(run.phase for run in runs), runs[-1].phase)

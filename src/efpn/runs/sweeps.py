@@ -65,12 +65,7 @@ def composed(words: tuple[str, ...]) -> tuple[DictConfig, Any]:
 
 
 def note_row(cfg: DictConfig, last: Path) -> None:
-    """Write which row of which tables a job of a sweep is: where its last phase lies, and its title.
-
-    Args:
-        cfg: the job's config.
-        last: folder of its last phase, its own or one that jobs share.
-    """
+    """Write which row of which tables a job of a sweep is: its title, and where its last phase lies, in ``last``."""
     path = Path(cfg.paths.run) / ROW_FILE
     before = read_json(path, "remove it") if path.is_file() else {}
     sweeps = before.get("sweeps", {})
@@ -86,11 +81,7 @@ def note_row(cfg: DictConfig, last: Path) -> None:
 
 
 def read_row(path: Path) -> dict[str, Any]:
-    """What `note_row` has written, ``phase`` as a path.
-
-    Raises:
-        UserError: it is damaged.
-    """
+    """What `note_row` has written, ``phase`` as a path (raises `UserError`: it is damaged)."""
     fix = "the sweep's command writes it anew once it is removed"
     record = read_json(path, fix)
     if not isinstance(record, dict) or not {"title", "phase", "sweeps"} <= set(record):

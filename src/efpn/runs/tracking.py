@@ -45,13 +45,7 @@ def tracked_phase(trainer: pl.Trainer, cfg: DictConfig) -> Iterator[None]:
 
 
 def log_rows(run: Any, folder: Path, name: str) -> None:
-    """Send a new version of the table of the sweeps' rows in ``outputs/<name>``: a line for each that is finished.
-
-    Args:
-        run: of W&B.
-        folder: of the sweeps; without a finished row nothing is sent, and one that cannot be read is passed over.
-        name: of the sweeps' runs.
-    """
+    """Send a new version of the table of rows in ``outputs/<name>``: a line for each that is finished, if any is."""
     lines = []
     for path in sorted(folder.glob(f"*/seed*/{ROW_FILE}")):
         try:

@@ -16,11 +16,7 @@ from efpn.errors import UserError
 
 
 def make_trainer(node: DictConfig | dict[str, Any], **options: Any) -> pl.Trainer:
-    """Instantiate ``trainer`` with more or other options, and with a precision instead of ``auto``.
-
-    Raises:
-        UserError: Lightning refuses them (an unknown precision, an accelerator that is not here).
-    """
+    """Instantiate ``trainer`` with these options and a settled precision (raises `UserError`: Lightning refuses)."""
     options = {"precision": settled_precision(node), **options}
     try:
         return instantiate(node, **options, _convert_="all")

@@ -20,13 +20,10 @@ class StopNonFinite(pl.Callback):
 
     The step is not saved: what stands in the phase's folder is the resume point before it. In ``16-mixed`` a gradient
     may overflow, Lightning leaves that step out and lowers the loss's scale; only a scale that falls without end stops.
-
-    Args:
-        phase: name, for the message.
     """
 
     def __init__(self, phase: str) -> None:
-        self.phase = phase
+        self.phase = phase  # name, for the message
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the loss and its terms."""

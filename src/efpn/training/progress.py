@@ -20,14 +20,10 @@ def progress(every: int = 50) -> pl.Callback:
 
 
 class LogProgress(pl.Callback):
-    """Logs step, loss, seconds a step and the time left; and the main validation metrics.
-
-    Args:
-        every: steps between lines.
-    """
+    """Logs step, loss, seconds a step and the time left; and the main validation metrics."""
 
     def __init__(self, every: int) -> None:
-        self.every = every
+        self.every = every  # steps between lines
         self.since = (0, 0.0)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

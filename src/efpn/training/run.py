@@ -54,13 +54,10 @@ log = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
-    """Run the phases that the config asks for.
+    """Run the phases that the config asks for; returns the last one's validation metrics and its objects.
 
-    Returns:
-        The last phase's validation metrics, and its objects: ``detector``, ``task``, ``data``, ``trainer``.
-
-    Raises:
-        UserError: anything in the config, the data or the checkpoints that cannot work, before training starts.
+    These are ``detector``, ``task``, ``data`` and ``trainer``. Raises `UserError`: anything in the config, the data or
+    the checkpoints that cannot work, before training starts.
     """
     check_values(cfg, TRAIN)
     check_targets(cfg)
@@ -112,11 +109,7 @@ def settled(cfg: DictConfig, shared: bool = False) -> DictConfig:
 
 
 def check_options(cfg: DictConfig, phases: int) -> None:
-    """Refuse options that contradict each other, or that belong to one phase where there are several.
-
-    Raises:
-        UserError: with the options.
-    """
+    """Refuse options that contradict each other, or that belong to one phase where there are several."""
     if cfg.objective not in metric_names():
         raise UserError(f"objective={cfg.objective}: no metric; choose from {', '.join(metric_names())}")
     if cfg.resume and cfg.overwrite:
@@ -130,9 +123,8 @@ def check_options(cfg: DictConfig, phases: int) -> None:
 def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
     """Find what would end a phase before the phases ahead of it train, and never write over one unasked.
 
-    Raises:
-        UserError: numbers that cannot work; the phase is finished or under way and neither ``resume`` nor
-            ``overwrite`` says what to do with it; or it is of another config.
+    Raises `UserError`: numbers that cannot work; the phase is finished or under way and neither ``resume`` nor
+    ``overwrite`` says what to do with it; or it is of another config.
     """
     if first_process() and not run.shared:
         refuse_or_clear(run.folder / LOCK_FILE)
@@ -161,11 +153,7 @@ def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
 
 
 def check_lineage(cfg: DictConfig, run: PhaseRun) -> None:
-    """Refuse to keep a phase that started from weights which have been trained anew with another config since.
-
-    Raises:
-        UserError: with what to do.
-    """
+    """Refuse to keep a phase whose starting weights have been trained anew with another config since."""
     init = None if cfg.init_ckpt else find_init(cfg, run)
     if init is None:
         return
@@ -179,13 +167,18 @@ def check_lineage(cfg: DictConfig, run: PhaseRun) -> None:
 
 def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[str, Any]]:
     """Train one phase to its end and write its checkpoint and metrics."""
-    resume = resume_point(cfg, run)
+    resume = None
+    if cfg.ckpt_path or (cfg.resume and run.interrupted):
+        resume = Path(cfg.ckpt_path or run.folder / RESUME_FILE)
+        read_resume_point(resume)  # proven readable
     init = None if resume else find_init(cfg, run)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     watch = SignalWatch()
     trainer = build_trainer(cfg, run, watch)
     data = build_data(cfg, run, trainer.world_size)
-    detector = build_model(cfg, run.name, data, pretrained=resume is None and init is None)
+    weights = {"backbone": {"weights": None}} if resume or init else {}  # a checkpoint replaces the backbone's own
+    node = model_config(cfg, run.name)
+    detector: EFPNDetector = instantiate(node, num_classes=data.num_classes, **weights, _convert_="all")
     source = read_checkpoint(init) if init else None
     if source and init:
         load_checkpoint(detector, source, new_parts(cfg, run, detector), init)
@@ -201,7 +194,7 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
         record |= {"phase": run.name}
         if trainer.is_global_zero:
             open_folder(cfg, run, record, detector, keep=resume is not None)
-            print_summary(run, data, detector, init, run.config.max_steps, resume)
+            print_summary(run, data, detector, resume or init)
         start = time.perf_counter()
         with watch, naming(run.folder):  # what a logger cannot write has no name
             metrics = fit(trainer, task, data, resume)
@@ -213,18 +206,7 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
 
 
 def open_folder(cfg: DictConfig, run: PhaseRun, record: dict[str, Any], detector: EFPNDetector, keep: bool) -> None:
-    """Write the config and the phase's record so far; unless an earlier run goes on, clear what it has left.
-
-    Args:
-        cfg: the run's config.
-        run: the phase.
-        record: its name, and in ``started_from`` the config hash of the phase whose weights it starts from.
-        detector: whose checkpoint and resume point must find room.
-        keep: an interrupted run goes on.
-
-    Raises:
-        UserError: they do not.
-    """
+    """Write config and record so far, if there is room; unless an earlier run goes on, clear what it has left."""
     there = [file.stat().st_size for file in (run.folder / RESUME_FILE, run.checkpoint) if file.is_file()]
     room = 2 * state_bytes(detector, optimizer=True)  # the new one is written before the old one goes
     require_space(run.folder, room - sum(there), f"saving phase={run.name}")
@@ -244,20 +226,8 @@ def fit(trainer: pl.Trainer, task: DetectorTask, data: DetectionDataModule, resu
     return {name: float(value) for name, value in metrics.items()}
 
 
-def resume_point(cfg: DictConfig, run: PhaseRun) -> Path | None:
-    """The resume point to continue from, proven readable; None to start."""
-    path = Path(cfg.ckpt_path) if cfg.ckpt_path else run.folder / RESUME_FILE
-    if not cfg.ckpt_path and not (cfg.resume and run.interrupted):
-        return None
-    read_resume_point(path)
-    return path
-
-
 def build_trainer(cfg: DictConfig, run: PhaseRun, watch: SignalWatch) -> pl.Trainer:
-    """Lightning's Trainer for one phase, which ends at the signals of ``watch``.
-
-    Its epochs are stretches of ``checkpoint_every`` steps.
-    """
+    """Lightning's Trainer for one phase; its epochs are stretches of ``checkpoint_every`` steps."""
     phase = run.config
     callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node]
     if not cfg.logger:
@@ -289,13 +259,6 @@ def build_data(cfg: DictConfig, run: PhaseRun, world_size: int) -> DetectionData
     )
     data.check("train", "val")
     return data
-
-
-def build_model(cfg: DictConfig, phase: str, data: DetectionDataModule, pretrained: bool) -> EFPNDetector:
-    """The detector of a phase; ``pretrained`` loads the backbone's weights, which a checkpoint would replace."""
-    node = model_config(cfg, phase)
-    weights = {} if pretrained else {"backbone": {"weights": None}}
-    return instantiate(node, num_classes=data.num_classes, **weights, _convert_="all")
 
 
 def blank_detector(cfg: DictConfig, phase: str) -> EFPNDetector:
@@ -335,13 +298,7 @@ def build_task(
 
 
 def learning_rate(cfg: DictConfig, run: PhaseRun, images: int) -> float:
-    """The phase's learning rate, in proportion to the images of a step (Goyal et al., 2017).
-
-    Args:
-        cfg: the run's config.
-        run: the phase; ``reference_batch`` is the images a step that its rate is meant for, null for any.
-        images: of one batch over all processes.
-    """
+    """The phase's rate, in proportion to the images of a step over all processes (Goyal et al., 2017)."""
     rate, reference = run.config.task.optimizer.lr, run.config.reference_batch
     step = images * cfg.trainer.get("accumulate_grad_batches", 1)
     if reference is None or step == reference:

@@ -22,23 +22,14 @@ SIZE_SPREAD = 0.5  # standard deviation of the logarithm of a sign's size
 
 @dataclass(frozen=True)
 class SceneOptions:
-    """What the images are like; lengths in native pixels.
+    """What the images are like; lengths in native pixels."""
 
-    Attributes:
-        side: height and width of an image.
-        signs: (fewest, most) signs in an image.
-        sign_size: (smallest, largest) longer side of a sign.
-        median_size: half of the signs are smaller.
-        distractors: the most sign-like things that are no signs.
-        empty: share of images without a sign.
-    """
-
-    side: int = 384
-    signs: tuple[int, int] = (3, 8)
-    sign_size: tuple[float, float] = (8.0, 64.0)
-    median_size: float = 24.0
-    distractors: int = 4
-    empty: float = 0.02
+    side: int = 384  # height and width of an image
+    signs: tuple[int, int] = (3, 8)  # (fewest, most) signs in an image
+    sign_size: tuple[float, float] = (8.0, 64.0)  # (smallest, largest) longer side of a sign
+    median_size: float = 24.0  # half of the signs are smaller
+    distractors: int = 4  # the most sign-like things that are no signs
+    empty: float = 0.02  # share of images without a sign
 
 
 @dataclass(frozen=True)
@@ -46,7 +37,7 @@ class Placed:
     """A sign in an image: class name and box, xyxy in native pixels."""
 
     name: str
-    box: tuple[float, float, float, float]
+    box: tuple[float, ...]
 
 
 Box = NDArray[np.float64]
@@ -78,7 +69,7 @@ def draw_scene(options: SceneOptions, random: np.random.Generator) -> tuple[Pixe
         _paint(image, spot.sign, spot.corners, random)
         if spot.name is not None and random.random() < OCCLUDED:
             _occlude(image, spot.box, random)
-    placed = [Placed(spot.name, _corners_of(spot.box)) for spot in spots if spot.name is not None]
+    placed = [Placed(s.name, tuple(np.round(s.box, 2).tolist())) for s in spots if s.name is not None]
     return _photograph(image, random), placed
 
 
@@ -97,13 +88,15 @@ def _find_spot(
     """A free place for `sign`, above the nearest part of the road; None when there is no room."""
     size = options.median_size * np.exp(random.normal(0, SIZE_SPREAD))
     corners = _pose(float(np.clip(size, *options.sign_size)), random)
-    outline = _warp(sign.outline, corners)
+    matrix = cv2.getPerspectiveTransform(_UNIT.astype(np.float32), corners.astype(np.float32))
+    outline = np.asarray(cv2.perspectiveTransform(sign.outline[None].astype(np.float64), matrix)[0], np.float64)
     low, high = outline.min(axis=0), outline.max(axis=0)
     for _ in range(TRIES):
         room = options.side - (high - low) - 2
         shift = 1 + random.uniform([0, 0.08], [1, 0.7]) * room - low
         box = np.concatenate([low + shift, high + shift])
-        if not any(_touch(box, other.box, GAP) for other in others):
+        boxes = [other.box for other in others]
+        if not any((box[:2] < b[2:] + GAP).all() and (b[:2] < box[2:] + GAP).all() for b in boxes):
             return _Spot(sign, name, corners + shift, box)
     return None
 
@@ -116,11 +109,6 @@ def _pose(size: float, random: np.random.Generator) -> Box:
     squeezed = square * [random.uniform(0.78, 1.0), 1.0]
     far_side = 1 + random.uniform(-0.12, 0.12) * np.sign(square[:, :1])
     return np.asarray(size * (squeezed * far_side) @ turn, np.float64)
-
-
-def _warp(points: Box, corners: Box) -> Box:
-    matrix = cv2.getPerspectiveTransform(_UNIT.astype(np.float32), corners.astype(np.float32))
-    return np.asarray(cv2.perspectiveTransform(points[None].astype(np.float64), matrix)[0], np.float64)
 
 
 def _paint(image: Pixels, sign: Sign, corners: Box, random: np.random.Generator) -> None:
@@ -179,15 +167,6 @@ def _occlude(image: Pixels, box: Box, random: np.random.Generator) -> None:
         y = random.uniform(box[1] - 0.2 * height, box[3] + 0.2 * height)
         cv2.circle(mask, (round(float(x)), round(float(y))), max(1, round(0.18 * float(width))), 255, -1)
     foliage(image, mask > 0, random)
-
-
-def _corners_of(box: Box) -> tuple[float, float, float, float]:
-    x1, y1, x2, y2 = np.round(box, 2).tolist()
-    return x1, y1, x2, y2
-
-
-def _touch(box: Box, other: Box, gap: float) -> bool:
-    return bool((box[:2] < other[2:] + gap).all() and (other[:2] < box[2:] + gap).all())
 
 
 def _photograph(image: Pixels, random: np.random.Generator) -> Pixels:

@@ -33,15 +33,10 @@ GREEN: Color = (20, 150, 70)
 
 @dataclass(frozen=True, eq=False)
 class Sign:
-    """One kind of sign.
+    """One kind of sign."""
 
-    Attributes:
-        face: ``(SIDE, SIDE, 4)`` uint8 RGBA, premultiplied.
-        outline: ``(n, 2)`` corners of its shape, shares of the side; its box is their bounding box after any warp.
-    """
-
-    face: Face
-    outline: Points
+    face: Face  # ``(SIDE, SIDE, 4)`` uint8 RGBA, premultiplied
+    outline: Points  # ``(n, 2)`` corners of its shape, shares of the side; its box is their bounding box after any warp
 
 
 class _Pen:
@@ -77,19 +72,21 @@ class _Pen:
 def sign_kinds() -> dict[str, Sign]:
     """The classes by name: they differ in digits, directions, bars and pictograms, not in outline or colour alone."""
     kinds: dict[str, Sign] = {}
-    for number in ("20", "30", "50", "60", "80"):
-        kinds[f"limit{number}"] = _round(_limit(number))
+    for limit in ("20", "30", "50", "60", "80"):
+        pen = _Pen().disc(0.49, RED).disc(0.37, WHITE)
+        for digit, left in zip(limit, (0.235, 0.535), strict=True):
+            for stroke in _DIGITS[digit]:
+                pen.stroke(stroke * [0.23, 0.36] + [left, 0.32], 0.075, BLACK)
+        kinds[f"limit{limit}"] = _round(pen)
     for name, degrees in (("left", 180), ("right", 0), ("straight", -90)):
-        kinds[f"go_{name}"] = _round(_command(degrees))
-    kinds["no_parking"] = _round(_halt(crossed=False))
-    kinds["no_stopping"] = _round(_halt(crossed=True))
-    pictograms: dict[str, Callable[[_Pen], object]] = {
-        "danger": _exclamation,
-        "crossing": _crossing,
-        "bend": _bend,
-        "lights": _lights,
-    }
-    for name, draw in pictograms.items():
+        pen = _Pen().disc(0.49, WHITE).disc(0.46, BLUE)
+        kinds[f"go_{name}"] = _round(pen.shape(_turned(_ARROW, degrees), WHITE))
+    for name, bars in (("parking", (45,)), ("stopping", (45, -45))):
+        pen = _Pen().disc(0.49, RED).disc(0.4, BLUE)
+        for degrees in bars:
+            pen.stroke(_turned(_line((0.1, 0.5), (0.9, 0.5)), degrees), 0.085, RED)
+        kinds[f"no_{name}"] = _round(pen)
+    for name, draw in _PICTOGRAMS.items():
         kinds[f"warn_{name}"] = _warning(draw)
     return kinds
 
@@ -100,32 +97,15 @@ def distractors() -> tuple[Sign, ...]:
     rings = [_Pen().disc(0.49, RED).disc(0.36, WHITE), _Pen().disc(0.49, WHITE).disc(0.46, BLUE)]
     discs = [_Pen().disc(0.48, color) for color in (RED, YELLOW, GREEN, (150, 150, 150))]
     barred = _Pen().disc(0.49, RED).shape(_box(0.2, 0.42, 0.8, 0.58), WHITE)
-    blank = [_round(pen.done()) for pen in (*rings, *discs, barred)]
-    return (*blank, _warning(lambda pen: pen), Sign(_plate(), _box(0.05, 0.2, 0.95, 0.8)))
+    edge = _box(0.05, 0.2, 0.95, 0.8)
+    plate = _Pen().shape(edge, BLUE)
+    for y, right in ((0.36, 0.8), (0.5, 0.6), (0.64, 0.72)):
+        plate.stroke(_line((0.16, y), (right, y)), 0.06, WHITE)
+    return (*map(_round, (*rings, *discs, barred)), _warning(lambda pen: pen), Sign(plate.done(), edge))
 
 
-def _round(face: Face) -> Sign:
-    return Sign(face, _arc((0.5, 0.5), 0.49, 0.49, 0, 360, 48))
-
-
-def _limit(number: str) -> Face:
-    pen = _Pen().disc(0.49, RED).disc(0.37, WHITE)
-    for digit, left in zip(number, (0.235, 0.535), strict=True):
-        for stroke in _DIGITS[digit]:
-            pen.stroke(stroke * [0.23, 0.36] + [left, 0.32], 0.075, BLACK)
-    return pen.done()
-
-
-def _command(degrees: float) -> Face:
-    return _Pen().disc(0.49, WHITE).disc(0.46, BLUE).shape(_turned(_ARROW, degrees), WHITE).done()
-
-
-def _halt(crossed: bool) -> Face:
-    pen = _Pen().disc(0.49, RED).disc(0.4, BLUE)
-    pen.stroke(_turned(_line((0.1, 0.5), (0.9, 0.5)), 45), 0.085, RED)
-    if crossed:
-        pen.stroke(_turned(_line((0.1, 0.5), (0.9, 0.5)), -45), 0.085, RED)
-    return pen.done()
+def _round(pen: _Pen) -> Sign:
+    return Sign(pen.done(), _arc((0.5, 0.5), 0.49, 0.49, 0, 360, 48))
 
 
 def _warning(draw: Callable[[_Pen], object]) -> Sign:
@@ -136,34 +116,6 @@ def _warning(draw: Callable[[_Pen], object]) -> Sign:
     draw(pen)
     outline = np.concatenate([corner + _arc((0, 0), 0.025, 0.025, 0, 360, 12) for corner in corners])
     return Sign(pen.done(), outline)
-
-
-def _exclamation(pen: _Pen) -> None:
-    pen.shape(np.array([[0.45, 0.36], [0.55, 0.36], [0.525, 0.66], [0.475, 0.66]]), BLACK).disc(
-        0.042, BLACK, (0.5, 0.74)
-    )
-
-
-def _crossing(pen: _Pen) -> None:
-    pen.stroke(_line((0.37, 0.54), (0.63, 0.78)), 0.07, BLACK).stroke(_line((0.63, 0.54), (0.37, 0.78)), 0.07, BLACK)
-
-
-def _bend(pen: _Pen) -> None:
-    pen.stroke(np.array([[0.43, 0.79], [0.43, 0.62], [0.55, 0.55], [0.55, 0.47]]), 0.065, BLACK)
-    pen.shape(np.array([[0.46, 0.49], [0.55, 0.35], [0.64, 0.49]]), BLACK)
-
-
-def _lights(pen: _Pen) -> None:
-    pen.shape(_box(0.42, 0.38, 0.58, 0.8), BLACK)
-    for y, color in ((0.45, RED), (0.59, YELLOW), (0.73, GREEN)):
-        pen.disc(0.055, color, (0.5, y))
-
-
-def _plate() -> Face:
-    pen = _Pen().shape(_box(0.05, 0.2, 0.95, 0.8), BLUE)
-    for y, right in ((0.36, 0.8), (0.5, 0.6), (0.64, 0.72)):
-        pen.stroke(_line((0.16, y), (right, y)), 0.06, WHITE)
-    return pen.done()
 
 
 def _fixed(points: Points) -> NDArray[np.int32]:
@@ -201,4 +153,20 @@ _DIGITS: dict[str, list[Points]] = {
     "5": [np.concatenate([[[0.9, 0.0], [0.14, 0.0], [0.08, 0.46]], _arc((0.45, 0.68), 0.5, 0.32, 232, 500)])],
     "6": [_arc((0.5, 0.68), 0.46, 0.32, 0, 360, 40), np.array([[0.04, 0.68], [0.12, 0.34], [0.4, 0.08], [0.74, 0.0]])],
     "8": [_arc((0.5, 0.25), 0.38, 0.25, 0, 360, 40), _arc((0.5, 0.74), 0.48, 0.27, 0, 360, 40)],
+}
+_MARK = np.array([[0.45, 0.36], [0.55, 0.36], [0.525, 0.66], [0.475, 0.66]])
+_ROAD = np.array([[0.43, 0.79], [0.43, 0.62], [0.55, 0.55], [0.55, 0.47]])
+_HEAD = np.array([[0.46, 0.49], [0.55, 0.35], [0.64, 0.49]])
+_PICTOGRAMS: dict[str, Callable[[_Pen], _Pen]] = {
+    "danger": lambda pen: pen.shape(_MARK, BLACK).disc(0.042, BLACK, (0.5, 0.74)),
+    "crossing": lambda pen: pen.stroke(_line((0.37, 0.54), (0.63, 0.78)), 0.07, BLACK).stroke(
+        _line((0.63, 0.54), (0.37, 0.78)), 0.07, BLACK
+    ),
+    "bend": lambda pen: pen.stroke(_ROAD, 0.065, BLACK).shape(_HEAD, BLACK),
+    "lights": lambda pen: (
+        pen.shape(_box(0.42, 0.38, 0.58, 0.8), BLACK)
+        .disc(0.055, RED, (0.5, 0.45))
+        .disc(0.055, YELLOW, (0.5, 0.59))
+        .disc(0.055, GREEN, (0.5, 0.73))
+    ),
 }

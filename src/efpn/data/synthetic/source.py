@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 from efpn.data.records import Categories, Index
-from efpn.data.synthetic.scene import Placed, SceneOptions, draw_scene
+from efpn.data.synthetic.scene import SceneOptions, draw_scene
 from efpn.data.synthetic.signs import sign_kinds
-from efpn.data.tt100k import TT100K
+from efpn.data.tt100k import CORNERS, TT100K
 from efpn.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -33,25 +33,23 @@ class Synthetic:
 
     The folder's name is a hash of the arguments and the generator's version; it appears when it is complete, so an
     interrupted generation leaves no half set. Every image is drawn from (seed, split, number) alone.
-
-    Args:
-        root: where the generated sets are kept; made if missing.
-        counts: images per split.
-        seed: of everything drawn.
-        options: arguments of `SceneOptions`.
     """
 
     def __init__(
         self,
-        root: str | Path,
-        counts: Mapping[str, int] = COUNTS,
-        seed: int = 0,
-        options: Mapping[str, Any] | None = None,
+        root: str | Path,  # where the generated sets are kept; made if missing
+        counts: Mapping[str, int] = COUNTS,  # images per split
+        seed: int = 0,  # of everything drawn
+        options: Mapping[str, Any] | None = None,  # arguments of `SceneOptions`
     ) -> None:
         self.root = Path(root).expanduser()
         self.counts = dict(counts)
         self.seed = seed
-        self.options = _scene_options(options or {})
+        defaults, given = asdict(SceneOptions()), options or {}
+        if unknown := [key for key in given if key not in defaults]:
+            known = ", ".join(defaults)
+            raise UserError(f"data.source.options has {', '.join(unknown)}; the known options are {known}")
+        self.options = SceneOptions(**{key: _like(defaults[key], value) for key, value in given.items()})
 
     @property
     def categories(self) -> Categories:
@@ -89,7 +87,10 @@ class Synthetic:
             ) from None
         try:
             self._write(half)
-            _publish(half, self.folder)
+            half.rename(self.folder)
+        except OSError:
+            if not self.folder.is_dir():  # another process may have been first, with the same images
+                raise
         finally:
             shutil.rmtree(half, ignore_errors=True)
         return self.folder
@@ -106,17 +107,10 @@ class Synthetic:
                 image, placed = draw_scene(self.options, random)
                 path = f"{split}/{image_id}.jpg"
                 Image.fromarray(image).save(folder / path, quality=JPEG_QUALITY)
-                images[str(image_id)] = {"id": image_id, "path": path, "objects": [_object(sign) for sign in placed]}
+                objects = [{"category": s.name, "bbox": dict(zip(CORNERS, s.box, strict=True))} for s in placed]
+                images[str(image_id)] = {"id": image_id, "path": path, "objects": objects}
         content = {"types": list(sign_kinds()), "imgs": images}
         (folder / "annotations.json").write_text(json.dumps(content))
-
-
-def _scene_options(options: Mapping[str, Any]) -> SceneOptions:
-    defaults = asdict(SceneOptions())
-    unknown = [key for key in options if key not in defaults]
-    if unknown:
-        raise UserError(f"data.source.options has {', '.join(unknown)}; the known options are {', '.join(defaults)}")
-    return SceneOptions(**{key: _like(defaults[key], value) for key, value in options.items()})
 
 
 def _like(default: Any, value: Any) -> Any:
@@ -124,17 +118,3 @@ def _like(default: Any, value: Any) -> Any:
     if isinstance(default, tuple):
         return tuple(type(one)(other) for one, other in zip(default, value, strict=True))
     return type(default)(value)
-
-
-def _object(sign: Placed) -> dict[str, Any]:
-    keys = ("xmin", "ymin", "xmax", "ymax")
-    return {"category": sign.name, "bbox": dict(zip(keys, sign.box, strict=True))}
-
-
-def _publish(half: Path, folder: Path) -> None:
-    """Give the finished set its name; another process may have been first, with the same images."""
-    try:
-        half.rename(folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
