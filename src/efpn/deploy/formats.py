@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from omegaconf import DictConfig
 
 from efpn.errors import UserError
-from efpn.prediction.images import find_images
-from efpn.prediction.images import asked_for
+from efpn.prediction.images import asked_for, find_images
 
 if TYPE_CHECKING:
     from torch import Tensor
