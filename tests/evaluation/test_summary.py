@@ -79,6 +79,8 @@ def test_means_spread_and_differences_paired_by_seed(make: Make, tmp_path: Path)
     # seeds are 0.25 apart, but the difference is 0.2 in each: only the images are left as noise
     assert 0.05 < low < 0.2 < high < 0.35 and recall["better"]["inside_noise"] is False
     assert recall["once"]["std"] is None and rows["once"]["paired"] == [1]
+    assert summed_up(tmp_path, "reference=better")["reference"] == "the better_row"  # beside the other, not over it
+    assert json.loads((tmp_path / "x/summary-test/summary.json").read_text())["reference"] == "the control_row"
     assert recall["control"]["interval"][1] - recall["control"]["interval"][0] > 2 * (high - low)
 
 

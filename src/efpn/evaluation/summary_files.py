@@ -32,7 +32,8 @@ LATEX: Final = str.maketrans(
 
 def write_summary(cfg: DictConfig, lines: Sequence[Line], reference: str, evaluations: Sequence[Row]) -> Path:
     """Print the tables and write ``summary.md``, ``.csv``, ``.tex``, ``.json`` and ``.png``; returns their folder."""
-    folder = Path(cfg.sweep) / "-".join(["summary", cfg.split, *([cfg.called] if cfg.called else [])])
+    asked = [cfg.called, cfg.reference and f"to-{cfg.reference}"]
+    folder = Path(cfg.sweep) / "-".join(["summary", cfg.split, *filter(None, asked)])
     columns = list(cfg.columns)
     split = evaluations[0].record["split"]
     head = ["", "seeds", *columns]
