@@ -42,27 +42,17 @@ SILENT = -100.0  # a logit by which the focal loss of background is zero
 
 @dataclass(frozen=True)
 class RetinaNetSettings:
-    """RetinaNet's numbers; the defaults are torchvision's, but that P2 is read and P7 is not.
+    """RetinaNet's numbers; the defaults are torchvision's, but that P2 is read and P7 is not."""
 
-    Attributes:
-        anchor_sizes: side of the smallest of three anchors on each of ``p2 .. p6``, 1x pixels; P2' has half of P2's.
-        aspect_ratios: height over width.
-        fg_iou: an anchor from this IoU on is positive.
-        bg_iou: an anchor below this IoU is negative; between the two it does not train.
-        score_thresh: detections have to score higher.
-        nms_thresh: IoU above which the lower-scored detection of a class goes.
-        detections_per_image: the highest-scored that are kept.
-        candidates: of each level that NMS sees.
-    """
-
+    # side of the smallest of three anchors on each of ``p2 .. p6``, 1x pixels; P2' has half of P2's
     anchor_sizes: Sequence[int] = (16, 32, 64, 128, 256)
-    aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0)
-    fg_iou: float = 0.5
-    bg_iou: float = 0.4
-    score_thresh: float = 0.05
-    nms_thresh: float = 0.5
-    detections_per_image: int = 300
-    candidates: int = 1000
+    aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0)  # height over width
+    fg_iou: float = 0.5  # an anchor from this IoU on is positive
+    bg_iou: float = 0.4  # an anchor below this IoU is negative; between the two it does not train
+    score_thresh: float = 0.05  # detections have to score higher
+    nms_thresh: float = 0.5  # IoU above which the lower-scored detection of a class goes
+    detections_per_image: int = 300  # the highest-scored that are kept
+    candidates: int = 1000  # of each level that NMS sees
 
     def __post_init__(self) -> None:
         """Refuse sizes that the levels cannot share out, and thresholds that leave no sense."""
@@ -73,21 +63,13 @@ class RetinaNetSettings:
 
 @dataclass(frozen=True)
 class FCOSSettings:
-    """FCOS's numbers; the defaults are torchvision's. A level of stride s takes objects of about 4 s to 8 s.
+    """FCOS's numbers; the defaults are torchvision's. A level of stride s takes objects of about 4 s to 8 s."""
 
-    Attributes:
-        center_radius: cells around an object's centre that are positive.
-        score_thresh: detections have to score higher.
-        nms_thresh: IoU above which the lower-scored detection of a class goes.
-        detections_per_image: the highest-scored that are kept.
-        candidates: of each level that NMS sees.
-    """
-
-    center_radius: float = 1.5
-    score_thresh: float = 0.2
-    nms_thresh: float = 0.6
-    detections_per_image: int = 100
-    candidates: int = 1000
+    center_radius: float = 1.5  # cells around an object's centre that are positive
+    score_thresh: float = 0.2  # detections have to score higher
+    nms_thresh: float = 0.6  # IoU above which the lower-scored detection of a class goes
+    detections_per_image: int = 100  # the highest-scored that are kept
+    candidates: int = 1000  # of each level that NMS sees
 
 
 class DenseDetector(EFPNDetector):
@@ -292,30 +274,20 @@ def _build(
     small: SmallRoIs | None = None,
     resize: Resize | None = None,
 ) -> DenseDetector:
-    """Put a detector together; arguments as in `build_faster_rcnn`, ``dense`` its numbers."""
-    neck, levels = _neck_and_levels(backbone, channels, extension, detail, small)
-    detector = kind(neck, levels, num_classes, dense or default(), small, resize)
-    return detector.to(memory_format=torch.channels_last)
+    """Put a detector together; arguments as in `build_faster_rcnn`, ``dense`` its numbers.
 
-
-def _neck_and_levels(
-    backbone: Backbone,
-    channels: int,
-    extension: Callable[..., Extension | WholePass] | None,
-    detail: Detail | None,
-    small: SmallRoIs | None,
-) -> tuple[EFPNBackbone, Sequence[LevelSpec]]:
-    """The levels and those of them that a dense head reads: P2 to P6, and P2' before them where it is asked for.
+    The head reads P2 to P6, and P2' before them where ``small`` asks for it.
 
     Raises:
-        UserError: another level is asked for.
+        UserError: it asks for another level.
     """
     neck = make_neck(backbone, channels, extension, detail)
-    named = {level.name: level for level in (*extended_levels(channels), *neck.fpn.levels)}
     if small is not None and small.level not in ("p2_ext", "p2"):
         raise UserError(f"model.small.level={small.level}: a dense head reads p2 or p2_ext, which its levels join")
-    extra = [named["p2_ext"]] if small is not None and small.level == "p2_ext" else []
-    return neck, [*extra, *neck.fpn.levels]
+    _, p2_ext = extended_levels(channels)
+    extra = [p2_ext] if small is not None and small.level == "p2_ext" else []
+    detector = kind(neck, [*extra, *neck.fpn.levels], num_classes, dense or default(), small, resize)
+    return detector.to(memory_format=torch.channels_last)
 
 
 build_retinanet = partial(_build, RetinaNet, RetinaNetSettings)

@@ -53,23 +53,15 @@ class EFPNDetector(nn.Module, abc.ABC):
     ``model(images, targets)`` takes a list of ``(3, h, w)`` images in [0, 1] and, in training, a list of
     ``{"boxes": (n, 4) xyxy in pixels of the given image, "labels": (n,)}``; it returns a dict of losses in training
     and a list of `Detections`, in pixels of the given images, in eval mode.
-
-    Attributes:
-        backbone: gives the levels.
-        num_classes: classes with the background.
-        small: which objects read the extended level, and how; None for a plain FPN.
-        score_thresh: detections have to score higher.
-        nms_thresh: IoU above which the lower-scored detection of a class goes.
-        detections_per_img: the highest-scored that are kept.
     """
 
-    backbone: EFPNBackbone
+    backbone: EFPNBackbone  # gives the levels
     transform: GeneralizedRCNNTransform
-    num_classes: int
-    small: SmallRoIs | None
-    score_thresh: float
-    nms_thresh: float
-    detections_per_img: int
+    num_classes: int  # classes with the background
+    small: SmallRoIs | None  # which objects read the extended level, and how; None for a plain FPN
+    score_thresh: float  # detections have to score higher
+    nms_thresh: float  # IoU above which the lower-scored detection of a class goes
+    detections_per_img: int  # the highest-scored that are kept
 
     @abc.abstractmethod
     def losses(self, features: Features, images: ImageList, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:

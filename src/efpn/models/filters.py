@@ -21,25 +21,16 @@ OUTSIDE = ((-2.0, -2.0, -1.0, -1.0), (-4.0, -2.0, -3.0, -1.0))  # two boxes that
 
 @dataclass(frozen=True)
 class Ranked:
-    """What NMS has left of one image, highest score first; the cap keeps the first ``cap`` of it.
+    """What NMS has left of one image, highest score first; the cap keeps the first ``cap`` of it."""
 
-    Attributes:
-        boxes: ``(n, 4)`` inside the image.
-        scores: ``(n,)`` in [0, 1].
-        labels: ``(n,)`` int64: the class, or of a proposal the number of its level.
-        rows: ``(n,)`` which of the boxes that were given each is.
-        size: height and width of the image.
-        cap: how many are kept.
-        dropped: how many went at each step before the cap: ``top_n`` (of its level, before NMS), ``score``, ``size``,
-            ``nms``; numbers or tensors of one.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    rows: Tensor
-    size: Size
-    cap: int
+    boxes: Tensor  # ``(n, 4)`` inside the image
+    scores: Tensor  # ``(n,)`` in [0, 1]
+    labels: Tensor  # ``(n,)`` int64: the class, or of a proposal the number of its level
+    rows: Tensor  # ``(n,)`` which of the boxes that were given each is
+    size: Size  # height and width of the image
+    cap: int  # how many are kept
+    # how many went at each step before the cap: ``top_n`` (of its level, before NMS), ``score``, ``size``, ``nms``;
+    # numbers or tensors of one
     dropped: Mapping[str, int | Tensor]
 
     def kept(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -54,21 +45,13 @@ class Ranked:
 
 @dataclass(frozen=True)
 class ProposalFilter:
-    """The RPN's filter on the anchors' boxes of one image.
+    """The RPN's filter on the anchors' boxes of one image."""
 
-    Attributes:
-        top_n: boxes of each level that NMS sees.
-        cap: of what it leaves, over all levels.
-        iou: of NMS, within a level.
-        score_thresh: boxes of a lower objectness go.
-        min_size: boxes with a shorter side go, pixels.
-    """
-
-    top_n: int
-    cap: int
-    iou: float
-    score_thresh: float = 0.0
-    min_size: float = 1e-3
+    top_n: int  # boxes of each level that NMS sees
+    cap: int  # of what it leaves, over all levels
+    iou: float  # of NMS, within a level
+    score_thresh: float = 0.0  # boxes of a lower objectness go
+    min_size: float = 1e-3  # boxes with a shorter side go, pixels
 
     def __call__(self, boxes: Sequence[Tensor], logits: Sequence[Tensor], size: Size) -> Ranked:
         """Filter, level by level.
@@ -99,19 +82,12 @@ class ProposalFilter:
 
 @dataclass(frozen=True)
 class DetectionFilter:
-    """The filter of the detections of one image.
+    """The filter of the detections of one image."""
 
-    Attributes:
-        cap: detections that are kept.
-        iou: of NMS, within a class.
-        score_thresh: detections have to score higher.
-        min_size: boxes with a shorter side go, pixels (fixed in torchvision).
-    """
-
-    cap: int
-    iou: float
-    score_thresh: float
-    min_size: float = 1e-2
+    cap: int  # detections that are kept
+    iou: float  # of NMS, within a class
+    score_thresh: float  # detections have to score higher
+    min_size: float = 1e-2  # boxes with a shorter side go, pixels (fixed in torchvision)
 
     def __call__(self, boxes: Tensor, scores: Tensor, size: Size) -> Ranked:
         """Filter.

@@ -31,26 +31,17 @@ LEVELS = ("p2", "p3", "p4", "p5")
 
 @dataclass(frozen=True)
 class RoISettings:
-    """The box head's numbers; the defaults are torchvision's.
+    """The box head's numbers; the defaults are torchvision's."""
 
-    Attributes:
-        batch_size: RoIs sampled per image for the loss, ``positive_fraction`` of them at most positive.
-        fg_iou: a proposal from this IoU on is positive, one below is background.
-        head_width: width of the two fully connected layers.
-        score_thresh: detections below are dropped.
-        nms_thresh: IoU above which the lower-scored detection of a class goes.
-        detections_per_image: the highest-scored that are kept.
-        canonical_size: side of the RoIs that read P4, eq. 2; the paper's 224 sends those below 112 px to P2. Where
-            these go to P2' (COCO's ``small_roi_below``), 448 moves all levels down by one, so that P2 is read again.
-    """
-
-    batch_size: int = 512
+    batch_size: int = 512  # RoIs sampled per image for the loss, ``positive_fraction`` of them at most positive
     positive_fraction: float = 0.25
-    fg_iou: float = 0.5
-    head_width: int = 1024
-    score_thresh: float = 0.05
-    nms_thresh: float = 0.5
-    detections_per_image: int = 100
+    fg_iou: float = 0.5  # a proposal from this IoU on is positive, one below is background
+    head_width: int = 1024  # width of the two fully connected layers
+    score_thresh: float = 0.05  # detections below are dropped
+    nms_thresh: float = 0.5  # IoU above which the lower-scored detection of a class goes
+    detections_per_image: int = 100  # the highest-scored that are kept
+    # side of the RoIs that read P4, eq. 2; the paper's 224 sends those below 112 px to P2. Where these go to P2'
+    # (COCO's ``small_roi_below``), 448 moves all levels down by one, so that P2 is read again
     canonical_size: int = 224
 
     def __post_init__(self) -> None:
@@ -62,18 +53,15 @@ class RoISettings:
 class OHEM:
     """Online hard example mining (Shrivastava et al., 2016) on the small RoIs: those of the highest loss train.
 
-    The three work in this order, on each image by itself; one that is None is passed over.
-
-    Attributes:
-        nms: NMS by loss, the cited method's step against counting one hard place several times: of RoIs that overlap
-            by more than this IoU (there 0.7), whatever their class, the one of the highest loss stays.
-        keep: the hardest of what is left, as a share of it; rounded up. It sets how hard the mining is, whether an
-            image has 20 small RoIs or 500.
-        per_image: the most that train; alone it mines nothing where an image has fewer small RoIs.
+    On each image by itself: NMS, then the share, then the number; what is None is passed over.
     """
 
-    per_image: int | None = 128
+    per_image: int | None = 128  # the most that train; alone it mines nothing where an image has fewer small RoIs
+    # the hardest of what is left, as a share of it; rounded up. It sets how hard the mining is, whether an image has 20
+    # small RoIs or 500
     keep: float | None = None
+    # NMS by loss, the cited method's step against counting one hard place several times: of RoIs that overlap by more
+    # than this IoU (there 0.7), whatever their class, the one of the highest loss stays
     nms: float | None = None
 
     def __post_init__(self) -> None:
@@ -108,18 +96,12 @@ class OHEM:
 
 @dataclass(frozen=True)
 class SmallRoIs:
-    """Where small RoIs go.
+    """Where small RoIs go."""
 
-    Attributes:
-        below: RoIs with ``sqrt(w * h)`` under this many 1x pixels are small (TT100K: 56, COCO: 112).
-        level: the map that they are pooled from: ``p2_ext``, or another to compare with.
-        own_head: a box head of their own, started from the other; False sends them through the one head.
-        mining: train on the hardest small RoIs only, instead of a random sample of all (the finetuning phase).
-    """
-
-    below: float
-    level: str = "p2_ext"
-    own_head: bool = False
+    below: float  # RoIs with ``sqrt(w * h)`` under this many 1x pixels are small (TT100K: 56, COCO: 112)
+    level: str = "p2_ext"  # the map that they are pooled from: ``p2_ext``, or another to compare with
+    own_head: bool = False  # a box head of their own, started from the other; False sends them through the one head
+    # train on the hardest small RoIs only, instead of a random sample of all (the finetuning phase)
     mining: OHEM | None = None
 
     def __post_init__(self) -> None:

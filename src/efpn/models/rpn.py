@@ -20,29 +20,20 @@ LEVELS = ("p2", "p3", "p4", "p5", "p6")
 
 @dataclass(frozen=True)
 class RPNSettings:
-    """The RPN's numbers; the defaults are torchvision's.
+    """The RPN's numbers; the defaults are torchvision's."""
 
-    Attributes:
-        anchor_sizes: side of the square anchor on each of ``p2 .. p6``, pixels of the 1x input.
-        aspect_ratios: height over width.
-        pre_nms_top_n: proposals kept per level before NMS, in training and in testing.
-        post_nms_top_n: proposals kept per image after it, likewise.
-        nms_thresh: IoU above which the lower-scored proposal goes.
-        batch_size: anchors sampled per image for the loss, ``positive_fraction`` of them at most positive.
-        fg_iou: an anchor from this IoU on is positive; one below ``bg_iou`` is negative.
-        score_thresh: in testing, proposals of a lower objectness (0 to 1) are dropped; the fewer small proposals, the
-            less of P2' is computed (`Tiles`).
-    """
-
+    # side of the square anchor on each of ``p2 .. p6``, pixels of the 1x input
     anchor_sizes: Sequence[int] = (32, 64, 128, 256, 512)
-    aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0)
-    pre_nms_top_n: tuple[int, int] = (2000, 1000)
-    post_nms_top_n: tuple[int, int] = (2000, 1000)
-    nms_thresh: float = 0.7
-    batch_size: int = 256
+    aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0)  # height over width
+    pre_nms_top_n: tuple[int, int] = (2000, 1000)  # proposals kept per level before NMS, in training and in testing
+    post_nms_top_n: tuple[int, int] = (2000, 1000)  # proposals kept per image after it, likewise
+    nms_thresh: float = 0.7  # IoU above which the lower-scored proposal goes
+    batch_size: int = 256  # anchors sampled per image for the loss, ``positive_fraction`` of them at most positive
     positive_fraction: float = 0.5
-    fg_iou: float = 0.7
+    fg_iou: float = 0.7  # an anchor from this IoU on is positive; one below ``bg_iou`` is negative
     bg_iou: float = 0.3
+    # in testing, proposals of a lower objectness (0 to 1) are dropped; the fewer small proposals, the less of P2' is
+    # computed (`Tiles`)
     score_thresh: float = 0.0
 
     def __post_init__(self) -> None:

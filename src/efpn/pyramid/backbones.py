@@ -27,17 +27,11 @@ NAMES, STRIDES = ("c2", "c3", "c4", "c5"), (4, 8, 16, 32)
 
 
 class Backbone(nn.Module, abc.ABC):
-    """A convolutional backbone in parts: entry, and four stages that give C2 to C5.
+    """A convolutional backbone in parts: entry, and four stages that give C2 to C5."""
 
-    Attributes:
-        levels: a `LevelSpec` for each of ``c2 .. c5``; strides are 4, 8, 16, 32.
-        mean: of the pixels that it was trained on, RGB in [0, 1].
-        std: likewise.
-    """
-
-    levels: tuple[LevelSpec, ...]
-    mean: Sequence[float] = IMAGENET_MEAN
-    std: Sequence[float] = IMAGENET_STD
+    levels: tuple[LevelSpec, ...]  # a `LevelSpec` for each of ``c2 .. c5``; strides are 4, 8, 16, 32
+    mean: Sequence[float] = IMAGENET_MEAN  # of the pixels that it was trained on, RGB in [0, 1]
+    std: Sequence[float] = IMAGENET_STD  # likewise
 
     @property
     @abc.abstractmethod

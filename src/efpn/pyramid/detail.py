@@ -22,33 +22,21 @@ from efpn.pyramid.receptive import macs_per_cell, reach
 
 @dataclass(frozen=True)
 class Fine:
-    """What C2' of a batch is made of, not yet computed.
+    """What C2' of a batch is made of, not yet computed."""
 
-    Attributes:
-        map: ``(N, any, s * H/2, s * W/2)``.
-        entry: turns it into what stage 2 reads, at stride 2 of the 1x image; also on a part of it.
-        cells: s, cells of ``map`` along each axis for one cell of C2'.
-        reach: cells of C2' to each side that ``entry`` sees.
-        work: multiply-adds of ``entry`` for each cell of C2'.
-    """
-
-    map: Tensor
+    map: Tensor  # ``(N, any, s * H/2, s * W/2)``
+    # turns it into what stage 2 reads, at stride 2 of the 1x image; also on a part of it
     entry: Callable[[Tensor], Tensor]
-    cells: int = 1
-    reach: int = 0
-    work: int = 0
+    cells: int = 1  # s, cells of ``map`` along each axis for one cell of C2'
+    reach: int = 0  # cells of C2' to each side that ``entry`` sees
+    work: int = 0  # multiply-adds of ``entry`` for each cell of C2'
 
 
 class Detail(Protocol):
-    """Where C2' comes from.
+    """Where C2' comes from."""
 
-    Attributes:
-        reads_stem: whether it needs the stem's map of the 1x image.
-        reads_2x: whether it needs the 2x image.
-    """
-
-    reads_stem: bool
-    reads_2x: bool
+    reads_stem: bool  # whether it needs the stem's map of the 1x image
+    reads_2x: bool  # whether it needs the 2x image
 
     def fine(self, backbone: Backbone, images: Tensor, c1: Tensor | None, images_2x: Tensor | None) -> Fine:
         """Prepare what stage 2 is run on.

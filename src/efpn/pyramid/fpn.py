@@ -14,15 +14,10 @@ from efpn.types import LevelSpec
 
 
 class Pyramid(NamedTuple):
-    """One pass of backbone and FPN.
+    """One pass of backbone and FPN."""
 
-    Attributes:
-        inner: ``p2 .. p5`` before the 3x3 output convolution (lateral + top-down sum).
-        output: ``p2 .. p6``, what a detector reads.
-    """
-
-    inner: dict[str, Tensor]
-    output: dict[str, Tensor]
+    inner: dict[str, Tensor]  # ``p2 .. p5`` before the 3x3 output convolution (lateral + top-down sum)
+    output: dict[str, Tensor]  # ``p2 .. p6``, what a detector reads
 
 
 class FPN(FeaturePyramidNetwork):

@@ -41,18 +41,13 @@ Price = Callable[[np.ndarray], np.ndarray]  # rectangles (n, 4) to what each cos
 
 @dataclass(frozen=True)
 class Tiles:
-    """How P2' is cut.
+    """How P2' is cut."""
 
-    Attributes:
-        grid: tiles begin and end at multiples of this, so that they have few different sizes.
-        margin: the most that an upsampler sees around a tile in each of its two stages, one after the other; None is
-            what its receptive field asks for, which is exact. The stage at P3''s resolution takes 1 at least.
-        dense_from: share of the whole map's work from which the map is computed whole.
-    """
-
-    grid: int = 2
+    grid: int = 2  # tiles begin and end at multiples of this, so that they have few different sizes
+    # the most that an upsampler sees around a tile in each of its two stages, one after the other; None is what its
+    # receptive field asks for, which is exact. The stage at P3''s resolution takes 1 at least.
     margin: int | None = None
-    dense_from: float = 0.9
+    dense_from: float = 0.9  # share of the whole map's work from which the map is computed whole
 
     def __post_init__(self) -> None:
         """Refuse numbers that cut nothing."""

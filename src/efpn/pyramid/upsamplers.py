@@ -72,14 +72,10 @@ class TwoStage(Upsampler):
 
     The first stage works on P3 at its own resolution, the second at that of P3'. What is promised here is tried out
     when a model is built (`efpn.pyramid.tiles.why_whole`).
-
-    Attributes:
-        reach: cells that the stages see to each side, of P3 and of P3'.
-        work: multiply-adds of the stages for each cell of P3.
     """
 
-    reach: tuple[int, int]
-    work: tuple[int, int]
+    reach: tuple[int, int]  # cells that the stages see to each side, of P3 and of P3'
+    work: tuple[int, int]  # multiply-adds of the stages for each cell of P3
 
     @abc.abstractmethod
     def content_of(self, p3: Tensor) -> Tensor:
