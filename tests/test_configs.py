@@ -41,6 +41,7 @@ def blank(cfg: DictConfig, phase: str) -> EFPNDetector:
         return instantiate(model_config(cfg, phase), num_classes=5, backbone={"weights": None}, _convert_="all")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_phase_of_every_experiment_instantiates(experiment: str) -> None:
     cfg = config("train", f"experiment={experiment}")
@@ -58,6 +59,7 @@ def test_every_phase_of_every_experiment_instantiates(experiment: str) -> None:
     instantiate(cfg.data.eval_transform, _convert_="all")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["retinanet", "fcos"])
 def test_every_phase_of_a_one_stage_detector_instantiates(kind: str) -> None:
     cfg = config("train", "experiment=mosaic_efpn", f"detector={kind}")
@@ -95,6 +97,7 @@ def test_what_is_typed_and_not_read_by_the_detector_is_refused_and_nothing_else(
     return check_read(cfg, [word for word in words if word.split("=")[0] not in unread])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_has_a_quick_form_apart_from_its_runs(experiment: str) -> None:
     whole = config("train", f"experiment={experiment}", "name=mine")
@@ -115,6 +118,7 @@ def test_a_timm_backbone_composes() -> None:
 GROUPS = ("backbone", "detector", "extension", "detail", "loss", "trainer", "logger", "callbacks", "data")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_option_of_every_group_composes(group: str) -> None:
     for path in sorted((ROOT / "conf" / group).glob("*.yaml")):
@@ -122,6 +126,7 @@ def test_every_option_of_every_group_composes(group: str) -> None:
         OmegaConf.to_container(cfg, resolve=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("upsampler", ["ftt", "espcn", "nearest", "second_pass"])
 @pytest.mark.parametrize("experiment", ["demo", "mosaic_efpn", "tt100k_efpn"])
 def test_every_extension_instantiates(experiment: str, upsampler: str) -> None:
@@ -204,6 +209,7 @@ def test_every_sweep_has_rows_a_table_and_no_more(sweep: str) -> None:
     assert config("summarise", "sweep=x", f"table={sweep}").rows == sweep
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS)
 def test_every_row_is_of_a_sweep_and_builds_in_both_kinds_of_experiments(row: str) -> None:
     lists = [(ROOT / f"conf/sweep/{sweep}.yaml").read_text().split("+row: ")[-1].splitlines()[0] for sweep in SWEEPS]
@@ -216,6 +222,7 @@ def test_every_row_is_of_a_sweep_and_builds_in_both_kinds_of_experiments(row: st
         assert (detector.backbone.extension is not None) == (row in extended)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_can_be_a_sweeps(experiment: str) -> None:
     for row, phases in (("espcn", ["baseline", "distill", "finetune"]), ("control_head", ["baseline", "control_head"])):

@@ -22,6 +22,7 @@ def scored(tmp_path, evaluation, monkeypatch):
     return lambda name, found: evaluation(name=name, detections=found, folder=tmp_path / name)
 
 
+@pytest.mark.slow
 def test_the_page_needs_no_other_file_and_tells_the_numbers(scored, detections, tmp_path: Path) -> None:
     rows = [scored("FPN", detections[1:]), scored("E<FPN>", detections)]
     drawn = draw_together(tmp_path, rows)
@@ -37,12 +38,14 @@ def test_the_page_needs_no_other_file_and_tells_the_numbers(scored, detections, 
         assert (tmp_path / f"{stem}.png").is_file() and (tmp_path / f"{stem}.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_page_without_any_detection_says_so(scored, tmp_path: Path) -> None:
     row = scored("nothing", [])
     drawn = draw_row(row) | draw_together(tmp_path, [row])
     assert "The surest false alarms: nothing to show" in write_html(tmp_path, [row], {}, drawn).read_text()
 
 
+@pytest.mark.slow
 def test_a_figure_of_an_earlier_evaluation_goes_where_there_is_nothing_to_show(scored, detections, tmp_path) -> None:
     rows = [scored("FPN", detections[1:]), scored("FPN", detections)]
     assert draw_together(tmp_path, rows)["pairs"].is_file() and (tmp_path / "pairs.json").is_file()

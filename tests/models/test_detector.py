@@ -58,6 +58,7 @@ def batch() -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
     return images, [{"boxes": boxes, "labels": torch.tensor([1, 3])}, empty]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ftt_width", [8, None])
 def test_gives_losses_in_training_and_detections_in_eval(ftt_width: int | None) -> None:
     model = fasterrcnn_resnet50_efpn(

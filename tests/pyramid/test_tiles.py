@@ -181,6 +181,7 @@ def test_pooled_features_are_those_of_the_dense_map_on_real_images(
     assert differs(model, [[]], images[:1]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [1e-6, 24.0, 1e6])  # no small RoI, some, all
 def test_detections_are_those_of_the_dense_model(threshold: float) -> None:
     images = [torch.rand(3, 200, 300), torch.rand(3, 150, 120), torch.rand(3, 90, 310)]
