@@ -35,6 +35,7 @@ def test_tt100k_results_give_the_same_detections(simple, perfect) -> None:
         ({"image_id": True}, "detection 1: image_id true is no image"),
         ({"image_id": [1]}, r"detection 1: image_id \[1\] is no image"),
         ({"score": 10**400}, "detection 1: score is a number of more than 40 digits; give a finite number"),
+        ({"score": 10**5000}, "detection 1: score is a number of more than 40 digits; give a finite number"),
         ({"bbox": [9, 9, -3, 4]}, "of negative width or height; give x, y, width, height"),
     ],
 )

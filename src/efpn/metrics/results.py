@@ -82,10 +82,10 @@ def _problems(detections: Sequence[Any], ground_truth: Truth, source: Path) -> I
     images = {image["id"] for image in ground_truth["images"]}
     categories = {category["id"] for category in ground_truth["categories"]}
     for number, found in enumerate(detections):
-        faults: list[Fault | None] = [
-            (f"is {shown(found)}, not an object", "give image_id, category_id, bbox and score")
-        ]
-        if isinstance(found, Mapping):
+        faults: list[Fault | None]
+        if not isinstance(found, Mapping):
+            faults = [(f"is {shown(found)}, not an object", "give image_id, category_id, bbox and score")]
+        else:
             faults = [
                 _unknown(found, "image_id", images, "image", "score it on the split it was made on"),
                 _unknown(found, "category_id", categories, "category", "use the ground truth's categories"),
