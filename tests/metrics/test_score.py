@@ -112,6 +112,24 @@ def test_best_threshold_of_one_bin_looks_at_that_bin_only(simple, perfect):
     assert chosen.f1 == 1.0
 
 
+def test_best_threshold_measures_by_the_rule_that_the_score_goes_by(simple, perfect):
+    """By area only the outline of 50 x 10 is small, by the longer side neither box is."""
+    simple["annotations"][0]["bbox"] = perfect[0]["bbox"] = [10, 10, 50, 10]
+    simple["annotations"][0]["area"] = 500
+    small = TT100K_BINS["small"]
+    assert best_f1_threshold(simple, perfect, bin=small).f1 is None
+    chosen = best_f1_threshold(simple, perfect, bin=small, size_rule="area")
+    assert chosen.f1 == score(simple, perfect, score_threshold=chosen.score, size_rule="area")["F1_S"] == 1.0
+
+
+def test_the_cap_of_detections_can_be_raised_and_lowered(simple, perfect):
+    """The best detection of the small box comes after two others of its class."""
+    worse = [{**perfect[0], "bbox": [150, 150, 20, 20], "score": 0.9 + n / 100} for n in range(2)]
+    capped, whole = (score(simple, [*perfect, *worse], score_threshold=0.5, max_dets=cap) for cap in (2, 4))
+    assert capped["AR_S"] == capped["AP_S_any"] == 0.0
+    assert whole["AR_S"] == 1.0 and whole["AP_S_any"] == pytest.approx(1 / 3)
+
+
 def test_best_threshold_is_a_maximum():
     gt, found = big_scene(count=40)
     chosen = best_f1_threshold(gt, found)

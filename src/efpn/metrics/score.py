@@ -28,6 +28,7 @@ def score(
     score_threshold: float,
     category_ids: Iterable[int] | None = None,
     size_rule: SizeRule = "long_side",
+    max_dets: int = 300,
     matcher: Matcher | None = None,
 ) -> dict[str, float | None]:
     """COCO AP/AR by size, and TT100K accuracy, recall and F1 by size at IoU 0.5, in one flat dict.
@@ -38,6 +39,7 @@ def score(
         score_threshold: detections below it do not count for accuracy, recall and F1 (AP and AR use all).
         category_ids: the evaluated categories; by default all.
         size_rule: of accuracy, recall and F1.
+        max_dets: of AP and AR, as `coco_metrics`.
         matcher: of all these (`split_matcher`), if it is made already.
 
     Returns:
@@ -47,9 +49,9 @@ def score(
         under two classes, counts as one hit and one false alarm.
     """
     categories = None if category_ids is None else list(category_ids)
-    table = coco_metrics(ground_truth, detections, category_ids=categories)
+    table = coco_metrics(ground_truth, detections, max_dets=max_dets, category_ids=categories)
     merged, found = as_one_class(ground_truth, detections, categories)
-    as_one = coco_metrics(merged, found)
+    as_one = coco_metrics(merged, found, max_dets=max_dets)
     table |= {f"AP{suffix(band)}_any": as_one[f"AP{suffix(band)}"] for band in COCO_BANDS}
     matcher = matcher or split_matcher(ground_truth, detections, categories, size_rule)
     return table | rates(matcher, score_threshold)
@@ -96,13 +98,14 @@ def best_f1_threshold(
     *,
     category_ids: Iterable[int] | None = None,
     bin: tuple[float, float] = TT100K_BINS["all"],
+    size_rule: SizeRule = "long_side",
 ) -> Threshold:
     """The score threshold with the best F1 in one size bin; to be chosen on validation, never on the test split.
 
     Of 100 thresholds from 0 to the top score, the middle one of those that share the best F1; 0 and None where F1 does
-    not exist (no objects in the bin, a range of the longer side in native pixels).
+    not exist (no objects in the bin, a range of sizes by ``size_rule`` in native pixels).
     """
-    matcher = split_matcher(ground_truth, detections, category_ids)
+    matcher = split_matcher(ground_truth, detections, category_ids, size_rule)
     top = float(matcher.found.scores.max(initial=0.0))
     tried = np.linspace(0.0, top, 100, endpoint=False)
     counts = [matcher.count(float(at), [bin])[0] for at in tried]
@@ -134,7 +137,10 @@ def objects_by_size(
     category_ids: Iterable[int] | None = None,
     edges: Edges = "half_open",
 ) -> dict[str, int]:
-    """Objects of a COCO ground truth per band (native pixels), crowds left out; category ids None for all."""
+    """Objects of a COCO ground truth per band (native pixels), crowds left out; category ids None for all.
+
+    Rule ``area`` takes the annotation's own area where it gives one.
+    """
     sizes = _objects(ground_truth, category_ids).sizes(rule)
     return {name: int(in_band(sizes, band, edges).sum()) for name, band in bands.items()}
 
