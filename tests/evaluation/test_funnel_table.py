@@ -33,6 +33,11 @@ def test_what_is_not_known_is_said(ground_truth, detections):
     assert rows_of(text, "RoIs by the level they are pooled from")["small"]["RoIs"] == "n/a"
 
 
+def test_a_funnel_without_bands_has_empty_tables(ground_truth, detections):
+    text = funnel_markdown(loss_funnel(ground_truth, detections, score_threshold=0.5, bands={}))
+    assert rows_of(text, "Ground truths: found, or why missed") == {}
+
+
 def test_a_band_without_objects(ground_truth):
     empty = {**ground_truth, "annotations": []}
     fates = rows_of(funnel_markdown(loss_funnel(empty, [], score_threshold=0.5)), "Ground truths: found, or why missed")

@@ -60,8 +60,13 @@ def comparison_markdown(rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -
 
 def comparison_table(rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> Table:
     """The comparison for a terminal: gains in green, losses in red."""
-    look: dict[str, Any] = {"caption_justify": "left", "box": box.SIMPLE_HEAD, "padding": 0, "collapse_padding": True}
-    table = Table(caption=said_sizes(rows) or None, **look)
+    table = Table(
+        caption=said_sizes(rows) or None,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        collapse_padding=True,
+    )
     table.add_column("", min_width=10, overflow="fold")
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
@@ -106,18 +111,18 @@ def gain_shares(rows: Sequence[Row]) -> str:
         floor, bound = (trained.get((name, *terms)) for name in ("control_head", phase))
         if not floor or not bound or row in (floor, bound):
             continue
-        line = [row.name, bound.name]
-        for metric in SHARED:
-            value, low, high = (one.shared.get(metric) for one in (row, floor, bound))
-            if value is None or low is None or high is None or high - low < LEAST_GAIN:
-                line.append(MISSING)
-            else:
-                line.append(f"{(value - low) / (high - low):.0%}")
-        lines.append(line)
+        lines.append([row.name, bound.name, *(_share(row, floor, bound, metric) for metric in SHARED)])
     if not lines:
         return ""
     table = markdown_table(["share of the gain", "of", *SHARED], lines)
     return f"{table}\n\n(row - control head) / (bound - control head), all of one seed."
+
+
+def _share(row: Row, floor: Row, bound: Row, metric: str) -> str:
+    value, low, high = (one.shared.get(metric) for one in (row, floor, bound))
+    if value is None or low is None or high is None or high - low < LEAST_GAIN:
+        return MISSING
+    return f"{(value - low) / (high - low):.0%}"
 
 
 def equal_time(rows: Sequence[Row]) -> str:

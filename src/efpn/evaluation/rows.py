@@ -82,7 +82,7 @@ class Row:
 
 
 def load_row(path: Path) -> Row:
-    """Read a run directory (its ``metrics.json``) or such a file; `UserError` if it is missing or holds no metrics."""
+    """Read a run directory (its ``metrics.json``) or such a file (raises `UserError`: missing, or without metrics)."""
     file = path / METRICS if path.is_dir() else path
     record = read_json(file)
     if not isinstance(record, dict) or not isinstance(record.get("metrics"), dict):
@@ -96,7 +96,7 @@ def load_rows(paths: Iterable[Path]) -> list[Row]:
 
 
 def comparable(rows: Sequence[Row]) -> list[Row]:
-    """The rows under names that tell them apart; `UserError` of none, or of two measured under different terms."""
+    """The rows under names that tell them apart (raises `UserError`: none, or two measured under different terms)."""
     if not rows:
         raise UserError("nothing to compare: name at least one run directory with a metrics.json")
     first = rows[0]
@@ -113,15 +113,7 @@ def told_apart(rows: Sequence[Row]) -> list[Row]:
     """Rows of one name get what they differ in behind it: their identity, and where that is alike the file's place."""
     keys = dict.fromkeys(key for row in rows for key in row.identity)
     for chosen in ([key for key in keys if key not in LAST], [key for key in keys if key in LAST]):
-        named = []
-        for row, alike in _named(rows):
-            words = [row.name]
-            for key in chosen:
-                mine = row.identity.get(key)
-                if mine not in (None, *PLAIN) and any(other.identity.get(key) != mine for other in alike):
-                    words.append(f"seed{mine}" if key == "seed" else f"{key} {mine}" if key in LAST else str(mine))
-            named.append(replace(row, name=" ".join(words)))
-        rows = named
+        rows = [replace(row, name=" ".join([row.name, *_differing(row, alike, chosen)])) for row, alike in _named(rows)]
     places = [row.source.parent if row.source.name == METRICS else row.source for row in rows]
     return [
         replace(row, name=f"{row.name} ({place})") if len(alike) > 1 else row
@@ -135,6 +127,14 @@ def _named(rows: Sequence[Row]) -> list[tuple[Row, list[Row]]]:
     for row in rows:
         named[row.name].append(row)
     return [(row, named[row.name]) for row in rows]
+
+
+def _differing(row: Row, alike: Sequence[Row], keys: Sequence[str]) -> Iterator[str]:
+    """Words for the parts of the row's identity that are others in the rows ``alike``."""
+    for key in keys:
+        mine = row.identity.get(key)
+        if mine not in (None, *PLAIN) and any(other.identity.get(key) != mine for other in alike):
+            yield f"seed{mine}" if key == "seed" else f"{key} {mine}" if key in LAST else str(mine)
 
 
 def changed(model: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:

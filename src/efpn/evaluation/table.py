@@ -39,7 +39,7 @@ def gain_over(mine: Mapping[str, Any], base: Mapping[str, Any], metric: str) -> 
 
 
 def class_lines(rows: Sequence[Evaluation]) -> list[tuple[str, int, list[Metrics]]]:
-    """Of each class, commonest first: its name, its objects, and AP and AR in every row."""
+    """Of each class, commonest first: its name, its objects, and its metrics in every row."""
     first = rows[0]
     return [
         (first.class_names[key], objects, [one.by_class[key] for one in rows])
@@ -114,9 +114,8 @@ def funnel_markdown(funnel: Funnel, title: str = "Where objects get lost") -> st
     Causes that can be told but never happened are left out of the tables.
     """
     bands = list(funnel.by_band.values())
-    misses = [cause for cause in bands[0].misses if any(one.misses[cause] != 0 for one in bands)]
-    alarms = [cause for cause in bands[0].false_alarms if any(one.false_alarms[cause] != 0 for one in bands)]
-    recalls = [f"recall@{k}" for k in bands[0].rpn_recall]
+    misses, alarms = _happened([one.misses for one in bands]), _happened([one.false_alarms for one in bands])
+    recalls = [f"recall@{k}" for k in (bands[0].rpn_recall if bands else ())]
     levels = list(next((one.roi_levels for one in bands if one.roi_levels), {}))
     caps = "They were not recorded."
     if funnel.cap is not None:
@@ -160,3 +159,8 @@ def funnel_markdown(funnel: Funnel, title: str = "Where objects get lost") -> st
         means = [f"{count:.1f}" for count in (sum(steps.values()), *steps.values())]
         parts += [f"## Where {kind} are filtered out", FILTERED[kind], markdown_table(head, [means])]
     return "\n\n".join(parts) + "\n"
+
+
+def _happened(bands: Sequence[Mapping[str, int | None]]) -> list[str]:
+    """Causes to be shown, in their order: all but those that stand at 0 everywhere."""
+    return [cause for cause in (bands[0] if bands else {}) if any(band[cause] != 0 for band in bands)]

@@ -71,7 +71,7 @@ def worst_sheet(evaluation: Evaluation, kind: WorstKind, count: int = 18, title:
 
 
 def crop_sheet(crops: Sequence[Crop], *, title: str = "", columns: int = 6) -> Figure:
-    """Crops in rows, with a one-line title and a legend; `ValueError` without any."""
+    """Crops in rows, with a one-line title and a legend (raises `ValueError`: there are none)."""
     if not crops:
         raise ValueError("a sheet needs at least one crop")
     rows, side = -(-len(crops) // columns), WIDTH / columns

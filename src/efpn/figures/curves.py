@@ -203,7 +203,7 @@ def interval_dots(
 
 
 def run_styles(names: Iterable[str]) -> dict[str, RunStyle]:
-    """A style for each run, in order; `ValueError` where there are no runs, or more than styles."""
+    """A style for each run, in order (raises `ValueError`: there are no runs, or more than styles)."""
     runs = list(names)
     if not 1 <= len(runs) <= len(STYLES):
         raise ValueError(f"{len(runs)} runs: a figure can tell 1 to {len(STYLES)} apart; choose among them")
@@ -219,8 +219,16 @@ def _figure(width: float, height: float) -> Figure:
 def _line(axes: Axes, x: Any, y: Any, style: RunStyle, marked: bool = False) -> None:
     """A line that breaks where a value is None."""
     across, up = (np.array([np.nan if v is None else v for v in values], dtype=float) for values in (x, y))
-    look: dict[str, Any] = {"color": style.colour, "linestyle": style.line, "marker": style.marker if marked else ""}
-    axes.plot(across, up, **look, linewidth=1.7, markersize=4.5, clip_on=False)
+    axes.plot(
+        across,
+        up,
+        color=style.colour,
+        linestyle=style.line,
+        marker=style.marker if marked else "",
+        linewidth=1.7,
+        markersize=4.5,
+        clip_on=False,
+    )
 
 
 def _style(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:

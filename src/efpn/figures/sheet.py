@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -54,7 +54,7 @@ def outcome_sheet(evaluation: Evaluation, images: int = 12, title: str = "") -> 
 
 
 def contact_sheet(panels: Sequence[Panel], *, title: str = "") -> Figure:
-    """Panels in rows of two, with a title and a legend; `ValueError` without any."""
+    """Panels in rows of two, with a title and a legend (raises `ValueError`: there are none)."""
     if not panels:
         raise ValueError("a sheet needs at least one panel")
     columns = min(2, len(panels))
@@ -97,8 +97,9 @@ def _draw_panel(page: SubFigure, panel: Panel, share: float) -> None:
     """Overview on the left, up to four views on the right."""
     top = 1 - TITLE / (TITLE + (1 - share) * WIDTH)
     page.text(0.02, (1 + top) / 2, panel.title, fontsize=10, va="center")
-    edges = {"left": 0.02, "right": 0.98, "top": top, "bottom": 0.02}
-    grid = page.add_gridspec(1, 2, **edges, wspace=0.03, width_ratios=[share, 1 - share])
+    grid = page.add_gridspec(
+        1, 2, left=0.02, right=0.98, top=top, bottom=0.02, wspace=0.03, width_ratios=[share, 1 - share]
+    )
     views = grid[1].subgridspec(2, 2, wspace=0.04, hspace=0.04)
     height, width = panel.image.shape[:2]
     small, factor = panel.image, min(1.0, LONGEST / max(height, width))
@@ -123,8 +124,17 @@ def caption(view: Axes, drawn: Sequence[Mark], window: Window) -> None:
     frame = {"facecolor": RIM, "alpha": 0.8, "edgecolor": "none", "pad": 1.2}
     for line, mark in enumerate(named[:2]):
         style = STYLES[mark.kind]
-        look: dict[str, Any] = {"color": style.colour, "fontsize": 7, "va": "bottom", "clip_on": True, "bbox": frame}
-        view.text(0.02, 0.02 + 0.105 * line, f"{style.short} {mark.text}", transform=view.transAxes, **look)
+        view.text(
+            0.02,
+            0.02 + 0.105 * line,
+            f"{style.short} {mark.text}",
+            transform=view.transAxes,
+            color=style.colour,
+            fontsize=7,
+            va="bottom",
+            clip_on=True,
+            bbox=frame,
+        )
 
 
 def _centre(box: Window) -> tuple[float, float]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
@@ -28,10 +28,11 @@ class BandFunnel:
     misses: dict[str, int | None]
     false_alarms: dict[str, int]  # cause to number, by the false alarm's own size
     rpn_recall: dict[int, float | None]  # k to the share with a proposal in place among the best k of its image
-    rpn_cap: float | None  # share with a proposal in place among those recorded, but only beyond the cap
-    detection_cap: float | None  # share with a detection of its class in place, at any score, but only beyond the cap
-    rois: int | None  # RoIs of the band's size that were pooled
-    roi_levels: dict[str, float] | None  # level to its share of them; None without any
+    rpn_cap: float | None = None  # share with a proposal in place among those recorded, but only beyond the cap
+    # share with a detection of its class in place, at any score, but only beyond the cap
+    detection_cap: float | None = None
+    rois: int | None = None  # RoIs of the band's size that were pooled
+    roi_levels: dict[str, float] | None = None  # level to its share of them; None without any
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def loss_funnel(
     crowds = [box for box in ground_truth["annotations"] if box.get("iscrowd", 0)]
     matcher = matcher or split_matcher(ground_truth, detections, wanted, size_rule)
     truth, found = matcher.truth, matcher.found
-    stages = None if record is None else _stages(matcher, record, wanted, size_rule)
+    stages = None if record is None else _followed(matcher, record, wanted, size_rule)
     matched = matcher.match(score_threshold)
     alarm = (matched < 0) & (found.scores >= score_threshold)
     missed = miss_causes(truth, found, matched, score_threshold, stages)
@@ -96,13 +97,14 @@ def loss_funnel(
     for name, band in bands.items():
         inside, seen = in_band(matcher.truth_sizes, band), in_band(matcher.found_sizes, band)
         causes = {cause: int((missed[inside] == cause).sum()) for cause in MISSES}
-        by_band[name] = BandFunnel(
+        counted = BandFunnel(
             objects=int(inside.sum()),
             hits=int((missed[inside] == "").sum()),
             misses={**causes, **dict.fromkeys(untold)},
             false_alarms={cause: int((alarms[seen] == cause).sum()) for cause in FALSE_ALARMS},
-            **_before(stages, inside, band, recall_at),
+            rpn_recall=dict.fromkeys(recall_at),
         )
+        by_band[name] = counted if stages is None else _with_stages(counted, stages, inside, band)
     return Funnel(
         score_threshold,
         rule_used(ground_truth, size_rule, wanted),
@@ -115,8 +117,8 @@ def loss_funnel(
     )
 
 
-def _stages(matcher: Matcher, record: StageRecord, wanted: set[int] | None, rule: SizeRule) -> Stages:
-    """How far each ground truth of ``matcher`` came; raises `UserError` where no record of its image is kept."""
+def _followed(matcher: Matcher, record: StageRecord, wanted: set[int] | None, rule: SizeRule) -> Stages:
+    """How far each ground truth of ``matcher`` came (raises `UserError`: there is no record of its image)."""
     truth, found = matcher.truth, matcher.found
     missing = sorted(set(truth.images.tolist()) - record.images.keys())
     if missing:
@@ -145,23 +147,19 @@ def _stages(matcher: Matcher, record: StageRecord, wanted: set[int] | None, rule
     )
 
 
-def _before(
-    stages: Stages | None, inside: np.ndarray, band: tuple[float, float], recall_at: Sequence[int]
-) -> dict[str, Any]:
-    """The part of a `BandFunnel` that a record tells."""
-    if stages is None:
-        unknown = dict.fromkeys(("rpn_cap", "detection_cap", "rois", "roi_levels"))
-        return {"rpn_recall": dict.fromkeys(recall_at), **unknown}
+def _with_stages(counted: BandFunnel, stages: Stages, inside: np.ndarray, band: tuple[float, float]) -> BandFunnel:
+    """The same with what a record tells."""
     record, rank = stages.record, stages.rank
     levels = stages.roi_levels[in_band(stages.roi_sizes, band)]
 
     def share(those: np.ndarray) -> float | None:
         return float(those[inside].mean()) if inside.any() else None
 
-    return {
-        "rpn_recall": {k: share(rank < k) if k <= record.depth else None for k in recall_at},
-        "rpn_cap": share(np.isfinite(rank) & (rank >= record.cap)) if record.depth > record.cap else None,
-        "detection_cap": share(stages.cut_off),
-        "rois": len(levels),
-        "roi_levels": {level: float((levels == level).mean()) for level in record.levels} if len(levels) else None,
-    }
+    return replace(
+        counted,
+        rpn_recall={k: share(rank < k) if k <= record.depth else None for k in counted.rpn_recall},
+        rpn_cap=share(np.isfinite(rank) & (rank >= record.cap)) if record.depth > record.cap else None,
+        detection_cap=share(stages.cut_off),
+        rois=len(levels),
+        roi_levels={level: float((levels == level).mean()) for level in record.levels} if len(levels) else None,
+    )
