@@ -48,6 +48,30 @@ def test_a_set_that_is_there_is_not_drawn_again(drawn, monkeypatch):
     assert len(Synthetic(drawn.root, **SMALL).load("test")) == 2
 
 
+def test_a_set_that_another_process_has_drawn_first_is_taken(tmp_path, monkeypatch):
+    first, second = (Synthetic(tmp_path, {"train": 1}, options={"side": 64}) for _ in range(2))
+    write = second._write
+
+    def slow(folder):
+        write(folder)
+        first.generate()
+
+    monkeypatch.setattr(second, "_write", slow)
+    assert second.generate() == first.folder and len(second.load("train")) == 1
+
+
+def test_a_full_disk_is_no_other_process(tmp_path, monkeypatch):
+    signs = Synthetic(tmp_path, {"train": 1}, options={"side": 64})
+
+    def full(folder):
+        signs.folder.mkdir()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(signs, "_write", full)
+    with pytest.raises(OSError, match="No space left"):
+        signs.generate()
+
+
 def test_an_interrupted_generation_leaves_nothing(tmp_path, monkeypatch):
     signs, draw, calls = Synthetic(tmp_path, **SMALL), source.draw_scene, []
 

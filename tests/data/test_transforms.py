@@ -155,7 +155,12 @@ def test_colour_jitter_changes_colours_not_geometry():
 
 
 @pytest.mark.parametrize(
-    ("option", "message"), [({"scale_jitter": (2, 1)}, "0 < low <= high"), ({"crop": 0}, "crop is 0")]
+    ("option", "message"),
+    [
+        ({"scale_jitter": (2, 1)}, "0 < low <= high"),
+        ({"scale_jitter": (2,)}, r"scale_jitter=\[2.0\]: give \[low, high\]"),
+        ({"crop": 0}, "crop is 0"),
+    ],
 )
 def test_senseless_options(option, message):
     with pytest.raises(UserError, match=message):

@@ -105,7 +105,10 @@ def whole_window(height: int, width: int, factor: float) -> Window:
 
 
 def clip_boxes(boxes: Boxes, width: float, height: float, min_visibility: float) -> tuple[Boxes, NDArray[np.int64]]:
-    """Clip to the image; also the rows ``(m,)`` that keep an area, `min_visibility` of their own at the least."""
+    """Clip to the image and drop what keeps no area or less than `min_visibility` of its own.
+
+    Returns boxes ``(m, 4)`` and their rows ``(m,)``.
+    """
     clipped = np.stack([boxes[:, axis].clip(0, (width, height)[axis % 2]) for axis in range(4)], axis=1)
     area, left = ((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) for box in (boxes, clipped))
     kept = np.flatnonzero((left > 0) & (left >= min_visibility * area))
@@ -125,7 +128,7 @@ class EvalTransform:
     def __call__(
         self, image: Pixels, boxes: Boxes, *, factor: int, seed: int, ignore: Boxes = NO_BOXES, focus: Rows = NO_ROWS
     ) -> View:
-        """See `Transform`."""
+        """See `Transform`; `seed` and `focus` have no effect."""
         height, width = image.shape[:2]
         window = whole_window(height, width, size_factor(height, width, self.short_side, self.max_size))
         moved, kept = clip_boxes(window.move(boxes), window.out_width, window.out_height, 0)
@@ -148,7 +151,8 @@ class TrainTransform:
     A JPEG that ends up at half of its size or less (files from four times the 1x size on, since 1x is made of the 2x
     image) may be read at that size, see `shrink`; its pixels are then libjpeg's means in place of OpenCV's.
 
-    Raises `UserError`: `scale_jitter`, `crop`, `repeat_crop` or what is in `augment` make no sense.
+    Raises:
+        UserError: `scale_jitter`, `crop`, `repeat_crop` or what is in `augment` make no sense.
     """
 
     short_side: int  # 1x pixels of the shorter side before jitter
@@ -163,9 +167,10 @@ class TrainTransform:
     augment: Any = None  # a list of transforms, or some by name, done one after the other, see `efpn.data.augment`
 
     def __post_init__(self) -> None:
-        low, high = self.jitter = (1.0, 1.0) if self.scale_jitter is None else tuple(map(float, self.scale_jitter))
-        if not 0 < low <= high:
-            raise UserError(f"data.train_transform.scale_jitter={[low, high]}: give [low, high] with 0 < low <= high")
+        given = (1.0, 1.0) if self.scale_jitter is None else tuple(map(float, self.scale_jitter))
+        if len(given) != 2 or not 0 < given[0] <= given[1]:
+            raise UserError(f"data.train_transform.scale_jitter={list(given)}: give [low, high] with 0 < low <= high")
+        self.jitter: tuple[float, float] = given
         for name, side in (("crop", self.crop), ("repeat_crop", self.repeat_crop)):
             if side is not None and side < 1:
                 raise UserError(f"{name} is {side}; give a side in 1x pixels, or null for whole images")

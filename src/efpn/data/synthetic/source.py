@@ -87,10 +87,11 @@ class Synthetic:
             ) from None
         try:
             self._write(half)
-            half.rename(self.folder)
-        except OSError:
-            if not self.folder.is_dir():  # another process may have been first, with the same images
-                raise
+            try:
+                half.rename(self.folder)
+            except OSError:
+                if not self.folder.is_dir():  # another process may have been first, with the same images
+                    raise
         finally:
             shutil.rmtree(half, ignore_errors=True)
         return self.folder
