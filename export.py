@@ -6,8 +6,9 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from efpn.deploy.formats import check_packages, given_images
+from efpn.deploy.formats import check_packages
 from efpn.entry import call, start
+from efpn.prediction.images import given_images
 from efpn.ranges import EXPORT, check_values
 from efpn.runs.files import require_place
 from efpn.runs.saved import latest_run

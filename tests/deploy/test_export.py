@@ -20,10 +20,10 @@ from torch.nn.functional import avg_pool2d
 from deploy.conftest import SIZES, agrees, noise, spread
 from efpn.data.dataset import image_pair
 from efpn.data.transforms import EvalTransform
-from efpn.deploy.formats import Onnx, Torch, check_packages, given_images
+from efpn.deploy.formats import Onnx, Torch, check_packages
 from efpn.deploy.run import NO_BOXES, export
 from efpn.errors import UserError
-from efpn.prediction.images import find_images
+from efpn.prediction.images import find_images, given_images
 from efpn.prediction.run import predict
 from efpn.runs.checkpoints import read_checkpoint
 from efpn.runs.rebuild import rebuild_detector

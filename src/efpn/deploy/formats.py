@@ -1,4 +1,4 @@
-"""What an export can be asked for: the files that a traced detector is written to and run from, images to compare on.
+"""What an export can be asked for: the files that a traced detector is written to and run from.
 
 torch and the packages of a format are imported where they are used, so that a missing one is told at once.
 """
@@ -13,10 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from omegaconf import DictConfig
-
 from efpn.errors import UserError
-from efpn.prediction.images import asked_for, find_images
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,10 +111,3 @@ def check_packages(chosen: Format) -> None:
     missing = [name for name in chosen.needs if find_spec(name) is None]
     if missing:
         raise UserError(f"{chosen.file}: needs {', '.join(missing)}, not installed here; pip install -e '.[export]'")
-
-
-def given_images(cfg: DictConfig, out: Path) -> list[Path]:
-    """At most ``check.images`` of the files that ``images`` names; empty where the run's own are meant."""
-    if cfg.images is None:
-        return []
-    return [image.path for image in find_images(asked_for(cfg), out)][: cfg.check.images]

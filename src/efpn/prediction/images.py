@@ -29,11 +29,21 @@ def asked_for(cfg: DictConfig) -> list[str]:
     return [str(word) for word in (cfg.images if isinstance(cfg.images, ListConfig) else [cfg.images])]
 
 
+def given_images(cfg: DictConfig, out: Path) -> list[Path]:
+    """At most ``check.images`` of the files that ``images`` of an export names; empty where the run's own are meant."""
+    if cfg.images is None:
+        return []
+    return [image.path for image in find_images(asked_for(cfg), out)][: cfg.check.images]
+
+
 def find_images(words: Sequence[str], out: Path) -> list[ImageFile]:
     """The images that ``words`` stand for, in the order of their paths, each once.
 
-    Each is a file, a folder (searched to the bottom) or a glob (``**`` for any folders); `UserError` if it is not there
-    or holds no image. The annotated images in ``out`` are no input, unless they are named as files.
+    Each is a file, a folder (searched to the bottom) or a glob (``**`` for any folders). The annotated images in
+    ``out`` are no input, unless they are named as files.
+
+    Raises:
+        UserError: one of them is not there or holds no image.
     """
     if not words:
         raise UserError("images=[]: nothing to look at; give a file, a folder, a glob or a list of those")
@@ -70,10 +80,11 @@ def _look_up(word: str, out: Path) -> tuple[Path, list[Path]]:
     else:
         raise UserError(f"images={word}: no such file or folder; give an image, a folder or a glob like 'a/*.jpg'")
     found = []
-    for path in (path for match in matches for path in (match.rglob("*") if match.is_dir() else [match])):
-        hidden = any(part.startswith(".") for part in path.relative_to(base).parts)
-        if path.suffix.lower() in ENDINGS and path.is_file() and not hidden and not path.is_relative_to(out):
-            found.append(path)
+    for match in matches:
+        for path in match.rglob("*") if match.is_dir() else [match]:
+            hidden = any(part.startswith(".") for part in path.relative_to(base).parts)
+            if path.suffix.lower() in ENDINGS and path.is_file() and not hidden and not path.is_relative_to(out):
+                found.append(path)
     if not found:
         what = "holds" if place.is_dir() else "matches"
         raise UserError(f"images={word}: {what} no image; looked for files that end in {', '.join(ENDINGS)}")
