@@ -137,11 +137,12 @@ def run(cfg: DictConfig) -> str:
     watched = {name: stop_watched(workload(setting, name), setting.device) for name in PHASES}
     readings = interleave(watched, cfg.repeats, cfg.warmup)
     steps = {name: cfg.batch / median(reading.seconds for reading in readings[name]) for name in PHASES}
-    ratios = [  # above 1 training waits for the loader
-        {"name": f"{phase} step / loader, workers: {n}", "value": value, "target": 1.0, "met": value <= 1}
-        for phase, given in rates.items()
-        for n, value in ((n, steps[phase] / rate) for n, rate in given.items())
-    ]
+    ratios = []
+    for phase, given in rates.items():
+        for n, rate in given.items():
+            value = steps[phase] / rate  # above 1 training waits for the loader
+            name = f"{phase} step / loader, workers: {n}"
+            ratios.append({"name": name, "value": value, "target": 1.0, "met": value <= 1})
     record = {"ratios": ratios, "loader": rates, "step": steps, "decoding": decoding}
     facts = {**setting.as_record(), "files": cfg.files, "file_size": cfg.file_size, "file_bytes": size}
     return write_report(setting, f"Loader at {setting.size_name} px", record, rate_parts(record), NOTES, facts)

@@ -32,7 +32,7 @@ UNTRAINED: Final = (  # what a trained run has of its own
 class Composition:
     """What the proposals of one image are."""
 
-    total: int  # proposals
+    total: int
     small: int  # how many of them are small
     objects: int  # spots that the small ones lie around
     below: float  # pixels of the 1x image that ``sqrt(w * h)`` of a small one stays under

@@ -119,8 +119,10 @@ def ColorJitter(
 def augmentations(entries: Mapping[str, Any] | Iterable[Any] | None) -> list[Augmentation]:
     """The entries of a config, in order, each tried out on a small image.
 
-    They come as a list, or by names of one's own, which one can override one by one; what is None is left out. Raises
-    `UserError`: something that is no augmentation, or that changes the image's size, its type or the number of boxes.
+    They come as a list, or by names of one's own, which one can override one by one; what is None is left out.
+
+    Raises:
+        UserError: something that is no augmentation, or that changes the image's size, its type or the number of boxes.
     """
     named = entries if isinstance(entries, Mapping) else {str(n): entry for n, entry in enumerate(entries or ())}
     built = {name: adapted(name, entry) for name, entry in named.items() if entry is not None}

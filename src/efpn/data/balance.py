@@ -32,7 +32,7 @@ class BalancePlan:
 
     order: NDArray[np.int64]  # ``(n,)`` record numbers of one pass
     labels: NDArray[np.int64]  # ``(n,)`` the class for whose sake each comes again, 0 the first time
-    names: tuple[str, ...]  # class names
+    names: tuple[str, ...]
     before: NDArray[np.int64]  # ``(K,)`` instances without repeats
     after: NDArray[np.int64]  # ``(K,)`` instances with repeats; of crops, those to be expected in their windows
 

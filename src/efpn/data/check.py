@@ -35,8 +35,8 @@ class CheckReport:
     """What a check found."""
 
     name: str  # the split
-    images: int  # images left
-    boxes: int  # boxes left
+    images: int  # left
+    boxes: int
     empty: int  # images left that have no box
     clipped: tuple[Problem, ...]  # boxes that hung over the edge of their image
     zero_area: tuple[Problem, ...]  # boxes without area, removed
@@ -67,8 +67,11 @@ def check_index(
 
     `open_images` reads each image's ``header`` (and decodes those whose file ends too early), decodes ``all``, or opens
     ``none`` (then whether boxes lie inside is known only where the annotations give sizes). `on_error` raises all
-    problems in one `UserError`, or leaves the images and boxes concerned out; an empty split is an error in any case.
-    Returns the mended index, free of problems, with the sizes of all opened images; and the report.
+    problems at once, or leaves the images and boxes concerned out. Returns the mended index, free of problems, with the
+    sizes of all opened images; and the report.
+
+    Raises:
+        UserError: all problems, or the split is empty.
     """
     check = partial(_check_record, index=index, open_images=open_images)
     with ThreadPoolExecutor(THREADS) as pool:
@@ -150,25 +153,25 @@ def _check_boxes(record: Record, index: Index) -> _Checked:
     outside: Mask = ~infinite & ~inverted & ~flat & (inside[:, 2:] <= inside[:, :2]).any(axis=1)
     over: Mask = ~infinite & ~inverted & ~flat & ~outside & (inside != record.boxes).any(axis=1)
 
-    def name(mask: Mask, what: str, fix: str) -> Iterator[Problem]:
+    def named_problems(mask: Mask, what: str, fix: str) -> Iterator[Problem]:
         for row in np.flatnonzero(mask):
             label = int(record.labels[row])
             named = index.categories.names[label - 1] if 1 <= label <= len(index.categories) else f"label {label}"
-            corners = ", ".join(f"{value:g}" for value in record.boxes[row])
-            where = f"image {record.image_id} ({record.path.name}), box {row + 1} ({named}: {corners})"
+            said = ", ".join(f"{value:g}" for value in record.boxes[row])
+            where = f"image {record.image_id} ({record.path.name}), box {row + 1} ({named}: {said})"
             yield Problem(index.source, where, what, fix)
 
     problems = (
-        *name(unknown, "has an unknown category", "correct the category"),
-        *name(infinite, "is not a number throughout", "give four finite numbers or remove the box"),
-        *name(inverted, "is inverted", "swap its corners or remove it"),
-        *name(outside, f"lies outside {image}", "correct or remove it"),
+        *named_problems(unknown, "has an unknown category", "correct the category"),
+        *named_problems(infinite, "is not a number throughout", "give four finite numbers or remove the box"),
+        *named_problems(inverted, "is inverted", "swap its corners or remove it"),
+        *named_problems(outside, f"lies outside {image}", "correct or remove it"),
     )
     bad = unknown | infinite | inverted | outside | flat
     mended = replace(record, boxes=inside) if over.any() else record
     return _Checked(
         mended.keep(~bad) if bad.any() else mended,
         problems,
-        tuple(name(over, f"hangs over the edge of {image}", "clipped")),
-        tuple(name(flat, "has no area", "removed")),
+        tuple(named_problems(over, f"hangs over the edge of {image}", "clipped")),
+        tuple(named_problems(flat, "has no area", "removed")),
     )

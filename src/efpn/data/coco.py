@@ -20,8 +20,10 @@ Rule = tuple[bool, Callable[[Any], bool], str]  # must it be there, is a value g
 
 _WHOLE = "each needs a whole number of at most 2^53 as"
 _SIZE: Final[Rule] = (
-    False, lambda v: v is None or (is_id(v) and v > 0), "give it in whole pixels, or leave width and height out"
-)  # fmt: skip
+    False,
+    lambda v: v is None or (is_id(v) and v > 0),
+    "give it in whole pixels, or leave width and height out",
+)
 # Without these, no record of the file can be told from another.
 _NEEDED: Final[Mapping[str, Mapping[str, Rule]]] = {
     "images": {

@@ -92,7 +92,7 @@ class DetectionDataModule(pl.LightningDataModule):
         return self._indices[role]
 
     def check(self, *roles: Role) -> None:
-        """Load and check `roles`; raises one `UserError` with everything wrong in any of them."""
+        """Load and check `roles` (raises `UserError`: everything that is wrong in any of them)."""
         errors: dict[str, str] = {}  # by all but the split's name: what both splits of one file have wrong is said once
         for role in roles:
             try:
@@ -108,7 +108,10 @@ class DetectionDataModule(pl.LightningDataModule):
         self.check(*roles.get(stage, ()))
 
     def train_order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Record numbers of one training pass, balanced if so configured, and for whose label they come (0: none)."""
+        """Record numbers of one training pass, and for whose label they come (0: none).
+
+        Balanced, and without empty images, if so configured.
+        """
         plan, records = self.plan(), self.index("train").records
         order = np.arange(len(records)) if plan is None else plan.order
         labels = np.zeros(len(order), np.int64) if plan is None else plan.labels

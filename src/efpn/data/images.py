@@ -24,8 +24,15 @@ PLAIN = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I
 HARMLESS = ("extraneous bytes", "bad ICC marker", "Adobe color transform", "JFIF revision", "SOS parameters")
 # What Pillow and its plugins raise at damaged files.
 DAMAGE = (
-    OSError, ValueError, SyntaxError, EOFError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError
-)  # fmt: skip
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF
 EIGHT_BITS = "save it with 8 or 16 bits a channel"
 
@@ -46,7 +53,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     transparent is shown on white, as most viewers do: the colour stored below is whatever the program left there, and
     nobody who drew the boxes saw it. Colour profiles are not applied.
 
-    Raises `ImageError`: missing, damaged, no image, or of numbers whose range is not known; the message names the file.
+    Raises:
+        ImageError: missing, damaged, no image, or of numbers whose range is not known; the message names the file.
     """
     return read_smaller(path, lambda height, width: 1)[0]
 
@@ -117,7 +125,7 @@ def _pixels(path: Path, image: Image.Image, shrink: int = 1) -> NDArray[np.uint8
 
 
 def _jpeg_pixels(data: bytes, height: int, width: int, colour: str = "RGB") -> NDArray[np.uint8]:
-    """Decode a JPEG to at least that size; raises `ValueError` where pixels are missing.
+    """Decode a JPEG to at least that size (raises `ValueError`: pixels are missing).
 
     The values are Pillow's to the last bit, but Pillow and OpenCV paint what is missing in grey, and say nothing.
     """

@@ -17,7 +17,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def require_folder(root: str | Path, option: str = "data.root") -> Path:
-    """The folder `root`; raises `UserError` naming it and the config `option` when it is missing."""
+    """The folder `root` (raises `UserError`: it is missing, with the config `option`)."""
     folder = Path(root).expanduser()
     if not folder.is_dir():
         state = "is a file" if folder.exists() else "does not exist"
@@ -26,7 +26,7 @@ def require_folder(root: str | Path, option: str = "data.root") -> Path:
 
 
 def read_json_object(path: Path, keys: Iterable[str]) -> dict[str, Any]:
-    """The JSON object in `path`; raises `UserError` when it cannot be read, is not an object or lacks one of `keys`."""
+    """The JSON object in `path` (raises `UserError`: it cannot be read, is no object or lacks one of `keys`)."""
     layout = "check the data set's layout or data.root"
     content = load_json(path, "fetch it again, or give the right one", kind="annotation file", missing=layout)
     if not isinstance(content, dict):

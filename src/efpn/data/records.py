@@ -21,7 +21,7 @@ class Record:
     """One image and its ground truth."""
 
     image_id: int  # the data set's own id
-    path: Path  # the image file
+    path: Path
     size: tuple[int, int] | None  # (height, width) in native pixels; None where the format does not say (TT100K)
     boxes: NDArray[np.float64]  # ``(n, 4)`` xyxy, native pixels
     labels: NDArray[np.int64]  # ``(n,)`` 1 to K
@@ -43,7 +43,7 @@ class Record:
 class Categories:
     """The classes of a data set; label 0 is the background, label k is entry k - 1 here."""
 
-    names: tuple[str, ...]  # class names
+    names: tuple[str, ...]
     ids: tuple[int, ...]  # category ids used in COCO-format files
     evaluated: tuple[bool, ...]  # whether a class counts in the tables (TT100K: 45 classes do); all train
 

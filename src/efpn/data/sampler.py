@@ -25,7 +25,7 @@ class StreamSampler(Sampler[tuple[int, int, int]]):
         seed: int,  # of the whole stream
         samples_per_epoch: int | None = None,  # over all ranks; None for one pass
         rank: int = 0,  # this process
-        world_size: int = 1,  # number of processes
+        world_size: int = 1,
         labels: Sequence[int] | None = None,  # for whose sake each of them comes, 0 for none; None for none at all
     ) -> None:
         self.order = np.arange(order) if isinstance(order, int) else np.asarray(order, np.int64)

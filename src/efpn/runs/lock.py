@@ -70,8 +70,8 @@ def birth(pid: int) -> str:
         os.kill(pid, 0)
     except ProcessLookupError:
         return ""
-    except PermissionError:
-        pass  # of another user
+    except PermissionError:  # of another user
+        return "unknown"
     return "unknown"
 
 
@@ -79,7 +79,9 @@ def birth(pid: int) -> str:
 def lock(folder: Path, wait: bool = False) -> Iterator[None]:
     """Hold a phase's folder, which is made; ``wait`` for a process that holds it, as long as that lives.
 
-    Raises `UserError` where another process holds it and is not waited for, `OSError` where nothing can be written.
+    Raises:
+        UserError: another process holds it and is not waited for.
+        OSError: nothing can be written.
     """
     make_folder(folder)
     path = folder / LOCK_FILE

@@ -53,7 +53,10 @@ def saved_runs(paths: str | Sequence[str], option: str = "run") -> list[SavedRun
     """The finished phases under one path or several, given by ``option``.
 
     A path is a run's folder, one phase's folder, a checkpoint, the ``row.json`` of a sweep's job (the phase that it
-    names, wherever that lies), or a pattern of these. Raises `UserError`: a path leads to none, or a config is missing.
+    names, wherever that lies), or a pattern of these.
+
+    Raises:
+        UserError: a path leads to none, or a config is missing.
     """
     found = [run for path in ([paths] if isinstance(paths, str) else paths) for run in _runs_at(path, option)]
     return list({run.checkpoint: run for run in found}.values())  # a run that is named twice is one run
@@ -72,7 +75,10 @@ def swept_rows(sweep: str, rows: str | Sequence[str] | None = None) -> list[Swep
     """The rows below a run's folder ``outputs/NAME``; says which are not trained to their end yet.
 
     ``rows`` is a sweep's name, for its rows in its order, or names in order; None for the rows of every sweep or, where
-    there was none, each finished phase. Raises `UserError`: there are none, or not these.
+    there was none, each finished phase.
+
+    Raises:
+        UserError: there are none, or not these.
     """
     found = {path: read_row(path) for path in Path(sweep).glob(f"*/seed*/{ROW_FILE}")}
     by_number = sorted(found, key=lambda path: min(found[path]["sweeps"].values(), default=0))
@@ -128,8 +134,8 @@ def broken_lineage(runs: Sequence[SavedRun]) -> list[str]:
 def _runs_at(path: str, option: str) -> list[SavedRun]:
     if not Path(path).exists() and glob.has_magic(path):
         places = sorted(glob.glob(path))  # noqa: PTH207  (Path.glob takes no absolute pattern)
-        rows = {path: read_row(Path(path))["phase"] for path in places if Path(path).name == ROW_FILE}
-        matching = [path for path in places if checkpoint_in(rows.get(path, Path(path))).is_file() or _phases(path)]
+        rows = {place: read_row(Path(place))["phase"] for place in places if Path(place).name == ROW_FILE}
+        matching = [one for one in places if checkpoint_in(rows.get(one, Path(one))).is_file() or _phases(one)]
         if not matching:
             raise UserError(f"{option}={path}: matches no finished run; a pattern names runs' or phases' folders")
         return [run for one in matching for run in _runs_at(one, option)]

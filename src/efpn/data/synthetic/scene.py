@@ -37,7 +37,7 @@ class Placed:
     """A sign in an image: class name and box, xyxy in native pixels."""
 
     name: str
-    box: tuple[float, ...]
+    box: tuple[float, float, float, float]
 
 
 Box = NDArray[np.float64]
@@ -69,7 +69,11 @@ def draw_scene(options: SceneOptions, random: np.random.Generator) -> tuple[Pixe
         _paint(image, spot.sign, spot.corners, random)
         if spot.name is not None and random.random() < OCCLUDED:
             _occlude(image, spot.box, random)
-    placed = [Placed(s.name, tuple(np.round(s.box, 2).tolist())) for s in spots if s.name is not None]
+    placed = []
+    for spot in spots:
+        if spot.name is not None:
+            x1, y1, x2, y2 = np.round(spot.box, 2).tolist()
+            placed.append(Placed(spot.name, (x1, y1, x2, y2)))
     return _photograph(image, random), placed
 
 
