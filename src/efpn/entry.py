@@ -89,10 +89,13 @@ def check_one_device(cfg: DictConfig) -> None:
 
 
 def check_read(cfg: DictConfig, words: Sequence[str]) -> None:
-    """Refuse what the command line says of the model and the chosen detector does not read (raises `UserError`).
+    """Refuse what the command line says of the model and the chosen detector does not read.
 
     A copy of the config has a mark in the place of each value that an override, as it was typed, gives; where the marks
     come out says what reads them. What an experiment says for all detectors stays as it is.
+
+    Raises:
+        UserError: with what it says.
     """
     left_out = tuple(cfg.model.leaves_out)
     if not left_out:
@@ -233,7 +236,9 @@ def in_one_line(error: Exception) -> str | None:
 
 
 class JobFailed(Exception):
-    """One job of a sweep, by its own words, has failed; noted in the sweep's process, also where it ran in another.
+    """One job of a sweep has failed; noted in the sweep's process, also where it ran in another.
+
+    ``job`` is its own words on the command line.
 
     A launcher's jobs send their results home pickled, and unpickling makes an exception anew. Of these Hydra raises the
     first alone. The status is that which the process would have ended with, had it been alone.

@@ -12,7 +12,10 @@ ALIKE: Final = 3  # mistakes of one kind that are told in full; more are counted
 
 
 class UserError(Exception):
-    """Something the user gave (file, field, option) is wrong; the message, printed alone, says how to mend it."""
+    """Something the user gave (file, field, option) is wrong; the message, printed alone, says how to mend it.
+
+    The process ends with status 2.
+    """
 
 
 class Interrupted(BaseException):

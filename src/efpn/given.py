@@ -18,8 +18,9 @@ SLACK: Final = 1.0  # pixels that a box may hang over its image's edge without l
 def load_json(path: Path, fix: str, *, kind: str = "", missing: str | None = None) -> Any:
     """The content of a JSON file; ``kind`` stands before its path in messages, ``fix`` says how to come by a sound one.
 
-    Raises `UserError`: no file (then ``missing`` is the fix, if given), a folder, not to be read, not UTF-8, not JSON,
-    nested deeper than can be read.
+    Raises:
+        UserError: no file (then ``missing`` is the fix, if given), a folder, not to be read, not UTF-8, not JSON,
+            nested deeper than can be read.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))

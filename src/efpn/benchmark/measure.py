@@ -106,7 +106,9 @@ def multiply_adds(work: Workload) -> dict[str, int]:
 def peak_of(name: str, build: Build, setting: Setting) -> int:
     """Peak memory of the piece of work ``name``: on a CPU that of a child process that builds and runs it alone.
 
-    Raises `UserError` where the child could not do what it was told, in its words, `RuntimeError` where it failed.
+    Raises:
+        UserError: the child could not do what it was told, in its words.
+        RuntimeError: it failed.
     """
     log.info("peak memory of %s", name)
     if setting.device.type != "cpu":

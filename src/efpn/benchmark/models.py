@@ -63,7 +63,11 @@ def random_detector(setting: Setting, phase: str, changes: Mapping[Any, Any] | N
 
 
 def torchvision_detector(arch: str | None, channels: int, num_classes: int, setting: Setting) -> nn.Module:
-    """torchvision's Faster R-CNN of the same ResNet and depth; of ``resnet50`` and 256, ``fasterrcnn_resnet50_fpn``."""
+    """torchvision's Faster R-CNN of the same ResNet and depth; of ``resnet50`` and 256, ``fasterrcnn_resnet50_fpn``.
+
+    Raises:
+        UserError: the backbone is no ResNet.
+    """
     if arch is None:
         raise UserError("torchvision's row compares ResNets; leave it out of models= or steps=")
     torch.manual_seed(setting.cfg.seed)
@@ -107,7 +111,10 @@ def trained_detector(setting: Setting, phase: str, changes: Mapping[Any, Any]) -
     """The detector of a run's phase, of ``distill`` where it is not finetuned, with what was given of ``model``.
 
     Where a row's ``changes`` name another extension, its upsampler stands in for the trained one: its time is right
-    then, its detections mean nothing. Raises `UserError`: the phase is missing.
+    then, its detections mean nothing.
+
+    Raises:
+        UserError: the phase is missing.
     """
     found = {run.phase: run for run in saved_runs(str(setting.run))}
     run = found.get(phase) or (found.get("distill") if phase == "finetune" else None)
@@ -126,7 +133,11 @@ def trained_detector(setting: Setting, phase: str, changes: Mapping[Any, Any]) -
 
 @cache
 def image_batches(setting: Setting) -> list[Batch]:
-    """Batches of 1x and 2x images, resized as in the run's own evaluation; at most one for each turn."""
+    """Batches of 1x and 2x images, resized as in the run's own evaluation; at most one for each turn.
+
+    Raises:
+        UserError: no image is found, or one cannot be read.
+    """
     cfg = setting.cfg
     node = saved_runs(cfg.run)[0].config.data.eval_transform.copy()
     resize_to(node, setting.height if cfg.size else None)

@@ -182,7 +182,10 @@ class Spread:
 
 
 def interleave(things: Mapping[K, Callable[[int], T]], repeats: int, warmup: int) -> dict[K, list[T]]:
-    """Run each thing with the turn (from 0, in warm-up too), in an order that rotates; what they gave thereafter."""
+    """Run each thing with the number of its turn, in an order that rotates; what they gave after the warm-up.
+
+    Warm-up turns take the last numbers.
+    """
     names = list(things)
     given: dict[K, list[T]] = {name: [] for name in names}
     for turn in range(-warmup, repeats):

@@ -41,7 +41,8 @@ def compare(
 ) -> Agreement:
     """Run both on every ``(name, image (3, H, W))``; a detector that reads 2x images takes such an image.
 
-    Raises `UserError`: they differ, with each image on which they do; or nothing is detected in any.
+    Raises:
+        UserError: they differ, with each image on which they do; or nothing is detected in any.
     """
     faults: list[str] = []
     largest, counts = torch.zeros(2), []

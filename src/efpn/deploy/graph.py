@@ -31,8 +31,11 @@ class DetectorGraph(nn.Module):
     """``image (3, H, W)`` float32 RGB in [0, 1] at the 1x size -> ``boxes (n, 4)``, ``labels (n,)``, ``scores (n,)``.
 
     Boxes are xyxy in 1x pixels, highest score first, as the detector itself gives them. Where P2' is made of the 2x
-    image, that is what is given, ``(3, 2H, 2W)``, and the 1x image is the mean of its 2 x 2 blocks. Raises `ValueError`
-    where the detector itself resizes images, `UserError` where it is another than Faster R-CNN.
+    image, that is what is given, ``(3, 2H, 2W)``, and the 1x image is the mean of its 2 x 2 blocks.
+
+    Raises:
+        ValueError: the detector itself resizes images.
+        UserError: it is another than Faster R-CNN.
     """
 
     def __init__(self, detector: EFPNDetector) -> None:

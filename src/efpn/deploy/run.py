@@ -35,8 +35,10 @@ def export(cfg: DictConfig, run: SavedRun, chosen: Format, images: list[Path]) -
     """Write the run's detector, compare it with itself on images, and only then give the file its name.
 
     The images are the run's own validation images where none are given. Returns the file; beside it lies
-    ``<file>.json``, which says what goes in and what comes out. Raises `UserError`: the run cannot be rebuilt, an image
-    cannot be read, or the file says something else.
+    ``<file>.json``, which says what goes in and what comes out.
+
+    Raises:
+        UserError: the run cannot be rebuilt, an image cannot be read, or the file says something else.
     """
     checkpoint = read_checkpoint(run.checkpoint)
     detector = rebuild_detector(run, checkpoint).eval()
@@ -69,7 +71,8 @@ def export(cfg: DictConfig, run: SavedRun, chosen: Format, images: list[Path]) -
 def views(images: list[Path], transform: Transform, double: bool = False) -> Iterator[tuple[str, Tensor]]:
     """Each image as the exported detector takes it (``double``: at 2x), and its upper left two thirds: another size.
 
-    Raises `UserError`: an image that cannot be read, or too small for an exported detector.
+    Raises:
+        UserError: an image that cannot be read, or too small for an exported detector.
     """
     for path in images:
         single, pair, _ = image_pair(transform, read_image(path), NO_BOXES, seed=0, double=double)

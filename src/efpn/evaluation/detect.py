@@ -148,7 +148,7 @@ def eval_data(cfg: DictConfig, run: SavedRun, pairs: bool = False) -> DetectionD
 
 
 def scored_index(data: DetectionDataModule, split: Role) -> Index:
-    """The split to score; where the test split cannot be read, `UserError` says what to score instead."""
+    """The split to score (raises `UserError`: the test split cannot be read, with what to score instead)."""
     try:
         return data.index(split)
     except UserError as error:
@@ -177,7 +177,7 @@ def choose_threshold(cfg: DictConfig, data: DetectionDataModule, detect_val: Cal
 def rebuild(
     cfg: DictConfig, run: SavedRun, checkpoint: Checkpoint, variant: Variant, data: DetectionDataModule
 ) -> EFPNDetector:
-    """The run's detector with its weights; `UserError` if the data have other classes than it was trained on."""
+    """The run's detector with its weights (raises `UserError`: the data have other classes than its training)."""
     if list(data.categories.names) != list(checkpoint.classes):
         raise UserError(
             f"{run.checkpoint}: trained on {len(checkpoint.classes)} classes ({', '.join(checkpoint.classes[:3])} "

@@ -50,7 +50,11 @@ class Plan:
 
 
 def plan_file(cfg: DictConfig, runs: Sequence[SavedRun]) -> Plan:
-    """Of ``cfg.detections``, beside the reports of the runs whose data it is scored on."""
+    """Of ``cfg.detections``, beside the reports of the runs whose data it is scored on.
+
+    Raises:
+        UserError: something is asked for that a file has not.
+    """
     if cfg.variant != OWN or cfg.model or cfg.detail or cfg.called:
         raise UserError("detections=FILE is scored as it is: variant, table, detail and model belong to a run")
     if cfg.limit is not None or (cfg.data_root and cfg.get("data")):

@@ -107,7 +107,7 @@ def draw_scales(
 
 
 def draw_losses(stem: Path, rows: Sequence[Evaluation], title: str = "") -> Drawn:
-    """Why objects were missed, by size; `UserError` of rows of different rules or ground truths."""
+    """Why objects were missed, by size (raises `UserError`: rows of different rules or ground truths)."""
     funnels = {one.name: one.funnel for one in rows}
     objects = [{name: band.objects for name, band in one.by_band.items()} for one in funnels.values()]
     rules = [(one.size_rule, one.bands) for one in funnels.values()]

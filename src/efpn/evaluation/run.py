@@ -74,7 +74,11 @@ def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Row]:
 
 
 def times(cfg: DictConfig, jobs: Sequence[Job]) -> dict[str, float]:
-    """Seconds that each row takes for an image, by its name; raises `UserError` of a result file or several devices."""
+    """Seconds that each row takes for an image, by its name.
+
+    Raises:
+        UserError: a row is a result file, or there are several devices.
+    """
     ways = [job.source for job in jobs if isinstance(job.source, tuple)]
     if len(ways) < len(jobs):
         raise UserError("timed=true: a result file has no model to be timed; leave it out")

@@ -132,7 +132,11 @@ def choose_reference(cfg: DictConfig, entries: Sequence[Entry]) -> Entry:
 
 
 def choose_entry(cfg: DictConfig, entries: Sequence[Entry]) -> Entry:
-    """The entry whose mean of ``cfg.choose`` is best on the validation split, on which all must be evaluated."""
+    """The entry whose mean of ``cfg.choose`` is best on the validation split.
+
+    Raises:
+        UserError: not all are evaluated there, or none has the number.
+    """
     if command := what_is_missing(cfg, entries, "val"):
         raise UserError(f"choose={cfg.choose}: what is chosen from must be evaluated on split=val; `{command}` does it")
     means = [np.mean([value_of(row, cfg.choose) for row in entry.evaluated("val").values()]) for entry in entries]
@@ -200,7 +204,7 @@ def draw(cfg: DictConfig, found: Mapping[Entry, dict[int, Row]]) -> tuple[Table,
 
 
 def resampled(row: Row, columns: Sequence[str]) -> Resampled:
-    """An evaluation, ready to be resampled; raises `UserError` where its files do not belong together."""
+    """An evaluation, ready to be resampled (raises `UserError`: its files do not belong together)."""
     folder, fix = row.source.parent, "evaluate again"
     truth, found = (read_json(folder / name, fix) for name in (TRUTH, DETECTIONS))
     thresholds = row.record["thresholds"]

@@ -67,7 +67,7 @@ def track(
     drawn: Mapping[str, Path],
     page: Path | None,
 ) -> None:
-    """Send all that was written: the comparison's rows and columns, what was evaluated, the figures, the page."""
+    """Send all that was written to ``run``, of W&B: rows and columns compared, what was evaluated, figures, page."""
     for row in rows:
         run.summary.update({f"{row.name}/{name}": value for name, value in row.metrics.items()})
     run.summary.update({"sizes": said_sizes(rows)})
@@ -97,7 +97,10 @@ def track(
 def track_summary(
     run: Any, lines: Sequence[Line], sweep: Path, name: str, folder: Path, axes: Sequence[str], curve: Sequence[Any]
 ) -> None:
-    """Send a summary of a sweep: the lines of `statistics`, the rows, and the curve (by the names of x and y)."""
+    """Send a summary of a sweep: the lines of `statistics`, the rows, and the curve (by the names of x and y).
+
+    ``run`` is of W&B, ``sweep`` the sweep's folder, ``name`` its runs' name, ``folder`` where the summary was written.
+    """
     head, rows = long_table(lines)
     log_rows(run, sweep, name)
     run.log({"summary": wandb.Table(columns=list(head), data=rows), "dots": wandb.Image(str(folder / "summary.png"))})

@@ -52,7 +52,7 @@ def merge_windows(
     3. Of what still overlaps, the higher score stays: NMS by class.
 
     ``found`` has boxes in native pixels of each window, the result in those of the image (``height`` and ``width``), by
-    descending score; what a single window holds comes back as it is. ``iou`` is of step 3, the detector's own.
+    descending score; with one window alone, ``found`` comes back as it is. ``iou`` is of step 3, the detector's own.
     """
     if len(windows) == 1:
         return dict(found[0])

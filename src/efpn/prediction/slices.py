@@ -35,7 +35,7 @@ class Slices:
 
 
 def slices_of(cfg: DictConfig) -> Slices | None:
-    """How the config asks for images to be cut; None for whole ones, `UserError` of what is no group of options."""
+    """How the config asks for images to be cut; None: not (raises `UserError`: ``slices`` is no group of options)."""
     if not isinstance(cfg.slices, DictConfig | None):
         raise UserError(f"slices={cfg.slices}: a group of options; give slices.size={cfg.slices}")
     if cfg.slices is None or cfg.slices.size is None:

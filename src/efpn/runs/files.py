@@ -147,7 +147,10 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def as_tt100k_results(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """COCO results in the TT100K layout, every image of the ground truth among them; scores stay from 0 to 1."""
+    """COCO results in the TT100K layout, every image of the ground truth among them.
+
+    Scores stay from 0 to 1 (the official toolkit's own threshold of 40 is for scores up to 1000).
+    """
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
     images: dict[str, Any] = {str(image["id"]): {"objects": []} for image in ground_truth["images"]}
     for found in detections:

@@ -25,10 +25,14 @@ def rebuild_detector(
     small_roi_below: float | None = None,  # 1x pixels, if another than the run's own
     small: Mapping[str, Any] | None = None,  # node of `efpn.models.SmallRoIs`, if read otherwise than in training
     extension: bool = True,  # False leaves the extension out, whose levels are given then
-    detail: DictConfig | None = None,  # where C2' comes from, if otherwise than trained
+    detail: DictConfig | None = None,  # where C2' comes from, if otherwise than trained; not read without an extension
     changes: DictConfig | None = None,  # what else differs from the run's own ``model`` node
 ) -> EFPNDetector:
-    """The detector of the run's own config, with its weights (raises `UserError`: they do not fit together)."""
+    """The detector of the run's own config, with its weights.
+
+    Raises:
+        UserError: weights and config do not fit together, or there is nothing of that name to change.
+    """
     config = run.config.copy()
     if small_roi_below:
         config.small_roi_below = small_roi_below
@@ -66,7 +70,10 @@ def resize_to(transform: DictConfig, short_side: int | None) -> None:
 
 
 def quiet_trainer(node: DictConfig, run: SavedRun, **more: Any) -> pl.Trainer:
-    """Lightning's Trainer of a ``trainer`` node, by default of the run's precision, that leaves no file."""
+    """Lightning's Trainer of a ``trainer`` node, by default of the run's precision, that leaves no file.
+
+    ``more`` are options that come before all others.
+    """
     own = {str(key): value for key, value in node.items()}
     options = {**own, "precision": node.precision or run.config.trainer.precision}
     quiet = {"logger": False, "enable_checkpointing": False, "use_distributed_sampler": False}

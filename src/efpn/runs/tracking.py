@@ -45,7 +45,10 @@ def tracked_phase(trainer: pl.Trainer, cfg: DictConfig) -> Iterator[None]:
 
 
 def log_rows(run: Any, folder: Path, name: str) -> None:
-    """Send a new version of the table of rows in ``outputs/<name>``: a line for each that is finished, if any is."""
+    """Send a new version of the table of rows in ``outputs/<name>``: a line for each that is finished, if any is.
+
+    ``run`` is of W&B; a row that cannot be read is passed over.
+    """
     lines = []
     for path in sorted(folder.glob(f"*/seed*/{ROW_FILE}")):
         try:

@@ -56,8 +56,10 @@ log = logging.getLogger(__name__)
 def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     """Run the phases that the config asks for; returns the last one's validation metrics and its objects.
 
-    These are ``detector``, ``task``, ``data`` and ``trainer``. Raises `UserError`: anything in the config, the data or
-    the checkpoints that cannot work, before training starts.
+    These are ``detector``, ``task``, ``data`` and ``trainer``.
+
+    Raises:
+        UserError: anything in the config, the data or the checkpoints that cannot work, before training starts.
     """
     check_values(cfg, TRAIN)
     check_targets(cfg)
@@ -109,7 +111,7 @@ def settled(cfg: DictConfig, shared: bool = False) -> DictConfig:
 
 
 def check_options(cfg: DictConfig, phases: int) -> None:
-    """Refuse options that contradict each other, or that belong to one phase where there are several."""
+    """Refuse options that contradict each other or belong to one of several phases (raises `UserError`: which)."""
     if cfg.objective not in metric_names():
         raise UserError(f"objective={cfg.objective}: no metric; choose from {', '.join(metric_names())}")
     if cfg.resume and cfg.overwrite:
@@ -123,8 +125,9 @@ def check_options(cfg: DictConfig, phases: int) -> None:
 def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
     """Find what would end a phase before the phases ahead of it train, and never write over one unasked.
 
-    Raises `UserError`: numbers that cannot work; the phase is finished or under way and neither ``resume`` nor
-    ``overwrite`` says what to do with it; or it is of another config.
+    Raises:
+        UserError: numbers that cannot work; the phase is finished or under way and neither ``resume`` nor ``overwrite``
+            says what to do with it; or it is of another config.
     """
     if first_process() and not run.shared:
         refuse_or_clear(run.folder / LOCK_FILE)
@@ -153,7 +156,11 @@ def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
 
 
 def check_lineage(cfg: DictConfig, run: PhaseRun) -> None:
-    """Refuse to keep a phase whose starting weights have been trained anew with another config since."""
+    """Refuse to keep a phase whose starting weights have been trained anew with another config since.
+
+    Raises:
+        UserError: with the command that trains it again.
+    """
     init = None if cfg.init_ckpt else find_init(cfg, run)
     if init is None:
         return
@@ -298,7 +305,10 @@ def build_task(
 
 
 def learning_rate(cfg: DictConfig, run: PhaseRun, images: int) -> float:
-    """The phase's rate, in proportion to the images of a step over all processes (Goyal et al., 2017)."""
+    """The phase's rate, in proportion to the images of a step over all processes (Goyal et al., 2017).
+
+    It is meant for ``reference_batch`` images a step; null: for any number, and stays as it is.
+    """
     rate, reference = run.config.task.optimizer.lr, run.config.reference_batch
     step = images * cfg.trainer.get("accumulate_grad_batches", 1)
     if reference is None or step == reference:
