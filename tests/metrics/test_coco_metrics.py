@@ -81,7 +81,7 @@ def test_cap_agrees_with_pycocotools_where_it_binds(caplog):
         ours = coco_metrics(gt, found, max_dets=100)
     expected = plain_pycocotools(gt, found)
     assert {name: ours[name] for name in NAMES} == pytest.approx({name: expected[name] for name in NAMES}, abs=1e-9)
-    assert "4 images have max_dets=100 detections or more" in caplog.text
+    assert "images with max_dets=100 detections or more: 4;" in caplog.text
 
 
 def test_a_cap_that_does_not_bind_is_silent(simple, perfect, caplog):

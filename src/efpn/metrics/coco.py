@@ -81,7 +81,7 @@ def judged(
     results = _as_results(ground_truth, detections)
     full = sum(count >= max_dets for count in Counter(found["image_id"] for found in results).values())
     if full:
-        log.warning("%d images have max_dets=%d detections or more: the cap may drop small objects", full, max_dets)
+        log.warning("images with max_dets=%d detections or more: %d; the cap may drop small objects", max_dets, full)
     annotations = []
     for number, box in enumerate(ground_truth["annotations"], start=1):  # COCOeval takes a matched id of 0 for none
         area = box.get("area", box["bbox"][2] * box["bbox"][3])
