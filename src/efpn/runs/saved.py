@@ -137,7 +137,7 @@ def _runs_at(path: str, option: str) -> list[SavedRun]:
         rows = {place: read_row(Path(place))["phase"] for place in places if Path(place).name == ROW_FILE}
         matching = [one for one in places if checkpoint_in(rows.get(one, Path(one))).is_file() or _phases(one)]
         if not matching:
-            raise UserError(f"{option}={path}: matches no finished run; a pattern names folders of runs or phases, or row.json of a sweep's rows")
+            raise UserError(f"{option}={path}: matches no finished run, phase or row.json")
         return [run for one in matching for run in _runs_at(one, option)]
     place = Path(path).resolve()
     if place.name == ROW_FILE:
