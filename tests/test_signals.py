@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,29 @@ def test_a_signal_to_the_whole_group_ends_it_quietly(number: signal.Signals, dat
     assert f"{number.name} at step " in stderr and "last.ckpt; go on with `python train.py experiment=demo" in stderr
     assert "resume=true`" in stderr and "Traceback" not in stderr and "DataLoader worker" not in stderr
     assert (tmp_path / "demo/seed0/baseline/last.ckpt").is_file()
+
+
+STOPPED = """
+from omegaconf import OmegaConf
+from torch.utils.data import DataLoader
+from efpn.entry import call
+from efpn.errors import Interrupted
+from efpn.signals import leave_to_main
+
+loader = DataLoader(range(4), num_workers=1, persistent_workers=True, worker_init_fn=leave_to_main)
+
+def stopped(cfg):
+    next(iter(loader))
+    raise Interrupted(15, "stopped")
+
+call(stopped, OmegaConf.create())
+"""
+
+
+def test_a_worker_that_nobody_has_ended_holds_nothing_up() -> None:
+    """As where a signal comes while a run validates: the training loader's worker waits for its next batch."""
+    done = subprocess.run([sys.executable, "-c", STOPPED], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "stopped\n")
 
 
 def test_a_slurm_job_requeues_itself_and_goes_on_by_itself(data: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from efpn.ranges import check_target
 from efpn.runs.files import FULL
 from efpn.runs.names import RESUME_FILE, ROW_FILE, finished_in
 from efpn.runs.sweeps import SweptKeys, in_sweep, sweep_folder, swept_words
-from efpn.signals import stop_at_sigterm
+from efpn.signals import end_workers, stop_at_sigterm
 
 CONF = Path(__file__).parents[2] / "conf"
 FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable: Hydra lets errors through instead of printing them itself
@@ -206,6 +206,8 @@ def call(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
                 raise
             traceback.print_exc()
         told, status = message or repr(error), 2 if message else 1
+    finally:
+        end_workers()
     if in_sweep():
         raise JobFailed(" ".join(swept_words()), told, status)  # out here it holds no frame of the job, and no memory
     print(f"error: {told}", file=sys.stderr)

@@ -6,6 +6,7 @@ No torch. Whoever waits for the run sees 128 + signal as its exit status, as of 
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -68,6 +69,21 @@ def leave_to_main(worker: int = 0) -> None:
     """In a loader's worker: ignore the signals, which reach the whole job; the worker ends with its main process."""
     for one in WATCHED:
         signal.signal(one, signal.SIG_IGN)
+
+
+def end_workers() -> None:
+    """End what is left of loaders' workers: Python would wait for them for ever, as they ignore its SIGTERM."""
+    left = [worker for worker in multiprocessing.active_children() if worker.daemon]
+    if not left or threading.current_thread() is not threading.main_thread():
+        return
+    died = getattr(signal, "SIGCHLD", None)  # not on Windows
+    before = died and signal.signal(died, signal.SIG_DFL)  # torch raises at a worker that is killed
+    for worker in left:
+        worker.kill()
+    for worker in left:
+        worker.join()
+    if died:
+        signal.signal(died, before or signal.SIG_DFL)
 
 
 def requeued() -> bool:
