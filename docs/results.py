@@ -95,10 +95,10 @@ class Page:
         """How much ``one`` has more, in points."""
         return f"{100 * (one[metric] - other[metric]):.1f}"
 
-    def gain(self, path: str, row: str, column: str) -> dict[str, Any]:
-        """A row's difference to a summary's reference row."""
+    def gains_of(self, path: str, row: str) -> dict[str, dict[str, Any]]:
+        """A row's differences to a summary's reference row, by column."""
         record = self._named(f"results/{path}.json")
-        return next(one for one in record["rows"] if one["title"] == row)["columns"][column]
+        return next(one for one in record["rows"] if one["title"] == row)["columns"]
 
     def told(self, of: dict[str, Any]) -> str:
         """A difference with its interval, in points."""
