@@ -14,12 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from filelock import FileLock
 from helpers import tiny
-
-from efpn.metrics.score import SplitScorer
-from efpn.training.run import train
 
 ROOT = Path(__file__).parents[1]
 Shared = Callable[[str, Callable[[Path], object]], Path]
@@ -86,6 +82,9 @@ def data(common: Path) -> Path:
 
 def train_and_note(folder: Path, data: Path, *overrides: str) -> None:
     """Train, and note the detections of every validation in ``<folder>/validated.json``."""
+    from efpn.metrics.score import SplitScorer
+    from efpn.training.run import train
+
     noted: list[Any] = []
     score = SplitScorer.__call__
 
@@ -115,6 +114,8 @@ def mixed(once: Shared, data: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
+    import torch
+
     torch.manual_seed(0)
 
 

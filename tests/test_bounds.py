@@ -67,6 +67,14 @@ def test_shares_of_the_gain_stand_below_the_comparison(bounded: Path, capsys: py
     assert set(drawn) == {"P2, upsampled", "P2' demo/distill", "P2' demo/finetune"}  # a bound is its own target
 
 
+@pytest.fixture
+def timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times are taken of one image, once."""
+    monkeypatch.setattr("efpn.evaluation.cost.IMAGES", 1)
+    monkeypatch.setattr("efpn.evaluation.cost.TURNS", 1)
+
+
+@pytest.mark.usefixtures("timed_once")
 def test_half_oracles_and_enlarged_images_are_rows(bounded: Path) -> None:
     _, results = evaluated(
         f"run=[{bounded}/baseline,{bounded}/finetune]",
@@ -106,6 +114,7 @@ def test_a_run_can_be_read_with_detail_of_another_source(bounded: Path, monkeypa
     assert record["more"]["detail of P2'"] == Doubled.__name__
 
 
+@pytest.mark.usefixtures("timed_once")
 def test_the_scale_of_equal_cost_lies_between_one_and_two(bounded: Path) -> None:
     cfg = config("evaluate", f"run={bounded}", "split=val", "variant=fpn_scaled", f"cost_of={bounded}/finetune", *QUICK)
     (scale,) = equal_cost_scales(cfg, saved_runs(cfg.run))
@@ -115,6 +124,7 @@ def test_the_scale_of_equal_cost_lies_between_one_and_two(bounded: Path) -> None
         equal_cost_scales(cfg, saved_runs(cfg.run))
 
 
+@pytest.mark.usefixtures("timed_once")
 def test_what_is_timed_is_what_is_scored(bounded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     timed = []
 
@@ -123,8 +133,6 @@ def test_what_is_timed_is_what_is_scored(bounded: Path, monkeypatch: pytest.Monk
         return timed[-1]
 
     monkeypatch.setattr("efpn.evaluation.cost.rebuild", note)
-    monkeypatch.setattr("efpn.evaluation.cost.IMAGES", 1)
-    monkeypatch.setattr("efpn.evaluation.cost.TURNS", 1)
     cfg = config("evaluate", f"run={bounded}", "split=val", "small_roi_below=20", *QUICK)
     runs = {run.phase: run for run in saved_runs(cfg.run)}
     own, oracle = find_variants(["own", "oracle"], [1.0])

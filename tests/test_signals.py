@@ -14,7 +14,7 @@ from helpers import TINY, tiny
 from scripts import Call
 
 from efpn.errors import Interrupted
-from efpn.runs.checkpoints import read_checkpoint, read_tensors
+from efpn.runs.checkpoints import Checkpoint, read_checkpoint, read_tensors
 from efpn.tasks.base import DetectorTask
 from efpn.training.run import train
 
@@ -37,21 +37,25 @@ def signal_at(patch: pytest.MonkeyPatch, step: int, number: int) -> None:
     patch.setattr(DetectorTask, "on_train_batch_start", start)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("more", [[], ["trainer.accumulate_grad_batches=2", "data.num_workers=2"]])
-def test_stopped_inside_a_stretch_it_ends_as_an_unbroken_run(
-    number: signal.Signals, more: list[str], data: Path, tmp_path: Path
-) -> None:
+def test_stopped_inside_a_stretch_it_ends_as_an_unbroken_run(more: list[str], data: Path, tmp_path: Path) -> None:
     options = [*ONE_STRETCH, "phases.baseline.val_every=6", *more]
     train(tiny(tmp_path / "unbroken", data, *options))
+    whole = read_checkpoint(tmp_path / "unbroken" / PLACE)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        stopped_and_resumed(number, whole, options, data, tmp_path / number.name)
+
+
+def stopped_and_resumed(number: signal.Signals, whole: Checkpoint, options: list[str], data: Path, own: Path) -> None:
+    """Stop a run in the folder `own` by a signal, resume it, and hold what it ends with against the unbroken one's."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted) as caught:
         signal_at(patch, 3, number)
-        train(tiny(tmp_path, data, *options))
-    point = tmp_path / "demo/seed0/baseline/last.ckpt"
+        train(tiny(own, data, *options))
+    point = own / "demo/seed0/baseline/last.ckpt"
     assert caught.value.message == f"{number.name} at step 4 of 6: saved {point}"
     assert read_tensors(point)["global_step"] == 4
-    train(tiny(tmp_path, data, *options, "resume=true"))
-    whole, resumed = (read_checkpoint(o / PLACE) for o in (tmp_path / "unbroken", tmp_path))
+    train(tiny(own, data, *options, "resume=true"))
+    resumed = read_checkpoint(own / PLACE)
     assert resumed.steps == 6 and whole.metrics.keys() == resumed.metrics.keys()
     for key, value in whole.state_dict.items():
         torch.testing.assert_close(resumed.state_dict[key], value, rtol=1e-5, atol=1e-6, msg=key)
