@@ -34,7 +34,7 @@ test: $(READY)  ## lint, types and all tests, on TESTERS processes (default: one
 pytest: $(READY)
 	$(PYTEST)
 
-test-fast: $(READY)  ## without the tests that train, export, build every config or start processes
+test-fast: $(READY)  ## without the tests that train, export, build every config or run a whole command
 	$(PYTEST) -m 'not slow'
 
 check: $(READY)  ## lint, types and who imports whom

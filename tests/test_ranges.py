@@ -175,12 +175,14 @@ def test_a_target_that_is_not_there_is_named(option: str, said: str) -> None:
     assert str(caught.value).startswith(option.split("=")[0].lstrip("+")) and said in str(caught.value)
 
 
+@pytest.mark.slow
 def test_nothing_is_written_outside_the_outputs(tmp_path: Path) -> None:
     done = run("train.py", "name=../../x", f"paths.outputs={tmp_path / 'a/b'}", f"data.root={tmp_path / 'data'}")
     assert done.returncode == 2 and done.stderr.startswith("error: name=../../x: must be the name of one folder")
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_source_that_is_not_there_is_named_before_torch_is_imported(tmp_path: Path) -> None:
     done = run("train.py", "data.source._target_=efpn.data.nothing.Here", f"data.root={tmp_path}")
     assert done.returncode == 2 and "error: data.source._target_=efpn.data.nothing.Here: no class" in done.stderr

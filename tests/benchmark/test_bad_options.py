@@ -41,6 +41,7 @@ def test_an_unknown_step_is_named():
         run_training(config("benchmark", "what=training", "steps=[warm]"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

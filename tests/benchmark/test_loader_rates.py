@@ -13,6 +13,7 @@ from efpn.benchmark.loader import WrittenImages, training_data
 from efpn.data.images import read_image, read_smaller
 
 
+@pytest.mark.slow
 def test_rates_of_loader_step_and_decoding(tmp_path):
     few = ["workers=[0]", "files=2", "file_size=160", "load=3", f"out={tmp_path}"]
     done = run_here("benchmark.py", "what=loader", *SMALL_BENCHMARK, *few)

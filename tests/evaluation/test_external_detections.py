@@ -64,6 +64,7 @@ def test_without_data_it_asks_for_them(tmp_path: Path) -> None:
         evaluate(config("evaluate", f"detections={found}"), [])
 
 
+@pytest.mark.slow
 def test_a_missing_file_and_a_wrong_one_are_answered_without_a_traceback(things: Path, tmp_path: Path) -> None:
     done = run_here("evaluate.py", f"detections={tmp_path / 'none.json'}", *overrides(things))
     assert done.returncode == 2 and "none.json: no such file; give the result file" in done.stderr

@@ -84,6 +84,7 @@ def test_means_spread_and_differences_paired_by_seed(make: Make, tmp_path: Path)
     assert recall["control"]["interval"][1] - recall["control"]["interval"][0] > 2 * (high - low)
 
 
+@pytest.mark.slow
 def test_every_form_of_the_table(make: Make, tmp_path: Path) -> None:
     make("control", 0, 0.5, 0, phase="control")
     make("ft_50%", 0, 0.6, 1)
@@ -112,6 +113,7 @@ def test_lambda_is_chosen_on_validation_and_reported_on_test(make: Make, tmp_pat
     assert [row["chosen"] for row in rows] == [False, True] and rows[0]["columns"]["rec_S"]["mean"] == 0.9
 
 
+@pytest.mark.slow
 def test_a_summary_goes_to_wandb_with_all_rows_and_the_curve_of_lambda(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
