@@ -11,9 +11,10 @@ import pytest
 from helpers import config, one_step, tiny
 
 from efpn.errors import UserError
+from efpn.evaluation.detect import eval_data
 from efpn.evaluation.rows import load_rows
 from efpn.evaluation.run import evaluate
-from efpn.runs.saved import saved_runs
+from efpn.runs.saved import latest_run, saved_runs
 from efpn.training.run import train
 
 pytestmark = pytest.mark.slow
@@ -117,6 +118,12 @@ def test_a_quick_validation_in_training_does_not_shorten_the_evaluation(trained:
         evaluate(cfg, saved_runs(cfg.run))
         out = saved.parent / "eval" / ("val" if limit is None else "val-limit3")
         assert json.loads((out / "metrics.json").read_text())["images"] == images
+
+
+def test_a_quick_look_chooses_its_threshold_on_as_few_images(trained: Path) -> None:
+    cfg = config("evaluate", f"run={trained / 'baseline'}", "limit=2")
+    data = eval_data(cfg, latest_run(cfg.run))
+    assert [len(data.index(role).records) for role in ("test", "val")] == [2, 2]
 
 
 def test_a_pattern_without_a_finished_run_says_so(tmp_path: Path) -> None:

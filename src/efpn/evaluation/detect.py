@@ -139,8 +139,8 @@ def eval_data(cfg: DictConfig, run: SavedRun, pairs: bool = False) -> DetectionD
     node = run.config.data.copy()
     changes = {"root": cfg.data_root, "eval_batch_size": cfg.batch_size}
     node.update({key: value for key, value in changes.items() if value is not None})
-    # what shortened the validation in training does not shorten this
-    node.update({"limit_val": None, f"limit_{cfg.split}": cfg.limit})
+    # what shortened the validation in training does not shorten this; a quick look chooses its threshold quickly too
+    node.update({"limit_val": cfg.limit, f"limit_{cfg.split}": cfg.limit})
     if cfg.data_root:
         node.source.root = cfg.data_root
     resize_to(node.eval_transform, cfg.short_side)
