@@ -91,6 +91,31 @@ class Page:
             for c in columns
         ]
 
+    def glance(self, sets: dict[str, str], metrics: Sequence[str]) -> str:
+        """A Markdown table of what EFPN gains over the control head, with below it the share of the oracle head's gain.
+
+        Args:
+            sets: runs below ``results`` that have a ``summary-test.json``, and what to call each.
+            metrics: columns of that.
+        """
+        lines = []
+        for run, called in sets.items():
+            record = self._named(f"results/{run}/summary-test.json")
+            gains = self.gains_of(f"{run}/summary-test", "finetune")
+            seeds = next(row for row in record["rows"] if row["title"] == "finetune")["seeds"]
+            lines.append([called, str(len(seeds)), *(self.told(gains[metric]) for metric in metrics)])
+            lines.append(["of what P2 of the 2x image gains", "", *(self._share(run, seeds, one) for one in metrics)])
+        return _table(["set", "seeds", *(NAMES.get(metric, metric) for metric in metrics)], lines)
+
+    def _share(self, run: str, seeds: Sequence[int], metric: str) -> str:
+        parts = []
+        for seed in seeds:
+            folder = self.root / f"results/{run}/seed{seed}"
+            rows = (Result(folder / row / "test.json") for row in ("finetune", "control_head", "oracle_head"))
+            own, floor, bound = (row[metric] for row in rows)
+            parts.append((own - floor) / (bound - floor))
+        return f"{sum(parts) / len(parts):.0%}"
+
     def points(self, one: Result, other: Result, metric: str) -> str:
         """How much ``one`` has more, in points."""
         return f"{100 * (one[metric] - other[metric]):.1f}"

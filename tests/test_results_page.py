@@ -32,6 +32,12 @@ def test_the_page_is_up_to_date(results: ModuleType) -> None:
     assert (ROOT / "RESULTS.md").read_text() == results.written(), "python docs/results.py"
 
 
+def test_the_readme_shows_the_pages_first_table() -> None:
+    page = (ROOT / "RESULTS.md").read_text()
+    table = page[page.index("| set | seeds |") :].split("\n\n")[0]
+    assert table in (ROOT / "README.md").read_text()
+
+
 def test_a_number_changes_with_its_file(results: ModuleType, copy: Path) -> None:
     before = results.written(copy)
     path = copy / "results/demo/seed0/finetune/test.json"
