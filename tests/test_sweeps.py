@@ -9,7 +9,9 @@ import pytest
 from helpers import ROOT, TINY, config, one_step, run, run_here, wandb_records
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
+from efpn.entry import SayWhatNext
 from efpn.evaluation.run import evaluate
 from efpn.runs.phases import own_config
 from efpn.runs.saved import saved_runs
@@ -116,6 +118,27 @@ def test_a_part_of_a_row_that_is_trained_by_itself_is_not_the_row(
             cfg = compose("train", given)
             note_row(cfg, Path(cfg.paths.run, last))
     assert read_row(Path(cfg.paths.run, "row.json"))["phase"].name == "finetune"
+
+
+@pytest.mark.parametrize(
+    "left, swept, said",
+    [
+        ("demo/seed0/baseline/weights.ckpt", {"seed"}, "/demo/seed*"),
+        ("demo/espcn/seed0/row.json", {"row"}, "/demo/*/seed*/row.json"),
+        ("demo/seed0/baseline/weights.ckpt", {"experiment"}, None),
+    ],
+)
+def test_a_sweep_ends_with_the_commands_that_look_at_it(
+    left: str, swept: set[str], said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(SweptKeys(), "keys", swept)
+    (tmp_path / left).parent.mkdir(parents=True)
+    (tmp_path / left).touch()
+    cfg = {"paths": {"unswept": f"{tmp_path}/demo/seed0"}, "hydra": {"runtime": {"choices": {}}}}
+    SayWhatNext().on_multirun_end(OmegaConf.create(cfg))
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()[1:]]
+    evaluate, summarise = f"python evaluate.py 'run={tmp_path}{said}'", f"python summarise.py sweep={tmp_path}/demo"
+    assert lines == ([evaluate, summarise] if said else [])
 
 
 def test_a_bug_in_a_job_is_shown_and_counted(data: Path, tmp_path: Path) -> None:

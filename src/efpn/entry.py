@@ -267,7 +267,7 @@ def list_failed() -> int:
 
 
 class SayWhatNext(Callback):
-    """Prints, when all jobs of a sweep have ended well, the command lines that evaluate and summarise its rows."""
+    """Prints, when all jobs of a sweep have ended well, the command lines that evaluate and summarise it."""
 
     def __init__(self, evaluate: Sequence[str] = ()) -> None:
         self.evaluate = list(evaluate)  # further words of the first of them
@@ -275,16 +275,17 @@ class SayWhatNext(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra's call; a sweep over experiments has no one folder to speak of."""
         folder = Path(config.paths.unswept).parent
-        if FAILED or "experiment" in SweptKeys().keys or not any(folder.glob(f"*/seed*/{ROW_FILE}")):
+        found = [one for one in (f"*/seed*/{ROW_FILE}", "seed*") if any(folder.glob(one))]
+        if FAILED or "experiment" in SweptKeys().keys or not found:
             return
         sweep = config.hydra.runtime.choices.get("sweep")
         known = sweep and (CONF / "summarise" / "table" / f"{sweep}.yaml").is_file()
         table = [f"{'table' if known else 'rows'}={sweep}"] if sweep else []
         commands = [
-            ["evaluate.py", f"run={folder}/*/seed*/{ROW_FILE}", *self.evaluate],
+            ["evaluate.py", f"run={folder}/{found[0]}", *self.evaluate],
             ["summarise.py", f"sweep={folder}", *table],
         ]
-        print("the sweep is done; evaluate and summarise its rows with", flush=True)
+        print("the sweep is done; evaluate and summarise it with", flush=True)
         print("\n".join(f"  {shlex.join(['python', *words])}" for words in commands), flush=True)
 
 
