@@ -163,7 +163,7 @@ def test_all_faults_are_listed_together() -> None:
 @pytest.mark.parametrize(
     "option, said",
     [
-        ("phases.baseline.task.optimizer._target_=torch.optim.SDG", "no class or function to be had"),
+        ("phases.baseline.task.optimizer._target_=torch.optim.SDG", "(torch.optim has no SDG; did you mean SGD?)"),
         ("loss._target_=efpn.no_such.Loss", "no class or function to be had"),
         ("+phases.baseline.task.optimizer.momentumm=0.9", "torch.optim.SGD takes no such option; it takes params, lr"),
         ("+trainer.max_stepz=3", "pytorch_lightning.Trainer takes no such option"),

@@ -6,9 +6,11 @@ value of one option says about another (a batch and a pyramid, a list and the le
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -323,7 +325,11 @@ def check_target(node: DictConfig, place: str) -> None:
     try:
         known = inspect.signature(get_object(node._target_)).parameters
     except Exception as error:  # importing a module may raise anything
+        module, _, name = str(node._target_).rpartition(".")
         reason = str(error.__cause__ or error).splitlines()[0]
+        if module in sys.modules:
+            near = difflib.get_close_matches(name, dir(sys.modules[module]), 1)
+            reason = f"{module} has no {name}" + (f"; did you mean {near[0]}?" if near else "")
         raise UserError(f"{place}._target_={node._target_}: no class or function to be had ({reason})") from None
     passed_over = ("leaves_out", *(node.get("leaves_out") or ()))  # what the chosen detector does not read
     given = [str(key) for key in node if not str(key).startswith("_") and key not in passed_over]

@@ -1,4 +1,6 @@
 import logging
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 from efpn.data.datamodule import DetectionDataModule, thin_out
 from efpn.data.transforms import EvalTransform, TrainTransform
 from efpn.data.tt100k import TT100K
-from efpn.errors import UserError
+from efpn.errors import Problem, UserError
 
 
 @pytest.fixture
@@ -200,6 +202,19 @@ def test_all_that_a_fit_reads_is_checked_in_one_go(module):
     with pytest.raises(UserError, match=r"(?s)signs/train: 1 problem.*signs/train \(its part for val\): 1 problem"):
         data.setup("fit")
     data.setup("test")
+
+
+def test_what_a_reader_could_not_make_sense_of_is_said_once_for_both_parts_of_a_split(module, monkeypatch):
+    data, load = module(), TT100K.load
+    gone = data.index("train").records[0].path
+    gone.unlink()
+    data = DetectionDataModule(data.source, data.splits, data.train_transform, data.eval_transform)
+    odd = Problem(Path("labels.txt"), "line 4", "is 'x'", "write a number")
+    monkeypatch.setattr(TT100K, "load", lambda self, split: replace(load(self, split), problems=(odd,)))
+    with pytest.raises(UserError) as caught:
+        data.setup("fit")
+    first, *lines = str(caught.value).splitlines()
+    assert first == "signs/train: 2 problems" and lines[0] == f"  {odd}" and len(lines) == 2 and str(gone) in lines[1]
 
 
 def test_the_check_can_be_told_not_to_open_images(module):

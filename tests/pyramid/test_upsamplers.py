@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from efpn.errors import UserError
-from efpn.models import ESPCN, FTT, Nearest
+from efpn.models import ESPCN, FTT, Extension, Nearest, TwoStage, Upsampler
 from efpn.pyramid.upsamplers import weights
 
 UPSAMPLERS = {
@@ -24,6 +24,35 @@ UPSAMPLERS = {
 def test_doubles_the_resolution_of_p3(name: str) -> None:
     p3_ext = UPSAMPLERS[name]()(torch.rand(2, 8, 5, 7), torch.rand(2, 8, 10, 14))
     assert p3_ext.shape == (2, 8, 10, 14)
+
+
+class Same(Upsampler):
+    """P3 as it is, which is no P3'."""
+
+    def forward(self, p3: torch.Tensor, p2: torch.Tensor) -> torch.Tensor:
+        return p3
+
+
+class Silent(TwoStage):
+    """Says nothing of how far it sees."""
+
+    def content_of(self, p3: torch.Tensor) -> torch.Tensor:
+        return p3
+
+    def texture_of(self, p3: torch.Tensor, p2: torch.Tensor, content: torch.Tensor) -> torch.Tensor:
+        return p2
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        (Same, r"Same makes \(1, 8, 8, 8\) of P3 \(1, 8, 8, 8\); .*twice its resolution, \(1, 8, 16, 16\)"),
+        (Silent, "Silent does not set reach and work, as a TwoStage has to"),
+    ],
+)
+def test_one_that_gives_no_p3_ext_is_named(wrong: type[Upsampler], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Extension(wrong(), 16, 8)
 
 
 @pytest.mark.parametrize("name", UPSAMPLERS)

@@ -162,7 +162,7 @@ def _check_boxes(record: Record, index: Index) -> _Checked:
             yield Problem(index.source, where, what, fix)
 
     problems = (
-        *named_problems(unknown, "has an unknown category", "correct the category"),
+        *named_problems(unknown, "has an unknown category", f"labels are 1 to {len(index.categories)}"),
         *named_problems(infinite, "is not a number throughout", "give four finite numbers or remove the box"),
         *named_problems(inverted, "is inverted", "swap its corners or remove it"),
         *named_problems(outside, f"lies outside {image}", "correct or remove it"),

@@ -93,14 +93,18 @@ class DetectionDataModule(pl.LightningDataModule):
 
     def check(self, *roles: Role) -> None:
         """Load and check `roles` (raises `UserError`: everything that is wrong in any of them)."""
-        errors: dict[str, str] = {}  # by all but the split's name: what both splits of one file have wrong is said once
+        errors: list[str] = []
+        said: set[str] = set()  # what two splits of one file have wrong is said once
         for role in roles:
             try:
                 self.index(role)
             except UserError as error:
-                errors.setdefault(str(error).partition("\n")[2] or str(error), str(error))
+                head, *lines = str(error).splitlines()
+                if not said.issuperset(lines or [head]):
+                    errors.append(str(error))
+                said.update([head, *lines])
         if errors:
-            raise UserError("\n".join(errors.values()))
+            raise UserError("\n".join(errors))
 
     def setup(self, stage: str) -> None:
         """Check what `stage` (``fit``, ``validate``, ``test``) will read, before it begins."""

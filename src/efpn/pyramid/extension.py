@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from efpn.errors import UserError
 from efpn.pyramid.detail import Fine
 from efpn.pyramid.fpn import FPN, Pyramid, extended_levels
-from efpn.pyramid.upsamplers import Upsampler, upsample2x
+from efpn.pyramid.upsamplers import TwoStage, Upsampler, upsample2x
 
 if TYPE_CHECKING:
     from efpn.pyramid.neck import EFPNBackbone
@@ -36,7 +37,7 @@ class Extension(nn.Module):
         c3_channels: depth of C3' (512 in ResNet-50), to be read by a lateral; None for the paper's form.
 
     Raises:
-        UserError: an unknown ``source``.
+        UserError: an unknown ``source``, or an upsampler that does not give P3' (`check_upsampler`).
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Extension(nn.Module):
         self.lateral3 = nn.Conv2d(c3_channels, channels, 1) if c3_channels else None
         self.post = nn.Conv2d(channels, channels, 3, padding=1) if post_conv else nn.Identity()
         self.levels = extended_levels(channels)
+        check_upsampler(upsampler, channels)
 
     def forward(self, p3: Tensor, p2: Tensor, c2_ext: Tensor, c3_ext: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Build the extended levels.
@@ -155,6 +157,28 @@ def make_extension(
     return Extension(
         upsampler(channels=channels), c2_channels, channels, c3_channels=c3_channels if c3 else None, **more
     )
+
+
+@torch.no_grad()
+def check_upsampler(upsampler: nn.Module, channels: int) -> None:
+    """Try an upsampler on blank maps of ``channels``.
+
+    Raises:
+        UserError: what it gives is not of P3's depth and twice its resolution, or a `TwoStage` does not say how far it
+            sees.
+    """
+    name = type(upsampler).__name__
+    silent = [one for one in ("reach", "work") if isinstance(upsampler, TwoStage) and not hasattr(upsampler, one)]
+    if silent:
+        raise UserError(f"extension.upsampler: {name} does not set {' and '.join(silent)}, as a TwoStage has to")
+    training = upsampler.training
+    given = upsampler.eval()(torch.zeros(1, channels, 8, 8), torch.zeros(1, channels, 16, 16))
+    upsampler.train(training)
+    if given.shape != (1, channels, 16, 16):
+        raise UserError(
+            f"extension.upsampler: {name} makes {tuple(given.shape)} of P3 (1, {channels}, 8, 8); P3' has the depth of "
+            f"P3 and twice its resolution, (1, {channels}, 16, 16)"
+        )
 
 
 def checked(source: Source) -> Source:
