@@ -87,7 +87,7 @@ def test_a_missing_data_folder_is_an_error_without_a_traceback(tmp_path: Path) -
 
 def test_a_class_that_is_not_there_and_a_folder_that_cannot_be_made_are_one_line_each(data: Path) -> None:
     for word, message in (
-        ("phases.baseline.task._target_=efpn.tasks.Nope", "to be had (No module named 'efpn.tasks.Nope')"),
+        ("phases.baseline.task._target_=efpn.tasks.Nope", "to be had (efpn.tasks has no Nope)"),
         (
             "paths.outputs=/proc/x",
             "/proc/x/demo/seed0/baseline: no folder can be made there; change who may use it, or",
