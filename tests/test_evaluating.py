@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers import config, one_step, tiny
+from helpers import config
 
 from efpn.errors import UserError
 from efpn.evaluation.detect import eval_data
 from efpn.evaluation.rows import load_rows
 from efpn.evaluation.run import evaluate
+from efpn.runs.checkpoints import read_checkpoint
 from efpn.runs.saved import latest_run, saved_runs
-from efpn.training.run import train
 
 pytestmark = pytest.mark.slow
 
@@ -178,7 +179,8 @@ def test_a_run_that_is_named_twice_is_one_row(trained: Path) -> None:
 
 def test_all_that_an_evaluation_writes_goes_where_it_is_told(trained: Path, tmp_path: Path) -> None:
     before = sorted(trained.rglob("*"))
-    where = [f"run={trained}", f"out={tmp_path / 'mine'}", "split=val", "trainer.accelerator=cpu", "images=0"]
+    rows = f"run=[{trained / 'baseline'},{trained / 'finetune'}]"
+    where = [rows, f"out={tmp_path / 'mine'}", "split=val", "trainer.accelerator=cpu", "images=0"]
     cfg = config("evaluate", *where)
     evaluate(cfg, saved_runs(cfg.run))
     assert (tmp_path / "mine/comparison-val.md").is_file() and (tmp_path / "mine/report-val/report.html").is_file()
@@ -191,8 +193,11 @@ def test_a_phase_in_a_folder_of_another_name_is_refused(trained: Path, tmp_path:
         saved_runs(str(tmp_path / "best"))
 
 
-def test_features_of_two_baselines_are_not_mixed(trained: Path, data: Path, tmp_path: Path) -> None:
-    train(tiny(tmp_path, data, "seed=1", "sequence=[baseline,distill]", *one_step("baseline", "distill")))
+def test_features_of_two_baselines_are_not_mixed(trained: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(trained / "distill", tmp_path / "demo/seed1/distill") / "weights.ckpt"
+    checkpoint = read_checkpoint(other)
+    moved = {key: value * (1.1 if ".fpn." in key else 1) for key, value in checkpoint.state_dict.items()}
+    replace(checkpoint, state_dict=moved).save(other)
     where = f"run=[{trained / 'distill'},{tmp_path / 'demo/seed1/distill'}]"
     cfg = config("evaluate", where, "split=val", "trainer.accelerator=cpu", "figures=false", "features=1", "images=0")
     with pytest.raises(

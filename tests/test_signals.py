@@ -61,14 +61,13 @@ def stopped_and_resumed(number: signal.Signals, whole: Checkpoint, options: list
         torch.testing.assert_close(resumed.state_dict[key], value, rtol=1e-5, atol=1e-6, msg=key)
 
 
-def test_stopped_at_a_stretchs_last_step_it_goes_on_with_the_next(data: Path, tmp_path: Path) -> None:
+def test_stopped_at_a_stretchs_last_step_it_goes_on_with_the_next(trained: Path, data: Path, tmp_path: Path) -> None:
     options = ["phase=baseline", "phases.baseline.val_every=2"]
-    train(tiny(tmp_path / "unbroken", data, *options))
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted, match="at step 2 of 4"):
         signal_at(patch, 1, signal.SIGTERM)
         train(tiny(tmp_path, data, *options))
     train(tiny(tmp_path, data, *options, "resume=true"))
-    whole, resumed = (read_checkpoint(o / PLACE) for o in (tmp_path / "unbroken", tmp_path))
+    whole, resumed = (read_checkpoint(path) for path in (trained / "baseline/weights.ckpt", tmp_path / PLACE))
     for key, value in whole.state_dict.items():
         torch.testing.assert_close(resumed.state_dict[key], value, rtol=1e-5, atol=1e-6, msg=key)
 
