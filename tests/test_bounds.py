@@ -114,11 +114,14 @@ def test_a_run_can_be_read_with_detail_of_another_source(bounded: Path, monkeypa
     assert record["more"]["detail of P2'"] == Doubled.__name__
 
 
-@pytest.mark.usefixtures("timed_once")
-def test_the_scale_of_equal_cost_lies_between_one_and_two(bounded: Path) -> None:
+def test_the_scale_of_equal_cost_is_where_the_enlarged_fpn_takes_as_long(
+    bounded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = [0.35, 0.1, 0.2, 0.3, 0.4, 0.5]  # of EFPN, and of the FPN at 1, 1.2, 1.4, 1.7 and 2 times
+    monkeypatch.setattr("efpn.evaluation.cost.seconds_per_image", lambda *given: taken)
     cfg = config("evaluate", f"run={bounded}", "split=val", "variant=fpn_scaled", f"cost_of={bounded}/finetune", *QUICK)
     (scale,) = equal_cost_scales(cfg, saved_runs(cfg.run))
-    assert 1 <= scale <= 2
+    assert scale == 1.55
     cfg.run = str(bounded / "finetune")
     with pytest.raises(UserError, match=r"cost_of=.*needs a phase without an extension"):
         equal_cost_scales(cfg, saved_runs(cfg.run))

@@ -165,6 +165,7 @@ def test_all_faults_are_listed_together() -> None:
     [
         ("phases.baseline.task.optimizer._target_=torch.optim.SDG", "(torch.optim has no SDG; did you mean SGD?)"),
         ("loss._target_=efpn.no_such.Loss", "no class or function to be had"),
+        ("loss._target_=torch.pi", "(3.141592653589793 is not a callable object)"),
         ("+phases.baseline.task.optimizer.momentumm=0.9", "torch.optim.SGD takes no such option; it takes params, lr"),
         ("+trainer.max_stepz=3", "pytorch_lightning.Trainer takes no such option"),
     ],

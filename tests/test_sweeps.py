@@ -132,8 +132,9 @@ def test_a_sweep_ends_with_the_commands_that_look_at_it(
     left: str, swept: set[str], said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     monkeypatch.setattr(SweptKeys(), "keys", swept)
-    (tmp_path / left).parent.mkdir(parents=True)
-    (tmp_path / left).touch()
+    for place in (left, "demo/nearest/seed0/row.json"):  # the latter of a sweep before
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).touch()
     cfg = {"paths": {"unswept": f"{tmp_path}/demo/seed0"}, "hydra": {"runtime": {"choices": {}}}}
     SayWhatNext().on_multirun_end(OmegaConf.create(cfg))
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()[1:]]

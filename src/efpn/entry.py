@@ -275,14 +275,15 @@ class SayWhatNext(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra's call; a sweep over experiments has no one folder to speak of."""
         folder = Path(config.paths.unswept).parent
-        found = [one for one in (f"*/seed*/{ROW_FILE}", "seed*") if any(folder.glob(one))]
-        if FAILED or "experiment" in SweptKeys().keys or not found:
+        seeds_alone = SweptKeys().keys <= {"seed"} and not {"sweep", "row"} & set(config.hydra.runtime.choices)
+        runs = "seed*" if seeds_alone else f"*/seed*/{ROW_FILE}"
+        if FAILED or "experiment" in SweptKeys().keys or not any(folder.glob(runs)):
             return
         sweep = config.hydra.runtime.choices.get("sweep")
         known = sweep and (CONF / "summarise" / "table" / f"{sweep}.yaml").is_file()
         table = [f"{'table' if known else 'rows'}={sweep}"] if sweep else []
         commands = [
-            ["evaluate.py", f"run={folder}/{found[0]}", *self.evaluate],
+            ["evaluate.py", f"run={folder}/{runs}", *self.evaluate],
             ["summarise.py", f"sweep={folder}", *table],
         ]
         print("the sweep is done; evaluate and summarise it with", flush=True)

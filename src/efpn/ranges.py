@@ -327,7 +327,7 @@ def check_target(node: DictConfig, place: str) -> None:
     except Exception as error:  # importing a module may raise anything
         module, _, name = str(node._target_).rpartition(".")
         reason = str(error.__cause__ or error).splitlines()[0]
-        if module in sys.modules:
+        if module in sys.modules and not hasattr(sys.modules[module], name):
             near = difflib.get_close_matches(name, dir(sys.modules[module]), 1)
             reason = f"{module} has no {name}" + (f"; did you mean {near[0]}?" if near else "")
         raise UserError(f"{place}._target_={node._target_}: no class or function to be had ({reason})") from None

@@ -43,10 +43,22 @@ class Silent(TwoStage):
         return p2
 
 
+class Shallow(Upsampler):
+    """Of another depth than the pyramid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(4, 4, 1)
+
+    def forward(self, p3: torch.Tensor, p2: torch.Tensor) -> torch.Tensor:
+        return self.layer(p2)
+
+
 @pytest.mark.parametrize(
     "wrong, said",
     [
-        (Same, r"Same makes \(1, 8, 8, 8\) of P3 \(1, 8, 8, 8\); .*twice its resolution, \(1, 8, 16, 16\)"),
+        (Same, r"Same makes \(1, 8, 8, 8\) of P3 \(1, 8, 8, 8\) and .*twice its resolution, \(1, 8, 16, 16\)"),
+        (Shallow, r"Shallow fails on P3 \(1, 8, 8, 8\) and P2 \(1, 8, 16, 16\): .*to have 4 channels"),
         (Silent, "Silent does not set reach and work, as a TwoStage has to"),
     ],
 )

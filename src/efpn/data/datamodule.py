@@ -94,7 +94,7 @@ class DetectionDataModule(pl.LightningDataModule):
     def check(self, *roles: Role) -> None:
         """Load and check `roles` (raises `UserError`: everything that is wrong in any of them)."""
         errors: list[str] = []
-        said: set[str] = set()  # what two splits of one file have wrong is said once
+        said: set[str] = set()  # a split that has nothing wrong beyond what others of its file have is left out
         for role in roles:
             try:
                 self.index(role)

@@ -67,7 +67,7 @@ def seconds_per_image(cfg: DictConfig, ways: Sequence[tuple[SavedRun, Variant]])
 def stopwatch(cfg: DictConfig, run: SavedRun, variant: Variant) -> Callable[[int], float]:
     """A function that detects in some validation images of a run and says how many seconds each took on average."""
     data = eval_data(cfg, run, pairs=True)
-    data.eval_batch_size = 1
+    data.eval_batch_size, data.limit_val = 1, None  # timed on the same images however few are scored
     device = quiet_trainer(cfg.trainer, run).strategy.root_device
     loader = zip(range(IMAGES), data.val_dataloader(), strict=False)
     batches = [move_data_to_device(batch, device) for _, batch in loader]

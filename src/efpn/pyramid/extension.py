@@ -172,12 +172,19 @@ def check_upsampler(upsampler: nn.Module, channels: int) -> None:
     if silent:
         raise UserError(f"extension.upsampler: {name} does not set {' and '.join(silent)}, as a TwoStage has to")
     training = upsampler.training
-    given = upsampler.eval()(torch.zeros(1, channels, 8, 8), torch.zeros(1, channels, 16, 16))
-    upsampler.train(training)
-    if given.shape != (1, channels, 16, 16):
+    p3, p2 = torch.zeros(1, channels, 8, 8), torch.zeros(1, channels, 16, 16)
+    given_to = f"P3 {(*p3.shape,)} and P2 {(*p2.shape,)}"
+    try:
+        made = upsampler.eval()(p3, p2)
+    except RuntimeError as error:  # torch's, of shapes that do not fit inside
+        raise UserError(f"extension.upsampler: {name} fails on {given_to}: {error}") from error
+    finally:
+        upsampler.train(training)
+    if not isinstance(made, Tensor) or made.shape != p2.shape:
+        said = (*made.shape,) if isinstance(made, Tensor) else type(made).__name__
         raise UserError(
-            f"extension.upsampler: {name} makes {tuple(given.shape)} of P3 (1, {channels}, 8, 8); P3' has the depth of "
-            f"P3 and twice its resolution, (1, {channels}, 16, 16)"
+            f"extension.upsampler: {name} makes {said} of {given_to}; P3' has the depth of P3 and twice its "
+            f"resolution, {(*p2.shape,)}"
         )
 
 
