@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -86,10 +87,8 @@ class Page:
 
     def shares(self, row: Result, floor: Result, bound: Result, columns: Sequence[str]) -> list[str]:
         """(row - floor) / (bound - floor) of the metrics whose gain is shared out, as cells of a table."""
-        return [
-            f"{(row[c] - floor[c]) / (bound[c] - floor[c]):.0%}" if c in SHARED and bound[c] - floor[c] >= 0.005 else ""
-            for c in columns
-        ]
+        told = [c in SHARED and bound[c] - floor[c] >= 0.005 for c in columns]
+        return [f"{share(row, floor, bound, c):.0%}" if one else "" for c, one in zip(columns, told, strict=True)]
 
     def glance(self, sets: dict[str, str], metrics: Sequence[str]) -> str:
         """A Markdown table of what EFPN gains over the control head, with below it the share of the oracle head's gain.
@@ -100,21 +99,19 @@ class Page:
         """
         lines = []
         for run, called in sets.items():
-            record = self._named(f"results/{run}/summary-test.json")
-            gains = self.gains_of(f"{run}/summary-test", "finetune")
-            seeds = next(row for row in record["rows"] if row["title"] == "finetune")["seeds"]
-            lines.append([called, str(len(seeds)), *(self.told(gains[metric]) for metric in metrics)])
-            lines.append(["of what P2 of the 2x image gains", "", *(self._share(run, seeds, one) for one in metrics)])
+            row = self._row(f"{run}/summary-test", "finetune")
+            gains = [self.told(row["columns"][metric]) for metric in metrics]
+            parts = [self._mean_share(run, row["seeds"], metric) for metric in metrics]
+            lines.append([called, str(len(row["seeds"])), *gains])
+            lines.append(["of what P2 of the 2x image gains", "", *(f"{part:.0%}" for part in parts)])
         return _table(["set", "seeds", *(NAMES.get(metric, metric) for metric in metrics)], lines)
 
-    def _share(self, run: str, seeds: Sequence[int], metric: str) -> str:
-        parts = []
-        for seed in seeds:
-            folder = self.root / f"results/{run}/seed{seed}"
-            rows = (Result(folder / row / "test.json") for row in ("finetune", "control_head", "oracle_head"))
-            own, floor, bound = (row[metric] for row in rows)
-            parts.append((own - floor) / (bound - floor))
-        return f"{sum(parts) / len(parts):.0%}"
+    def _mean_share(self, run: str, seeds: Sequence[int], metric: str) -> float:
+        own, floor, bound = (
+            [Result(self.root / f"results/{run}/seed{seed}/{row}/test.json") for seed in seeds]
+            for row in ("finetune", "control_head", "oracle_head")
+        )
+        return mean(share(*one, metric) for one in zip(own, floor, bound, strict=True))
 
     def points(self, one: Result, other: Result, metric: str) -> str:
         """How much ``one`` has more, in points."""
@@ -122,8 +119,10 @@ class Page:
 
     def gains_of(self, path: str, row: str) -> dict[str, dict[str, Any]]:
         """A row's differences to a summary's reference row, by column."""
-        record = self._named(f"results/{path}.json")
-        return next(one for one in record["rows"] if one["title"] == row)["columns"]
+        return self._row(path, row)["columns"]
+
+    def _row(self, path: str, title: str) -> dict[str, Any]:
+        return next(row for row in self._named(f"results/{path}.json")["rows"] if row["title"] == title)
 
     def told(self, of: dict[str, Any]) -> str:
         """A difference with its interval, in points."""
@@ -167,6 +166,11 @@ class Page:
         self.used.clear()
         self.commands.clear()
         return "\n".join(["<details><summary>Where these numbers come from</summary>", "", *lines, "", "</details>"])
+
+
+def share(row: Result, floor: Result, bound: Result, metric: str) -> float:
+    """How much of what ``bound`` has more than ``floor`` the row has more."""
+    return (row[metric] - floor[metric]) / (bound[metric] - floor[metric])
 
 
 def cell(result: Result, column: str) -> str:

@@ -2,6 +2,9 @@
 
 The tests run in several processes (pytest-xdist), one thread each. What takes long and is only read, such as the run of
 all three phases, is made by the process that needs it first and shared by way of a folder of all processes.
+
+The process that hands out the tests reads this file before it starts the others: torch, seconds to import, is
+imported where it is used.
 """
 
 from __future__ import annotations

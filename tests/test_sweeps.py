@@ -124,6 +124,7 @@ def test_a_part_of_a_row_that_is_trained_by_itself_is_not_the_row(
     "left, swept, said",
     [
         ("demo/seed0/baseline/weights.ckpt", {"seed"}, "/demo/seed*"),
+        ("demo/seed0/baseline/weights.ckpt", {"seed", "phase"}, "/demo/seed*"),
         ("demo/espcn/seed0/row.json", {"row"}, "/demo/*/seed*/row.json"),
         ("demo/seed0/baseline/weights.ckpt", {"experiment"}, None),
     ],

@@ -33,7 +33,7 @@ from efpn.errors import Interrupted, UserError
 from efpn.ranges import check_target
 from efpn.runs.files import FULL
 from efpn.runs.names import RESUME_FILE, ROW_FILE, finished_in
-from efpn.runs.sweeps import SweptKeys, in_sweep, sweep_folder, swept_words
+from efpn.runs.sweeps import ALIKE, SweptKeys, in_sweep, sweep_folder, swept_words
 from efpn.signals import end_workers, stop_at_sigterm
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -275,8 +275,8 @@ class SayWhatNext(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra's call; a sweep over experiments has no one folder to speak of."""
         folder = Path(config.paths.unswept).parent
-        seeds_alone = SweptKeys().keys <= {"seed"} and not {"sweep", "row"} & set(config.hydra.runtime.choices)
-        runs = "seed*" if seeds_alone else f"*/seed*/{ROW_FILE}"
+        no_rows = SweptKeys().keys <= {*ALIKE} and not {"sweep", "row"} & set(config.hydra.runtime.choices)
+        runs = "seed*" if no_rows else f"*/seed*/{ROW_FILE}"
         if FAILED or "experiment" in SweptKeys().keys or not any(folder.glob(runs)):
             return
         sweep = config.hydra.runtime.choices.get("sweep")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -171,15 +172,12 @@ def check_upsampler(upsampler: nn.Module, channels: int) -> None:
     silent = [one for one in ("reach", "work") if isinstance(upsampler, TwoStage) and not hasattr(upsampler, one)]
     if silent:
         raise UserError(f"extension.upsampler: {name} does not set {' and '.join(silent)}, as a TwoStage has to")
-    training = upsampler.training
     p3, p2 = torch.zeros(1, channels, 8, 8), torch.zeros(1, channels, 16, 16)
     given_to = f"P3 {(*p3.shape,)} and P2 {(*p2.shape,)}"
     try:
-        made = upsampler.eval()(p3, p2)
+        made = copy.deepcopy(upsampler).eval()(p3, p2)
     except RuntimeError as error:  # torch's, of shapes that do not fit inside
         raise UserError(f"extension.upsampler: {name} fails on {given_to}: {error}") from error
-    finally:
-        upsampler.train(training)
     if not isinstance(made, Tensor) or made.shape != p2.shape:
         said = (*made.shape,) if isinstance(made, Tensor) else type(made).__name__
         raise UserError(
