@@ -189,3 +189,20 @@ def test_images_of_known_spread_give_an_interval_of_that_width() -> None:
     mean, limits = interval({0: np.array([0.5])}, {0: drawn}, 0)
     assert mean == [0.5]
     assert np.diff(limits[:, 0])[0] == pytest.approx(2 * 1.96 * np.sqrt(0.25 / IMAGES), rel=0.06)
+
+
+def test_the_share_of_the_bound_s_gain_over_seeds(make: Make, tmp_path: Path) -> None:
+    """Recalls .25, .45 and .50: 80 % of the bound's gain in every seed; a bound that gains nothing has no share."""
+    for seed, up in ((0, 0.0), (1, 0.25), (2, 0.1)):
+        make("floor", seed, 0.25 + up, 0, phase="control_head")
+        make("mine", seed, 0.45 + up, 1)
+        make("bound", seed, 0.5 + up, 2, phase="oracle_head")
+        make("idle", seed, 0.25 + up, 3, phase="doubled_head")
+    make("late", 7, 0.9, 4)
+    rows = {row["name"]: row["shares"] for row in summed_up(tmp_path, "reference=floor")["rows"]}
+    assert rows["floor"] == rows["late"] == {} and list(rows["mine"]) == ["the bound_row"]
+    recall = rows["mine"]["the bound_row"]["rec_S"]
+    low, high = recall["interval"]
+    assert recall["share"] == pytest.approx(0.8) and 0.3 < low < 0.8 < high < 1.01
+    text = (tmp_path / "x/summary-test-to-floor/summary.md").read_text()
+    assert f"| the mine_row | the bound_row | 79 % [58, 98] | 80 % [{100 * low:.0f}, {100 * high:.0f}] |" in text

@@ -22,6 +22,7 @@ from efpn.runs.files import write_json, write_text
 
 log = logging.getLogger(__name__)
 
+FLOOR: Final = "control_head"  # the phase whose new head reads P2 itself
 BOUNDS: Final = ("doubled_head", "oracle_head")  # phases whose new head reads P2 of a whole second pass
 SHARED: Final = ("AP_S", "AP_S_any", "AR_S", "best_F1_S")  # metrics whose gain is shared out
 LEAST_GAIN: Final = 0.005
@@ -89,7 +90,7 @@ def said_sizes(rows: Sequence[Row]) -> str:
 def without_control(rows: Sequence[Row]) -> str:
     """A warning where a finetuned row stands beside its baseline and beside nothing that trained as long."""
     phases = {row.phase for row in rows}
-    if not {"baseline", "finetune"} <= phases or phases & {"control", "control_head"}:
+    if not {"baseline", "finetune"} <= phases or phases & {"control", FLOOR}:
         return ""
     return (
         "The finetuned row has trained on from the baseline: part of its gain may be the longer training. "
@@ -108,7 +109,7 @@ def gain_shares(rows: Sequence[Row]) -> str:
     trained = {(row.phase, *terms): row for row, terms in zip(rows, alike, strict=True)}
     lines = []
     for phase, (row, terms) in itertools.product(BOUNDS, zip(rows, alike, strict=True)):
-        floor, bound = (trained.get((name, *terms)) for name in ("control_head", phase))
+        floor, bound = (trained.get((name, *terms)) for name in (FLOOR, phase))
         if not floor or not bound or row in (floor, bound):
             continue
         lines.append([row.name, bound.name, *(_share(row, floor, bound, metric) for metric in SHARED)])

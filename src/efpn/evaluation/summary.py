@@ -14,6 +14,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from efpn.errors import UserError
+from efpn.evaluation.compare import BOUNDS, FLOOR
 from efpn.evaluation.report import DETECTIONS, TRUTH
 from efpn.evaluation.rows import METRICS, Row, comparable, load_row
 from efpn.evaluation.summary_files import write_summary
@@ -174,8 +175,38 @@ def statistics(cfg: DictConfig, found: Mapping[Entry, dict[int, Row]], reference
             for cell, one, (low, high) in zip(columns.values(), gain, limits.T, strict=True):
                 noise = None if np.isnan(one) else bool(low <= 0 <= high)
                 cell |= {"difference": one, "difference_interval": [low, high], "inside_noise": noise}
-        lines.append({"name": entry.name, "title": entry.title, "seeds": own, "paired": both, "columns": columns})
+        line = {"name": entry.name, "title": entry.title, "seeds": own, "paired": both, "columns": columns}
+        lines.append({**line, "shares": gain_shares(cfg, entry, values, drawn)})
     return lines
+
+
+def gain_shares(cfg: DictConfig, entry: Entry, values: Table, drawn: Table) -> dict[str, dict[str, Any]]:
+    """What an entry takes of the gain of each bound among the rows, by the bound's title and column.
+
+    (entry - control head) / (bound - control head), of means over the seeds that all three have, and its 95 % interval;
+    only where the bound's own gain is clear of 0.
+    """
+    trained = {one.phase: one for one in reversed(values)}
+    found: dict[str, dict[str, Any]] = {}
+    if (floor := trained.get(FLOOR)) is None or entry is floor:
+        return found
+    for bound in (trained[phase] for phase in BOUNDS if phase in trained):
+        seeds = sorted(values[entry].keys() & values[floor].keys() & values[bound].keys())
+        if bound is entry or not seeds:
+            continue
+        gains = [
+            [{seed: table[one][seed] - table[floor][seed] for seed in seeds} for table in (values, drawn)]
+            for one in (entry, bound)
+        ]
+        (own, own_drawn), (whole, whole_drawn) = (resampled_means(*gain, cfg.seed) for gain in gains)
+        shares = {}
+        for place, column in enumerate(cfg.columns):
+            if np.nanpercentile(whole_drawn[:, place], LEVELS[0]) > 0:
+                limits = np.nanpercentile(own_drawn[:, place] / whole_drawn[:, place], LEVELS)
+                shares[column] = {"share": own[place] / whole[place], "interval": limits}
+        if shares:
+            found[bound.title] = shares
+    return found
 
 
 def draw(cfg: DictConfig, found: Mapping[Entry, dict[int, Row]]) -> tuple[Table, Table]:
@@ -219,19 +250,28 @@ def resampled(row: Row, columns: Sequence[str]) -> Resampled:
 def interval(
     values: Mapping[int, np.ndarray], drawn: Mapping[int, np.ndarray], seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The mean ``(columns,)`` over seeds, and its 95 % interval ``(2, columns)``; of one seed, by images alone.
+    """The mean ``(columns,)`` over seeds, and its 95 % interval ``(2, columns)``; of one seed, by images alone."""
+    mean, means = resampled_means(values, drawn, seed)
+    limits = np.full((2, len(mean)), np.nan)
+    there = ~np.isnan(means).all(axis=0)
+    limits[:, there] = np.nanpercentile(means[:, there], LEVELS, axis=0)
+    return mean, limits
 
-    The interval is that of the resamples around their own mean, set around the mean itself: a resample lacks some
-    images, and AP over rare classes is higher in it on the average. ``values`` are ``(columns,)`` by seed, ``drawn``
-    ``(B, columns)`` under resampled images; ``seed`` is that of the resampling of seeds.
+
+def resampled_means(
+    values: Mapping[int, np.ndarray], drawn: Mapping[int, np.ndarray], seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mean ``(columns,)`` over seeds, and those of resampled seeds and images ``(B, columns)`` around it.
+
+    They are moved to lie around the mean itself: a resample lacks some images, and AP over rare classes is higher in it
+    on the average. ``values`` are ``(columns,)`` by seed, ``drawn`` ``(B, columns)`` under resampled images; ``seed``
+    is that of the resampling of seeds.
     """
     table = np.stack(list(drawn.values()))
     count = len(table)
     shares = np.random.default_rng(seed + 1).multinomial(count, np.full(count, 1 / count), table.shape[1]) / count
     means = np.einsum("sbc,bs->bc", table, shares)
     mean = np.mean(list(values.values()), axis=0)
-    limits = np.full((2, len(mean)), np.nan)
     there = ~np.isnan(means).all(axis=0)
-    around = means[:, there] - np.nanmean(means[:, there], axis=0)
-    limits[:, there] = np.nanpercentile(around, LEVELS, axis=0) + mean[there]
-    return mean, limits
+    means[:, there] += mean[there] - np.nanmean(means[:, there], axis=0)
+    return mean, means

@@ -49,6 +49,13 @@ def write_summary(cfg: DictConfig, lines: Sequence[Line], reference: str, evalua
     parts = [f"# {escaped(title)}", markdown_table(head, means)]
     if gains:
         parts += [f"## {escaped(f'Difference to {reference}')}", markdown_table(head, gains)]
+    shares = [
+        [_title(line), bound, *(_share(by_column.get(column)) for column in columns)]
+        for line in lines
+        for bound, by_column in line["shares"].items()
+    ]
+    if shares:
+        parts += ["## Share of the gain", markdown_table(["", "of", *columns], shares)]
     text = "\n\n".join([*parts, " ".join(notes), fact_list(facts)]) + "\n"
     print(text)
     write_text(folder / "summary.md", text)
@@ -83,6 +90,11 @@ def _notes(cfg: DictConfig, lines: Sequence[Line], evaluations: Sequence[Row]) -
         notes.append("Of so few seeds such an interval is rather too narrow.")
     if most > 1 and any(len(line["paired"]) == 1 for line in lines):
         notes.append("A difference of one seed is resampled over images alone.")
+    if any(line["shares"] for line in lines):
+        notes.append(
+            "Share of the gain: (row - control head) / (bound - control head), means over the seeds that all three "
+            "have, where the bound's own gain is clear of 0."
+        )
     if cfg.choose:
         notes.append(f"{CHOSEN}: best {cfg.choose} on the validation split.")
     return [*notes, said_sizes(evaluations)]
@@ -105,6 +117,13 @@ def _gain(line: Line, column: str) -> str:
         return MISSING
     low, high = cell["difference_interval"]
     return f"{NOISE if cell['inside_noise'] else ''}{cell['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _share(of: Mapping[str, Any] | None) -> str:
+    """``73 % [51, 96]``."""
+    if of is None:
+        return MISSING
+    return f"{100 * of['share']:.0f} % [{', '.join(f'{100 * end:.0f}' for end in of['interval'])}]"
 
 
 def long_table(lines: Sequence[Line]) -> tuple[list[str], list[list[Any]]]:
