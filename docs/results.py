@@ -10,7 +10,6 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -101,17 +100,10 @@ class Page:
         for run, called in sets.items():
             row = self._row(f"{run}/summary-test", "finetune")
             gains = [self.told(row["columns"][metric]) for metric in metrics]
-            parts = [self._mean_share(run, row["seeds"], metric) for metric in metrics]
+            parts = [row["shares"]["oracle_head"].get(metric) for metric in metrics]
             lines.append([called, str(len(row["seeds"])), *gains])
-            lines.append(["of what P2 of the 2x image gains", "", *(f"{part:.0%}" for part in parts)])
+            lines.append(["of what P2 of the 2x image gains", "", *map(share_told, parts)])
         return _table(["set", "seeds", *(NAMES.get(metric, metric) for metric in metrics)], lines)
-
-    def _mean_share(self, run: str, seeds: Sequence[int], metric: str) -> float:
-        own, floor, bound = (
-            [Result(self.root / f"results/{run}/seed{seed}/{row}/test.json") for seed in seeds]
-            for row in ("finetune", "control_head", "oracle_head")
-        )
-        return mean(share(*one, metric) for one in zip(own, floor, bound, strict=True))
 
     def points(self, one: Result, other: Result, metric: str) -> str:
         """How much ``one`` has more, in points."""
@@ -171,6 +163,11 @@ class Page:
 def share(row: Result, floor: Result, bound: Result, metric: str) -> float:
     """How much of what ``bound`` has more than ``floor`` the row has more."""
     return (row[metric] - floor[metric]) / (bound[metric] - floor[metric])
+
+
+def share_told(of: dict[str, Any] | None) -> str:
+    """A summary's share of the gain with its interval; nothing where the bound's own gain is not clear of 0."""
+    return "" if of is None else f"{of['share']:.0%} [{', '.join(f'{100 * end:.0f}' for end in of['interval'])}]"
 
 
 def cell(result: Result, column: str) -> str:
