@@ -139,6 +139,11 @@ class Page:
             raise Contradicted(sentence)
         return sentence
 
+    def forget(self) -> str:
+        """Leave out of the next list of sources what was read so far: a section further down names it."""
+        self.used.clear()
+        return ""
+
     def sources(self) -> str:
         """Of each result file that the page has used so far, and not named yet, where its numbers come from."""
         lines = []
