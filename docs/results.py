@@ -89,6 +89,11 @@ class Page:
         told = [c in SHARED and bound[c] - floor[c] >= 0.005 for c in columns]
         return [f"{share(row, floor, bound, c):.0%}" if one else "" for c, one in zip(columns, told, strict=True)]
 
+    def shares_of(self, path: str, row: str, columns: Sequence[str]) -> list[str]:
+        """What a row takes of the oracle head's gain by a summary, as cells of a table."""
+        found = self._row(path, row)["shares"]["oracle_head"]
+        return [share_told(found.get(column)) for column in columns]
+
     def glance(self, sets: dict[str, str], metrics: Sequence[str]) -> str:
         """A Markdown table of what EFPN gains over the control head, with below it the share of the oracle head's gain.
 
