@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -20,19 +20,6 @@ from efpn.metrics.stages import Proposals, StageRecord
 from efpn.models import EFPNDetector, FasterRCNN
 from efpn.models.filters import Ranked
 from efpn.models.roi_heads import LEVELS, PyramidRoIAlign
-
-
-@dataclass
-class _Seen:
-    """One image of a batch, in pixels of what the RPN sees; the box head's part follows the RPN's."""
-
-    size: tuple[int, int]
-    boxes: Tensor
-    scores: Tensor
-    levels: np.ndarray
-    sources: np.ndarray
-    cut: tuple[Tensor, Tensor, Tensor]
-    fates: dict[str, dict[str, int]]
 
 
 class StageRecorder:
@@ -49,7 +36,8 @@ class StageRecorder:
         self.category_ids = list(category_ids)
         self.cap: int = self.rpn._post_nms_top_n["testing"]
         self.depth = max(depth, self.cap)
-        self._batch: list[_Seen] = []
+        self._proposed: list[Ranked] = []  # of the batch under way, image by image
+        self._detected: list[tuple[Ranked, Tensor]] = []  # what the heads made of it, and of which proposals
         self._proposals: dict[int, Proposals] = {}
         self._sources: dict[int, np.ndarray] = {}
         self._cut: list[dict[str, Any]] = []
@@ -83,23 +71,27 @@ class StageRecorder:
         parallel = torch.distributed.is_available() and torch.distributed.is_initialized()
         if parallel and (count := torch.distributed.get_world_size()) > 1:
             raise UserError(f"proposals are recorded on one process, not on {count}; use trainer.devices=1")
-        for seen, image, target in zip(self._batch, batch[0], batch[-1], strict=True):
+        seen = zip(self._proposed, self._detected, batch[0], batch[-1], strict=True)
+        for proposed, (detected, rois), image, target in seen:
             image_id = int(target["image_id"])
             if image_id in self._proposals:
                 continue  # a repeated one, which fills up the last batch
-            height, width = seen.size
+            height, width = proposed.size
             native = target["scale"].cpu() * torch.tensor([width / image.shape[-1], height / image.shape[-2]])
             scale = native.repeat(2)
-            self._proposals[image_id] = Proposals((seen.boxes / scale).numpy(), seen.scores.numpy(), seen.levels)
-            self._sources[image_id] = seen.sources
-            for kind, fates in seen.fates.items():
-                self._filtered[kind].update(fates)
-            boxes, scores, labels = seen.cut
+            boxes, scores = (part[: self.depth].cpu() for part in (proposed.boxes, proposed.scores))
+            levels = pooled_from(self.heads.box_roi_pool, rois)
+            self._proposals[image_id] = Proposals((boxes / scale).numpy(), scores.numpy(), levels)
+            self._sources[image_id] = levels[(detected.rows // (self.classes - 1)).cpu().numpy()[: detected.cap]]
+            for kind, one in (("proposals", proposed), ("detections", detected)):
+                self._filtered[kind].update(one.fates())
+            parts = (detected.boxes, detected.scores, detected.labels)
+            boxes, scores, labels = (part[detected.cap :].cpu() for part in parts)
             rows = zip((boxes / scale).tolist(), scores.tolist(), labels.tolist(), strict=True)
             for (x1, y1, x2, y2), score, label in rows:
                 where = {"image_id": image_id, "category_id": self.category_ids[label - 1]}
                 self._cut.append({**where, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score})
-        self._batch = []
+        self._proposed, self._detected = [], []
 
     def record(self) -> StageRecord:
         """All that was filed so far."""
@@ -109,23 +101,10 @@ class StageRecorder:
         return StageRecord(self.cap, self.depth, cap, levels, self._proposals, self._cut, self._sources, self._filtered)
 
     def _see_proposals(self, ranked: list[Ranked]) -> None:
-        self._batch = []
-        if self.rpn.training:
-            return
-        none, nothing = np.empty(0, "<U6"), (torch.empty(0, 4), torch.empty(0), torch.empty(0, dtype=torch.int64))
-        for one in ranked:
-            boxes, scores = (part[: self.depth].detach().cpu() for part in (one.boxes, one.scores))
-            self._batch.append(_Seen(one.size, boxes, scores, none, none, nothing, {"proposals": one.fates()}))
+        self._proposed, self._detected = [] if self.rpn.training else ranked, []
 
     def _see_detections(self, ranked: list[Ranked], proposals: list[Tensor]) -> None:
-        for image, one, boxes in zip(self._batch, ranked, proposals, strict=True):
-            rois = (one.rows // (self.classes - 1)).cpu().numpy()
-            image.levels = pooled_from(self.heads.box_roi_pool, boxes)
-            image.sources = image.levels[rois[: one.cap]]
-            parts = (one.boxes, one.scores, one.labels)
-            boxes_cut, scores_cut, labels_cut = (part[one.cap :].detach().cpu() for part in parts)
-            image.cut = (boxes_cut, scores_cut, labels_cut)
-            image.fates["detections"] = one.fates()
+        self._detected = list(zip(ranked, proposals, strict=True)) if self._proposed else []
 
 
 def pooled_from(pool: PyramidRoIAlign, boxes: Tensor) -> np.ndarray:
