@@ -117,7 +117,11 @@ def difference_sheet(first: Evaluation, second: Evaluation, count: int = 8) -> t
         f"Small objects that only {names[1]} finds: {gained}, only {names[0]}: {lost}; "
         f"{better} images better, {worse} worse, {len(found) - better - worse} as good"
     )
-    rules = {"score_thresholds": thresholds, "small": TT100K_BINS["small"], "size_rule": first.size_rule}
+    rules = {
+        "score_thresholds": thresholds,
+        "small": TT100K_BINS["small"],
+        "size_rule": "long_side",
+    }
     differing = [
         {"image_id": one.image_id, "gained": one.gained.tolist(), "lost": one.lost.tolist()}
         for one in found

@@ -17,7 +17,7 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
 from efpn.errors import UserError
-from efpn.metrics.bands import COCO_BANDS, Bands, Boxes, Edges, Truth, check_bands, suffix
+from efpn.metrics.bands import COCO_BANDS, Bands, Boxes, Edges, Truth, suffix
 
 log = logging.getLogger(__name__)
 logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # six lines at INFO for every table of numbers
@@ -49,7 +49,7 @@ def coco_metrics(
         Metric name to value in [0, 1], or None for a band that holds no object.
 
     Raises:
-        UserError: detections on unknown images, scores or boxes that are not numbers, unusable bands.
+        UserError: detections on unknown images, scores or boxes that are not numbers.
     """
     judge = judged(ground_truth, detections, bands, max_dets, category_ids, edges)
     return _summary(judge.eval["precision"][..., 0], judge.eval["recall"][..., 0], judge.params.iouThrs, bands)
@@ -77,7 +77,6 @@ def judged(
     each_image: bool = False,
 ) -> COCOeval_faster:
     """COCOeval after its work; ``each_image`` keeps what it found on each. Other arguments as `coco_metrics`."""
-    check_bands(bands)
     results = _as_results(ground_truth, detections)
     full = sum(count >= max_dets for count in Counter(found["image_id"] for found in results).values())
     if full:

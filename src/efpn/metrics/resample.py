@@ -15,7 +15,8 @@ import numpy as np
 
 from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, Boxes, Truth, suffix
 from efpn.metrics.coco import judged
-from efpn.metrics.score import as_one_class, metric_names, split_matcher
+from efpn.metrics.matching import Matcher
+from efpn.metrics.score import as_one_class, metric_names
 
 RECALLS: Final = np.linspace(0.0, 1.0, 101)
 BATCH: Final = 100  # resamples at a time: what they take should stay in the processor's cache
@@ -109,7 +110,7 @@ class Resampled:
     def _by_rate(self) -> Iterator[Callable[[np.ndarray], dict[str, np.ndarray]]]:
         """A part for each column of accuracy, recall or F1."""
         asked = [(name, found) for name in self.columns if (found := RATE.match(name))]
-        matcher = split_matcher(self.truth, self.detections, self.wanted) if asked else None
+        matcher = Matcher.of(self.truth, self.detections, self.wanted) if asked else None
         for name, found in asked:
             threshold = self.thresholds[bool(found["best"])]
             band = next(band for key, band in TT100K_BINS.items() if suffix(key) == (found["tail"] or ""))
