@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, Bands, Boxes, Truth, suffix
-from efpn.metrics.coco import class_metrics
+from efpn.metrics.coco import MAX_DETS, class_metrics
 from efpn.metrics.funnel import Funnel, StageRecord, loss_funnel
 from efpn.metrics.matching import Curve, Matcher
 from efpn.metrics.score import objects_by_size, rates, rule_used, score
@@ -194,7 +194,7 @@ class Evaluation:
                 "ap_size_rule": rule_used(truth, wanted),
                 "ap_edges": "closed",
                 "ap_bands": _as_lists(COCO_BANDS),
-                "ap_max_dets": 300,
+                "ap_max_dets": MAX_DETS,
                 "f1_size_rule": "long_side",
                 "f1_bins": _as_lists(TT100K_BINS),
                 "f1_iou": 0.5,
