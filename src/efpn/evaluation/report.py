@@ -14,10 +14,8 @@ from efpn.errors import UserError
 from efpn.evaluation.compare import timed_lines
 from efpn.evaluation.rows import METRICS, Row
 from efpn.evaluation.table import funnel_markdown, report_table
-from efpn.figures.crops import WorstKind, worst_sheet
 from efpn.figures.curves import STYLES, accuracy_recall, cost_curves, loss_bars, scale_curves
-from efpn.figures.pairs import difference_sheet
-from efpn.figures.sheet import outcome_sheet, save
+from efpn.figures.sheet import WorstKind, difference_sheet, outcome_sheet, save, worst_sheet
 from efpn.metrics.bands import TT100K_BINS, Boxes
 from efpn.metrics.evaluation import Evaluation
 from efpn.metrics.score import EDGES, by_scale, rule_used

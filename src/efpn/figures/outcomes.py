@@ -61,6 +61,11 @@ class Mark:
         """Longer side, pixels."""
         return max(self.box[2] - self.box[0], self.box[3] - self.box[1])
 
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Pixels."""
+        return (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
+
     def scaled(self, factor: float) -> Mark:
         """The mark on the image resized by ``factor``."""
         x1, y1, x2, y2 = self.box
