@@ -11,9 +11,8 @@ NAMES = ("FPN", "EFPN", "a", "b", "c", "d")
 
 
 @pytest.mark.parametrize("count", [1, 2, 6])
-@pytest.mark.parametrize("width", [4.5, 9.5])
-def test_accuracy_recall_draws_each_run_in_its_colour(count, width):
-    figure = accuracy_recall({name: {"small": LINE, "large": None} for name in NAMES[:count]}, title="t", width=width)
+def test_accuracy_recall_draws_each_run_in_its_colour(count):
+    figure = accuracy_recall({name: {"small": LINE, "large": None} for name in NAMES[:count]}, title="t")
     small, large = figure.axes
     assert [line.get_color() for line in small.lines] == [style.colour for style in STYLES[:count]]
     assert small.lines[0].get_xdata().tolist() == LINE["recall"]
@@ -24,7 +23,7 @@ def test_accuracy_recall_draws_each_run_in_its_colour(count, width):
 
 def test_a_legend_of_several_rows_takes_nothing_from_the_panels():
     def panel(names):
-        figure = accuracy_recall({name: dict.fromkeys("abcd", LINE) for name in names}, title="t", width=9.5)
+        figure = accuracy_recall({name: dict.fromkeys("abcd", LINE) for name in names}, title="t")
         figure.draw_without_rendering()
         box = figure.axes[0].get_tightbbox()
         return box.y0, figure.legends[0].get_window_extent().y0 - box.y1
