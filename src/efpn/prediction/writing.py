@@ -1,8 +1,9 @@
-"""What a prediction leaves behind: a progress bar while it runs, annotated images, COCO json."""
+"""What a prediction leaves behind: a journal and a progress bar while it runs, annotated images, COCO json."""
 
 from __future__ import annotations
 
 import io
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,18 +19,70 @@ from torch import Tensor
 from efpn.figures.annotated import annotated_image
 from efpn.figures.outcomes import marks
 from efpn.prediction.images import ImageFile
-from efpn.prediction.journal import Entry, Journal
 from efpn.prediction.task import Shot
-from efpn.runs.files import write_bytes, write_json
+from efpn.runs.files import as_utf8, make_folder, plain, write_bytes, write_json
 
 log = logging.getLogger(__name__)
 
-IMAGES, DETECTIONS = "images.json", "detections.json"
+IMAGES, DETECTIONS, JOURNAL = "images.json", "detections.json", "detections.partial.jsonl"
+# what one image gave: width and height in native pixels, and as found [label, score, x, y, width, height] of each box
+Entry = Mapping[str, Any]
 QUALITY: Final[Mapping[str, Mapping[str, Any]]] = {  # by Pillow's name of the format
     "JPEG": {"quality": 92},
     "WEBP": {"quality": 92},
     "TIFF": {"compression": "tiff_lzw"},
 }
+
+
+class Journal:
+    """The entries of all images, in memory and as lines of a file that only grows.
+
+    Its first line holds the terms of the prediction, each other one the entry of an image. A file of the same terms
+    is read back, up to a line that is cut off or damaged and without images that were changed since; one of other
+    terms (weights, classes, settings) is replaced by the first new entry.
+    """
+
+    def __init__(self, folder: Path, terms: Mapping[str, Any], images: Sequence[ImageFile]) -> None:
+        self.path = folder / JOURNAL
+        self.entries: dict[Path, Entry] = {}
+        self._terms = plain(terms)
+        self._changed = {image.path: image.path.stat().st_mtime_ns for image in images}
+        self._end = self._read_back()  # bytes of the file that are sound
+        if self.entries:
+            log.info("%s: %d images are done already", self.path, len(self.entries))
+
+    def add(self, path: Path, entry: Entry) -> None:
+        """Keep what an image gave; no later fault costs it."""
+        self.entries[path] = entry
+        lines = [] if self._end else [self._terms]
+        lines.append({"image": str(path), "changed": self._changed[path], "entry": entry})
+        make_folder(self.path.parent)
+        with self.path.open("r+b" if self._end else "wb") as file:
+            file.seek(self._end)
+            file.truncate()
+            file.write(b"".join(as_utf8(json.dumps(line, ensure_ascii=False) + "\n") for line in lines))
+            self._end = file.tell()
+
+    def _read_back(self) -> int:
+        """Take what is sound of the file, and say how many bytes that is."""
+        sound: list[Any] = []
+        end = 0
+        for line in self.path.read_bytes().splitlines(keepends=True) if self.path.is_file() else []:
+            try:
+                parsed = json.loads(line) if line.endswith(b"\n") else None
+            except ValueError:
+                parsed = None
+            if parsed is None:
+                break
+            sound.append(parsed)
+            end += len(line)
+        if not sound or sound[0] != self._terms:
+            return 0
+        for line in sound[1:]:
+            path = Path(line["image"])
+            if self._changed.get(path) == line["changed"]:
+                self.entries[path] = line["entry"]
+        return end
 
 
 class ImageWriter(pl.Callback):
@@ -104,14 +157,8 @@ def write_results(
 ) -> int:
     """Write ``detections.json`` (COCO results) and ``images.json``, which says what their ids mean, into ``out``.
 
-    Args:
-        out: folder.
-        seen: the images that could be read, and what they gave.
-        broken: the others, each with the reason.
-        names: class names in label order; categories count from 1.
-        info: how they were made.
-
-    Returns how many detections there are.
+    Given are the images that could be read and what they gave, the others with the reason, class names in label order
+    (categories count from 1), and how it all was made. Returns how many detections there are.
     """
     images = [
         {"id": image.number, "file_name": image.name, "width": entry["width"], "height": entry["height"]}
