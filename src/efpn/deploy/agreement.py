@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,22 +14,20 @@ from efpn.models import EFPNDetector
 from efpn.types import Detections
 
 
-@dataclass(frozen=True)
-class Tolerance:
-    """How far apart two runs of one detection may lie."""
+class Tolerance(NamedTuple):
+    """How far apart two runs of one detection may lie: each side of the box in 1x pixels, and the scores."""
 
-    boxes: float  # 1x pixels, on each side of the box
-    scores: float  # difference of the scores
+    boxes: float
+    scores: float
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """What was compared, and the largest differences that were found."""
+class Agreement(NamedTuple):
+    """How much was compared (images and parts of images, detections), and the largest differences that were found."""
 
-    views: int  # images and parts of images
-    detections: int  # on all of them
+    views: int
+    detections: int
     boxes: float  # 1x pixels
-    scores: float  # difference of the scores
+    scores: float
 
 
 @torch.no_grad()
@@ -78,18 +76,14 @@ def differences(expected: Detections, got: Detections, tolerance: Tolerance) -> 
     apart[expected["labels"][:, None] != got["labels"]] = torch.inf
     nearest = apart.argmin(dim=1)
     rows = torch.arange(count)
-    if not (apart[rows, nearest] <= 1).all():
-        return worst(expected, boxes[rows, nearest], scores[rows, nearest], apart[rows, nearest])
+    boxes, scores, apart = (table[rows, nearest] for table in (boxes, scores, apart))
+    if not (apart <= 1).all():
+        row = int(apart.argmax())
+        box = ", ".join(f"{side:.1f}" for side in expected["boxes"][row].tolist())
+        what = f"the detection of class {int(expected['labels'][row])} at ({box}), score {expected['scores'][row]:.3f},"
+        if apart[row].isinf():
+            return f"{what} has no counterpart of its class"
+        return f"{what} is {boxes[row]:.3g} px and {scores[row]:.3g} of score away from the nearest"
     if len(nearest.unique()) < count:
         return "two detections have one counterpart"
-    return torch.stack([boxes[rows, nearest].max(), scores[rows, nearest].max()])
-
-
-def worst(expected: Detections, boxes: Tensor, scores: Tensor, apart: Tensor) -> str:
-    """Say which detection is furthest from its counterpart."""
-    row = int(apart.argmax())
-    box = ", ".join(f"{side:.1f}" for side in expected["boxes"][row].tolist())
-    what = f"the detection of class {int(expected['labels'][row])} at ({box}), score {expected['scores'][row]:.3f},"
-    if apart[row].isinf():
-        return f"{what} has no counterpart of its class"
-    return f"{what} is {boxes[row]:.3g} px and {scores[row]:.3g} of score away from the nearest"
+    return torch.stack([boxes.max(), scores.max()])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +60,9 @@ def export(cfg: DictConfig, run: SavedRun, chosen: Format, images: list[Path]) -
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
-    checked = {**asdict(agreement), "tolerance": asdict(tolerance)}
+    checked = {**agreement._asdict(), "tolerance": tolerance._asdict()}
     write_json(facts_file, {**facts_of(run, checkpoint, detector), **chosen.facts, "check": checked}, indent=1)
-    found = agreement.detections, agreement.boxes, agreement.scores
-    log.info("%s: agrees on %d detections (%.2g px, %.2g of score)", target, *found)
+    log.info("%s: agrees on %d detections (%.2g px, %.2g of score)", target, *agreement[1:])
     return target
 
 
@@ -83,9 +81,9 @@ def views(images: list[Path], transform: Transform, double: bool = False) -> Ite
             )
         pixels, factor = (single, 1) if pair is None else (pair, 2)
         yield str(path), pixels
-        part = [max(SMALLEST_SIDE, 2 * side // 3) for side in (height, width)]
-        upper_left = pixels[:, : factor * part[0], : factor * part[1]].contiguous()
-        yield f"{path} (upper left {part[1]} x {part[0]} px)", upper_left
+        down, right = (max(SMALLEST_SIDE, 2 * side // 3) for side in (height, width))
+        upper_left = pixels[:, : factor * down, : factor * right].contiguous()
+        yield f"{path} (upper left {right} x {down} px)", upper_left
 
 
 def facts_of(run: SavedRun, checkpoint: Checkpoint, detector: EFPNDetector) -> dict[str, Any]:

@@ -28,10 +28,20 @@ class Slices:
     whole: bool = True
 
     def windows(self, height: int, width: int) -> list[Window]:
-        """The windows of an image of that size; the image itself comes first, and alone where it fits in one."""
-        parts = slice_windows(height, width, self.size, self.overlap)
-        all_of_it = (0, 0, width, height)
-        return [all_of_it, *parts] if self.whole and len(parts) > 1 else parts
+        """Windows that cover an image of that size and nothing else, row by row; the image itself first, if `whole`.
+
+        They are spread evenly, so that neighbours share at least ``overlap`` of a side (to the whole pixel); along a
+        side that is shorter than ``size``, they are as long as the image, which comes alone where it fits in one.
+        """
+        stride = max(1, int(self.size * (1 - self.overlap)))
+        starts = []
+        for length in (height, width):
+            last = max(length - self.size, 0)
+            steps = -(-last // stride)
+            starts.append([step * last // max(steps, 1) for step in range(steps + 1)])
+        right, bottom = (min(self.size, side) for side in (width, height))
+        parts: list[Window] = [(x, y, x + right, y + bottom) for y in starts[0] for x in starts[1]]
+        return [(0, 0, width, height), *parts] if self.whole and len(parts) > 1 else parts
 
 
 def slices_of(cfg: DictConfig) -> Slices | None:
@@ -41,19 +51,3 @@ def slices_of(cfg: DictConfig) -> Slices | None:
     if cfg.slices is None or cfg.slices.size is None:
         return None
     return Slices(**{str(key): value for key, value in cfg.slices.items()})
-
-
-def slice_windows(height: int, width: int, size: int, overlap: float) -> list[Window]:
-    """Windows of ``size`` pixels a side that cover the image and nothing else, row by row.
-
-    They are spread evenly, so that neighbours share at least ``overlap`` of a side (to the whole pixel); along a side
-    that is shorter than ``size``, they are as long as the image.
-    """
-    stride = max(1, int(size * (1 - overlap)))
-
-    def starts(length: int) -> list[int]:
-        last = max(length - size, 0)
-        steps = -(-last // stride)
-        return [step * last // steps for step in range(steps + 1)] if steps else [0]
-
-    return [(x, y, min(x + size, width), min(y + size, height)) for y in starts(height) for x in starts(width)]
