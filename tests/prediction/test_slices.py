@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from efpn.prediction.slices import Slices
+from efpn.prediction.images import Slices
 
 
 def test_windows_of_an_image_that_they_fit():

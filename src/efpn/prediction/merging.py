@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from efpn.prediction.slices import Window
+from efpn.prediction.images import Window
 
 BOX, WINDOW, SCORE, LABEL, NUMBER = slice(0, 4), slice(4, 8), 8, 9, 10
 EDGE = 0.01  # of a window's side: a box that ends this near to an edge ends at it

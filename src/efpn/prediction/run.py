@@ -8,8 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from efpn.errors import UserError
-from efpn.prediction.images import DRAWN, ImageFile
-from efpn.prediction.slices import slices_of
+from efpn.prediction.images import DRAWN, ImageFile, slices_of
 from efpn.prediction.task import PredictionTask, image_loader
 from efpn.prediction.writing import ImageWriter, Journal, write_results
 from efpn.runs.checkpoints import read_checkpoint

@@ -15,9 +15,8 @@ from efpn.data.dataset import image_pair
 from efpn.data.images import ImageError, read_image
 from efpn.data.transforms import NO_BOXES, Transform
 from efpn.models import EFPNDetector
-from efpn.prediction.images import ImageFile
+from efpn.prediction.images import ImageFile, Slices, Window
 from efpn.prediction.merging import merge_windows
-from efpn.prediction.slices import Slices, Window
 from efpn.signals import leave_to_main
 from efpn.tasks.base import count_capped, native_detections
 

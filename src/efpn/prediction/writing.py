@@ -9,15 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
-from efpn.figures.annotated import annotated_image
-from efpn.figures.outcomes import marks
+from efpn.figures.outcomes import annotated_image, marks
 from efpn.prediction.images import ImageFile
 from efpn.prediction.task import Shot
 from efpn.runs.files import as_utf8, make_folder, plain, write_bytes, write_json
@@ -111,12 +108,23 @@ class ImageWriter(pl.Callback):
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Shot, *args: Any
     ) -> None:
-        """Take one image down."""
+        """Keep all that was found in an image, and draw what reaches the threshold."""
         file, image, error = batch
         if image is None:
             self.broken.append((file, error))
         else:
-            self.write(file, image, outputs)
+            boxes, scores, labels = (outputs[key].detach().cpu() for key in ("boxes", "scores", "labels"))
+            if self.folder is not None:
+                drawn = scores >= self.score_threshold
+                names = [self.names[label - 1] for label in labels[drawn].tolist()]
+                texts = [f"{name} {score:.2f}" for name, score in zip(names, scores[drawn].numpy(), strict=True)]
+                annotated = annotated_image(image, marks("hit", boxes[drawn].numpy(), texts))
+                kind, content = Image.registered_extensions()[file.path.suffix.lower()], io.BytesIO()
+                Image.fromarray(annotated).save(content, kind, **QUALITY.get(kind, {}))
+                write_bytes(self.folder / file.name, content.getvalue())
+            corner, other = boxes.double().reshape(-1, 4).split(2, dim=1)
+            found = torch.cat([labels.double()[:, None], scores.double()[:, None], corner, other - corner], dim=1)
+            self.journal.add(file.path, {"width": image.shape[1], "height": image.shape[0], "found": found.tolist()})
         said = f"images ({len(self.broken)} broken)" if self.broken else None
         self.bar.update(self.row, advance=1, description=said)
 
@@ -129,23 +137,6 @@ class ImageWriter(pl.Callback):
         done = len(self.journal.entries)
         log.error("stopped; %d images are kept in %s, the same command does the rest", done, self.journal.path)
         self.bar.stop()
-
-    def write(self, file: ImageFile, image: np.ndarray, found: Mapping[str, Tensor]) -> None:
-        """Draw ``image (H, W, 3)`` uint8 with the detections that reach the threshold, and keep all of them."""
-        boxes, scores, labels = (found[key].detach().cpu() for key in ("boxes", "scores", "labels"))
-        if self.folder is not None:
-            drawn = scores >= self.score_threshold
-            names = [self.names[label - 1] for label in labels[drawn].tolist()]
-            texts = [f"{name} {score:.2f}" for name, score in zip(names, scores[drawn].numpy(), strict=True)]
-            kind = Image.registered_extensions()[file.path.suffix.lower()]
-            content = io.BytesIO()
-            annotated = annotated_image(image, marks("hit", boxes[drawn].numpy(), texts))
-            Image.fromarray(annotated).save(content, kind, **QUALITY.get(kind, {}))
-            write_bytes(self.folder / file.name, content.getvalue())
-        corner, other = boxes.double().reshape(-1, 4).split(2, dim=1)
-        columns = [labels.double()[:, None], scores.double()[:, None], corner, other - corner]
-        height, width = image.shape[:2]
-        self.journal.add(file.path, {"width": width, "height": height, "found": torch.cat(columns, dim=1).tolist()})
 
 
 def write_results(
