@@ -95,14 +95,9 @@ def scale_curves(
 ) -> Figure:
     """Metrics against object size, with the number of objects below (Fig. 1b); raises as `run_styles`.
 
-    Args:
-        bins: names of the size bins.
-        objects: ground truths in each, or what else ``bars`` says.
-        runs: name (of a run or a pyramid level) to metric to its value in each bin, None where there is none.
-        title: above all.
-        width: inches; the metrics stand side by side where there is room, else below each other.
-        xlabel: what the bins measure.
-        bars: what ``objects`` counts.
+    ``runs`` is name (of a run or a pyramid level) to metric to its value in each of the ``bins``, None where there is
+    none; ``objects`` are the ground truths in each, or what else ``bars`` says; ``xlabel`` says what the bins measure.
+    The metrics stand side by side where the ``width`` in inches has room, else below each other.
     """
     styles, metrics = run_styles(runs), list(next(iter(runs.values())))
     columns = len(metrics) if width >= 3.4 * len(metrics) else 1

@@ -31,7 +31,6 @@ CORNERS: Final = np.array([(0, 1), (2, 1), (2, 3), (0, 3)])  # of an xyxy box, i
 READABLE: Final = 1024  # pixels of the longer side, about which names can be read and small boxes told apart
 DPI: Final = 100  # of an annotated image; at READABLE pixels, points of a name and pixels between a frame and its name:
 POINTS, GAP = 8.5, 3.0
-ORDER: Final = ("truth", "hit", "false_alarm", "miss")  # later ones are drawn on top
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Style:
     width: float
 
 
-STYLES: Final[Mapping[Kind, Style]] = {
+STYLES: Final[Mapping[Kind, Style]] = {  # later ones are drawn on top
     "truth": Style("ground truth (found)", "truth", "#ffffff", "-", 0.9),
     "hit": Style("hit (right class, IoU > 0.5)", "hit", "#56b4e9", "-", 1.8),
     "false_alarm": Style("false alarm", "false", "#ff6a13", (0, (4.0, 1.6)), 1.8),
@@ -100,17 +99,10 @@ def outcome_marks(outcomes: Outcomes, names: Mapping[int, str]) -> list[Mark]:
 def draw_outcomes(
     axes: Axes, image: np.ndarray, drawn: list[Mark], *, window: Window | None = None, thickness: float = 1.0
 ) -> None:
-    """Draw an image, or a window of it, with its boxes.
+    """Draw ``image (H, W, 3)`` uint8, or a ``window`` of it (xyxy pixels, may reach beyond it), with its boxes.
 
     Boxes lie half a line outside of what they frame, so that an object of a few pixels stays visible; misses and false
-    alarms are drawn on top.
-
-    Args:
-        axes: where to.
-        image: ``(H, W, 3)`` uint8.
-        drawn: the boxes.
-        window: part of the image to show, xyxy pixels; all by default. May reach beyond the image.
-        thickness: factor on the line widths.
+    alarms are drawn on top. ``thickness`` is a factor on the line widths.
     """
     height, width = image.shape[:2]
     left, top, right, bottom = window or (0, 0, width, height)
@@ -118,8 +110,7 @@ def draw_outcomes(
     figure, place = axes.get_figure(root=True), axes.get_window_extent()
     assert figure is not None, "draw_outcomes needs axes that belong to a figure"
     per_inch = max((right - left) / place.width, (bottom - top) / place.height) * figure.dpi  # pixels, at equal aspect
-    for kind in ORDER:
-        style = STYLES[kind]
+    for kind, style in STYLES.items():
         line = style.width * thickness
         pad = line * per_inch / 72 / 2
         boxes = np.array([mark.box for mark in drawn if mark.kind == kind]).reshape(-1, 4) + pad * OUTWARDS

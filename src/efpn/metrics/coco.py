@@ -38,9 +38,8 @@ def coco_metrics(
     Args:
         ground_truth: a box's size is its ``area`` where given, else ``w * h``. Crowds are ignored, as COCO does.
         detections: COCO results. A warning says how many images hold `MAX_DETS` or more.
-        bands: side lengths in native pixels; compared with ``sqrt(area)``. ``all`` gives the names without suffix.
-        category_ids: the categories averaged over, by default all. One without an object in a band does not enter that
-            band's mean.
+        bands: compared with ``sqrt(area)``, native pixels. ``all`` gives the names without suffix.
+        category_ids: averaged over, by default all, but for those without an object in a band.
         edges: ``closed`` is COCOeval's own rule (a box of exactly 32 x 32 counts as small and as medium);
             ``half_open`` counts every box once.
 
@@ -50,8 +49,7 @@ def coco_metrics(
     Raises:
         UserError: detections on unknown images, scores or boxes that are not numbers.
     """
-    judge = judged(ground_truth, detections, bands, category_ids, edges)
-    return _summary(judge.eval["precision"][..., 0], judge.eval["recall"][..., 0], judge.params.iouThrs, bands)
+    return _summary(judged(ground_truth, detections, bands, category_ids, edges), bands)
 
 
 def class_metrics(
@@ -59,11 +57,7 @@ def class_metrics(
 ) -> dict[int, dict[str, float | None]]:
     """The numbers of `coco_metrics`, which has the arguments, for each category alone, by category id."""
     judge = judged(ground_truth, detections, COCO_BANDS, category_ids)
-    precision, recall = judge.eval["precision"][..., 0], judge.eval["recall"][..., 0]
-    return {
-        number: _summary(precision[:, :, [k]], recall[:, [k]], judge.params.iouThrs, COCO_BANDS)
-        for k, number in enumerate(judge.params.catIds)
-    }
+    return {number: _summary(judge, COCO_BANDS, slice(k, k + 1)) for k, number in enumerate(judge.params.catIds)}
 
 
 def judged(
@@ -134,20 +128,20 @@ def _as_results(ground_truth: Truth, detections: Boxes) -> list[dict[str, Any]]:
     return [{**found, "id": n, "area": areas[n - 1], "iscrowd": 0} for n, found in enumerate(detections, start=1)]
 
 
-def _summary(precision: np.ndarray, recall: np.ndarray, ious: np.ndarray, bands: Bands) -> dict[str, float | None]:
-    """Means over thresholds T, recall points R and categories K of ``precision`` (T, R, K, A), ``recall`` (T, K, A)."""
-    names = list(bands)
+def _summary(judge: COCOeval_faster, bands: Bands, classes: slice = slice(None)) -> dict[str, float | None]:
+    """Means over IoU thresholds T, recall points R and some of the categories K of (T, R, K, A) and (T, K, A)."""
+
+    def mean(values: np.ndarray) -> float | None:
+        """Over what exists; COCOeval marks categories without an object by -1."""
+        there = values[values > -1]
+        return float(there.mean()) if there.size else None
+
+    precision, recall = judge.eval["precision"][:, :, classes, :, 0], judge.eval["recall"][:, classes, :, 0]
     summary: dict[str, float | None] = {}
     if "all" in bands:
-        over_all = precision[..., names.index("all")]
-        summary["AP"] = _mean(over_all)
+        over_all = precision[..., list(bands).index("all")]
+        summary["AP"] = mean(over_all)
         for iou, label in ((0.5, "AP50"), (0.75, "AP75")):
-            summary[label] = _mean(over_all[int(np.argmin(np.abs(ious - iou)))])
-    summary |= {f"AP{suffix(name)}": _mean(precision[..., a]) for a, name in enumerate(names)}
-    return summary | {f"AR{suffix(name)}": _mean(recall[..., a]) for a, name in enumerate(names)}
-
-
-def _mean(values: np.ndarray) -> float | None:
-    """Mean over what exists; COCOeval marks categories without an object by -1."""
-    there = values[values > -1]
-    return float(there.mean()) if there.size else None
+            summary[label] = mean(over_all[int(np.argmin(np.abs(judge.params.iouThrs - iou)))])
+    summary |= {f"AP{suffix(name)}": mean(precision[..., a]) for a, name in enumerate(bands)}
+    return summary | {f"AR{suffix(name)}": mean(recall[..., a]) for a, name in enumerate(bands)}

@@ -78,13 +78,8 @@ class Evaluation:
     @cached_property
     def metrics(self) -> dict[str, float | None]:
         """All numbers of :func:`efpn.metrics.score` at the fixed threshold."""
-        return score(
-            self.truth,
-            self.detections,
-            score_threshold=self.threshold,
-            category_ids=self.evaluated,
-            matcher=self.matcher,
-        )
+        every, wanted = self.matcher, self.evaluated
+        return score(self.truth, self.detections, score_threshold=self.threshold, category_ids=wanted, matcher=every)
 
     @cached_property
     def metrics_at_best(self) -> dict[str, float | None] | None:
@@ -115,14 +110,9 @@ class Evaluation:
     @cached_property
     def funnel(self) -> Funnel:
         """Where objects get lost, by size."""
-        return loss_funnel(
-            self.truth,
-            self.detections,
-            self.stages,
-            score_threshold=self.shown_threshold,
-            category_ids=self.evaluated,
-            matcher=self.matcher,
-        )
+        given = (self.truth, self.detections, self.stages)
+        threshold, wanted = self.shown_threshold, self.evaluated
+        return loss_funnel(*given, score_threshold=threshold, category_ids=wanted, matcher=self.matcher)
 
     @cached_property
     def outcomes(self) -> dict[int, Outcomes]:

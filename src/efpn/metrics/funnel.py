@@ -100,13 +100,9 @@ def loss_funnel(
 ) -> Funnel:
     """Follow every ground truth from proposal to detection, and say where and why it is lost.
 
-    Args:
-        ground_truth: crowds are no objects; false alarms in them are told apart.
-        detections: those below the threshold too.
-        record: what the detector did before; without it what it would tell is None.
-        score_threshold: of hits, misses and false alarms.
-        category_ids: the evaluated categories; by default all.
-        matcher: of all these, if it is made already.
+    Crowds are no objects; false alarms in them are told apart. ``detections`` hold those below ``score_threshold``
+    too. Without a ``record`` what it would tell is None. ``category_ids`` are the evaluated ones, by
+    default all; ``matcher`` is of all these, if it is made already.
 
     Raises:
         UserError: an image with objects of which there is no record.
@@ -132,16 +128,8 @@ def loss_funnel(
             false_alarms={cause: int((alarms[seen] == cause).sum()) for cause in FALSE_ALARMS},
             **(told.of_band(inside, band) if told else {}),
         )
-    return Funnel(
-        score_threshold,
-        "long_side",
-        dict(TT100K_BINS),
-        record.cap if record else None,
-        record.depth if record else None,
-        record.detections_cap if record else None,
-        by_band,
-        filtered,
-    )
+    cap, depth, kept = (record.cap, record.depth, record.detections_cap) if record else (None, None, None)
+    return Funnel(score_threshold, "long_side", dict(TT100K_BINS), cap, depth, kept, by_band, filtered)
 
 
 class _Told:

@@ -25,11 +25,8 @@ CORNERS: Final = ("xmin", "ymin", "xmax", "ymax")
 def read_results(content: Any, ground_truth: Truth, source: str, missing: Missing = "error") -> list[dict[str, Any]]:
     """COCO detections from the content of a result file.
 
-    Args:
-        content: parsed JSON, in either layout.
-        ground_truth: of the split that they were made on; its widths and heights tell boxes given as corners.
-        source: the file, for messages.
-        missing: images that TT100K results lack are an ``error`` or count as ``empty``; COCO results name none.
+    ``content`` is parsed JSON in either layout, ``ground_truth`` that of the split that they were made on,
+    ``source`` the file, for messages. Images that TT100K results lack are an ``error`` or count as ``empty``.
 
     Raises:
         UserError: neither layout; images or categories that the ground truth does not know; scores or boxes that are

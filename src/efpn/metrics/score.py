@@ -27,12 +27,9 @@ def score(
 ) -> dict[str, float | None]:
     """COCO AP/AR by size, and TT100K accuracy, recall and F1 by size at IoU 0.5, in one flat dict.
 
-    Args:
-        ground_truth: COCO ground truth; AP's and AR's bands go by area, the annotation's own where it gives one.
-        detections: COCO results.
-        score_threshold: detections below it do not count for accuracy, recall and F1 (AP and AR use all).
-        category_ids: the evaluated categories; by default all.
-        matcher: of all these, if it is made already.
+    AP's and AR's bands go by area, the annotation's own where it gives one. Detections below ``score_threshold`` do not
+    count for accuracy, recall and F1 (AP and AR use all). ``category_ids`` are the evaluated ones, by default all;
+    ``matcher`` is of all these, if it is made already.
 
     Returns:
         ``AP AP50 AP75 AP_S AP_M AP_L AR AR_S AR_M AR_L AP_any AP_S_any ... acc rec F1 acc_S rec_S F1_S ...``; None

@@ -66,10 +66,10 @@ class Journal:
         end = 0
         for line in self.path.read_bytes().splitlines(keepends=True) if self.path.is_file() else []:
             try:
-                parsed = json.loads(line) if line.endswith(b"\n") else None
+                parsed = json.loads(line)
             except ValueError:
-                parsed = None
-            if parsed is None:
+                break
+            if parsed is None or not line.endswith(b"\n"):
                 break
             sound.append(parsed)
             end += len(line)
