@@ -238,11 +238,11 @@ def test_detections_get_the_level_they_came_from():
     known = record()
     known.sources.update({1: np.array(["p2_ext", "p3"]), 2: np.empty(0, "<U6")})
     rows = found((1, 1, 0, 0, 9, 9, 0.9), (1, 1, 5, 5, 9, 9, 0.8))
-    assert [one["level"] for one in known.with_levels(rows)] == ["p2_ext", "p3"]
+    assert known.by_level(rows) == {"p2_ext": rows[:1], "p2": [], "p3": rows[1:]}
     with pytest.raises(UserError, match="others than those of the record"):
-        known.with_levels(rows[:1])
+        known.by_level(rows[:1])
     with pytest.raises(UserError, match="others than those of the record"):
-        known.with_levels([*rows, rows[0]])
+        known.by_level([*rows, rows[0]])
 
 
 def test_what_filters_drop_is_told_of_one_image_on_average():

@@ -127,11 +127,9 @@ def worst(evaluation: Evaluation, kind: WorstKind, count: int) -> list[Mistake]:
     mistakes: list[Mistake] = []
     for number, one in evaluation.outcomes.items():
         if kind == "miss":
-            missed = [one.objects[i] for i in one.misses]
-            mistakes += [Mistake(number, box, max(box["bbox"][2:])) for box in missed]
+            mistakes += [Mistake(number, one.objects[i], max(one.objects[i]["bbox"][2:])) for i in one.misses]
         else:
-            made = [one.detections[i] for i in one.false_alarms]
-            mistakes += [Mistake(number, box, box["score"]) for box in made]
+            mistakes += [Mistake(number, one.detections[i], one.detections[i]["score"]) for i in one.false_alarms]
     chosen: list[Mistake] = []
     for mistake in sorted(mistakes, key=lambda one: -one.weight):
         if len(chosen) < count and sum(other.image_id == mistake.image_id for other in chosen) < 2:

@@ -145,10 +145,7 @@ class Evaluation:
     @cached_property
     def by_level(self) -> dict[str, Boxes]:
         """Pyramid level to the detections that came from it; empty where it was not recorded."""
-        if self.stages is None:
-            return {}
-        named = self.stages.with_levels(self.detections)
-        return {level: [one for one in named if one["level"] == level] for level in self.stages.levels}
+        return {} if self.stages is None else self.stages.by_level(self.detections)
 
     @cached_property
     def by_class(self) -> dict[int, dict[str, float | None]]:

@@ -41,17 +41,17 @@ class StageRecord:
     # of proposals and detections, boxes of all images that went at each step or were kept
     filtered: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
-    def with_levels(self, detections: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """The same detections, each with the ``level`` it came from; in the detector's order within an image.
+    def by_level(self, detections: Boxes) -> dict[str, Boxes]:
+        """The detections (in the detector's order within an image) that came from each of the levels.
 
         Raises:
             UserError: they are not the detections that were recorded.
         """
         rest = {image_id: iter(levels.tolist()) for image_id, levels in self.sources.items()}
-        named = [{**one, "level": next(rest.get(one["image_id"], iter(())), None)} for one in detections]
-        if any(one["level"] is None for one in named) or any(next(left, None) for left in rest.values()):
+        named = [next(rest.get(one["image_id"], iter(())), None) for one in detections]
+        if None in named or any(next(left, None) for left in rest.values()):
             raise UserError("detections: others than those of the record; take both from one pass over the split")
-        return named
+        return {level: [detections[n] for n, name in enumerate(named) if name == level] for level in self.levels}
 
 
 @dataclass(frozen=True)

@@ -107,9 +107,7 @@ def _require_width_and_height(detections: Boxes, truth: Truth, source: str) -> N
     """Refuse boxes that fit their images as corners (x1, y1, x2, y2) and mostly not as x, y, width, height."""
     sizes = {i["id"]: (i["width"], i["height"]) for i in truth["images"] if i.get("width") and i.get("height")}
     rows = [(*found["bbox"], *sizes[found["image_id"]]) for found in detections if found["image_id"] in sizes]
-    if not rows:
-        return
-    boxes, images = np.split(np.array(rows, dtype=np.float64), [4], axis=1)
+    boxes, images = np.split(np.array(rows, dtype=np.float64).reshape(-1, 6), [4], axis=1)
     over = look_like_corners(boxes, images)
     if over is not None:
         first = int(np.flatnonzero(over)[0])

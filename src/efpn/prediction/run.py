@@ -39,7 +39,8 @@ def predict(cfg: DictConfig, run: SavedRun, images: list[ImageFile]) -> list[tup
         task = build_task(cfg, run)
         trainer = quiet_trainer(cfg.trainer, run, callbacks=[writer], enable_progress_bar=False)
         loader = image_loader(left, run.config.data.num_workers)
-        trainer.predict(task, dataloaders=loader, return_predictions=False)
+        with writer.bar:
+            trainer.predict(task, dataloaders=loader, return_predictions=False)
         warn_of_cap(task.detector, task.capped, "images or slices")
     seen = [(image, journal.entries[image.path]) for image in images if image.path in journal.entries]
     if not seen:

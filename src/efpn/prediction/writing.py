@@ -85,8 +85,8 @@ class Journal:
 class ImageWriter(pl.Callback):
     """Writes each image with its detections, and what was found into the journal, as soon as they are there.
 
-    A progress bar shows the time left of ``total`` images and the number of broken ones. The annotated images go to
-    ``folder`` under the images' own names; None draws none. Class ``names`` are in label order.
+    Its ``bar``, a context, shows the time left of ``total`` images and the number of broken ones. The annotated images
+    go to ``folder`` under the images' own names; None draws none. Class ``names`` are in label order.
     """
 
     def __init__(
@@ -100,10 +100,6 @@ class ImageWriter(pl.Callback):
         text = TextColumn("[progress.description]{task.description}")
         self.bar = Progress(text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), transient=False)
         self.row = self.bar.add_task("images", total=total)
-
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show the bar."""
-        self.bar.start()
 
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Shot, *args: Any
@@ -128,15 +124,10 @@ class ImageWriter(pl.Callback):
         said = f"images ({len(self.broken)} broken)" if self.broken else None
         self.bar.update(self.row, advance=1, description=said)
 
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave the bar as it is."""
-        self.bar.stop()
-
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Say what is kept, and give the terminal back."""
+        """Say what is kept."""
         done = len(self.journal.entries)
         log.error("stopped; %d images are kept in %s, the same command does the rest", done, self.journal.path)
-        self.bar.stop()
 
 
 def write_results(
