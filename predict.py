@@ -8,8 +8,7 @@ import hydra
 from omegaconf import DictConfig
 
 from efpn.entry import call, check_one_device, check_sweep, start
-from efpn.prediction.images import DRAWN, asked_for, check_out, find_images
-from efpn.prediction.slices import slices_of
+from efpn.prediction.images import DRAWN, check_out, find_images, slices_of
 from efpn.ranges import PREDICT, check_values
 from efpn.runs.files import require_place
 from efpn.runs.saved import latest_run
@@ -24,7 +23,7 @@ def run(cfg: DictConfig) -> int:
     saved = latest_run(cfg.run)
     out = saved.out_folder(cfg.out, "predictions")
     require_place(out)
-    images = find_images(asked_for(cfg), out)
+    images = find_images(cfg.images, out)
     if cfg.draw:
         check_out(images, out / DRAWN)
     from efpn.prediction.run import listed, predict  # imports torch, which a mistake in a path need not wait for

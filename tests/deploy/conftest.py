@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from efpn.deploy.agreement import Tolerance, differences
 from efpn.deploy.formats import Torch
 from efpn.deploy.graph import trace
+from efpn.deploy.run import Tolerance, differences
 from efpn.models import FTT, EFPNDetector, Extension, ResNet, RoISettings, RPNSettings, SmallRoIs, build_faster_rcnn
 from efpn.pyramid.backbones import IMAGENET_MEAN
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from efpn.deploy.agreement import Tolerance, compare
+from efpn.deploy.run import Tolerance, compare
 from efpn.errors import UserError
 
 CLOSE = Tolerance(boxes=0.01, scores=1e-4)

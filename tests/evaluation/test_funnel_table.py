@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from efpn.evaluation.table import funnel_markdown
 from efpn.metrics.funnel import loss_funnel
 
@@ -34,7 +36,7 @@ def test_what_is_not_known_is_said(ground_truth, detections):
 
 
 def test_a_funnel_without_bands_has_empty_tables(ground_truth, detections):
-    text = funnel_markdown(loss_funnel(ground_truth, detections, score_threshold=0.5, bands={}))
+    text = funnel_markdown(replace(loss_funnel(ground_truth, detections, score_threshold=0.5), by_band={}))
     assert rows_of(text, "Ground truths: found, or why missed") == {}
 
 

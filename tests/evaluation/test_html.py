@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from efpn.evaluation.html import write_html
 from efpn.evaluation.report import draw_row, draw_together, write_row
-from efpn.figures.crops import Crop, crop_sheet, worst
+from efpn.figures.sheet import worst, worst_sheet
 from efpn.metrics.evaluation import Evaluation
 
 
@@ -65,8 +64,8 @@ def test_one_image_does_not_fill_the_sheet(evaluation) -> None:
     assert len(worst(evaluation(detections=same), "false_alarm", 9)) == 2
 
 
-def test_a_sheet_of_crops_has_a_place_for_each() -> None:
-    crop = Crop(np.zeros((40, 40, 3), np.uint8), [], (0, 0, 20, 20), "sign\nimage 1")
-    assert len(crop_sheet([crop] * 8, columns=6).axes) == 8
-    with pytest.raises(ValueError, match="at least one crop"):
-        crop_sheet([])
+def test_a_sheet_of_crops_has_a_place_for_each(evaluation) -> None:
+    sheet = worst_sheet(evaluation(), "miss", title="worst")
+    assert [axes.get_title(loc="left") for axes in sheet.axes] == ["pl40, 120 px\nimage 2", "pn, 50 px\nimage 1"]
+    assert len(worst_sheet(evaluation(detections=[]), "miss", count=2).axes) == 2
+    assert worst_sheet(evaluation(detections=[]), "false_alarm") is None

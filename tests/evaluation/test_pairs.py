@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from efpn.figures.pairs import Difference, choose, crop_window, difference_sheet, differences
+from efpn.figures.sheet import Difference, choose, crop_window, difference_sheet, differences
 
 NOTHING = np.empty((0, 4))
 
@@ -94,3 +94,10 @@ def test_a_sheet_says_which_way_each_pair_goes(evaluation, ground_truth):
 
 def test_runs_that_do_not_differ_have_no_sheet(evaluation):
     assert difference_sheet(evaluation(detections=[]), evaluation(detections=[])) is None
+
+
+def test_a_sheet_of_pairs_wraps_its_title(evaluation, ground_truth):
+    sheet, _ = difference_sheet(evaluation(name="word " * 30, detections=[]), evaluation(detections=[found(1, SMALL)]))
+    lines = sheet.subfigs[0].texts[0].get_text().splitlines()
+    assert len(lines) > 3 and max(map(len, lines)) <= 10.5 * sheet.get_figwidth()
+    assert len(sheet.subfigs) == 2

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 
 import numpy as np
 import pytest
 
 from efpn.errors import UserError
 from efpn.evaluation.report import draw_curves, draw_losses, draw_scales
-from efpn.metrics import tt100k
-from efpn.metrics.stages import StageRecord
-from efpn.runs.files import as_tt100k_results
+from efpn.metrics.funnel import StageRecord
+from efpn.metrics.matching import Matcher
 
 
 def test_accuracy_recall(tmp_path, evaluation):
@@ -27,9 +25,7 @@ def test_accuracy_recall(tmp_path, evaluation):
 
 
 def test_the_curves_are_those_of_the_official_protocol(evaluation, ground_truth, detections):
-    real = [{**box, "score": math.inf} for box in ground_truth["annotations"]]
-    truth, found = (as_tt100k_results(ground_truth, boxes) for boxes in (real, detections))
-    assert evaluation().curves == tt100k.curves(truth, found, types=["pl40", "pn"])
+    assert evaluation().curves == Matcher.of(ground_truth, detections, [4, 9]).curves(0.9)
 
 
 def test_a_size_without_objects_has_no_curve(evaluation, ground_truth):
@@ -62,7 +58,7 @@ def test_losses(tmp_path, evaluation):
     draw_losses(tmp_path / "losses", [evaluation(name="FPN")])
     assert json.loads((tmp_path / "losses.json").read_text())["FPN"]["by_band"]["small"]["hits"] == 1
     with pytest.raises(UserError, match="losses of FPN, EFPN: not of the same ground truth"):
-        draw_losses(tmp_path / "losses", [evaluation(name="FPN"), evaluation(size_rule="area")])
+        draw_losses(tmp_path / "losses", [evaluation(name="FPN"), evaluation(category_ids=[4])])
 
 
 def test_images_and_losses_are_shown_at_the_best_threshold(evaluation):

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from efpn.figures.annotated import annotated_image
-from efpn.figures.outcomes import RIM, STYLES, Mark
+from efpn.figures.outcomes import RIM, STYLES, Mark, annotated_image
 
 
 def near(pixels, colour, tolerance=40):

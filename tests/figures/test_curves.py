@@ -5,16 +5,14 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from efpn.figures.curves import CAUSES, STYLES, accuracy_recall, loss_bars, run_styles, scale_curves
-from efpn.figures.pairs import Pair, pair_sheet
 
 LINE = {"accuracy": [0.0, 0.8, 1.0], "recall": [1.0, 0.6, 0.0]}
 NAMES = ("FPN", "EFPN", "a", "b", "c", "d")
 
 
 @pytest.mark.parametrize("count", [1, 2, 6])
-@pytest.mark.parametrize("width", [4.5, 9.5])
-def test_accuracy_recall_draws_each_run_in_its_colour(count, width):
-    figure = accuracy_recall({name: {"small": LINE, "large": None} for name in NAMES[:count]}, title="t", width=width)
+def test_accuracy_recall_draws_each_run_in_its_colour(count):
+    figure = accuracy_recall({name: {"small": LINE, "large": None} for name in NAMES[:count]}, title="t")
     small, large = figure.axes
     assert [line.get_color() for line in small.lines] == [style.colour for style in STYLES[:count]]
     assert small.lines[0].get_xdata().tolist() == LINE["recall"]
@@ -25,7 +23,7 @@ def test_accuracy_recall_draws_each_run_in_its_colour(count, width):
 
 def test_a_legend_of_several_rows_takes_nothing_from_the_panels():
     def panel(names):
-        figure = accuracy_recall({name: dict.fromkeys("abcd", LINE) for name in names}, title="t", width=9.5)
+        figure = accuracy_recall({name: dict.fromkeys("abcd", LINE) for name in names}, title="t")
         figure.draw_without_rendering()
         box = figure.axes[0].get_tightbbox()
         return box.y0, figure.legends[0].get_window_extent().y0 - box.y1
@@ -78,16 +76,3 @@ def test_runs_and_causes_have_colours_of_their_own():
         colours = np.array([to_rgb(CAUSES[cause]) for cause in causes])
         gaps = np.abs(colours[:, None] - colours[None]).sum(axis=2)
         assert gaps[np.triu_indices(len(causes), 1)].min() > 0.3
-
-
-@pytest.mark.parametrize("width", [5, 11])
-def test_a_pair_sheet_wraps_its_title(width):
-    pair = Pair(np.zeros((50, 50, 3), np.uint8), [], [], (0, 0, 20, 20))
-    sheet = pair_sheet([pair] * 3, ("a", "b"), title="word " * 30, width=width)
-    assert max(map(len, sheet.subfigs[0].texts[0].get_text().splitlines())) <= 10.5 * width
-    assert len(sheet.subfigs) == 4
-
-
-def test_an_empty_pair_sheet_is_refused():
-    with pytest.raises(ValueError, match="at least one pair"):
-        pair_sheet([], ("a", "b"))

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from efpn.figures.outcomes import STYLES, Mark, draw_outcomes, legend, marks, zoom_window
-from efpn.figures.sheet import Panel, contact_sheet, save, telling_marks
+from efpn.figures.sheet import Panel, contact_sheet, outcome_sheet, save, telling_marks
+from efpn.metrics.evaluation import Evaluation
 
 GREY = np.full((100, 100, 3), 128, np.uint8)
 
@@ -124,13 +125,6 @@ def test_a_sheet_holds_all_panels_with_title_and_views():
         assert [text.get_text() for text in views[1].texts] == ["false pl80 0.60"]
 
 
-def test_panels_given_the_same_focus_show_the_same():
-    focus = [(10.0, 10.0, 20.0, 20.0)]
-    pair = [Panel(GREY, [Mark("miss", focus[0])], "FPN", focus), Panel(GREY, [Mark("hit", focus[0])], "EFPN", focus)]
-    views = [page.axes[1].get_xlim() for page in contact_sheet(pair).subfigs[1:]]
-    assert views[0] == views[1] == (-1, 31)
-
-
 def test_a_large_image_is_shrunk_and_its_boxes_with_it():
     large = np.full((1500, 3000, 3), 128, np.uint8)
     overview = contact_sheet([Panel(large, [Mark("hit", (0, 0, 3000, 1500))])]).subfigs[1].axes[0]
@@ -154,9 +148,9 @@ def test_sheet_is_written_and_has_pixels_of_each_kind(tmp_path):
         assert len(painted(pixels, kind)[0]) > 20, kind
 
 
-def test_an_empty_sheet_is_refused():
-    with pytest.raises(ValueError, match="at least one panel"):
-        contact_sheet([])
+def test_no_image_has_no_sheet():
+    nothing = {"images": [], "annotations": [], "categories": []}
+    assert outcome_sheet(Evaluation("x", "toy/test", nothing, [], 0.5, load_image=lambda number: GREY)) is None
 
 
 def test_a_dollar_in_a_name_begins_no_formula(tmp_path):

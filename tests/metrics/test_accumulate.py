@@ -78,12 +78,6 @@ def test_reset_forgets():
     assert metric.compute() == collect([5])
 
 
-def test_category_ids_by_label_may_be_a_mapping():
-    metric = DetectionAccumulator({1: 99, 3: 98})
-    metric.update([7], [IMAGES[7]])
-    assert [d["category_id"] for d in metric.compute().detections] == [99, 98]
-
-
 SHARES = {
     "padded with a repeat": [[[7, 5]], [[3], [7]]],
     "one process saw nothing": [[[7, 5, 3]], []],

@@ -75,10 +75,11 @@ def test_agrees_with_pycocotools_on_its_own_bands(seed, whole_pixels):
         assert ours[name] == pytest.approx(expected[name], abs=1e-9), name
 
 
-def test_cap_agrees_with_pycocotools_where_it_binds(caplog):
+def test_cap_agrees_with_pycocotools_where_it_binds(caplog, monkeypatch):
+    monkeypatch.setattr("efpn.metrics.coco.MAX_DETS", 100)
     gt, found = random_scene(5, images=4, classes=1, per_image=150)
     with caplog.at_level(logging.WARNING):
-        ours = coco_metrics(gt, found, max_dets=100)
+        ours = coco_metrics(gt, found)
     expected = plain_pycocotools(gt, found)
     assert {name: ours[name] for name in NAMES} == pytest.approx({name: expected[name] for name in NAMES}, abs=1e-9)
     assert "images with max_dets=100 detections or more: 4;" in caplog.text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict
 
 import numpy as np
@@ -11,10 +10,10 @@ import pytest
 
 from efpn.errors import UserError
 from efpn.evaluation.table import funnel_markdown
-from efpn.metrics import COCO_BANDS, score
+from efpn.metrics import score
 from efpn.metrics.causes import FALSE_ALARMS, MISSES
-from efpn.metrics.funnel import loss_funnel
-from efpn.metrics.stages import Proposals, StageRecord
+from efpn.metrics.funnel import Proposals, StageRecord, loss_funnel
+from efpn.metrics.matching import Objects
 from efpn.runs.files import plain
 
 LEVELS = ("p2_ext", "p2", "p3")
@@ -112,9 +111,10 @@ def test_the_first_cause_counts():
         ([(10, 10, 30, 30)], [(1, 1, 10, 10, 20, 20, 0.4)], "low_score", (1, 1), 0, 1),
     ],
 )
-def test_what_a_record_tells_of_a_miss(proposals, cut, miss, recall, rpn_cap, detection_cap):
+def test_what_a_record_tells_of_a_miss(monkeypatch, proposals, cut, miss, recall, rpn_cap, detection_cap):
+    monkeypatch.setattr("efpn.metrics.funnel.RECALL_AT", (1, 4, 5))
     known = record({1: proposals}, found(*cut))
-    one = band(loss_funnel(truth(OBJECT), [], known, score_threshold=0.5, recall_at=(1, 4, 5)))
+    one = band(loss_funnel(truth(OBJECT), [], known, score_threshold=0.5))
     assert happened(one.misses) == {miss: 1}
     assert (one.rpn_recall[1], one.rpn_recall[4]) == recall
     assert one.rpn_recall[5] is None  # beyond what was recorded
@@ -201,8 +201,7 @@ def test_counts_add_up_and_agree_with_accuracy_and_recall(seed, recorded):
 
 def test_bands_sum_to_all():
     scene, rows, known = random_scene(3)
-    bands = {"all": (0, math.inf), "small": (0, 32), "medium": (32, 96), "large": (96, math.inf)}
-    funnel = loss_funnel(scene, rows, known, score_threshold=0.4, bands=bands, size_rule="area")
+    funnel = loss_funnel(scene, rows, known, score_threshold=0.4)
     parts = [band(funnel, name) for name in ("small", "medium", "large")]
     for cause in FALSE_ALARMS:
         assert sum(part.false_alarms[cause] for part in parts) == band(funnel).false_alarms[cause]
@@ -214,15 +213,12 @@ def test_sizes_by_area_are_the_annotations_own():
     scene["annotations"][0]["area"] = 700
     rows = found((1, 1, 10, 10, 40, 40, 0.9), (2, 1, 10, 10, 40, 40, 0.9))
     rows[1]["area"] = 700  # a result has no area but that of its box
-    bands = {"small": (0, 32), "medium": (32, 96)}
-    funnel = loss_funnel(scene, rows, score_threshold=0.5, bands=bands, size_rule="area")
-    assert funnel.size_rule == "annotation"
-    assert [(one.objects, one.hits) for one in funnel.by_band.values()] == [(1, 1), (0, 0)]
-    assert [sum(one.false_alarms.values()) for one in funnel.by_band.values()] == [0, 1]
-    by_side = loss_funnel(scene, rows, score_threshold=0.5, bands=bands)
-    assert (by_side.size_rule, by_side.by_band["medium"].objects) == ("long_side", 1)
-    rates = score(scene, rows, score_threshold=0.5, size_rule="area")
-    assert (rates["rec_S"], rates["rec_M"], rates["AR_S"], rates["AR_M"]) == (1, None, 1, None)
+    by_area = Objects.of(rows, [1]).sizes("area")
+    assert by_area.tolist() == [40, 40] and Objects.of(scene["annotations"]).sizes("area").tolist() == [700**0.5]
+    funnel = loss_funnel(scene, rows, score_threshold=0.5)
+    assert (funnel.size_rule, band(funnel, "medium").objects, band(funnel, "small").objects) == ("long_side", 1, 0)
+    rates = score(scene, rows, score_threshold=0.5)
+    assert (rates["rec_S"], rates["rec_M"], rates["AR_S"], rates["AR_M"]) == (None, 1, 1, None)
 
 
 def test_only_evaluated_categories_count():
@@ -232,9 +228,9 @@ def test_only_evaluated_categories_count():
 
 
 def test_a_funnel_can_be_written_as_json():
-    funnel = loss_funnel(truth(OBJECT), [], record(), score_threshold=0.5, bands=COCO_BANDS)
+    funnel = loss_funnel(truth(OBJECT), [], record(), score_threshold=0.5)
     data = json.loads(json.dumps(plain(asdict(funnel)), allow_nan=False))
-    assert data["bands"]["large"] == [96, None]
+    assert data["bands"]["large"] == [96, 400]
     assert data["by_band"]["small"]["rpn_recall"] == {"100": None, "300": None, "1000": None}
 
 
@@ -242,11 +238,11 @@ def test_detections_get_the_level_they_came_from():
     known = record()
     known.sources.update({1: np.array(["p2_ext", "p3"]), 2: np.empty(0, "<U6")})
     rows = found((1, 1, 0, 0, 9, 9, 0.9), (1, 1, 5, 5, 9, 9, 0.8))
-    assert [one["level"] for one in known.with_levels(rows)] == ["p2_ext", "p3"]
+    assert known.by_level(rows) == {"p2_ext": rows[:1], "p2": [], "p3": rows[1:]}
     with pytest.raises(UserError, match="others than those of the record"):
-        known.with_levels(rows[:1])
+        known.by_level(rows[:1])
     with pytest.raises(UserError, match="others than those of the record"):
-        known.with_levels([*rows, rows[0]])
+        known.by_level([*rows, rows[0]])
 
 
 def test_what_filters_drop_is_told_of_one_image_on_average():

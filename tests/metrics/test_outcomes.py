@@ -90,13 +90,12 @@ def test_objects_on_the_edge_count_once_or_twice(simple):
 
 
 def test_whose_area_it_was_is_said(simple):
-    assert rule_used(simple, "area") == "area"  # the annotations' areas are those of the boxes
+    assert rule_used(simple) == "area"  # the annotations' areas are those of the boxes
     simple["annotations"][1]["area"] = 900
-    assert rule_used(simple, "area") == "annotation" and rule_used(simple, "area", [4]) == "area"
-    assert rule_used(simple, "long_side") == "long_side"
+    assert rule_used(simple) == "annotation" and rule_used(simple, [4]) == "area"
     simple["annotations"][1]["iscrowd"] = 1
-    assert rule_used(simple, "area") == "area"
-    assert rule_used({**simple, "annotations": []}, "area") == "area"
+    assert rule_used(simple) == "area"
+    assert rule_used({**simple, "annotations": []}) == "area"
 
 
 def test_the_annotations_own_area_decides_where_there_is_one(simple):

@@ -4,9 +4,8 @@ import math
 
 import pytest
 
-from efpn.errors import UserError
 from efpn.metrics import coco_metrics
-from efpn.metrics.scales import by_scale
+from efpn.metrics.score import by_scale
 
 
 def test_each_bin_by_hand(simple, perfect):
@@ -38,9 +37,3 @@ def test_nothing_found_and_nothing_there(simple):
 def test_crowds_do_not_count(simple, perfect):
     simple["annotations"][0]["iscrowd"] = 1
     assert sum(one.objects for one in by_scale(simple, perfect)) == 1
-
-
-@pytest.mark.parametrize("edges", [(0,), (0, 8, 8), (16, 8), range(40)])
-def test_edges_must_ascend(simple, edges):
-    with pytest.raises(UserError, match="edges of size bins"):
-        by_scale(simple, [], edges=edges)

@@ -10,8 +10,8 @@ from helpers import config
 
 from efpn.errors import UserError
 from efpn.prediction.images import ImageFile
-from efpn.prediction.journal import JOURNAL, Journal
 from efpn.prediction.run import build_task
+from efpn.prediction.writing import JOURNAL, Journal
 from efpn.runs.files import require_place
 from efpn.runs.saved import latest_run
 
@@ -24,13 +24,13 @@ def test_a_damaged_line_of_the_journal_ends_what_is_read_back(damage: bytes, tmp
     entry = {"width": 1, "height": 1, "found": []}
     begun = Journal(tmp_path / "out", {"terms": 1}, images)
     for image in images:
-        begun.add(image.path, entry)  # type: ignore[arg-type]
+        begun.add(image.path, entry)
     file = tmp_path / "out" / JOURNAL
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join([*lines[:2], damage, *lines[3:]]))
     again = Journal(tmp_path / "out", {"terms": 1}, images)
     assert list(again.entries) == [images[0].path]
-    again.add(images[1].path, entry)  # type: ignore[arg-type]
+    again.add(images[1].path, entry)
     assert len([json.loads(line) for line in file.read_text().splitlines()]) == 3
 
 

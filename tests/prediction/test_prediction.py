@@ -21,9 +21,8 @@ from torch import nn
 from efpn.data.transforms import EvalTransform
 from efpn.errors import UserError
 from efpn.evaluation.run import evaluate
-from efpn.prediction.images import find_images
+from efpn.prediction.images import Slices, find_images
 from efpn.prediction.run import predict
-from efpn.prediction.slices import Slices
 from efpn.prediction.task import PredictionTask
 from efpn.runs.saved import latest_run, saved_runs
 

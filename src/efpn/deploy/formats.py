@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -69,12 +69,7 @@ class Onnx(Format):
         import torch
 
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-
-        def run(image: Tensor) -> Detections:
-            boxes, labels, scores = map(torch.from_numpy, session.run(list(OUTPUTS), {INPUT: image.numpy()}))
-            return {"boxes": boxes, "labels": labels, "scores": scores}
-
-        return run
+        return lambda image: _named(map(torch.from_numpy, session.run(list(OUTPUTS), {INPUT: image.numpy()})))
 
 
 class Torch(Format):
@@ -87,9 +82,8 @@ class Torch(Format):
         import torch
 
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message="No complete tensor"
-            )  # of weights in channels_last, on the CPU too
+            # of weights in channels_last, on the CPU too
+            warnings.filterwarnings("ignore", message="No complete tensor")
             torch.export.save(program, path)
 
     def load(self, path: Path) -> Runner:
@@ -98,12 +92,12 @@ class Torch(Format):
         import torchvision  # noqa: F401  (registers nms and roi_align)
 
         module = torch.export.load(path).module()
+        return lambda image: _named(module(image))
 
-        def run(image: Tensor) -> Detections:
-            boxes, labels, scores = module(image)
-            return {"boxes": boxes, "labels": labels, "scores": scores}
 
-        return run
+def _named(outputs: Iterable[Tensor]) -> Detections:
+    boxes, labels, scores = outputs
+    return {"boxes": boxes, "labels": labels, "scores": scores}
 
 
 def check_packages(chosen: Format) -> None:

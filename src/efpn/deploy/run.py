@@ -1,14 +1,14 @@
-"""An export, from a finished run to a file that was checked."""
+"""An export, from a finished run to a file that says what the detector itself says."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
@@ -18,17 +18,33 @@ from efpn.data.datamodule import DetectionDataModule, thin_out
 from efpn.data.dataset import image_pair
 from efpn.data.images import read_image
 from efpn.data.transforms import NO_BOXES, Transform
-from efpn.deploy.agreement import Tolerance, compare
 from efpn.deploy.formats import INPUT, OUTPUTS, Format
 from efpn.deploy.graph import SMALLEST_SIDE, trace
-from efpn.errors import UserError
+from efpn.errors import UserError, raise_listed
 from efpn.models import EFPNDetector
 from efpn.runs.checkpoints import Checkpoint, read_checkpoint
 from efpn.runs.files import make_folder, write_json
 from efpn.runs.rebuild import rebuild_detector
 from efpn.runs.saved import SavedRun
+from efpn.types import Detections
 
 log = logging.getLogger(__name__)
+
+
+class Tolerance(NamedTuple):
+    """How far apart two runs of one detection may lie: each side of the box in 1x pixels, and the scores."""
+
+    boxes: float
+    scores: float
+
+
+class Agreement(NamedTuple):
+    """How much was compared (images and parts of images, detections), and the largest differences that were found."""
+
+    views: int
+    detections: int
+    boxes: float  # 1x pixels
+    scores: float
 
 
 def export(cfg: DictConfig, run: SavedRun, chosen: Format, images: list[Path]) -> Path:
@@ -61,10 +77,9 @@ def export(cfg: DictConfig, run: SavedRun, chosen: Format, images: list[Path]) -
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
-    checked = {**asdict(agreement), "tolerance": asdict(tolerance)}
+    checked = {**agreement._asdict(), "tolerance": tolerance._asdict()}
     write_json(facts_file, {**facts_of(run, checkpoint, detector), **chosen.facts, "check": checked}, indent=1)
-    found = agreement.detections, agreement.boxes, agreement.scores
-    log.info("%s: agrees on %d detections (%.2g px, %.2g of score)", target, *found)
+    log.info("%s: agrees on %d detections (%.2g px, %.2g of score)", target, *agreement[1:])
     return target
 
 
@@ -83,9 +98,68 @@ def views(images: list[Path], transform: Transform, double: bool = False) -> Ite
             )
         pixels, factor = (single, 1) if pair is None else (pair, 2)
         yield str(path), pixels
-        part = [max(SMALLEST_SIDE, 2 * side // 3) for side in (height, width)]
-        upper_left = pixels[:, : factor * part[0], : factor * part[1]].contiguous()
-        yield f"{path} (upper left {part[1]} x {part[0]} px)", upper_left
+        down, right = (max(SMALLEST_SIDE, 2 * side // 3) for side in (height, width))
+        upper_left = pixels[:, : factor * down, : factor * right].contiguous()
+        yield f"{path} (upper left {right} x {down} px)", upper_left
+
+
+@torch.no_grad()
+def compare(
+    detector: EFPNDetector,
+    exported: Callable[[Tensor], Detections],
+    views: Iterable[tuple[str, Tensor]],
+    tolerance: Tolerance,
+) -> Agreement:
+    """Run both on every ``(name, image (3, H, W))``; a detector that reads 2x images takes such an image.
+
+    Raises:
+        UserError: they differ, with each image on which they do; or nothing is detected in any.
+    """
+    faults: list[str] = []
+    largest, counts = torch.zeros(2), []
+    for name, image in views:
+        double = detector.backbone.reads_2x
+        seen = F.avg_pool2d(image, 2) if double else image
+        expected = detector.eval()([seen], images_2x=[image] if double else None)[0]
+        found = differences(expected, exported(image), tolerance)
+        counts.append(len(expected["scores"]))
+        if isinstance(found, str):
+            faults.append(f"{name}: {found}")
+        else:
+            largest = torch.maximum(largest, found)
+    raise_listed("the exported model does not say what the detector says", faults)
+    if not sum(counts):
+        raise UserError(f"nothing to compare: no detection on {len(counts)} views; give others with images=")
+    return Agreement(len(counts), sum(counts), *largest.tolist())
+
+
+def differences(expected: Detections, got: Detections, tolerance: Tolerance) -> Tensor | str:
+    """The largest difference of boxes and of scores ``(2,)``, or in words what does not agree.
+
+    Each detection is compared with the nearest one of its class: two of nearly the same score may change places.
+    """
+    count, other = len(expected["scores"]), len(got["scores"])
+    if count != other:
+        return f"{other} detections instead of {count}"
+    if not count:
+        return torch.zeros(2)
+    boxes = (expected["boxes"][:, None] - got["boxes"]).abs().amax(dim=2)
+    scores = (expected["scores"][:, None] - got["scores"]).abs()
+    apart = (boxes / tolerance.boxes).maximum(scores / tolerance.scores)
+    apart[expected["labels"][:, None] != got["labels"]] = torch.inf
+    nearest = apart.argmin(dim=1)
+    rows = torch.arange(count)
+    boxes, scores, apart = (table[rows, nearest] for table in (boxes, scores, apart))
+    if not (apart <= 1).all():
+        row = int(apart.argmax())
+        box = ", ".join(f"{side:.1f}" for side in expected["boxes"][row].tolist())
+        what = f"the detection of class {int(expected['labels'][row])} at ({box}), score {expected['scores'][row]:.3f},"
+        if apart[row].isinf():
+            return f"{what} has no counterpart of its class"
+        return f"{what} is {boxes[row]:.3g} px and {scores[row]:.3g} of score away from the nearest"
+    if len(nearest.unique()) < count:
+        return "two detections have one counterpart"
+    return torch.stack([boxes.max(), scores.max()])
 
 
 def facts_of(run: SavedRun, checkpoint: Checkpoint, detector: EFPNDetector) -> dict[str, Any]:

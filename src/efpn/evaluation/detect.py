@@ -22,8 +22,8 @@ from efpn.evaluation.variants import Variant
 from efpn.metrics import best_f1_threshold
 from efpn.metrics.accumulate import Collected, DetectionAccumulator
 from efpn.metrics.bands import Boxes
+from efpn.metrics.funnel import StageRecord
 from efpn.metrics.results import read_results
-from efpn.metrics.stages import StageRecord
 from efpn.models import EFPNDetector, FasterRCNN
 from efpn.runs.checkpoints import Checkpoint, read_checkpoint
 from efpn.runs.files import read_json
@@ -171,7 +171,7 @@ def choose_threshold(cfg: DictConfig, data: DetectionDataModule, detect_val: Cal
         log.warning("val and test share %d images: %s", shared, why)
         return None
     ids = list(data.categories.evaluated_ids)
-    return best_f1_threshold(data.index("val").to_coco(), detect_val(), category_ids=ids).score
+    return best_f1_threshold(data.index("val").to_coco(), detect_val(), category_ids=ids)
 
 
 def rebuild(

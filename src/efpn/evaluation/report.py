@@ -14,14 +14,11 @@ from efpn.errors import UserError
 from efpn.evaluation.compare import timed_lines
 from efpn.evaluation.rows import METRICS, Row
 from efpn.evaluation.table import funnel_markdown, report_table
-from efpn.figures.crops import WorstKind, worst_sheet
 from efpn.figures.curves import STYLES, accuracy_recall, cost_curves, loss_bars, scale_curves
-from efpn.figures.pairs import difference_sheet
-from efpn.figures.sheet import outcome_sheet, save
+from efpn.figures.sheet import WorstKind, difference_sheet, outcome_sheet, save, worst_sheet
 from efpn.metrics.bands import TT100K_BINS, Boxes
 from efpn.metrics.evaluation import Evaluation
-from efpn.metrics.scales import EDGES, by_scale
-from efpn.metrics.score import rule_used
+from efpn.metrics.score import EDGES, by_scale, rule_used
 from efpn.runs.files import as_tt100k_results, write_json, write_text
 
 log = logging.getLogger(__name__)
@@ -85,7 +82,11 @@ def draw_curves(stem: Path, rows: Sequence[Evaluation], title: str = "") -> Draw
     """Accuracy against recall by size, several rows in one (Fig. 7). A row without detections has no curve."""
     runs: dict[str, Any] = {one.name: one.curves for one in rows}
     first = rows[0]
-    rules = {"size_rule": first.size_rule, "bins": dict(TT100K_BINS), "objects": first.record["objects"]["f1"]}
+    rules = {
+        "size_rule": "long_side",
+        "bins": dict(TT100K_BINS),
+        "objects": first.record["objects"]["f1"],
+    }
     return keep(stem, accuracy_recall(runs, title=title), {**rules, "runs": runs})
 
 
@@ -101,7 +102,7 @@ def draw_scales(
     series = {run: {"AP": [scale.ap for scale in row], "AR": [scale.ar for scale in row]} for run, row in bins.items()}
     first = next(iter(bins.values()))
     names, objects = [scale.name for scale in first], [scale.objects for scale in first]
-    measured = f"{AREAS[rule_used(one.truth, 'area', wanted)]}, native pixels"
+    measured = f"{AREAS[rule_used(one.truth, wanted)]}, native pixels"
     figure = scale_curves(names, objects, series, title=title, xlabel=measured)
     return keep(stem, figure, {run: [scale._asdict() for scale in row] for run, row in bins.items()})
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from efpn.errors import UserError
 from efpn.evaluation.variants import Found, Variant
-from efpn.metrics.stages import Proposals, StageRecord
+from efpn.metrics.funnel import Proposals, StageRecord
 from efpn.models import EFPNDetector, FasterRCNN
 from efpn.models.filters import Ranked
 from efpn.models.roi_heads import LEVELS, PyramidRoIAlign

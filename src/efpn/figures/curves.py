@@ -7,8 +7,7 @@ with any colour vision). What does not exist (None) is left out or said to be n/
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,20 +20,23 @@ Series = Sequence[float | None]
 Curve = Mapping[str, Series]
 
 WIDTH: Final = 9.5  # inches of a figure
-PANEL: Final = 2.3  # inches that a panel needs at least
 LEGEND_ROW: Final = 0.26  # inches of each further row of a legend
 TEXT, GRID, BARS, EMPTY = "#222222", "#d9d9d9", "#b8c4cf", "#777777"
 DASH: Final = (0.0, (4.0, 1.4))
 SIZES: Final = {"title": 11.0, "label": 9.5, "tick": 8.5}  # points
 
 
-@dataclass(frozen=True)
-class RunStyle:
+class RunStyle(NamedTuple):
     """How one run is drawn."""
 
     colour: str
     line: Literal["-"] | tuple[float, tuple[float, ...]]
     marker: str
+
+    def look(self, marked: bool = True) -> dict[str, Any]:
+        """What matplotlib calls it."""
+        marker = self.marker if marked else ""
+        return {"color": self.colour, "linestyle": self.line, "marker": marker, "markersize": 4.5}
 
 
 STYLES: Final = (
@@ -60,30 +62,24 @@ CAUSES: Final[Mapping[str, str]] = {
 }
 
 
-def accuracy_recall(runs: Mapping[str, Mapping[str, Curve | None]], *, title: str = "", width: float = WIDTH) -> Figure:
+def accuracy_recall(runs: Mapping[str, Mapping[str, Curve | None]], *, title: str = "") -> Figure:
     """Accuracy against recall, a panel for each size (Fig. 7); raises as `run_styles`.
 
-    Args:
-        runs: name to panel to ``accuracy`` and ``recall`` of equal length, or None where there is no such object. All
-            runs have the same panels, drawn in the order of the first.
-        title: above all.
-        width: inches; panels go into further rows where they do not fit.
+    ``runs`` is name to panel to ``accuracy`` and ``recall`` of equal length, or None where there is no such object. All
+    runs have the same panels, drawn in the order of the first.
     """
-    styles = run_styles(runs)
-    panels = list(next(iter(runs.values())))
-    columns = max(1, min(len(panels), int(width / PANEL)))
-    rows = -(-len(panels) // columns)
-    figure = _figure(width, 0.75 + rows * (0.95 * min(width / columns, 3.6)))
+    styles, panels = run_styles(runs), list(next(iter(runs.values())))
+    figure = _figure(WIDTH, 0.75 + 0.95 * min(WIDTH / len(panels), 3.6))
     for place, panel in enumerate(panels):
-        axes = figure.add_subplot(rows, columns, place + 1)
+        axes = figure.add_subplot(1, len(panels), place + 1)
         for name, curves in runs.items():
             if (curve := curves[panel]) is not None:
-                _line(axes, curve["recall"], curve["accuracy"], styles[name])
-        _style(axes, panel, "recall", "accuracy" if place % columns == 0 else "")
+                _line(axes, curve["recall"], curve["accuracy"], styles[name], marked=False)
+        _style(axes, panel, "recall", "" if place else "accuracy")
         axes.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
         if not axes.lines:
             axes.text(0.5, 0.5, "n/a: no such object", ha="center", color=EMPTY, fontsize=SIZES["label"])
-    _run_legend(figure, styles, title, marked=False)
+    _legend(figure, [Line2D([], [], label=name, **one.look(marked=False)) for name, one in styles.items()], title)
     return figure
 
 
@@ -99,30 +95,31 @@ def scale_curves(
 ) -> Figure:
     """Metrics against object size, with the number of objects below (Fig. 1b); raises as `run_styles`.
 
-    Args:
-        bins: names of the size bins.
-        objects: ground truths in each, or what else ``bars`` says.
-        runs: name (of a run or a pyramid level) to metric to its value in each bin, None where there is none.
-        title: above all.
-        width: inches; the metrics stand side by side where there is room, else below each other.
-        xlabel: what the bins measure.
-        bars: what ``objects`` counts.
+    ``runs`` is name (of a run or a pyramid level) to metric to its value in each of the ``bins``, None where there is
+    none; ``objects`` are the ground truths in each, or what else ``bars`` says; ``xlabel`` says what the bins measure.
+    The metrics stand side by side where the ``width`` in inches has room, else below each other.
     """
-    styles = run_styles(runs)
-    metrics = list(next(iter(runs.values())))
+    styles, metrics = run_styles(runs), list(next(iter(runs.values())))
     columns = len(metrics) if width >= 3.4 * len(metrics) else 1
-    rows = len(metrics) // columns
+    rows, places = len(metrics) // columns, range(len(bins))
     figure = _figure(width, 0.9 + 2.5 * rows + 1.1)
     grid = figure.add_gridspec(rows + 1, columns, height_ratios=[2.5] * rows + [0.9])
     for place, metric in enumerate(metrics):
         axes = figure.add_subplot(grid[place // columns, place % columns])
         for name, series in runs.items():
-            _line(axes, np.arange(len(bins)), series[metric], styles[name], marked=True)
-        _style(axes, metric, "", "")
-        axes.set(xlim=(-0.6, len(bins) - 0.4), xticks=range(len(bins)), xticklabels=[], ylim=(0, None))
+            _line(axes, places, series[metric], styles[name])
+        _style(axes, metric)
+        axes.set(xlim=(-0.6, len(bins) - 0.4), xticks=places, xticklabels=[], ylim=(0, None))
     for column in range(columns):
-        _count_bars(figure.add_subplot(grid[rows, column]), bins, objects, xlabel, bars)
-    _run_legend(figure, styles, title)
+        axes = figure.add_subplot(grid[rows, column])
+        axes.bar(places, objects, color=BARS, width=0.8)
+        for place, count in enumerate(objects):
+            axes.text(place, count, f"{count}", ha="center", va="bottom", fontsize=SIZES["tick"] - 1.5, color=TEXT)
+        _style(axes, "", xlabel, bars)
+        axes.grid(False)
+        axes.set(xlim=(-0.6, len(bins) - 0.4), ylim=(0, 1.3 * max([*objects, 1])), yticks=[])
+        axes.set_xticks(places, bins, rotation=45, ha="right", rotation_mode="anchor")
+    _legend(figure, [Line2D([], [], label=name, **one.look()) for name, one in styles.items()], title)
     return figure
 
 
@@ -133,17 +130,16 @@ def cost_curves(
 
     ``runs`` is name to metric to points of milliseconds and value, in order of time. One point alone is a mark.
     """
-    styles = run_styles(runs)
-    metrics = list(next(iter(runs.values())))
+    styles, metrics = run_styles(runs), list(next(iter(runs.values())))
     figure = _figure(WIDTH, 3.6)
     for place, metric in enumerate(metrics):
         axes = figure.add_subplot(1, len(metrics), place + 1)
         for name, points in runs.items():
-            _line(axes, [at for at, _ in points[metric]], [value for _, value in points[metric]], styles[name], True)
-        _style(axes, metric, "ms an image", "")
+            _line(axes, [at for at, _ in points[metric]], [value for _, value in points[metric]], styles[name])
+        _style(axes, metric, "ms an image")
         axes.set_xlim(left=0)
         axes.margins(y=0.15)
-    _run_legend(figure, styles, title)
+    _legend(figure, [Line2D([], [], label=name, **one.look()) for name, one in styles.items()], title)
     return figure
 
 
@@ -155,27 +151,28 @@ def loss_bars(
     ``runs`` is name to size band to cause to number, None where a cause is not known; ``objects`` are the ground truths
     of each band, which the numbers are divided by: a band of 0 is n/a.
     """
-    run_styles(runs)
-    bands = list(objects)
+    names, places = list(run_styles(runs)), np.arange(len(runs))
     causes = [c for c in CAUSES if any(band.get(c) for run in runs.values() for band in run.values())]
-    columns = max(1, min(len(bands), int((WIDTH - 1) / 2.1)))
-    rows = -(-len(bands) // columns)
-    figure = _figure(WIDTH, 1.15 + rows * (0.75 + 0.34 * len(runs)))
-    shares = [sum(run[b].get(c) or 0 for c in causes) / max(objects[b], 1) for run in runs.values() for b in bands]
-    most = max(shares, default=0)
-    first: Axes | None = None
-    for place, band in enumerate(bands):
-        axes = figure.add_subplot(rows, columns, place + 1, sharex=first)
-        first = first or axes
-        counts = {name: {c: run[band].get(c) or 0 for c in causes} for name, run in runs.items()}
-        _stack(axes, counts, objects[band])
-        _style(axes, f"{band} ({objects[band]})", "", "")
+    shares = [sum(run[b].get(c) or 0 for c in causes) / max(objects[b], 1) for run in runs.values() for b in objects]
+    figure = _figure(WIDTH, 1.15 + 0.75 + 0.34 * len(runs))
+    for place, (band, total) in enumerate(objects.items()):
+        axes, left = figure.add_subplot(1, len(objects), place + 1), np.zeros(len(runs))
+        for cause in causes:
+            counts = [run[band].get(cause) or 0 for run in runs.values()]
+            share = np.array([100 * count / total if total else 0.0 for count in counts])
+            axes.barh(places, share, left=left, height=0.72, color=CAUSES[cause], edgecolor="white", linewidth=0.6)
+            left += share
+        for row, end in enumerate(left.tolist()):
+            said = f" {end:.0f} %" if total else " n/a"
+            axes.text(end, row, said, va="center", fontsize=SIZES["tick"], color=TEXT if total else EMPTY)
+        axes.set_yticks(places, names)  # first on top
+        _style(axes, f"{band} ({total})")
         axes.grid(False, axis="y")
-        axes.tick_params(labelleft=place % columns == 0)
-        axes.set_xlim(0, max(130 * most, 1))  # room for the number at the end of the longest bar
+        axes.tick_params(labelleft=place == 0)
+        # room for the number at the end of the longest bar
+        axes.set(xlim=(0, max(130 * max(shares, default=0), 1)), ylim=(len(runs) - 0.4, -0.6))
     figure.supxlabel("missed, % of the ground truths", fontsize=SIZES["label"], color=TEXT)
-    handles = [Patch(color=CAUSES[cause], label=cause.replace("_", " ")) for cause in causes]
-    _legend(figure, handles, title)
+    _legend(figure, [Patch(color=CAUSES[cause], label=cause.replace("_", " ")) for cause in causes], title)
     return figure
 
 
@@ -196,7 +193,7 @@ def interval_dots(
         mean, low, high = np.array(numbers, float).T
         axes.hlines(places, low, high, color=STYLES[0].colour, linewidth=1.7)
         axes.plot(mean, places, STYLES[0].marker, color=STYLES[0].colour, markersize=4.5)
-        _style(axes, column, "", "")
+        _style(axes, column)
         axes.set_yticks(places, rows if place % across == 0 else [])
         axes.set_ylim(len(rows) - 0.5, -0.5)
     return figure
@@ -216,22 +213,12 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _line(axes: Axes, x: Any, y: Any, style: RunStyle, marked: bool = False) -> None:
+def _line(axes: Axes, x: Sequence[Any], y: Sequence[Any], style: RunStyle, marked: bool = True) -> None:
     """A line that breaks where a value is None."""
-    across, up = (np.array([np.nan if v is None else v for v in values], dtype=float) for values in (x, y))
-    axes.plot(
-        across,
-        up,
-        color=style.colour,
-        linestyle=style.line,
-        marker=style.marker if marked else "",
-        linewidth=1.7,
-        markersize=4.5,
-        clip_on=False,
-    )
+    axes.plot(np.array(x, float), np.array(y, float), linewidth=1.7, clip_on=False, **style.look(marked))
 
 
-def _style(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
+def _style(axes: Axes, title: str, xlabel: str = "", ylabel: str = "") -> None:
     axes.set_title(title, loc="left", fontsize=SIZES["label"], weight="bold", color=TEXT)
     axes.set_xlabel(xlabel, fontsize=SIZES["label"], color=TEXT)
     axes.set_ylabel(ylabel, fontsize=SIZES["label"], color=TEXT)
@@ -241,40 +228,6 @@ def _style(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(EMPTY)
-
-
-def _count_bars(axes: Axes, bins: Sequence[str], objects: Sequence[int], xlabel: str, bars: str) -> None:
-    """Numbers of objects (or of what ``bars`` says), each written above its bar."""
-    axes.bar(range(len(bins)), objects, color=BARS, width=0.8)
-    for place, count in enumerate(objects):
-        axes.text(place, count, f"{count}", ha="center", va="bottom", fontsize=SIZES["tick"] - 1.5, color=TEXT)
-    _style(axes, "", xlabel, bars)
-    axes.grid(False)
-    axes.set(xlim=(-0.6, len(bins) - 0.4), ylim=(0, 1.3 * max([*objects, 1])), yticks=[])
-    axes.set_xticks(range(len(bins)), bins, rotation=45, ha="right", rotation_mode="anchor")
-
-
-def _stack(axes: Axes, counts: Mapping[str, Mapping[str, int]], total: int) -> None:
-    """One horizontal bar for each run, first on top, with its sum at its end."""
-    places = np.arange(len(counts))
-    left = np.zeros(len(counts))
-    for cause in next(iter(counts.values())):
-        share = np.array([100 * run[cause] / total if total else 0.0 for run in counts.values()])
-        axes.barh(places, share, left=left, height=0.72, color=CAUSES[cause], edgecolor="white", linewidth=0.6)
-        left += share
-    for place, end in enumerate(left.tolist()):
-        said = f" {end:.0f} %" if total else " n/a"
-        axes.text(end, place, said, va="center", fontsize=SIZES["tick"], color=TEXT if total else EMPTY)
-    axes.set_yticks(places, list(counts))
-    axes.set(ylim=(len(counts) - 0.4, -0.6))
-
-
-def _run_legend(figure: Figure, styles: Mapping[str, RunStyle], title: str, marked: bool = True) -> None:
-    lines = [
-        Line2D([], [], color=s.colour, linestyle=s.line, marker=s.marker if marked else "", markersize=4.5, label=name)
-        for name, s in styles.items()
-    ]
-    _legend(figure, lines, title)
 
 
 def _legend(figure: Figure, handles: Sequence[Any], title: str) -> None:

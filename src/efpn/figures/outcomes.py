@@ -6,17 +6,19 @@ own, on a dark rim that keeps it visible on any background. Boxes are xyxy in pi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import FigureBase
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.patheffects import Normal, Stroke
+from PIL import Image
 
 from efpn.metrics.evaluation import Outcomes
 
@@ -26,7 +28,9 @@ Window = tuple[float, float, float, float]
 RIM: Final = "#1a1a1a"
 OUTWARDS: Final = np.array([-1, -1, 1, 1])  # what makes an xyxy box larger
 CORNERS: Final = np.array([(0, 1), (2, 1), (2, 3), (0, 3)])  # of an xyxy box, in turn
-ORDER: Final = ("truth", "hit", "false_alarm", "miss")  # later ones are drawn on top
+READABLE: Final = 1024  # pixels of the longer side, about which names can be read and small boxes told apart
+DPI: Final = 100  # of an annotated image; at READABLE pixels, points of a name and pixels between a frame and its name:
+POINTS, GAP = 8.5, 3.0
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Style:
     width: float
 
 
-STYLES: Final[Mapping[Kind, Style]] = {
+STYLES: Final[Mapping[Kind, Style]] = {  # later ones are drawn on top
     "truth": Style("ground truth (found)", "truth", "#ffffff", "-", 0.9),
     "hit": Style("hit (right class, IoU > 0.5)", "hit", "#56b4e9", "-", 1.8),
     "false_alarm": Style("false alarm", "false", "#ff6a13", (0, (4.0, 1.6)), 1.8),
@@ -60,6 +64,11 @@ class Mark:
     def size(self) -> float:
         """Longer side, pixels."""
         return max(self.box[2] - self.box[0], self.box[3] - self.box[1])
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Pixels."""
+        return (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
 
     def scaled(self, factor: float) -> Mark:
         """The mark on the image resized by ``factor``."""
@@ -90,17 +99,10 @@ def outcome_marks(outcomes: Outcomes, names: Mapping[int, str]) -> list[Mark]:
 def draw_outcomes(
     axes: Axes, image: np.ndarray, drawn: list[Mark], *, window: Window | None = None, thickness: float = 1.0
 ) -> None:
-    """Draw an image, or a window of it, with its boxes.
+    """Draw ``image (H, W, 3)`` uint8, or a ``window`` of it (xyxy pixels, may reach beyond it), with its boxes.
 
     Boxes lie half a line outside of what they frame, so that an object of a few pixels stays visible; misses and false
-    alarms are drawn on top.
-
-    Args:
-        axes: where to.
-        image: ``(H, W, 3)`` uint8.
-        drawn: the boxes.
-        window: part of the image to show, xyxy pixels; all by default. May reach beyond the image.
-        thickness: factor on the line widths.
+    alarms are drawn on top. ``thickness`` is a factor on the line widths.
     """
     height, width = image.shape[:2]
     left, top, right, bottom = window or (0, 0, width, height)
@@ -108,8 +110,7 @@ def draw_outcomes(
     figure, place = axes.get_figure(root=True), axes.get_window_extent()
     assert figure is not None, "draw_outcomes needs axes that belong to a figure"
     per_inch = max((right - left) / place.width, (bottom - top) / place.height) * figure.dpi  # pixels, at equal aspect
-    for kind in ORDER:
-        style = STYLES[kind]
+    for kind, style in STYLES.items():
         line = style.width * thickness
         pad = line * per_inch / 72 / 2
         boxes = np.array([mark.box for mark in drawn if mark.kind == kind]).reshape(-1, 4) + pad * OUTWARDS
@@ -121,6 +122,57 @@ def draw_outcomes(
     axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], facecolor="#404040")
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def annotated_image(image: np.ndarray, drawn: Sequence[Mark]) -> np.ndarray:
+    """Draw boxes and their texts on ``image (h, w, 3)`` uint8; the result is ``(f * h, f * w, 3)``.
+
+    A small image is enlarged by a whole factor ``f``, so that they can be read. A text stands beside its box, where it
+    hides no other box or text if there is such a place.
+    """
+    factor = max(1, round(READABLE / max(image.shape[:2])))
+    size = (factor * image.shape[1], factor * image.shape[0])
+    large = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)) if factor > 1 else image
+    figure = Figure(figsize=(size[0] / DPI, size[1] / DPI), dpi=DPI)
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    grown = [mark.scaled(factor) for mark in drawn]
+    strength = max(1.0, max(size) / READABLE) ** 0.5  # half-way between the same pixels and the same share
+    draw_outcomes(axes, large, grown, thickness=0.8 * strength)
+    gap, points = GAP * strength, POINTS * strength
+    frame = {"facecolor": RIM, "alpha": 0.85, "edgecolor": "none", "pad": points / 6}
+    taken = [_padded(mark.box, gap) for mark in grown]
+    for mark in sorted((mark for mark in grown if mark.text), key=lambda one: one.size):  # they have the fewest places
+        colour = STYLES[mark.kind].colour
+        text = axes.text(0, 0, mark.text, color=colour, fontsize=points, va="top", parse_math=False, bbox=frame)
+        extent = text.get_window_extent()
+        width, height = extent.width + 2 * gap, extent.height + 2 * gap
+        x, y = _place(_padded(mark.box, gap), width, height, taken, size)
+        text.set_position((x + gap, y + gap))
+        taken.append((x, y, x + width, y + height))
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _place(
+    box: Window, width: float, height: float, taken: Sequence[Window], size: tuple[int, int]
+) -> tuple[float, float]:
+    """Upper left corner for a text of that size: above, below, right or left of the box, where it hides least."""
+    x1, y1, x2, y2 = box
+    right, below, others = x2 - width, y2 - height, np.array(taken).reshape(-1, 4)
+    spots = [(x1, y1 - height), (x1, y2), (right, y1 - height), (right, y2), (x2, y1), (x1 - width, y1), (x2, below)]
+    inside = [(min(max(x, 0), size[0] - width), min(max(y, 0), size[1] - height)) for x, y in spots]
+
+    def hidden(at: tuple[float, float]) -> float:
+        """Area in pixels of what lies under a text there."""
+        low, high = np.maximum(others[:, :2], at), np.minimum(others[:, 2:], (at[0] + width, at[1] + height))
+        return float((high - low).clip(min=0).prod(axis=1).sum())
+
+    return min(inside, key=hidden)
+
+
+def _padded(box: Window, by: float) -> Window:
+    return (box[0] - by, box[1] - by, box[2] + by, box[3] + by)
 
 
 def legend(figure: FigureBase, **place: Any) -> None:

@@ -2,13 +2,12 @@
 
 from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, Bands
 from efpn.metrics.coco import coco_metrics, restrict
-from efpn.metrics.score import Threshold, best_f1_threshold, metric_names, rates, score
+from efpn.metrics.score import best_f1_threshold, metric_names, rates, score
 
 __all__ = [
     "COCO_BANDS",
     "TT100K_BINS",
     "Bands",
-    "Threshold",
     "best_f1_threshold",
     "coco_metrics",
     "metric_names",

@@ -24,17 +24,16 @@ class DetectionAccumulator(Metric):
     ``DistributedSampler`` repeats images to fill the last batch; each image's first visit is kept, whole.
 
     Args:
-        category_ids: label (1 to K) to the category id of COCO-format files, or the ids in order of the labels.
+        category_ids: of COCO-format files, in the order of the labels 1 to K.
     """
 
     full_state_update = False
     rows: list[Tensor]  # (n, 7) float64: image_id, x1, y1, x2, y2, score, label
     visits: list[Tensor]  # (1, 2) int64: image_id, number of detections in this visit
 
-    def __init__(self, category_ids: Mapping[int, int] | Sequence[int]) -> None:
+    def __init__(self, category_ids: Sequence[int]) -> None:
         super().__init__()
-        pairs = category_ids.items() if isinstance(category_ids, Mapping) else enumerate(category_ids, start=1)
-        self.category_ids = {int(label): int(category) for label, category in pairs}
+        self.category_ids = [int(category) for category in category_ids]
         self.add_state("rows", default=[], dist_reduce_fx="cat")
         self.add_state("visits", default=[], dist_reduce_fx="cat")
 
@@ -65,6 +64,6 @@ class DetectionAccumulator(Metric):
         found = []
         for image_id in sorted(tables):
             for _, x1, y1, x2, y2, score, label in tables[image_id].tolist():
-                where = {"image_id": image_id, "category_id": self.category_ids[int(label)]}
+                where = {"image_id": image_id, "category_id": self.category_ids[int(label) - 1]}
                 found.append({**where, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score})
         return Collected(sorted(tables), found)

@@ -16,8 +16,6 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from efpn.errors import UserError
-
 Truth = Mapping[str, Any]  # COCO ground truth: images, annotations, categories; native pixels
 Boxes = Sequence[Mapping[str, Any]]  # COCO results or annotations: image_id, category_id, bbox xywh; native pixels
 Bands = Mapping[str, tuple[float, float]]
@@ -32,37 +30,15 @@ TT100K_BINS: Final[Bands] = MappingProxyType(
 )
 
 
-def check_bands(bands: Bands) -> None:
-    """Raise `UserError` for bands that cannot be reported: none, empty or negative, two with the same first letter."""
-    if not bands:
-        raise UserError("size bands: none given; give at least one, such as {'all': [0, .inf]}")
-    letters: dict[str, str] = {}
-    for name, (low, high) in bands.items():
-        if not name or not 0 <= low < high:
-            fix = "write 0 <= low < high, in native pixels"
-            raise UserError(f"size band {name!r}: ({low}, {high}) is not a range; {fix}")
-        other = letters.setdefault(suffix(name), name)
-        if other != name:
-            raise UserError(f"size bands {other!r} and {name!r} share the column AP{suffix(name)}; rename one of them")
-
-
 def suffix(name: str) -> str:
     """Tail of a metric's name for a band: ``""`` for ``all``, else ``_`` and the first letter, as in ``AP_S``."""
     return "" if name == "all" else f"_{name[0].upper()}"
 
 
 def box_sizes(boxes: np.ndarray, rule: SizeRule) -> np.ndarray:
-    """Side length ``(n,)`` of ``boxes (n, 4)`` xyxy: ``max(w, h)`` or, by ``area``, ``sqrt(w * h)``.
-
-    Raises:
-        UserError: another rule.
-    """
+    """Side length ``(n,)`` of ``boxes (n, 4)`` xyxy: ``max(w, h)`` or, by ``area``, ``sqrt(w * h)``."""
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-    if rule == "long_side":
-        return np.maximum(width, height)
-    if rule == "area":
-        return np.sqrt(np.maximum(width * height, 0.0))
-    raise UserError(f"size_rule={rule!r} is unknown; take 'long_side' (the TT100K toolkit's) or 'area' (COCO's)")
+    return np.maximum(width, height) if rule == "long_side" else np.sqrt(np.maximum(width * height, 0.0))
 
 
 def in_band(sizes: np.ndarray, band: tuple[float, float], edges: Edges = "half_open") -> np.ndarray:

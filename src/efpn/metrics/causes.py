@@ -32,8 +32,7 @@ from typing import Final
 
 import numpy as np
 
-from efpn.metrics.matching import Matcher, Objects
-from efpn.metrics.stages import Stages
+from efpn.metrics.matching import Objects, overlapping
 
 FALSE_ALARMS: Final = ("duplicate", "classification", "localisation", "both", "crowd", "background")
 MISSES: Final = (
@@ -50,66 +49,64 @@ IN_PLACE: Final = 0.5
 NEAR: Final = 0.1
 
 
-def alarm_causes(truth: Objects, crowds: Objects, found: Objects, alarm: np.ndarray) -> np.ndarray:
-    """Cause of each false alarm (bool ``alarm (D,)``), ``(D,)`` of names, ``""`` for all other detections."""
-    place, near = _Pairs(truth, found, IN_PLACE), _Pairs(truth, found, NEAR)
-    rules = [place.touched(True), place.touched(False), near.touched(True), near.touched(False)]
-    causes = np.select([*rules, _in_crowd(crowds, found)], FALSE_ALARMS[:-1], FALSE_ALARMS[-1])
-    return np.where(alarm, causes, "")
+class Causes:
+    """What explains the misses and false alarms of detections from ``threshold`` on.
 
-
-def miss_causes(truth: Objects, found: Objects, matched: np.ndarray, score: float, stages: Stages | None) -> np.ndarray:
-    """Cause of each miss, ``(G,)`` of names, ``""`` for hits.
-
-    ``truth`` is without crowds, ``found`` holds detections below the threshold ``score`` too, and ``matched`` is of
-    :meth:`Matcher.match` there; ``stages`` is None where they were not recorded.
+    ``truth`` is without crowds, ``found`` holds detections below the threshold too, and ``matched (D,)`` is of
+    `Matcher.match` there.
     """
-    place, near = _Pairs(truth, found, IN_PLACE), _Pairs(truth, found, NEAR)
-    kept = found.scores >= score
-    telling = kept & (matched < 0) & ~place.touched(True)
-    rules = [place.reached(False, telling), near.reached(True, telling), near.reached(False, telling)]
-    nothing = np.zeros(len(truth), dtype=bool)
-    weak = place.reached(True, ~kept)
-    if stages is None:
-        rules += [nothing, weak, nothing, nothing]
-    else:
-        given = stages.rank < stages.record.cap
-        rules += [stages.cut_score >= score, weak | given, np.isfinite(stages.rank), ~nothing]
-    causes = np.select(rules, MISSES[:-1], MISSES[-1])
-    return np.where(np.isin(np.arange(len(truth)), matched), "", causes)
+
+    def __init__(self, truth: Objects, found: Objects, matched: np.ndarray, threshold: float) -> None:
+        self.truth, self.found, self.matched, self.threshold = truth, found, matched, threshold
+        self.kept = found.scores >= threshold
+        self.pairs = {iou: overlapping(truth, found, iou) for iou in (IN_PLACE, NEAR)}
+        self.rules = [(IN_PLACE, True), (IN_PLACE, False), (NEAR, True), (NEAR, False)]  # IoU, of one class
+
+    def alarms(self, crowds: Objects) -> np.ndarray:
+        """Cause of each false alarm ``(D,)`` of names, ``""`` for all other detections."""
+        inside = np.zeros(len(self.found), dtype=bool)
+        boxes = self.found.boxes
+        area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+        for box, label, image in zip(crowds.boxes, crowds.classes, crowds.images, strict=True):
+            sides = np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])
+            same = (self.found.images == image) & (self.found.classes == label)
+            inside |= same & (np.prod(np.maximum(sides, 0.0), axis=1) > area / 2)
+        rules = [*(self._touched(*rule) for rule in self.rules), inside]
+        causes = np.select(rules, FALSE_ALARMS[:-1], FALSE_ALARMS[-1])
+        return np.where((self.matched < 0) & self.kept, causes, "")
+
+    def misses(self, rank: np.ndarray | None, cut_score: np.ndarray | None, cap: int) -> np.ndarray:
+        """Cause of each miss ``(G,)`` of names, ``""`` for hits.
+
+        ``rank (G,)`` is the place of the best proposal in place, inf without one; ``cut_score (G,)`` the best score of
+        what the cap of detections cut off, -inf without any; both None where they were not recorded.
+        """
+        telling = self.kept & (self.matched < 0) & ~self._touched(IN_PLACE, True)
+        rules = [self._reached(*rule, by=telling) for rule in self.rules[1:]]
+        weak = self._reached(IN_PLACE, True, by=~self.kept)
+        nothing = np.zeros(len(self.truth), dtype=bool)
+        if rank is None or cut_score is None:
+            rules += [nothing, weak, nothing, nothing]
+        else:
+            rules += [cut_score >= self.threshold, weak | (rank < cap), np.isfinite(rank), ~nothing]
+        causes = np.select(rules, MISSES[:-1], MISSES[-1])
+        return np.where(np.isin(np.arange(len(self.truth)), self.matched), "", causes)
+
+    def _touched(self, iou: float, same: bool) -> np.ndarray:
+        """``(D,)`` bool: which detections overlap with a ground truth of the same (or of another) class."""
+        pairs, alike = self.pairs[iou]
+        return np.isin(np.arange(len(self.found)), pairs[alike == same, 1])
+
+    def _reached(self, iou: float, same: bool, by: np.ndarray) -> np.ndarray:
+        """``(G,)`` bool: which ground truths the detections ``by (D,)`` of the same (or another) class overlap with."""
+        pairs, alike = self.pairs[iou]
+        return np.isin(np.arange(len(self.truth)), pairs[(alike == same) & by[pairs[:, 1]], 0])
 
 
 def least_in_place(truth: Objects, found: Objects, values: np.ndarray, any_class: bool = False) -> np.ndarray:
     """``(G,)`` float: the least of ``values (D,)`` among what is in place, of the same class or any; else ``inf``."""
-    least, pairs = np.full(len(truth), np.inf), _Pairs(truth, found, IN_PLACE)
-    chosen = pairs.same | any_class
-    np.minimum.at(least, pairs.truth[chosen], values[pairs.found[chosen]])
+    least = np.full(len(truth), np.inf)
+    pairs, same = overlapping(truth, found, IN_PLACE)
+    chosen = pairs[same | any_class]
+    np.minimum.at(least, chosen[:, 0], values[chosen[:, 1]])
     return least
-
-
-class _Pairs:
-    """Ground truths and detections that overlap by more than ``iou``, of one class or of two."""
-
-    def __init__(self, truth: Objects, found: Objects, iou: float) -> None:
-        self.counts = len(truth), len(found)
-        self.truth, self.found = Matcher(truth, found, iou=iou, match_same=False).pairs.T
-        self.same = truth.classes[self.truth] == found.classes[self.found]
-
-    def touched(self, same: bool) -> np.ndarray:
-        """``(D,)`` bool: which detections overlap with a ground truth of the same (or of another) class."""
-        return np.isin(np.arange(self.counts[1]), self.found[self.same == same])
-
-    def reached(self, same: bool, by: np.ndarray) -> np.ndarray:
-        """``(G,)`` bool: which ground truths the detections ``by (D,)`` of the same (or another) class overlap with."""
-        return np.isin(np.arange(self.counts[0]), self.truth[(self.same == same) & by[self.found]])
-
-
-def _in_crowd(crowds: Objects, found: Objects) -> np.ndarray:
-    """``(D,)`` bool: which detections lie by more than half in a crowd region of their class."""
-    inside = np.zeros(len(found), dtype=bool)
-    area = np.prod(found.boxes[:, 2:] - found.boxes[:, :2], axis=1)
-    for box, label, image in zip(crowds.boxes, crowds.classes, crowds.images, strict=True):
-        low, high = np.maximum(found.boxes[:, :2], box[:2]), np.minimum(found.boxes[:, 2:], box[2:])
-        shared = np.prod(np.maximum(high - low, 0.0), axis=1)
-        inside |= (found.images == image) & (found.classes == label) & (shared > area / 2)
-    return inside

@@ -11,13 +11,15 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
 from efpn.errors import UserError
-from efpn.metrics.bands import COCO_BANDS, Bands, Boxes, Edges, Truth, check_bands, suffix
+from efpn.metrics.bands import COCO_BANDS, Bands, Boxes, Edges, Truth, suffix
+
+MAX_DETS: Final = 300  # per image and category, best first; from 100 on this is COCO's AP for a detector of at most 100
 
 log = logging.getLogger(__name__)
 logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # six lines at INFO for every table of numbers
@@ -28,7 +30,6 @@ def coco_metrics(
     detections: Boxes,
     *,
     bands: Bands = COCO_BANDS,
-    max_dets: int = 300,
     category_ids: Iterable[int] | None = None,
     edges: Edges = "closed",
 ) -> dict[str, float | None]:
@@ -36,12 +37,9 @@ def coco_metrics(
 
     Args:
         ground_truth: a box's size is its ``area`` where given, else ``w * h``. Crowds are ignored, as COCO does.
-        detections: COCO results.
-        bands: side lengths in native pixels; compared with ``sqrt(area)``. ``all`` gives the names without suffix.
-        max_dets: detections kept per image and category, best first; at or above 100 this is COCO's AP for a
-            detector that returns at most 100. A warning says when an image's detections reach it.
-        category_ids: the categories averaged over, by default all. One without an object in a band does not enter that
-            band's mean.
+        detections: COCO results. A warning says how many images hold `MAX_DETS` or more.
+        bands: compared with ``sqrt(area)``, native pixels. ``all`` gives the names without suffix.
+        category_ids: averaged over, by default all, but for those without an object in a band.
         edges: ``closed`` is COCOeval's own rule (a box of exactly 32 x 32 counts as small and as medium);
             ``half_open`` counts every box once.
 
@@ -49,46 +47,43 @@ def coco_metrics(
         Metric name to value in [0, 1], or None for a band that holds no object.
 
     Raises:
-        UserError: detections on unknown images, scores or boxes that are not numbers, unusable bands.
+        UserError: detections on unknown images, scores or boxes that are not numbers.
     """
-    judge = judged(ground_truth, detections, bands, max_dets, category_ids, edges)
-    return _summary(judge.eval["precision"][..., 0], judge.eval["recall"][..., 0], judge.params.iouThrs, bands)
+    return _summary(judged(ground_truth, detections, bands, category_ids, edges), bands)
 
 
 def class_metrics(
     ground_truth: Truth, detections: Boxes, category_ids: Iterable[int] | None = None
 ) -> dict[int, dict[str, float | None]]:
     """The numbers of `coco_metrics`, which has the arguments, for each category alone, by category id."""
-    judge = judged(ground_truth, detections, COCO_BANDS, category_ids=category_ids)
-    precision, recall = judge.eval["precision"][..., 0], judge.eval["recall"][..., 0]
-    return {
-        number: _summary(precision[:, :, [k]], recall[:, [k]], judge.params.iouThrs, COCO_BANDS)
-        for k, number in enumerate(judge.params.catIds)
-    }
+    judge = judged(ground_truth, detections, COCO_BANDS, category_ids)
+    return {number: _summary(judge, COCO_BANDS, slice(k, k + 1)) for k, number in enumerate(judge.params.catIds)}
 
 
 def judged(
     ground_truth: Truth,
     detections: Boxes,
     bands: Bands,
-    max_dets: int = 300,
     category_ids: Iterable[int] | None = None,
     edges: Edges = "closed",
     each_image: bool = False,
 ) -> COCOeval_faster:
     """COCOeval after its work; ``each_image`` keeps what it found on each. Other arguments as `coco_metrics`."""
-    check_bands(bands)
     results = _as_results(ground_truth, detections)
-    full = sum(count >= max_dets for count in Counter(found["image_id"] for found in results).values())
+    full = sum(count >= MAX_DETS for count in Counter(found["image_id"] for found in results).values())
     if full:
-        log.warning("images with max_dets=%d detections or more: %d; the cap may drop small objects", max_dets, full)
+        log.warning("images with max_dets=%d detections or more: %d; the cap may drop small objects", MAX_DETS, full)
     annotations = []
     for number, box in enumerate(ground_truth["annotations"], start=1):  # COCOeval takes a matched id of 0 for none
         area = box.get("area", box["bbox"][2] * box["bbox"][3])
         annotations.append({**box, "id": number, "area": area, "iscrowd": int(box.get("iscrowd", 0))})
-    tables = _table(ground_truth, annotations), _table(ground_truth, results)
+    images, categories = list(ground_truth["images"]), list(ground_truth["categories"])
+    tables = COCO(), COCO()  # without a file
+    for table, boxes in zip(tables, (annotations, results), strict=True):
+        table.dataset = {"images": images, "categories": categories, "annotations": boxes}
+        table.createIndex()
     judge = COCOeval_faster(*tables, "bbox", separate_eval=each_image)
-    judge.params.maxDets = [max_dets]
+    judge.params.maxDets = [MAX_DETS]
     # inclusive, in square pixels
     ranges = [[float(low) ** 2, float(high) ** 2] for low, high in bands.values()]
     if edges == "half_open":
@@ -133,29 +128,20 @@ def _as_results(ground_truth: Truth, detections: Boxes) -> list[dict[str, Any]]:
     return [{**found, "id": n, "area": areas[n - 1], "iscrowd": 0} for n, found in enumerate(detections, start=1)]
 
 
-def _table(ground_truth: Truth, annotations: list[dict[str, Any]]) -> COCO:
-    """A COCO index over the ground truth's images and categories, without a file."""
-    table = COCO()
-    images, categories = list(ground_truth["images"]), list(ground_truth["categories"])
-    table.dataset = {"images": images, "categories": categories, "annotations": annotations}
-    table.createIndex()
-    return table
+def _summary(judge: COCOeval_faster, bands: Bands, classes: slice = slice(None)) -> dict[str, float | None]:
+    """Means over IoU thresholds T, recall points R and some of the categories K of (T, R, K, A) and (T, K, A)."""
 
+    def mean(values: np.ndarray) -> float | None:
+        """Over what exists; COCOeval marks categories without an object by -1."""
+        there = values[values > -1]
+        return float(there.mean()) if there.size else None
 
-def _summary(precision: np.ndarray, recall: np.ndarray, ious: np.ndarray, bands: Bands) -> dict[str, float | None]:
-    """Means over thresholds T, recall points R and categories K of ``precision`` (T, R, K, A), ``recall`` (T, K, A)."""
-    names = list(bands)
+    precision, recall = judge.eval["precision"][:, :, classes, :, 0], judge.eval["recall"][:, classes, :, 0]
     summary: dict[str, float | None] = {}
     if "all" in bands:
-        over_all = precision[..., names.index("all")]
-        summary["AP"] = _mean(over_all)
+        over_all = precision[..., list(bands).index("all")]
+        summary["AP"] = mean(over_all)
         for iou, label in ((0.5, "AP50"), (0.75, "AP75")):
-            summary[label] = _mean(over_all[int(np.argmin(np.abs(ious - iou)))])
-    summary |= {f"AP{suffix(name)}": _mean(precision[..., a]) for a, name in enumerate(names)}
-    return summary | {f"AR{suffix(name)}": _mean(recall[..., a]) for a, name in enumerate(names)}
-
-
-def _mean(values: np.ndarray) -> float | None:
-    """Mean over what exists; COCOeval marks categories without an object by -1."""
-    there = values[values > -1]
-    return float(there.mean()) if there.size else None
+            summary[label] = mean(over_all[int(np.argmin(np.abs(judge.params.iouThrs - iou)))])
+    summary |= {f"AP{suffix(name)}": mean(precision[..., a]) for a, name in enumerate(bands)}
+    return summary | {f"AR{suffix(name)}": mean(recall[..., a]) for a, name in enumerate(bands)}

@@ -12,13 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, Bands, Boxes, SizeRule, Truth, suffix
-from efpn.metrics.coco import class_metrics
-from efpn.metrics.funnel import Funnel, loss_funnel
-from efpn.metrics.matching import Matcher
-from efpn.metrics.score import objects_by_size, rates, rule_used, score, split_matcher
-from efpn.metrics.stages import StageRecord
-from efpn.metrics.tt100k import Curve, matched_curves
+from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, Bands, Boxes, Truth, suffix
+from efpn.metrics.coco import MAX_DETS, class_metrics
+from efpn.metrics.funnel import Funnel, StageRecord, loss_funnel
+from efpn.metrics.matching import Curve, Matcher
+from efpn.metrics.score import objects_by_size, rates, rule_used, score
 
 Metrics = Mapping[str, float | None]
 LoadImage = Callable[[int], np.ndarray]
@@ -31,7 +29,7 @@ class Outcomes:
     objects: Boxes  # COCO annotations of the evaluated categories
     detections: Boxes  # COCO results of the evaluated categories
     object_boxes: np.ndarray  # (n, 4) xyxy, native pixels
-    object_sizes: np.ndarray  # (n,) by the size rule of the evaluation, native pixels
+    object_sizes: np.ndarray  # (n,) longer sides, native pixels
     detection_boxes: np.ndarray  # (d, 4) xyxy, native pixels
     hits: np.ndarray  # (h,) indices of detections that found an object
     found: np.ndarray  # (h,) indices of the objects that they found, in the same order
@@ -61,8 +59,6 @@ class Evaluation:
     # seed, commit, command, seconds, hardware, and more: all that says what was evaluated (phase, variant, what was
     # changed in the model)
     facts: Mapping[str, Any] = field(default_factory=dict)
-    # of accuracy, recall and F1 (AP and AR go by area: the annotation's own, else the box's)
-    size_rule: SizeRule = "long_side"
 
     def __post_init__(self) -> None:
         if (self.best_threshold is None) != (self.best_chosen_on is None):
@@ -77,19 +73,13 @@ class Evaluation:
     @cached_property
     def matcher(self) -> Matcher:
         """The pairs of objects and detections, from which accuracy, recall, losses, curves and sheets are read."""
-        return split_matcher(self.truth, self.detections, self.evaluated, self.size_rule)
+        return Matcher.of(self.truth, self.detections, self.evaluated)
 
     @cached_property
     def metrics(self) -> dict[str, float | None]:
         """All numbers of :func:`efpn.metrics.score` at the fixed threshold."""
-        return score(
-            self.truth,
-            self.detections,
-            score_threshold=self.threshold,
-            category_ids=self.evaluated,
-            size_rule=self.size_rule,
-            matcher=self.matcher,
-        )
+        every, wanted = self.matcher, self.evaluated
+        return score(self.truth, self.detections, score_threshold=self.threshold, category_ids=wanted, matcher=every)
 
     @cached_property
     def metrics_at_best(self) -> dict[str, float | None] | None:
@@ -120,15 +110,9 @@ class Evaluation:
     @cached_property
     def funnel(self) -> Funnel:
         """Where objects get lost, by size."""
-        return loss_funnel(
-            self.truth,
-            self.detections,
-            self.stages,
-            score_threshold=self.shown_threshold,
-            category_ids=self.evaluated,
-            size_rule=self.size_rule,
-            matcher=self.matcher,
-        )
+        given = (self.truth, self.detections, self.stages)
+        threshold, wanted = self.shown_threshold, self.evaluated
+        return loss_funnel(*given, score_threshold=threshold, category_ids=wanted, matcher=self.matcher)
 
     @cached_property
     def outcomes(self) -> dict[int, Outcomes]:
@@ -154,17 +138,14 @@ class Evaluation:
         """Accuracy against recall by size; None where there is no such object, or no detection at all."""
         if not self.detections:
             return dict.fromkeys(TT100K_BINS)
-        lines = matched_curves(self.matcher, max(one["score"] for one in self.detections))
+        lines = self.matcher.curves(top=max(one["score"] for one in self.detections))
         objects = self.record["objects"]["f1"]
         return {name: line if objects[name] else None for name, line in lines.items()}
 
     @cached_property
     def by_level(self) -> dict[str, Boxes]:
         """Pyramid level to the detections that came from it; empty where it was not recorded."""
-        if self.stages is None:
-            return {}
-        named = self.stages.with_levels(self.detections)
-        return {level: [one for one in named if one["level"] == level] for level in self.stages.levels}
+        return {} if self.stages is None else self.stages.by_level(self.detections)
 
     @cached_property
     def by_class(self) -> dict[int, dict[str, float | None]]:
@@ -197,17 +178,17 @@ class Evaluation:
                 "best_f1_chosen_on": self.best_chosen_on,
             },
             "rules": {
-                "ap_size_rule": rule_used(truth, "area", wanted),
+                "ap_size_rule": rule_used(truth, wanted),
                 "ap_edges": "closed",
                 "ap_bands": _as_lists(COCO_BANDS),
-                "ap_max_dets": 300,
-                "f1_size_rule": rule_used(truth, self.size_rule, wanted),
+                "ap_max_dets": MAX_DETS,
+                "f1_size_rule": "long_side",
                 "f1_bins": _as_lists(TT100K_BINS),
                 "f1_iou": 0.5,
             },
             "objects": {
                 "ap": objects_by_size(truth, COCO_BANDS, "area", wanted, "closed"),
-                "f1": objects_by_size(truth, TT100K_BINS, self.size_rule, wanted),
+                "f1": objects_by_size(truth, TT100K_BINS, "long_side", wanted),
             },
             "images": len(truth["images"]),
             "detections": len(self.detections),

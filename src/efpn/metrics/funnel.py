@@ -1,21 +1,57 @@
-"""Where objects get lost between proposal and detection, by size."""
+"""Where objects get lost between proposal and detection, by size, and the record of proposals that tells of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import numpy as np
 
 from efpn.errors import UserError
-from efpn.metrics.bands import TT100K_BINS, Bands, Boxes, SizeRule, Truth, box_sizes, in_band
-from efpn.metrics.causes import FALSE_ALARMS, MISSES, alarm_causes, least_in_place, miss_causes
+from efpn.metrics.bands import TT100K_BINS, Boxes, SizeRule, Truth, box_sizes, in_band
+from efpn.metrics.causes import FALSE_ALARMS, MISSES, Causes, least_in_place
 from efpn.metrics.matching import Matcher, Objects
-from efpn.metrics.score import UsedRule, flat_objects, rule_used, split_matcher
-from efpn.metrics.stages import StageRecord, Stages
 
-RECALL_AT: Final = (100, 300, 1000)
+RECALL_AT: Final = (100, 300, 1000)  # numbers of proposals
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """What the RPN proposed in one image."""
+
+    # (p, 4) xyxy, native pixels, best objectness first; beyond the cap too, as far as they were recorded
+    boxes: np.ndarray
+    scores: np.ndarray  # (p,) objectness in [0, 1]
+    levels: np.ndarray  # (r,) names, the level that each of the first r = min(p, cap) was pooled from
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """What came before the detections of a split."""
+
+    cap: int  # proposals per image that the box head is given (the RPN's top n after NMS)
+    depth: int  # proposals per image that were recorded; at least cap
+    detections_cap: int  # detections per image that are kept
+    levels: Sequence[str]  # names of the levels that RoIs are pooled from, finest first
+    images: Mapping[int, Proposals]  # image id to its proposals
+    cut: Boxes  # COCO results (native pixels) that the cap of detections cut off
+    # image id to (d,) names, the level that each kept detection of the image came from, best first
+    sources: Mapping[int, np.ndarray]
+    # of proposals and detections, boxes of all images that went at each step or were kept
+    filtered: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def by_level(self, detections: Boxes) -> dict[str, Boxes]:
+        """The detections (in the detector's order within an image) that came from each of the levels.
+
+        Raises:
+            UserError: they are not the detections that were recorded.
+        """
+        rest = {image_id: iter(levels.tolist()) for image_id, levels in self.sources.items()}
+        named = [next(rest.get(one["image_id"], iter(())), None) for one in detections]
+        if None in named or any(next(left, None) for left in rest.values()):
+            raise UserError("detections: others than those of the record; take both from one pass over the split")
+        return {level: [detections[n] for n, name in enumerate(named) if name == level] for level in self.levels}
 
 
 @dataclass(frozen=True)
@@ -24,10 +60,12 @@ class BandFunnel:
 
     objects: int  # ground truths
     hits: int  # those found at the score threshold; hits and all of misses add up to objects
-    # cause (see :mod:`efpn.metrics.causes`) to number; None for causes that only a record could tell
-    misses: dict[str, int | None]
+    misses: dict[
+        str, int | None
+    ]  # cause (:mod:`efpn.metrics.causes`) to number; None for what only a record could tell
     false_alarms: dict[str, int]  # cause to number, by the false alarm's own size
-    rpn_recall: dict[int, float | None]  # k to the share with a proposal in place among the best k of its image
+    # k to the share with a proposal in place among the best k of its image; None above the depth of the record
+    rpn_recall: dict[int, float | None] = field(default_factory=lambda: dict.fromkeys(RECALL_AT))
     rpn_cap: float | None = None  # share with a proposal in place among those recorded, but only beyond the cap
     # share with a detection of its class in place, at any score, but only beyond the cap
     detection_cap: float | None = None
@@ -40,7 +78,7 @@ class Funnel:
     """Losses by size band, and the rules under which they were counted."""
 
     score_threshold: float  # detections below it count as none
-    size_rule: UsedRule  # how boxes are measured, native pixels
+    size_rule: SizeRule  # how boxes are measured, native pixels
     bands: dict[str, tuple[float, float]]  # half-open ranges of size
     cap: int | None  # proposals per image that the box head was given; this and the next two None without a record
     depth: int | None  # proposals per image that were recorded
@@ -58,108 +96,82 @@ def loss_funnel(
     *,
     score_threshold: float,
     category_ids: Iterable[int] | None = None,
-    bands: Bands = TT100K_BINS,
-    size_rule: SizeRule = "long_side",
-    recall_at: Sequence[int] = RECALL_AT,
     matcher: Matcher | None = None,
 ) -> Funnel:
     """Follow every ground truth from proposal to detection, and say where and why it is lost.
 
-    Args:
-        ground_truth: crowds are no objects; false alarms in them are told apart.
-        detections: those below the threshold too.
-        record: what the detector did before; without it what it would tell is None.
-        score_threshold: of hits, misses and false alarms.
-        category_ids: the evaluated categories; by default all.
-        bands: of sizes, half-open, native pixels; by default those of accuracy and recall.
-        size_rule: of the bands.
-        recall_at: numbers of proposals for the RPN's recall; None is said above ``record.depth``.
-        matcher: of all these (:func:`efpn.metrics.score.split_matcher`), if it is made already.
+    Crowds are no objects; false alarms in them are told apart. ``detections`` hold those below ``score_threshold``
+    too. Without a ``record`` what it would tell is None. ``category_ids`` are the evaluated ones, by
+    default all; ``matcher`` is of all these, if it is made already.
 
     Raises:
         UserError: an image with objects of which there is no record.
     """
     wanted = None if category_ids is None else set(category_ids)
-    crowds = [box for box in ground_truth["annotations"] if box.get("iscrowd", 0)]
-    matcher = matcher or split_matcher(ground_truth, detections, wanted, size_rule)
-    truth, found = matcher.truth, matcher.found
-    stages = None if record is None else _followed(matcher, record, wanted, size_rule)
-    matched = matcher.match(score_threshold)
-    alarm = (matched < 0) & (found.scores >= score_threshold)
-    missed = miss_causes(truth, found, matched, score_threshold, stages)
-    alarms = alarm_causes(truth, flat_objects(crowds, wanted), found, alarm)
+    matcher = matcher or Matcher.of(ground_truth, detections, wanted)
+    told = None if record is None else _Told(matcher, record, wanted)
+    causes = Causes(matcher.truth, matcher.found, matcher.match(score_threshold), score_threshold)
+    missed = causes.misses(told.rank, told.cut_score, told.record.cap) if told else causes.misses(None, None, 0)
+    alarms = causes.alarms(Objects.of(ground_truth["annotations"], wanted, crowds=True))
     untold, filtered = ["detection_cap", "rpn_cap", "never_proposed"], {}
     if record is not None:
         untold = ["undetected"] if record.depth > record.cap else ["undetected", "rpn_cap"]
         for kind, steps in record.filtered.items():
             filtered[kind] = {step: number / len(record.images) for step, number in steps.items()}
     by_band = {}
-    for name, band in bands.items():
+    for name, band in TT100K_BINS.items():
         inside, seen = in_band(matcher.truth_sizes, band), in_band(matcher.found_sizes, band)
-        causes = {cause: int((missed[inside] == cause).sum()) for cause in MISSES}
-        counted = BandFunnel(
+        by_band[name] = BandFunnel(
             objects=int(inside.sum()),
             hits=int((missed[inside] == "").sum()),
-            misses={**causes, **dict.fromkeys(untold)},
+            misses={cause: int((missed[inside] == cause).sum()) for cause in MISSES} | dict.fromkeys(untold),
             false_alarms={cause: int((alarms[seen] == cause).sum()) for cause in FALSE_ALARMS},
-            rpn_recall=dict.fromkeys(recall_at),
+            **(told.of_band(inside, band) if told else {}),
         )
-        by_band[name] = counted if stages is None else _with_stages(counted, stages, inside, band)
-    return Funnel(
-        score_threshold,
-        rule_used(ground_truth, size_rule, wanted),
-        dict(bands),
-        record.cap if record else None,
-        record.depth if record else None,
-        record.detections_cap if record else None,
-        by_band,
-        filtered,
-    )
+    cap, depth, kept = (record.cap, record.depth, record.detections_cap) if record else (None, None, None)
+    return Funnel(score_threshold, "long_side", dict(TT100K_BINS), cap, depth, kept, by_band, filtered)
 
 
-def _followed(matcher: Matcher, record: StageRecord, wanted: set[int] | None, rule: SizeRule) -> Stages:
-    """How far each ground truth of ``matcher`` came (raises `UserError`: there is no record of its image)."""
-    truth, found = matcher.truth, matcher.found
-    missing = sorted(set(truth.images.tolist()) - record.images.keys())
-    if missing:
-        raise UserError(
-            f"record of proposals: {len(missing)} images with objects are not in it, such as {missing[0]}; "
-            "record the split that is scored, or restrict the ground truth to what was seen"
-        )
-    order = sorted(record.images)
-    counts = [len(record.images[image_id].boxes) for image_id in order]
-    boxes = np.concatenate([np.empty((0, 4)), *(record.images[image_id].boxes for image_id in order)])
-    scores = np.concatenate([np.empty(0), *(record.images[image_id].scores for image_id in order)])
-    ranks = np.concatenate([np.empty(0), *(np.arange(count, dtype=float) for count in counts)])
-    images = np.repeat(np.array(order, dtype=np.int64), counts)
-    proposals = Objects(boxes.astype(np.float64), np.full(len(boxes), -1), images, scores)
-    cut = flat_objects(record.cut, wanted)
-    cut_score = -least_in_place(truth, cut, -cut.scores)
-    kept = np.isfinite(least_in_place(truth, found, np.zeros(len(found))))
-    pooled = [one.boxes[: len(one.levels)] for one in record.images.values()]
-    return Stages(
-        record,
-        rank=least_in_place(truth, proposals, ranks, any_class=True),
-        cut_score=cut_score,
-        cut_off=np.isfinite(cut_score) & ~kept,
-        roi_sizes=box_sizes(np.concatenate([np.empty((0, 4)), *pooled]), rule),
-        roi_levels=np.concatenate([np.empty(0, "<U6"), *(one.levels for one in record.images.values())]),
-    )
+class _Told:
+    """What a record tells of each ground truth ``(G,)`` and of each RoI that was pooled ``(R,)``."""
 
+    def __init__(self, matcher: Matcher, record: StageRecord, wanted: set[int] | None) -> None:
+        truth, found, self.record = matcher.truth, matcher.found, record
+        if missing := sorted(set(truth.images.tolist()) - record.images.keys()):
+            raise UserError(
+                f"record of proposals: {len(missing)} images with objects are not in it, such as {missing[0]}; "
+                "record the split that is scored, or restrict the ground truth to what was seen"
+            )
+        images = {image_id: record.images[image_id] for image_id in sorted(record.images)}
+        boxes = np.concatenate([np.empty((0, 4)), *(one.boxes for one in images.values())])
+        counts = [len(one.boxes) for one in images.values()]
+        places = np.repeat(np.array(list(images), dtype=np.int64), counts)
+        none = np.full(len(boxes), np.nan)
+        proposals = Objects(boxes.astype(np.float64), np.full(len(boxes), -1), places, none, none)
+        ranks = np.concatenate([np.empty(0), *(np.arange(count, dtype=float) for count in counts)])
+        cut = Objects.of(record.cut, wanted)
+        # place (from 0) of the best-scored proposal in place, inf without one
+        self.rank = least_in_place(truth, proposals, ranks, any_class=True)
+        # best score of a detection of its class in place that the cap cut off, -inf without one; were all cut off?
+        self.cut_score = -least_in_place(truth, cut, -cut.scores)
+        kept = np.isfinite(least_in_place(truth, found, np.zeros(len(found))))
+        self.cut_off = np.isfinite(self.cut_score) & ~kept
+        pooled = [one.boxes[: len(one.levels)] for one in images.values()]
+        self.roi_sizes = box_sizes(np.concatenate([np.empty((0, 4)), *pooled]), "long_side")
+        self.roi_levels = np.concatenate([np.empty(0, "<U6"), *(one.levels for one in images.values())])
 
-def _with_stages(counted: BandFunnel, stages: Stages, inside: np.ndarray, band: tuple[float, float]) -> BandFunnel:
-    """The same with what a record tells."""
-    record, rank = stages.record, stages.rank
-    levels = stages.roi_levels[in_band(stages.roi_sizes, band)]
+    def of_band(self, inside: np.ndarray, band: tuple[float, float]) -> dict[str, Any]:
+        """The fields of a `BandFunnel` that only a record can fill; ``inside (G,)`` says whose they are."""
+        record, levels = self.record, self.roi_levels[in_band(self.roi_sizes, band)]
 
-    def share(those: np.ndarray) -> float | None:
-        return float(those[inside].mean()) if inside.any() else None
+        def share(those: np.ndarray) -> float | None:
+            return float(those[inside].mean()) if inside.any() else None
 
-    return replace(
-        counted,
-        rpn_recall={k: share(rank < k) if k <= record.depth else None for k in counted.rpn_recall},
-        rpn_cap=share(np.isfinite(rank) & (rank >= record.cap)) if record.depth > record.cap else None,
-        detection_cap=share(stages.cut_off),
-        rois=len(levels),
-        roi_levels={level: float((levels == level).mean()) for level in record.levels} if len(levels) else None,
-    )
+        beyond = np.isfinite(self.rank) & (self.rank >= record.cap)
+        return {
+            "rpn_recall": {k: share(self.rank < k) if k <= record.depth else None for k in RECALL_AT},
+            "rpn_cap": share(beyond) if record.depth > record.cap else None,
+            "detection_cap": share(self.cut_off),
+            "rois": len(levels),
+            "roi_levels": {one: float((levels == one).mean()) for one in record.levels} if len(levels) else None,
+        }

@@ -1,4 +1,15 @@
-"""One-to-one matching of detections and ground truth as the TT100K toolkit does it, on flat arrays.
+"""One-to-one matching of detections and ground truth by the official TT100K protocol (``anno_func.eval_annos``).
+
+1. Objects outside the evaluated classes are dropped on both sides, so that a detection of an evaluated class on a
+   dropped object is a false positive. Crowds, which the protocol does not know, are dropped too.
+2. Detections below the least score are dropped; equality is kept, and what has no score is never dropped.
+3. Only pairs of one class match, at an IoU strictly above the threshold, in continuous coordinates (no ``+ 1``).
+4. One-to-one, greedy by IoU, not by score; ties in the order of ground truth, then of detections.
+5. Size is the longer side in native pixels, half-open bins. Binned after matching: a matched detection follows its
+   ground truth, an unmatched one its own size; what lies beyond the last bin counts nowhere.
+6. Counts are pooled over images and classes; accuracy and recall are 1 where their denominator is 0.
+7. The accuracy-recall curve takes 100 thresholds from 0 to the top score, makes accuracy non-decreasing and ends in
+   (accuracy, recall) = (0, 1) and (1, 0).
 
 ``G`` ground truths and ``D`` detections of *all* images lie in a row; a pair exists only within an image. What
 does not depend on the score threshold (the IoUs, their order) is computed once, so that a curve costs little more than
@@ -7,11 +18,13 @@ a point.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypedDict
 
 import numpy as np
 
-from efpn.metrics.bands import SizeRule, box_sizes, in_band
+from efpn.metrics.bands import TT100K_BINS, Boxes, SizeRule, Truth, box_sizes, in_band
 
 
 @dataclass(frozen=True)
@@ -22,18 +35,34 @@ class Objects:
     classes: np.ndarray  # (n,) int64, any numbering that both sides share
     images: np.ndarray  # (n,) int64, ascending
     scores: np.ndarray  # (n,) float64; inf where there is none, which no threshold drops
-    # (n,) float64, the annotations' own areas in square pixels, NaN where there is none; None without any
-    areas: np.ndarray | None = None
+    areas: np.ndarray  # (n,) float64, the annotations' own areas in square pixels, NaN where there is none
 
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def sizes(self, rule: SizeRule) -> np.ndarray:
+    @classmethod
+    def of(
+        cls, boxes: Iterable[Mapping[str, Any]], wanted: Iterable[int] | None = None, crowds: bool = False
+    ) -> Objects:
+        """COCO annotations or results of the categories ``wanted`` (None: all), image by image; no crowds, or these.
+
+        An annotation's own area goes along; a result has none but that of its box.
+        """
+        rows, ids = [], None if wanted is None else set(wanted)
+        for box in boxes:
+            if bool(box.get("iscrowd", 0)) == crowds and (ids is None or box["category_id"] in ids):
+                area = None if "score" in box else box.get("area")
+                own = np.nan if area is None else float(area)
+                rows.append((*box["bbox"], box["category_id"], box["image_id"], box.get("score", np.inf), own))
+        table = np.array(rows, dtype=np.float64).reshape(-1, 8)
+        table = table[np.argsort(table[:, 5], kind="stable")]
+        table[:, 2:4] += table[:, :2]  # xywh to xyxy
+        return cls(table[:, :4], table[:, 4].astype(np.int64), table[:, 5].astype(np.int64), table[:, 6], table[:, 7])
+
+    def sizes(self, rule: SizeRule = "long_side") -> np.ndarray:
         """`box_sizes` ``(n,)``; under ``area`` an annotation's own area goes before that of its box, as in COCOeval."""
         sizes = box_sizes(self.boxes, rule)
-        if rule != "area" or self.areas is None:
-            return sizes
-        return np.where(np.isnan(self.areas), sizes, np.sqrt(self.areas))
+        return sizes if rule != "area" else np.where(np.isnan(self.areas), sizes, np.sqrt(self.areas))
 
 
 @dataclass(frozen=True)
@@ -61,45 +90,54 @@ class Counts:
         return 2 * self.accuracy * self.recall / total if total else 0.0
 
 
-def pairwise_iou(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    """IoU ``(g, d)`` of xyxy boxes in continuous coordinates (no ``+ 1``), 0 where both are empty."""
-    low = np.maximum(one[:, None, :2], two[None, :, :2])
-    high = np.minimum(one[:, None, 2:], two[None, :, 2:])
-    shared = np.prod(np.maximum(high - low, 0.0), axis=2)
-    areas = [np.maximum((b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]), 0.0) for b in (one, two)]
-    union = areas[0][:, None] + areas[1][None] - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+class Curve(TypedDict):
+    """Points in the order of their thresholds; the two end points have thresholds of None."""
+
+    accuracy: list[float]
+    recall: list[float]
+    threshold: list[float | None]
+
+
+def overlapping(truth: Objects, found: Objects, iou: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (ground truth, detection) ``(P, 2)`` of an IoU above ``iou``, and which of them are of one class ``(P,)``.
+
+    Best overlap first, ties in the order of the files.
+    """
+    pairs, overlaps = [np.empty((0, 2), np.int64)], [np.empty(0)]
+    for image in np.intersect1d(truth.images, found.images):
+        g, d = (slice(*np.searchsorted(side.images, (image, image + 1))) for side in (truth, found))
+        one, two = truth.boxes[g, None], found.boxes[None, d]
+        sides = np.minimum(one[..., 2:], two[..., 2:]) - np.maximum(one[..., :2], two[..., :2])
+        shared = np.prod(np.maximum(sides, 0.0), axis=2)
+        areas = [np.maximum(np.prod(box[..., 2:] - box[..., :2], axis=2), 0.0) for box in (one, two)]
+        union = areas[0] + areas[1] - shared
+        table = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+        pairs.append(np.add(np.argwhere(table > iou), (g.start, d.start)))
+        overlaps.append(table[table > iou])
+    every = np.concatenate(pairs)[np.argsort(-np.concatenate(overlaps), kind="stable")]
+    return every, truth.classes[every[:, 0]] == found.classes[every[:, 1]]
 
 
 class Matcher:
-    """Candidate pairs of a result set, sorted once, matched at any score threshold.
+    """Candidate pairs of a result set (IoU above ``iou``), sorted once, matched at any score threshold."""
 
-    Pairs overlap by strictly more than ``iou``. Without ``match_same`` those of two classes match too, and are no true
-    positives where ``check_type`` is set. ``size_rule`` says how sizes are measured for the bins.
-    """
-
-    def __init__(
-        self,
-        truth: Objects,
-        found: Objects,
-        *,
-        iou: float = 0.5,
-        match_same: bool = True,
-        check_type: bool = True,
-        size_rule: SizeRule = "long_side",
-    ) -> None:
-        self.truth, self.found, self.check_type = truth, found, check_type
-        self.truth_sizes, self.found_sizes = truth.sizes(size_rule), found.sizes(size_rule)
-        self.pairs = _candidates(truth, found, iou, match_same)
+    def __init__(self, truth: Objects, found: Objects, iou: float = 0.5) -> None:
+        self.truth, self.found = truth, found
+        self.truth_sizes, self.found_sizes = truth.sizes(), found.sizes()
+        pairs, same = overlapping(truth, found, iou)
+        self.pairs = pairs[same]
         rivals_g = np.bincount(self.pairs[:, 0], minlength=len(truth))
         rivals_d = np.bincount(self.pairs[:, 1], minlength=len(found))
         self.contested = (rivals_g[self.pairs[:, 0]] > 1) | (rivals_d[self.pairs[:, 1]] > 1)
 
-    def match(self, min_score: float) -> np.ndarray:
-        """``(D,)`` int64: the ground truth that each detection is matched to, -1 for none.
+    @classmethod
+    def of(cls, ground_truth: Truth, detections: Boxes, category_ids: Iterable[int] | None = None) -> Matcher:
+        """The matching of COCO structures in these categories, by default in all."""
+        wanted = None if category_ids is None else set(category_ids)
+        return cls(Objects.of(ground_truth["annotations"], wanted), Objects.of(detections, wanted))
 
-        Greedy by IoU, descending, not by score; ties go by ground-truth order, then detection order.
-        """
+    def match(self, min_score: float) -> np.ndarray:
+        """``(D,)`` int64: the ground truth that each detection is matched to, -1 for none."""
         matched = np.full(len(self.found), -1, dtype=np.int64)
         alive = self.found.scores[self.pairs[:, 1]] >= min_score
         free = self.pairs[alive & ~self.contested]  # nobody else wants either side: no order to keep
@@ -111,39 +149,29 @@ class Matcher:
                 taken.add(g)
         return matched
 
-    def inside(self, min_score: float, bins: list[tuple[float, float]]) -> list[tuple[np.ndarray, ...]]:
-        """Of each bin ``(D,)`` which detections are right, ``(D,)`` which count, and ``(G,)`` which ground truths do.
-
-        A matched detection follows its ground truth's bin, an unmatched one its own size.
-        """
+    def inside(self, min_score: float, bins: Iterable[tuple[float, float]]) -> list[tuple[np.ndarray, ...]]:
+        """Of each bin ``(D,)`` which detections are right, ``(D,)`` which count, ``(G,)`` which ground truths do."""
         matched = self.match(min_score)
-        hit = matched >= 0
-        kept = self.found.scores >= min_score
+        hit, kept = matched >= 0, self.found.scores >= min_score
         size = self.found_sizes.copy()
         size[hit] = self.truth_sizes[matched[hit]]
-        right = hit.copy()
-        if self.check_type:
-            right[hit] = self.truth.classes[matched[hit]] == self.found.classes[hit]
-        counted = [kept & in_band(size, band) for band in bins]
-        return [(right & one, one, in_band(self.truth_sizes, band)) for one, band in zip(counted, bins, strict=True)]
+        counted = [(kept & in_band(size, band), in_band(self.truth_sizes, band)) for band in bins]
+        return [(hit & detections, detections, truths) for detections, truths in counted]
 
-    def count(self, min_score: float, bins: list[tuple[float, float]]) -> list[Counts]:
+    def count(self, min_score: float, bins: Iterable[tuple[float, float]] = TT100K_BINS.values()) -> list[Counts]:
         """How many there are `inside` each bin."""
         return [Counts(*(int(mask.sum()) for mask in masks)) for masks in self.inside(min_score, bins)]
 
-
-def _candidates(truth: Objects, found: Objects, iou: float, match_same: bool) -> np.ndarray:
-    """``(P, 2)`` int64 pairs (ground truth, detection), best overlap first, ties in the order of the files."""
-    pairs, overlaps = [np.empty((0, 2), np.int64)], [np.empty(0)]
-    for image in np.intersect1d(truth.images, found.images):
-        g0, g1 = np.searchsorted(truth.images, (image, image + 1))
-        d0, d1 = np.searchsorted(found.images, (image, image + 1))
-        table = pairwise_iou(truth.boxes[g0:g1], found.boxes[d0:d1])
-        allowed = table > iou
-        if match_same:
-            allowed &= truth.classes[g0:g1, None] == found.classes[None, d0:d1]
-        rows = np.argwhere(allowed)
-        pairs.append(np.add(rows, (g0, d0)))
-        overlaps.append(table[allowed])
-    order = np.argsort(-np.concatenate(overlaps), kind="stable")
-    return np.concatenate(pairs)[order]
+    def curves(self, top: float) -> dict[str, Curve]:
+        """The accuracy-recall curve of each size bin, 102 points; ``top`` is the results' top score of any class."""
+        at = np.linspace(0, top, 100)
+        rows = [self.count(float(threshold)) for threshold in at]
+        lines = {}
+        for name, counts in zip(TT100K_BINS, zip(*rows, strict=True), strict=True):
+            rising = np.maximum.accumulate([0.0, *(point.accuracy for point in counts)])
+            lines[name] = Curve(
+                accuracy=[*rising.tolist(), 1.0],
+                recall=[1.0, *(point.recall for point in counts), 0.0],
+                threshold=[None, *at.tolist(), None],
+            )
+        return lines

@@ -8,6 +8,7 @@ pixels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -18,18 +19,14 @@ from efpn.given import is_id, is_number, look_like_corners, shown
 from efpn.metrics.bands import Boxes, Truth
 
 Missing = Literal["error", "empty"]
-Fault = tuple[str, str]  # what is wrong, and how to mend it
 CORNERS: Final = ("xmin", "ymin", "xmax", "ymax")
 
 
 def read_results(content: Any, ground_truth: Truth, source: str, missing: Missing = "error") -> list[dict[str, Any]]:
     """COCO detections from the content of a result file.
 
-    Args:
-        content: parsed JSON, in either layout.
-        ground_truth: of the split that they were made on; its widths and heights tell boxes given as corners.
-        source: the file, for messages.
-        missing: images that TT100K results lack are an ``error`` or count as ``empty``; COCO results name none.
+    ``content`` is parsed JSON in either layout, ``ground_truth`` that of the split that they were made on,
+    ``source`` the file, for messages. Images that TT100K results lack are an ``error`` or count as ``empty``.
 
     Raises:
         UserError: neither layout; images or categories that the ground truth does not know; scores or boxes that are
@@ -58,74 +55,59 @@ def _from_tt100k(images: Mapping[str, Any], ground_truth: Truth, source: str, mi
             "empty ones too, or say missing=empty (nothing was found there)"
         )
     numbers = {str(category["name"]): category["id"] for category in ground_truth["categories"]}
-    found = []
+    found: list[Any] = []  # what is missing, unknown or misshapen stays as it is, for the problems to name
     for key, image in images.items():
         things = image.get("objects", []) if isinstance(image, Mapping) else None
         if not isinstance(things, list):
             raise UserError(f"{source}: image {key!r} is {shown(image)}; give an object with a list 'objects'")
-        found += [_coco_result(thing, ids.get(key, key), numbers) for thing in things]
+        for thing in things:
+            if not isinstance(thing, Mapping):
+                found.append(thing)
+                continue
+            box: Any = thing.get("bbox")
+            if isinstance(box, Mapping) and all(is_number(box.get(corner)) for corner in CORNERS):
+                box = [box["xmin"], box["ymin"], box["xmax"] - box["xmin"], box["ymax"] - box["ymin"]]
+            name, where = thing.get("category"), {"image_id": ids.get(key, key)}
+            found.append(
+                {**where, "category_id": numbers.get(str(name), name), "bbox": box, "score": thing.get("score")}
+            )
     return found
-
-
-def _coco_result(thing: Any, image_id: Any, numbers: Mapping[str, int]) -> Any:
-    """One TT100K object; what is missing, unknown or misshapen stays as it is, for the faults to name."""
-    if not isinstance(thing, Mapping):
-        return thing
-    box: Any = thing.get("bbox")
-    if isinstance(box, Mapping) and all(is_number(box.get(corner)) for corner in CORNERS):
-        box = [box["xmin"], box["ymin"], box["xmax"] - box["xmin"], box["ymax"] - box["ymin"]]
-    name = thing.get("category")
-    return {"image_id": image_id, "category_id": numbers.get(str(name), name), "bbox": box, "score": thing.get("score")}
 
 
 def _problems(detections: Sequence[Any], ground_truth: Truth, source: Path) -> Iterator[Problem]:
     images = {image["id"] for image in ground_truth["images"]}
     categories = {category["id"] for category in ground_truth["categories"]}
+    refer = (
+        ("image_id", images, "image", "score it on the split it was made on"),
+        ("category_id", categories, "category", "use the ground truth's categories"),
+    )
     for number, found in enumerate(detections):
-        faults: list[Fault | None]
+        told = partial(Problem, source, f"detection {number}")
         if not isinstance(found, Mapping):
-            faults = [(f"is {shown(found)}, not an object", "give image_id, category_id, bbox and score")]
-        else:
-            faults = [
-                _unknown(found, "image_id", images, "image", "score it on the split it was made on"),
-                _unknown(found, "category_id", categories, "category", "use the ground truth's categories"),
-                _box_fault(found.get("bbox")),
-                _score_fault(found.get("score")),
-            ]
-        yield from (Problem(source, f"detection {number}", *fault) for fault in faults if fault)
-
-
-def _unknown(found: Mapping[str, Any], key: str, known: set[int], what: str, fix: str) -> Fault | None:
-    value = found.get(key)
-    if is_id(value) and value in known:
-        return None
-    if isinstance(value, str) and value.isdecimal() and len(value) < 16 and int(value) in known:
-        return f"{key} is text, {value!r}", f"write the number, as in {int(value)}"
-    return f"{key} {shown(value)} is no {what} of the ground truth", fix
-
-
-def _box_fault(box: Any) -> Fault | None:
-    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
-        return f"bbox is {shown(box)}", "give four finite numbers: x, y, width, height"
-    if box[2] < 0 or box[3] < 0:
-        return f"bbox is {shown(box)}, of negative width or height", "give x, y, width, height"
-    return None
-
-
-def _score_fault(score: Any) -> Fault | None:
-    if not is_number(score):
-        return f"score is {shown(score)}", "give a finite number"
-    fix = "give it from 0 to 1 (divide the TT100K toolkit's by 1000)"
-    return None if 0 <= score <= 1 else (f"score is {shown(score)}", fix)
+            yield told(f"is {shown(found)}, not an object", "give image_id, category_id, bbox and score")
+            continue
+        for key, known, what, fix in refer:
+            value = found.get(key)
+            if isinstance(value, str) and value.isdecimal() and len(value) < 16 and int(value) in known:
+                yield told(f"{key} is text, {value!r}", f"write the number, as in {int(value)}")
+            elif not is_id(value) or value not in known:
+                yield told(f"{key} {shown(value)} is no {what} of the ground truth", fix)
+        box, score = found.get("bbox"), found.get("score")
+        if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
+            yield told(f"bbox is {shown(box)}", "give four finite numbers: x, y, width, height")
+        elif box[2] < 0 or box[3] < 0:
+            yield told(f"bbox is {shown(box)}, of negative width or height", "give x, y, width, height")
+        if not is_number(score):
+            yield told(f"score is {shown(score)}", "give a finite number")
+        elif not 0 <= score <= 1:
+            yield told(f"score is {shown(score)}", "give it from 0 to 1 (divide the TT100K toolkit's by 1000)")
 
 
 def _require_width_and_height(detections: Boxes, truth: Truth, source: str) -> None:
     """Refuse boxes that fit their images as corners (x1, y1, x2, y2) and mostly not as x, y, width, height."""
     sizes = {i["id"]: (i["width"], i["height"]) for i in truth["images"] if i.get("width") and i.get("height")}
     rows = [(*found["bbox"], *sizes[found["image_id"]]) for found in detections if found["image_id"] in sizes]
-    if not rows:
-        return
-    boxes, images = np.split(np.array(rows, dtype=np.float64), [4], axis=1)
+    boxes, images = np.split(np.array(rows, dtype=np.float64).reshape(-1, 6), [4], axis=1)
     over = look_like_corners(boxes, images)
     if over is not None:
         first = int(np.flatnonzero(over)[0])

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from efpn.errors import UserError
-from efpn.prediction.images import DRAWN, ImageFile
-from efpn.prediction.journal import Journal
-from efpn.prediction.slices import slices_of
+from efpn.prediction.images import DRAWN, ImageFile, slices_of
 from efpn.prediction.task import PredictionTask, image_loader
-from efpn.prediction.writing import ImageWriter, write_results
+from efpn.prediction.writing import ImageWriter, Journal, write_results
 from efpn.runs.checkpoints import read_checkpoint
 from efpn.runs.rebuild import quiet_trainer, rebuild_detector, resize_to
 from efpn.runs.saved import SavedRun
@@ -29,21 +25,34 @@ def predict(cfg: DictConfig, run: SavedRun, images: list[ImageFile]) -> list[tup
     Raises:
         UserError: the run cannot be rebuilt, or not one image can be read.
     """
-    names = read_checkpoint(run.checkpoint).classes
+    names, weights = read_checkpoint(run.checkpoint).classes, run.checkpoint.stat()
     out = run.out_folder(cfg.out, "predictions")
-    journal = Journal(out, terms(cfg, run, names), images)
+    # what two calls have to share for the images of one to be left out in the other: weights and settings
+    config = OmegaConf.to_container(
+        OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("images", "out")])
+    )
+    terms = {"weights": [str(run.checkpoint), weights.st_size, weights.st_mtime_ns], "classes": names, "config": config}
+    journal = Journal(out, terms, images)
     left = [image for image in images if image.path not in journal.entries]
     writer = ImageWriter(journal, len(left), out / DRAWN if cfg.draw else None, names, cfg.score_threshold)
     if left:
         task = build_task(cfg, run)
         trainer = quiet_trainer(cfg.trainer, run, callbacks=[writer], enable_progress_bar=False)
         loader = image_loader(left, run.config.data.num_workers)
-        trainer.predict(task, dataloaders=loader, return_predictions=False)
+        with writer.bar:
+            trainer.predict(task, dataloaders=loader, return_predictions=False)
         warn_of_cap(task.detector, task.capped, "images or slices")
     seen = [(image, journal.entries[image.path]) for image in images if image.path in journal.entries]
     if not seen:
         raise UserError(f"not one of {len(images)} images can be read\n{listed(writer.broken)}")
-    detections = write_results(out, seen, writer.broken, names, facts(cfg, run, images))
+    facts = {
+        "run": run.name,
+        "folder": str(images[0].path)[: -len(images[0].name)],
+        "min_score": cfg.min_score,
+        "short_side": cfg.short_side or run.config.data.eval_transform.short_side,
+        "slices": OmegaConf.to_container(cfg.slices) if slices_of(cfg) else None,
+    }
+    detections = write_results(out, seen, writer.broken, names, facts)
     journal.path.unlink(missing_ok=True)  # the results are written
     log.info("%d images, %d detections: %s", len(seen), detections, out)
     if cfg.draw and detections:  # a run trained for minutes is sure of few
@@ -51,14 +60,6 @@ def predict(cfg: DictConfig, run: SavedRun, images: list[ImageFile]) -> list[tup
         message = "%d of them are drawn in %s, from score_threshold=%g on; the highest score is %.2f"
         log.info(message, sum(score >= least for score in scores), out / DRAWN, least, max(scores))
     return writer.broken
-
-
-def terms(cfg: DictConfig, run: SavedRun, names: Sequence[str]) -> dict[str, Any]:
-    """What two calls have to share for the images of one to be left out in the other: weights and settings."""
-    weights = run.checkpoint.stat()
-    kept = [str(key) for key in cfg if key not in ("images", "out")]
-    config = OmegaConf.to_container(OmegaConf.masked_copy(cfg, kept))
-    return {"weights": [str(run.checkpoint), weights.st_size, weights.st_mtime_ns], "classes": names, "config": config}
 
 
 def build_task(cfg: DictConfig, run: SavedRun) -> PredictionTask:
@@ -72,18 +73,6 @@ def build_task(cfg: DictConfig, run: SavedRun) -> PredictionTask:
     node = run.config.data.eval_transform.copy()
     resize_to(node, cfg.short_side)
     return PredictionTask(detector, instantiate(node, _convert_="all"), slices_of(cfg), cfg.batch_size)
-
-
-def facts(cfg: DictConfig, run: SavedRun, images: list[ImageFile]) -> dict[str, Any]:
-    """What a reader of the results wants to know."""
-    first = images[0]
-    return {
-        "run": run.name,
-        "folder": str(first.path)[: -len(first.name)],
-        "min_score": cfg.min_score,
-        "short_side": cfg.short_side or run.config.data.eval_transform.short_side,
-        "slices": OmegaConf.to_container(cfg.slices) if slices_of(cfg) else None,
-    }
 
 
 def listed(broken: list[tuple[ImageFile, str]]) -> str:

@@ -9,15 +9,14 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from efpn.data.dataset import image_pair
 from efpn.data.images import ImageError, read_image
 from efpn.data.transforms import NO_BOXES, Transform
 from efpn.models import EFPNDetector
-from efpn.prediction.images import ImageFile
+from efpn.prediction.images import ImageFile, Slices, Window
 from efpn.prediction.merging import merge_windows
-from efpn.prediction.slices import Slices, Window
 from efpn.signals import leave_to_main
 from efpn.tasks.base import count_capped, native_detections
 
@@ -30,28 +29,18 @@ class Shot(NamedTuple):
     error: str = ""
 
 
-class ImageFiles(Dataset[Shot]):
-    """Images, read one by one; a broken one is an item too."""
-
-    def __init__(self, files: list[ImageFile]) -> None:
-        self.files = files
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, row: int) -> Shot:
-        file = self.files[row]
-        try:
-            return Shot(file, read_image(file.path))
-        except ImageError as error:
-            return Shot(file, None, error.what)
-
-
 def image_loader(files: list[ImageFile], num_workers: int) -> DataLoader[Any]:
     """One `Shot` at a time; they are resized later, window by window, so that a large one needs little memory."""
-    return DataLoader(
-        ImageFiles(files), None, collate_fn=_as_it_is, num_workers=num_workers, worker_init_fn=leave_to_main
-    )
+    dataset: Any = files  # a list does what is asked of a data set
+    return DataLoader(dataset, None, collate_fn=_read, num_workers=num_workers, worker_init_fn=leave_to_main)
+
+
+def _read(file: Any) -> Shot:
+    """A broken image is an item too."""
+    try:
+        return Shot(file, read_image(file.path))
+    except ImageError as error:
+        return Shot(file, None, error.what)
 
 
 class PredictionTask(pl.LightningModule):
@@ -96,7 +85,3 @@ class PredictionTask(pl.LightningModule):
         self.capped += count_capped(self.detector, found)
         places = [{"image_id": torch.tensor(n), "scale": torch.tensor(v.scale)} for n, (_, _, v) in enumerate(views)]
         return native_detections(found, places)[1]
-
-
-def _as_it_is(shot: Any) -> Any:
-    return shot
