@@ -194,11 +194,14 @@ def gain_shares(cfg: DictConfig, entry: Entry, values: Table, drawn: Table) -> d
         seeds = sorted(values[entry].keys() & values[floor].keys() & values[bound].keys())
         if bound is entry or not seeds:
             continue
-        gains = [
-            [{seed: table[one][seed] - table[floor][seed] for seed in seeds} for table in (values, drawn)]
+        (own, own_drawn), (whole, whole_drawn) = (
+            resampled_means(
+                {seed: values[one][seed] - values[floor][seed] for seed in seeds},
+                {seed: drawn[one][seed] - drawn[floor][seed] for seed in seeds},
+                cfg.seed,
+            )
             for one in (entry, bound)
-        ]
-        (own, own_drawn), (whole, whole_drawn) = (resampled_means(*gain, cfg.seed) for gain in gains)
+        )
         shares = {}
         for place, column in enumerate(cfg.columns):
             if np.nanpercentile(whole_drawn[:, place], LEVELS[0]) > 0:
