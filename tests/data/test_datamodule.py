@@ -108,7 +108,7 @@ def test_balance_repeats_rare_classes(module):
     data = module(balance=9)
     plan = data.plan()
     assert plan is not None
-    counts = dict(zip(plan.names, plan.after.tolist(), strict=True))
+    counts = dict(zip(data.categories.names, plan.after.tolist(), strict=True))
     assert plan.before[1] < 9 <= counts["pl50"]
     order, labels = data.train_order()
     assert len(order) == len(labels) == plan.repeats.sum() > 20

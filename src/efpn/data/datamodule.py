@@ -130,8 +130,7 @@ class DetectionDataModule(pl.LightningDataModule):
         """The balance plan, or None without `balance`."""
         if self.balance is None:
             return None
-        window = self.train_transform.repeat_window
-        return make_plan(self.index("train"), self.balance, window=lambda record: window(record.size))
+        return make_plan(self.index("train"), self.balance, window=self.train_transform.repeat_window)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The stream's current epoch in full batches."""
