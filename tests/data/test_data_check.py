@@ -6,7 +6,7 @@ import pytest
 
 from efpn.data.check import check_index, log_report
 from efpn.data.coco import CocoJson
-from efpn.data.reading import make_record
+from efpn.data.records import make_record
 from efpn.data.tt100k import TT100K
 from efpn.errors import UserError
 
