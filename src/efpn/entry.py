@@ -31,8 +31,7 @@ from omegaconf.errors import InterpolationResolutionError
 from efpn.configs import leaves, one_device, walk
 from efpn.errors import Interrupted, UserError
 from efpn.ranges import check_target
-from efpn.runs.files import FULL
-from efpn.runs.names import RESUME_FILE, ROW_FILE, finished_in
+from efpn.runs.files import FULL, RESUME_FILE, ROW_FILE, finished_in
 from efpn.runs.sweeps import ALIKE, SweptKeys, in_sweep, sweep_folder, swept_words
 from efpn.signals import end_workers, stop_at_sigterm
 

@@ -1,6 +1,6 @@
 import pytest
 
-from efpn.data.sampler import EvalSampler, StreamSampler
+from efpn.data.dataset import StreamSampler
 
 
 def epoch(sampler: StreamSampler, number: int) -> list[tuple[int, int, int]]:
@@ -58,11 +58,3 @@ def test_a_plan_with_repeats_is_followed():
 def test_nothing_to_sample():
     with pytest.raises(ValueError, match="nothing to sample from"):
         StreamSampler(0, seed=0)
-
-
-@pytest.mark.parametrize(("length", "world_size"), [(10, 1), (10, 2), (7, 2), (7, 3), (2, 5)])
-def test_evaluation_covers_every_image_in_equal_shares(length, world_size):
-    shares = [list(EvalSampler(length, rank, world_size)) for rank in range(world_size)]
-    assert {number for share in shares for number in share} == set(range(length))
-    assert len({len(share) for share in shares}) == 1
-    assert len(shares[0]) == len(EvalSampler(length, 0, world_size)) == -(-length // world_size)

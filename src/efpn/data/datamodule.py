@@ -14,16 +14,15 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler, Sampler
 
 from efpn.data.balance import BalancePlan, make_plan
 from efpn.data.check import CheckReport, OnError, OpenImages, check_index, log_report
-from efpn.data.dataset import DetectionDataset, PairSample, Sample
+from efpn.data.dataset import DetectionDataset, PairSample, Sample, StreamSampler
 from efpn.data.records import Categories, Index
-from efpn.data.sampler import EvalSampler, StreamSampler
 from efpn.data.splits import Source, SplitRule, load_role
 from efpn.data.transforms import Transform
-from efpn.errors import UserError, require_count
+from efpn.errors import UserError
 from efpn.signals import leave_to_main
 
 log = logging.getLogger(__name__)
@@ -57,12 +56,6 @@ class DetectionDataModule(pl.LightningDataModule):
 
     def __post_init__(self) -> None:
         super().__init__()
-        require_count("data.batch_size", self.batch_size, least=1)
-        require_count("data.eval_batch_size", self.eval_batch_size, least=1)
-        require_count("data.num_workers", self.num_workers, least=0)
-        for option, choices in (("on_unreadable", ("error", "skip")), ("check_images", ("all", "header", "none"))):
-            if (value := getattr(self, option)) not in choices:
-                raise UserError(f"data.{option}={value}: unknown; use one of {', '.join(choices)}")
         # what an interrupted run has already had of the epoch that the next training loader begins with
         self.batches_done = 0
         self.reports: dict[str, CheckReport] = {}  # what the check found, by role, as each is loaded
@@ -146,7 +139,11 @@ class DetectionDataModule(pl.LightningDataModule):
         return self._loader(dataset, sampler, self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Each validation image once (over all processes, see `EvalSampler`)."""
+        """Each validation image once, in order, shared out over processes in turn.
+
+        All have equally many, so that none waits for another: the first images are repeated at the end where their
+        number does not divide. Score each image id once.
+        """
         return self._eval_loader("val")
 
     def test_dataloader(self) -> DataLoader[Any]:
@@ -155,11 +152,11 @@ class DetectionDataModule(pl.LightningDataModule):
 
     def _eval_loader(self, role: Role) -> DataLoader[Any]:
         dataset = DetectionDataset(self.index(role), self.eval_transform, self.eval_pairs, self.on_unreadable)
-        return self._loader(dataset, EvalSampler(len(dataset), *self._rank_and_world_size()), self.eval_batch_size)
+        rank, world_size = self._rank_and_world_size()
+        shared: Sampler[Any] = DistributedSampler(dataset, world_size, rank, shuffle=False)
+        return self._loader(dataset, shared, self.eval_batch_size)
 
-    def _loader(
-        self, dataset: DetectionDataset, sampler: StreamSampler | EvalSampler, batch_size: int
-    ) -> DataLoader[Any]:
+    def _loader(self, dataset: DetectionDataset, sampler: Sampler[Any], batch_size: int) -> DataLoader[Any]:
         return DataLoader(
             dataset,
             batch_size=batch_size,

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from efpn import __version__
 from efpn.errors import Interrupted, UserError
 from efpn.models import EFPNDetector
-from efpn.runs.files import naming, write_bytes
-from efpn.runs.names import CHECKPOINT_FILE, RESUME_FILE
+from efpn.runs.files import CHECKPOINT_FILE, RESUME_FILE, naming, write_bytes
 from efpn.signals import TIME_UP, SignalWatch, requeue
 
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from efpn.errors import UserError
-from efpn.runs.files import make_folder
-from efpn.runs.names import LOCK_FILE
+from efpn.runs.files import LOCK_FILE, make_folder
 from efpn.signals import requeued, slurm_job
 
 log = logging.getLogger(__name__)

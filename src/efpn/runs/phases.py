@@ -16,8 +16,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from efpn.configs import leaves
 from efpn.errors import UserError
-from efpn.runs.files import read_config
-from efpn.runs.names import CHECKPOINT_FILE, CONFIG_FILE, FORMER_FILE, METRICS_FILE, RESUME_FILE, checkpoint_in
+from efpn.runs.files import (
+    CHECKPOINT_FILE,
+    CONFIG_FILE,
+    FORMER_FILE,
+    METRICS_FILE,
+    RESUME_FILE,
+    checkpoint_in,
+    read_config,
+)
 from efpn.runs.sweeps import composed, own_words
 
 # What is part of a phase's own node where the phase uses it, or says nothing of a phase.

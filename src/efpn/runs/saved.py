@@ -11,8 +11,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from efpn.errors import UserError
-from efpn.runs.files import read_config, read_record
-from efpn.runs.names import CHECKPOINT_FILE, CONFIG_FILE, ROW_FILE, checkpoint_in, finished_in
+from efpn.runs.files import CHECKPOINT_FILE, CONFIG_FILE, ROW_FILE, checkpoint_in, finished_in, read_config, read_record
 from efpn.runs.sweeps import read_row
 
 log = logging.getLogger(__name__)

@@ -15,8 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from efpn.errors import UserError
-from efpn.runs.files import read_json, write_json
-from efpn.runs.names import ROW_FILE
+from efpn.runs.files import ROW_FILE, read_json, write_json
 
 ALIKE = ("phase", "seed", "experiment")  # swept or not, they have a place of their own in a run's path
 

@@ -29,9 +29,19 @@ from efpn.runs.checkpoints import (
     require_same_shapes,
     state_bytes,
 )
-from efpn.runs.files import naming, read_record, require_space, write_json, write_text
+from efpn.runs.files import (
+    CHECKPOINT_FILE,
+    CONFIG_FILE,
+    LOCK_FILE,
+    METRICS_FILE,
+    RESUME_FILE,
+    naming,
+    read_record,
+    require_space,
+    write_json,
+    write_text,
+)
 from efpn.runs.lock import lock, refuse_or_clear
-from efpn.runs.names import CHECKPOINT_FILE, CONFIG_FILE, LOCK_FILE, METRICS_FILE, RESUME_FILE
 from efpn.runs.phases import (
     PhaseRun,
     find_init,
