@@ -58,7 +58,7 @@ from efpn.runs.trainer import first_process, make_trainer, settled_precision
 from efpn.signals import SignalWatch, requeued
 from efpn.tasks.base import DetectorTask
 from efpn.training.finite import StopNonFinite
-from efpn.training.summary import print_summary
+from efpn.training.progress import print_summary
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +73,15 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     """
     check_values(cfg, TRAIN)
     check_targets(cfg)
-    names = phase_names(cfg)
-    check_options(settled(cfg), len(names))
+    names, asked = phase_names(cfg), settled(cfg)
+    if cfg.objective not in metric_names():
+        raise UserError(f"objective={cfg.objective}: no metric; choose from {', '.join(metric_names())}")
+    if asked.resume and asked.overwrite:
+        raise UserError("resume=true and overwrite=true: give one of them")
+    if asked.ckpt_path and asked.init_ckpt:
+        raise UserError("ckpt_path and init_ckpt: the first continues this phase, the second gives weights; drop one")
+    if (asked.ckpt_path or asked.init_ckpt) and len(names) > 1:
+        raise UserError("ckpt_path and init_ckpt belong to one phase: say which with phase=NAME")
     runs = []
     for name in names:
         run = phase_run(own_config(cfg, name), name)
@@ -90,14 +97,24 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
 
 
 def run_or_keep(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[str, Any]]:
-    """Run a phase, unless it is finished: already, or by another job of the sweep that this one waits for."""
+    """Run a phase, unless it is finished: already, or by another job of the sweep that this one waits for.
+
+    Raises:
+        UserError: the weights that a finished phase started from were trained anew since, with another config.
+    """
     if not run.finished or cfg.overwrite:
         with lock(run.folder, wait=run.shared) if first_process() else nullcontext():
             if run.shared and (run.finished or run.interrupted):  # what another job has made while this one waited
                 run.require_same_config()
             if not run.finished or cfg.overwrite:
                 return run_phase(cfg, run)
-    check_lineage(cfg, run)
+    if init := None if cfg.init_ckpt else find_init(cfg, run):
+        started_from, now = read_record(run.folder).get("started_from"), read_checkpoint(init).config_hash
+        if started_from not in (None, now):
+            raise UserError(
+                f"phase={run.name} in {run.folder} started from another {run.config.init_from} (config {started_from}, "
+                f"now {now}); phase={run.name} overwrite=true trains it again"
+            )
     log.info("phase %s is finished (%s): kept", run.name, run.checkpoint)
     return read_checkpoint(run.checkpoint).metrics, {}
 
@@ -118,18 +135,6 @@ def settled(cfg: DictConfig, shared: bool = False) -> DictConfig:
         own = Path(cfg.paths.run, cfg.phase, RESUME_FILE)
         cfg.ckpt_path = None if own.is_file() else cfg.ckpt_path
     return cfg
-
-
-def check_options(cfg: DictConfig, phases: int) -> None:
-    """Refuse options that contradict each other or belong to one of several phases (raises `UserError`: which)."""
-    if cfg.objective not in metric_names():
-        raise UserError(f"objective={cfg.objective}: no metric; choose from {', '.join(metric_names())}")
-    if cfg.resume and cfg.overwrite:
-        raise UserError("resume=true and overwrite=true: give one of them")
-    if cfg.ckpt_path and cfg.init_ckpt:
-        raise UserError("ckpt_path and init_ckpt: the first continues this phase, the second gives weights; drop one")
-    if (cfg.ckpt_path or cfg.init_ckpt) and phases > 1:
-        raise UserError("ckpt_path and init_ckpt belong to one phase: say which with phase=NAME")
 
 
 def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
@@ -165,23 +170,6 @@ def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
     run.require_same_config()
 
 
-def check_lineage(cfg: DictConfig, run: PhaseRun) -> None:
-    """Refuse to keep a phase whose starting weights have been trained anew with another config since.
-
-    Raises:
-        UserError: with the command that trains it again.
-    """
-    init = None if cfg.init_ckpt else find_init(cfg, run)
-    if init is None:
-        return
-    started_from, now = read_record(run.folder).get("started_from"), read_checkpoint(init).config_hash
-    if started_from not in (None, now):
-        raise UserError(
-            f"phase={run.name} in {run.folder} started from another {run.config.init_from} (config {started_from}, now "
-            f"{now}); phase={run.name} overwrite=true trains it again"
-        )
-
-
 def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[str, Any]]:
     """Train one phase to its end and write its checkpoint and metrics."""
     resume = None
@@ -214,7 +202,12 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
             print_summary(run, data, detector, resume or init)
         start = time.perf_counter()
         with watch, naming(run.folder):  # what a logger cannot write has no name
-            metrics = fit(trainer, task, data, resume)
+            trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+            found = dict(trainer.callback_metrics)
+            if task.validated_at != trainer.global_step:  # the last weights' step was not one to validate at
+                trainer.validate(task, datamodule=data, verbose=False)
+                found |= trainer.callback_metrics
+        metrics = {name: float(value) for name, value in found.items()}
         if trainer.is_global_zero:
             record |= {"steps": trainer.global_step, "seconds": round(time.perf_counter() - start, 1), "seed": cfg.seed}
             write_results(run, detector, data, record | {"metrics": metrics})
@@ -231,16 +224,6 @@ def open_folder(cfg: DictConfig, run: PhaseRun, record: dict[str, Any], detector
         run.clear()
     write_json(run.folder / METRICS_FILE, record, indent=2)
     write_text(run.folder / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True))
-
-
-def fit(trainer: pl.Trainer, task: DetectorTask, data: DetectionDataModule, resume: Path | None) -> dict[str, float]:
-    """Train, and validate the last weights if their step was not one to validate at; returns all metrics."""
-    trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
-    metrics = dict(trainer.callback_metrics)
-    if task.validated_at != trainer.global_step:
-        trainer.validate(task, datamodule=data, verbose=False)
-        metrics |= trainer.callback_metrics
-    return {name: float(value) for name, value in metrics.items()}
 
 
 def build_trainer(cfg: DictConfig, run: PhaseRun, watch: SignalWatch) -> pl.Trainer:
@@ -296,10 +279,18 @@ def new_parts(cfg: DictConfig, run: PhaseRun, detector: EFPNDetector) -> list[st
 def build_task(
     cfg: DictConfig, run: PhaseRun, detector: EFPNDetector, data: DetectionDataModule, world_size: int
 ) -> DetectorTask:
-    """The LightningModule of a phase; its learning rate scaled to the batch where the phase names a reference.
+    """The LightningModule of a phase.
 
-    What the phase before has not is trained whether ``trainable`` names it or not.
+    Its learning rate is meant for ``reference_batch`` images a step over all processes and taken in proportion to what
+    a step has (Goyal et al., 2017); null: for any number. What the phase before has not is trained whether
+    ``trainable`` names it or not.
     """
+    rate, reference = run.config.task.optimizer.lr, run.config.reference_batch
+    step = data.batch_size * world_size * cfg.trainer.get("accumulate_grad_batches", 1)
+    if reference not in (None, step):
+        scaled = rate * step / reference
+        log.info("learning rate %g instead of %g: a step is %d images, not %d", scaled, rate, step, reference)
+        rate = scaled
     trainable = [*run.config.task.trainable, *(f"{part}*" for part in new_parts(cfg, run, detector))]
     scorer = SplitScorer(data.index("val").to_coco(), data.categories.evaluated_ids, cfg.score_threshold)
     return instantiate(
@@ -309,23 +300,9 @@ def build_task(
         category_ids=list(data.categories.ids),
         scorer=scorer,
         seed=cfg.seed,
-        optimizer={"lr": learning_rate(cfg, run, data.batch_size * world_size)},
+        optimizer={"lr": rate},
         _convert_="all",
     )
-
-
-def learning_rate(cfg: DictConfig, run: PhaseRun, images: int) -> float:
-    """The phase's rate, in proportion to the images of a step over all processes (Goyal et al., 2017).
-
-    It is meant for ``reference_batch`` images a step; null: for any number, and stays as it is.
-    """
-    rate, reference = run.config.task.optimizer.lr, run.config.reference_batch
-    step = images * cfg.trainer.get("accumulate_grad_batches", 1)
-    if reference is None or step == reference:
-        return rate
-    scaled = rate * step / reference
-    log.info("learning rate %g instead of %g: a step is %d images, not %d", scaled, rate, step, reference)
-    return scaled
 
 
 def write_results(run: PhaseRun, detector: EFPNDetector, data: DetectionDataModule, record: dict[str, Any]) -> None:

@@ -108,7 +108,9 @@ class Synthetic:
                 image, placed = draw_scene(self.options, random)
                 path = f"{split}/{image_id}.jpg"
                 Image.fromarray(image).save(folder / path, quality=JPEG_QUALITY)
-                objects = [{"category": s.name, "bbox": dict(zip(CORNERS, s.box, strict=True))} for s in placed]
+                objects = [
+                    {"category": s.name, "bbox": dict(zip(CORNERS, s.box.tolist(), strict=True))} for s in placed
+                ]
                 images[str(image_id)] = {"id": image_id, "path": path, "objects": objects}
         content = {"types": list(sign_kinds()), "imgs": images}
         (folder / "annotations.json").write_text(json.dumps(content))
