@@ -92,9 +92,6 @@ def check_read(cfg: DictConfig, words: Sequence[str]) -> None:
 
     A copy of the config has a mark in the place of each value that an override, as it was typed, gives; where the marks
     come out says what reads them. What an experiment says for all detectors stays as it is.
-
-    Raises:
-        UserError: with what it says.
     """
     left_out = tuple(cfg.model.leaves_out)
     if not left_out:

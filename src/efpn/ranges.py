@@ -233,12 +233,9 @@ def check_values(cfg: DictConfig, rules: Mapping[str, Rule]) -> None:
 
 
 def check_targets(cfg: DictConfig, place: str = "") -> None:
-    """Find every ``_target_`` that is not there, and every option that the one there does not take; imports them all.
+    """Find a ``_target_`` that is not there, or an option that the one there does not take; imports them all.
 
     The config may be the node of one at ``place``, a dotted key.
-
-    Raises:
-        UserError: with the key.
     """
     for key, value in [(place, cfg), *walk(cfg, own=True, prefix=f"{place}." if place else "")]:
         nodes = {key: value}

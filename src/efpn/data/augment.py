@@ -117,12 +117,9 @@ def ColorJitter(
 
 
 def augmentations(entries: Mapping[str, Any] | Iterable[Any] | None) -> list[Augmentation]:
-    """The entries of a config, in order, each tried out on a small image.
+    """The entries of a config, in order, each tried out on a small image (raises `UserError`: it cannot be used here).
 
     They come as a list, or by names of one's own, which one can override one by one; what is None is left out.
-
-    Raises:
-        UserError: something that is no augmentation, or that changes the image's size, its type or the number of boxes.
     """
     named = entries if isinstance(entries, Mapping) else {str(n): entry for n, entry in enumerate(entries or ())}
     image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)

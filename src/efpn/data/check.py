@@ -57,11 +57,8 @@ def check_index(
 
     `open_images` reads each image's ``header`` (and decodes those whose file ends too early), decodes ``all``, or opens
     ``none`` (then whether boxes lie inside is known only where the annotations give sizes). `on_error` raises all
-    problems at once, or leaves the images and boxes concerned out. Returns the mended index, free of problems, with the
-    sizes of all opened images; and the report.
-
-    Raises:
-        UserError: all problems, or the split is empty.
+    problems at once in a `UserError`, or leaves the images and boxes concerned out. Returns the mended index, free of
+    problems, with the sizes of all opened images; and the report.
     """
     with ThreadPoolExecutor(THREADS) as pool:
         check = partial(_opened, index=index, open_images=open_images)

@@ -143,10 +143,7 @@ class TrainTransform(Transform):
 
     A JPEG that ends up at half of its size or less (files from four times the 1x size on, since 1x is made of the 2x
     image) may be read at that size, see `shrink`; its pixels are then libjpeg's means in place of OpenCV's. Sides are
-    those before jitter.
-
-    Raises:
-        UserError: `scale_jitter`, `crop`, `repeat_crop` or what is in `augment` make no sense.
+    those before jitter. What makes no sense is a `UserError`.
     """
 
     scale_jitter: Sequence[float] | None = None  # (low, high) factor on that size, drawn log-uniformly; None for none

@@ -35,11 +35,7 @@ Evaluated = Mapping[str, Any] | Sequence[str] | str | None
 
 
 class TT100K:
-    """Reader of a data set in the TT100K layout.
-
-    Raises:
-        UserError: no such folder, no annotation file (or both releases'), or a class that the file does not know.
-    """
+    """Reader of a data set in the TT100K layout (raises `UserError`: no folder, no annotation file, or two)."""
 
     def __init__(
         self,

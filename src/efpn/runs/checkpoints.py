@@ -122,10 +122,9 @@ def require_same_shapes(
 
 
 def load_checkpoint(detector: EFPNDetector, checkpoint: Checkpoint, fresh: Sequence[str], source: Path) -> None:
-    """Load strictly; only parts of ``fresh``, prefixes of `EFPNDetector.starters`, may be lacking: these are started.
+    """Load strictly (raises `UserError`: any difference, and ``source``, the file).
 
-    Raises:
-        UserError: any other key is missing, unexpected or of another shape; it names ``source``, the file.
+    Only parts of ``fresh``, prefixes of `EFPNDetector.starters`, may be lacking: these are started.
     """
     state, own = checkpoint.state_dict, detector.state_dict()
     require_same_shapes(state, own, f"checkpoint {source} (phase {checkpoint.phase})", fresh)

@@ -69,24 +69,20 @@ def birth(pid: int) -> str:
         os.kill(pid, 0)
     except ProcessLookupError:
         return ""
-    except PermissionError:  # of another user
-        return "unknown"
+    except PermissionError:
+        pass  # it is of another user
     return "unknown"
 
 
 @contextmanager
 def lock(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Hold a phase's folder, which is made; ``wait`` for a process that holds it, as long as that lives.
+    """Hold a phase's folder, which is made (raises `UserError`: another process holds it).
 
-    Raises:
-        UserError: another process holds it and is not waited for.
-        OSError: nothing can be written.
+    With ``wait`` that is waited for, as long as it lives.
     """
     make_folder(folder)
-    path = folder / LOCK_FILE
-    mine = json.dumps(asdict(Owner.me()))
-    told = False
-    while not created(path, mine):
+    path, told = folder / LOCK_FILE, False
+    while not created(path, json.dumps(asdict(Owner.me()))):
         try:
             refuse_or_clear(path)
         except UserError as held:

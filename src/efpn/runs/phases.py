@@ -157,8 +157,7 @@ def reads_2x(model: DictConfig) -> bool:
 def find_init(cfg: DictConfig, run: PhaseRun) -> Path | None:
     """The weights that a phase starts from: ``init_ckpt``, or those of the phase before (`own_config`).
 
-    Raises:
-        UserError: there are none; the message gives the command that makes them.
+    Where there are none, a `UserError` gives the command that makes them.
     """
     if cfg.init_ckpt:
         return Path(cfg.init_ckpt)

@@ -28,11 +28,7 @@ def rebuild_detector(
     detail: DictConfig | None = None,  # where C2' comes from, if otherwise than trained; not read without an extension
     changes: DictConfig | None = None,  # what else differs from the run's own ``model`` node
 ) -> EFPNDetector:
-    """The detector of the run's own config, with its weights.
-
-    Raises:
-        UserError: weights and config do not fit together, or there is nothing of that name to change.
-    """
+    """The detector of the run's own config, with its weights (raises `UserError`: what does not fit together)."""
     config = run.config.copy()
     if small_roi_below:
         config.small_roi_below = small_roi_below

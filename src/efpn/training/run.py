@@ -66,10 +66,7 @@ log = logging.getLogger(__name__)
 def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     """Run the phases that the config asks for; returns the last one's validation metrics and its objects.
 
-    These are ``detector``, ``task``, ``data`` and ``trainer``.
-
-    Raises:
-        UserError: anything in the config, the data or the checkpoints that cannot work, before training starts.
+    These are ``detector``, ``task``, ``data`` and ``trainer``. What cannot work is a `UserError`, before training.
     """
     check_values(cfg, TRAIN)
     check_targets(cfg)
@@ -99,8 +96,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
 def run_or_keep(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[str, Any]]:
     """Run a phase, unless it is finished: already, or by another job of the sweep that this one waits for.
 
-    Raises:
-        UserError: the weights that a finished phase started from were trained anew since, with another config.
+    One whose starting weights were trained anew since, with another config, is not kept but refused.
     """
     if not run.finished or cfg.overwrite:
         with lock(run.folder, wait=run.shared) if first_process() else nullcontext():
@@ -138,12 +134,7 @@ def settled(cfg: DictConfig, shared: bool = False) -> DictConfig:
 
 
 def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
-    """Find what would end a phase before the phases ahead of it train, and never write over one unasked.
-
-    Raises:
-        UserError: numbers that cannot work; the phase is finished or under way and neither ``resume`` nor ``overwrite``
-            says what to do with it; or it is of another config.
-    """
+    """Find what would end a phase before the phases ahead of it train, and never write over one unasked."""
     if first_process() and not run.shared:
         refuse_or_clear(run.folder / LOCK_FILE)
     blank_detector(cfg, run.name)
