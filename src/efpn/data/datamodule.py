@@ -135,8 +135,7 @@ class DetectionDataModule(pl.LightningDataModule):
         if self.trainer is not None:  # a resumed Trainer starts iterating before it sets the epoch
             sampler.resume(self.trainer.current_epoch, self.batches_done * self.batch_size)
             self.batches_done = 0
-        dataset = DetectionDataset(self.index("train"), self.train_transform, self.pairs, self.on_unreadable)
-        return self._loader(dataset, sampler, self.batch_size)
+        return self._loader("train", sampler)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Each validation image once, in order, shared out over processes in turn.
@@ -144,23 +143,22 @@ class DetectionDataModule(pl.LightningDataModule):
         All have equally many, so that none waits for another: the first images are repeated at the end where their
         number does not divide. Score each image id once.
         """
-        return self._eval_loader("val")
+        return self._loader("val")
 
     def test_dataloader(self) -> DataLoader[Any]:
         """The same of the test images."""
-        return self._eval_loader("test")
+        return self._loader("test")
 
-    def _eval_loader(self, role: Role) -> DataLoader[Any]:
-        dataset = DetectionDataset(self.index(role), self.eval_transform, self.eval_pairs, self.on_unreadable)
+    def _loader(self, role: Role, sampler: Sampler[Any] | None = None) -> DataLoader[Any]:
+        transform, pairs, batch_size = self.eval_transform, self.eval_pairs, self.eval_batch_size
+        if role == "train":
+            transform, pairs, batch_size = self.train_transform, self.pairs, self.batch_size
+        dataset = DetectionDataset(self.index(role), transform, pairs, self.on_unreadable)
         rank, world_size = self._rank_and_world_size()
-        shared: Sampler[Any] = DistributedSampler(dataset, world_size, rank, shuffle=False)
-        return self._loader(dataset, shared, self.eval_batch_size)
-
-    def _loader(self, dataset: DetectionDataset, sampler: Sampler[Any], batch_size: int) -> DataLoader[Any]:
         return DataLoader(
             dataset,
             batch_size=batch_size,
-            sampler=sampler,
+            sampler=DistributedSampler(dataset, world_size, rank, shuffle=False) if sampler is None else sampler,
             num_workers=self.num_workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),

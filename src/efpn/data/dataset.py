@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, Sampler
 from efpn.data.images import ImageError, read_smaller
 from efpn.data.records import Index, Record
 from efpn.data.transforms import Transform, View
-from efpn.errors import UserError
+from efpn.errors import UserError, raise_problems
 from efpn.types import Target
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class DetectionDataset(Dataset[Sample | PairSample]):
         pairs: bool = False,  # give both scales
         on_unreadable: Literal["error", "skip"] = "error",  # or warn, count it in `unreadable`, take the next one
     ) -> None:
-        index.require_sound()
+        raise_problems(index.name, index.problems)
         if not len(index):
             raise UserError(f"{index.name}: the split is empty; check data.splits and {index.source}")
         self.index = index

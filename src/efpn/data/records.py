@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from efpn.errors import Problem, UserError, raise_problems
+from efpn.errors import Problem, UserError
 from efpn.given import load_json
 
 Key = TypeVar("Key", bound=Hashable)
@@ -101,10 +101,6 @@ class Index:
     def box_count(self) -> int:
         """Boxes of all images, crowds included."""
         return sum(len(record.boxes) for record in self.records)
-
-    def require_sound(self) -> None:
-        """Raise `UserError` listing the reader's problems, if there are any."""
-        raise_problems(self.name, self.problems)
 
     def to_coco(self) -> dict[str, Any]:
         """COCO ground truth in native pixels: ``images``, ``annotations`` (xywh, area, iscrowd) and ``categories``.

@@ -135,11 +135,16 @@ def refuse_or_clear(path: Path) -> None:
     Of several processes that find it stale, one succeeds to rename it; what it then holds is looked at once more, in
     case it is the new lock of another that was faster.
     """
+    probe = path.with_name(f".lock.now.{socket.gethostname()}.{os.getpid()}")
     try:
-        found, silence = path.read_text(errors="replace"), silence_of(path)
-        owner = Owner.of(found)
+        found = path.read_text(errors="replace")
+        probe.touch()  # now, by the clock of the file system that both see
+        silence = max(0.0, probe.stat().st_mtime - path.stat().st_mtime)
     except FileNotFoundError:
         return
+    finally:
+        probe.unlink(missing_ok=True)
+    owner = Owner.of(found)
     who = f"process {owner.pid} on {owner.host}" if owner else "an unknown process"
     if owner.lives(silence) if owner else silence < SILENT:
         raise UserError(
@@ -156,13 +161,3 @@ def refuse_or_clear(path: Path) -> None:
     else:
         log.warning("%s: taken over from %s, which is dead", path.parent, who)
     aside.unlink()
-
-
-def silence_of(path: Path) -> float:
-    """Seconds since a file's owner has touched it, by the clock of the file system that both see."""
-    probe = path.with_name(f".lock.now.{socket.gethostname()}.{os.getpid()}")
-    probe.touch()
-    try:
-        return max(0.0, probe.stat().st_mtime - path.stat().st_mtime)
-    finally:
-        probe.unlink(missing_ok=True)

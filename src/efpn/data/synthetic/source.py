@@ -117,7 +117,7 @@ class Synthetic:
 
 
 def _like(default: Any, value: Any) -> Any:
-    # 24 and 24.0, or a list and a tuple, must not name two folders.
+    """The value in the default's type: 24 and 24.0, or a list and a tuple, must not name two folders."""
     if isinstance(default, tuple):
-        return tuple(type(one)(other) for one, other in zip(default, value, strict=True))
+        return tuple(_like(one, other) for one, other in zip(default, value, strict=True))
     return type(default)(value)
