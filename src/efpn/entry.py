@@ -28,9 +28,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from efpn.configs import leaves, one_device, walk
 from efpn.errors import Interrupted, UserError
-from efpn.ranges import check_target
+from efpn.ranges import check_target, leaves, one_device, walk
 from efpn.runs.files import FULL, RESUME_FILE, ROW_FILE, finished_in
 from efpn.runs.sweeps import ALIKE, SweptKeys, in_sweep, sweep_folder, swept_words
 from efpn.signals import end_workers, stop_at_sigterm

@@ -1,4 +1,4 @@
-"""Which values each option may have, checked right after a config is composed, before torch is imported or data read.
+"""The keys of a config, and which values each may have: checked before torch is imported or data read. No torch.
 
 One table for each command line. A key of ``data`` or ``model`` stands for the same key inside a phase, too. What a
 value of one option says about another (a batch and a pyramid, a list and the levels) is the business of what takes it.
@@ -11,16 +11,48 @@ import inspect
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from hydra.utils import get_object
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from efpn.configs import leaves, walk
 from efpn.errors import UserError, raise_listed
+
+
+def walk(node: Mapping[Any, Any] | DictConfig, own: bool = False, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All keys of a config, dotted, behind ``prefix``, with their values; a group stands before what is in it.
+
+    ``own`` leaves out what is read from another key and what is still to be given; otherwise these come as None.
+    """
+    for key in map(str, node):
+        absent = OmegaConf.is_config(node) and (
+            OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key)
+        )
+        if absent and own:
+            continue
+        value = None if absent else node[key]
+        yield f"{prefix}{key}", value
+        if is_group(value):
+            yield from walk(value, own, f"{prefix}{key}.")
+
+
+def leaves(node: Mapping[Any, Any] | DictConfig, own: bool = False) -> Iterator[tuple[str, Any]]:
+    """Those of `walk` that are no groups; an empty group is none either."""
+    return ((key, value) for key, value in walk(node, own) if not is_group(value))
+
+
+def is_group(value: Any) -> TypeGuard[Mapping[Any, Any] | DictConfig]:
+    """Whether there are keys below a value."""
+    return isinstance(value, Mapping | DictConfig)
+
+
+def one_device(cfg: DictConfig) -> bool:
+    """Whether ``cfg.trainer`` names a single device, by count or in a list."""
+    devices = cfg.trainer.get("devices", 1)
+    return devices == 1 or (isinstance(devices, ListConfig) and len(devices) == 1)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from efpn.configs import one_device
 from efpn.data.datamodule import DetectionDataModule, Role
 from efpn.data.records import Index
 from efpn.errors import UserError
@@ -25,6 +24,7 @@ from efpn.metrics.bands import Boxes
 from efpn.metrics.results import read_results
 from efpn.metrics.stages import StageRecord
 from efpn.models import EFPNDetector, FasterRCNN
+from efpn.ranges import one_device
 from efpn.runs.checkpoints import Checkpoint, read_checkpoint
 from efpn.runs.files import read_json
 from efpn.runs.phases import model_config, reads_2x

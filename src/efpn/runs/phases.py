@@ -14,8 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from efpn.configs import leaves
 from efpn.errors import UserError
+from efpn.ranges import leaves
 from efpn.runs.files import (
     CHECKPOINT_FILE,
     CONFIG_FILE,
