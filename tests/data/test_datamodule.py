@@ -194,7 +194,6 @@ def test_the_check_runs_before_training(module, caplog):
     with caplog.at_level(logging.INFO):
         assert image_ids(lenient.test_dataloader()) == [30, 31, 32, 34, 35, 36]
     assert "signs/test: 6 images (6 without a box), 0 boxes; 1 broken images or boxes left out" in caplog.text
-    assert len(lenient.reports["test"].problems) == 1
 
 
 def test_all_that_a_fit_reads_is_checked_in_one_go(module):

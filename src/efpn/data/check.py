@@ -32,16 +32,14 @@ THREADS = 16  # header reads wait for the disk, not for the processor
 class CheckReport:
     """What a check found."""
 
-    name: str  # the split
-    images: int  # left
-    boxes: int
-    empty: int  # images left that have no box
+    index: Index  # what is left
     clipped: tuple[Problem, ...]  # boxes that hung over the edge of their image
     zero_area: tuple[Problem, ...]  # boxes without area, removed
     problems: tuple[Problem, ...]  # what was skipped, with ``on_error="skip"``: these images and boxes are left out
 
     def __str__(self) -> str:
-        found = f"{self.name}: {self.images} images ({self.empty} without a box), {self.boxes} boxes"
+        empty = sum(len(record.boxes) == 0 for record in self.index.records)
+        found = f"{self.index.name}: {len(self.index)} images ({empty} without a box), {self.index.box_count} boxes"
         parts = [
             f"{len(self.clipped)} boxes clipped to the image" if self.clipped else "",
             f"{len(self.zero_area)} boxes without area removed" if self.zero_area else "",
@@ -82,21 +80,15 @@ def check_index(
     mended = replace(index, records=tuple(records.values()), problems=())
     if not mended.records:
         raise UserError(f"{index.name}: the split is empty; check data.splits and {index.source}")
-    empty = sum(len(record.boxes) == 0 for record in mended.records)
-    found = map(tuple, (clipped, flat, problems))
-    return mended, CheckReport(mended.name, len(mended), mended.box_count, empty, *found)
+    return mended, CheckReport(mended, tuple(clipped), tuple(flat), tuple(problems))
 
 
 def log_report(report: CheckReport) -> None:
     """Log the line of the report, and below it what was mended or skipped: many of one kind in one line."""
     log.log(logging.WARNING if report.problems else logging.INFO, "%s", report)
-    for level, found in (
-        (logging.WARNING, report.problems),
-        (logging.INFO, report.clipped),
-        (logging.INFO, report.zero_area),
-    ):
+    for found in (report.problems, report.clipped, report.zero_area):
         for line in told(found)[:SHOWN]:
-            log.log(level, "  %s", line)
+            log.log(logging.WARNING if found is report.problems else logging.INFO, "  %s", line)
 
 
 def _require_width_and_height(index: Index, records: list[Record]) -> None:

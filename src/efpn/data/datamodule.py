@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, DistributedSampler, Sampler
 
 from efpn.data.balance import BalancePlan, make_plan
-from efpn.data.check import CheckReport, OnError, OpenImages, check_index, log_report
+from efpn.data.check import OnError, OpenImages, check_index, log_report
 from efpn.data.dataset import DetectionDataset, PairSample, Sample, StreamSampler
 from efpn.data.records import Categories, Index
 from efpn.data.splits import Source, SplitRule, load_role
@@ -58,7 +58,6 @@ class DetectionDataModule(pl.LightningDataModule):
         super().__init__()
         # what an interrupted run has already had of the epoch that the next training loader begins with
         self.batches_done = 0
-        self.reports: dict[str, CheckReport] = {}  # what the check found, by role, as each is loaded
         self._indices: dict[str, Index] = {}
 
     @property
@@ -81,7 +80,7 @@ class DetectionDataModule(pl.LightningDataModule):
             if role == "train" and not any(record.trainable.any() for record in checked.records):
                 what = f"{checked.name}: no box to learn from in {len(checked)} images"
                 raise UserError(f"{what}; check data.splits.train and {checked.source}")
-            self._indices[role], self.reports[role] = checked, report
+            self._indices[role] = checked
         return self._indices[role]
 
     def check(self, *roles: Role) -> None:
