@@ -52,9 +52,9 @@ from efpn.runs.phases import (
     plain_config,
     reads_2x,
 )
+from efpn.runs.rebuild import first_process, make_trainer, settled_precision
 from efpn.runs.sweeps import in_sweep, note_row, own_words
 from efpn.runs.tracking import tracked_phase
-from efpn.runs.trainer import first_process, make_trainer, settled_precision
 from efpn.signals import SignalWatch, requeued
 from efpn.tasks.base import DetectorTask
 from efpn.training.finite import StopNonFinite
