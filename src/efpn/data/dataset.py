@@ -6,8 +6,9 @@ import logging
 import math
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -18,7 +19,7 @@ from torch.utils.data import Dataset, Sampler
 
 from efpn.data.images import ImageError, read_smaller
 from efpn.data.records import Index, Record
-from efpn.data.transforms import Transform, View
+from efpn.data.transforms import Boxes, Transform, View
 from efpn.errors import UserError, raise_problems
 from efpn.types import Target
 
@@ -62,24 +63,17 @@ class DetectionDataset(Dataset[Sample | PairSample]):
         number, seed, label = (*key, 0)[:3] if isinstance(key, tuple) else (key, key, 0)
         factor = 2 if self.pairs else self.transform.factor
         record, image, shrunk = self._read(number, partial(self.transform.shrink, factor=factor, seed=seed))
-        view = self.transform(
-            image,
-            record.boxes[record.trainable] / shrunk,
-            factor=factor,
-            seed=seed,
-            ignore=record.boxes[record.crowd] / shrunk,
-            focus=np.flatnonzero(record.labels[record.trainable] == label),
-        )
-        pixels = to_tensor(view.image)
+        boxes, labels = record.boxes[record.trainable] / shrunk, record.labels[record.trainable]
+        given = {"ignore": record.boxes[record.crowd] / shrunk, "focus": np.flatnonzero(labels == label)}
+        image_1x, image_2x, view = image_pair(self.transform, image, boxes, seed, self.pairs, **given)
         target: Target = {
             "boxes": torch.as_tensor(view.boxes, dtype=torch.float32).reshape(-1, 4),
-            "labels": torch.as_tensor(record.labels[record.trainable][view.kept], dtype=torch.int64),
+            "labels": torch.as_tensor(labels[view.kept], dtype=torch.int64),
             "image_id": torch.tensor(record.image_id),
             "scale": torch.tensor(view.scale, dtype=torch.float32) / shrunk,
             "ignore_boxes": torch.as_tensor(view.ignore, dtype=torch.float32).reshape(-1, 4),
         }
-        pixels_1x = pixels if factor == 1 else halve(pixels)
-        return (pixels_1x, pixels, target) if self.pairs else (pixels_1x, target)
+        return (image_1x, target) if image_2x is None else (image_1x, image_2x, target)
 
     @property
     def unreadable(self) -> int:
@@ -100,6 +94,7 @@ class DetectionDataset(Dataset[Sample | PairSample]):
         raise UserError(f"{MAX_SKIPS} images in a row cannot be read, up to {record.path}; is the disk there?")
 
 
+@dataclass(eq=False)
 class StreamSampler(Sampler[tuple[int, int, int]]):
     """Epochs cut from one endless stream of shuffled passes over the data; yields (record number, seed, label).
 
@@ -109,25 +104,17 @@ class StreamSampler(Sampler[tuple[int, int, int]]):
     `world_size`-th position from r on; all ranks have equally many (the last ones may reach into the next epoch).
     """
 
-    def __init__(
-        self,
-        order: int | Sequence[int],  # record numbers of one pass, repeats allowed; an int n stands for 0 ... n - 1
-        seed: int,  # of the whole stream
-        samples_per_epoch: int | None = None,  # over all ranks; None for one pass
-        rank: int = 0,  # this process
-        world_size: int = 1,
-        labels: Sequence[int] | None = None,  # for whose sake each of them comes, 0 for none; None for none at all
-    ) -> None:
-        self.order = np.arange(order) if isinstance(order, int) else np.asarray(order, np.int64)
+    order: Sequence[int]  # record numbers of one pass, repeats allowed
+    seed: int  # of the whole stream
+    samples_per_epoch: int  # over all ranks
+    rank: int = 0  # this process
+    world_size: int = 1
+    labels: Sequence[int] | None = None  # for whose sake each of `order` comes, 0 for none; None for none at all
+
+    def __post_init__(self) -> None:
         if not len(self.order):
             raise ValueError("nothing to sample from")
-        self.labels = np.zeros(len(self.order), np.int64) if labels is None else np.asarray(labels, np.int64)
-        self.seed = seed
-        self.samples_per_epoch = samples_per_epoch or len(self.order)
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-        self.skip = 0
+        self.epoch = self.skip = 0
 
     def resume(self, epoch: int, samples: int) -> None:
         """Begin the next iteration inside an epoch, after so many samples of this process; its length stays."""
@@ -150,15 +137,19 @@ class StreamSampler(Sampler[tuple[int, int, int]]):
                 places, current = np.random.default_rng((self.seed, number)).permutation(len(self.order)), number
             place = places[offset]
             drawn = np.random.SeedSequence((self.seed, position)).generate_state(1, np.uint64)[0]
-            yield int(self.order[place]), int(drawn >> np.uint64(1)), int(self.labels[place])  # a seed of 63 bits
+            label = 0 if self.labels is None else self.labels[place]
+            yield int(self.order[place]), int(drawn >> np.uint64(1)), int(label)  # a seed of 63 bits
 
 
 def image_pair(
-    transform: Transform, image: NDArray[np.uint8], boxes: NDArray[np.float64], seed: int, double: bool = False
+    transform: Transform, image: NDArray[np.uint8], boxes: Boxes, seed: int, double: bool = False, **more: Any
 ) -> tuple[Tensor, Tensor | None, View]:
-    """What a network sees of an image, float32 in 0 to 1: at 1x ``(3, H, W)``, if ``double`` at 2x, and the view."""
+    """What a network sees of an image, float32 in 0 to 1: at 1x ``(3, H, W)``, if ``double`` at 2x, and the view.
+
+    ``more`` are the transform's further arguments.
+    """
     factor = 2 if double else transform.factor
-    view = transform(image, boxes, factor=factor, seed=seed)
+    view = transform(image, boxes, factor=factor, seed=seed, **more)
     pixels = to_tensor(view.image)
     return (pixels if factor == 1 else halve(pixels)), (pixels if double else None), view
 
