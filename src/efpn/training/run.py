@@ -22,7 +22,6 @@ from efpn.models import EFPNDetector
 from efpn.ranges import TRAIN, check_targets, check_values
 from efpn.runs.checkpoints import (
     Checkpoint,
-    ResumePoint,
     load_checkpoint,
     read_checkpoint,
     read_resume_point,
@@ -57,7 +56,7 @@ from efpn.runs.sweeps import in_sweep, note_row, own_words
 from efpn.runs.tracking import tracked_phase
 from efpn.signals import SignalWatch, requeued
 from efpn.tasks.base import DetectorTask
-from efpn.training.finite import StopNonFinite
+from efpn.training.callbacks import ResumePoint, StopNonFinite
 from efpn.training.progress import print_summary
 
 log = logging.getLogger(__name__)
