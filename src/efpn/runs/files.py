@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -131,9 +131,15 @@ def plain(data: Any) -> Any:
     return str(data)
 
 
-def read_json(path: Path, fix: str = "write it with evaluate.py") -> Any:
-    """Read a JSON file; ``fix`` says how to come by a sound one (raises `UserError`: it is missing or no JSON)."""
-    return load_json(path, fix)
+def read_json(path: Path, fix: str = "write it with evaluate.py", what: str = "", keys: Iterable[str] = ()) -> Any:
+    """Read a JSON file; ``fix`` says how to come by a sound one (raises `UserError`: it is missing or no JSON).
+
+    It has to be an object with these ``keys`` if ``what`` that is is given, in a word.
+    """
+    content = load_json(path, fix)
+    if what and not (isinstance(content, dict) and set(keys) <= set(content)):
+        raise UserError(f"{path}: damaged (no {what}); {fix}")
+    return content
 
 
 def read_config(path: Path, keys: Sequence[str] = ("name", "seed", "phases", "data", "model", "trainer")) -> DictConfig:
@@ -157,12 +163,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """What ``metrics.json`` of a phase says; nothing where there is none (raises `UserError`: it is damaged)."""
     path = folder / METRICS_FILE
     fix = "remove it to go on without the record of what the phase started from"
-    if not path.is_file():
-        return {}
-    record = read_json(path, fix)
-    if not isinstance(record, dict):
-        raise UserError(f"{path}: damaged (no record); {fix}")
-    return record
+    return read_json(path, fix, "record") if path.is_file() else {}
 
 
 def as_tt100k_results(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
