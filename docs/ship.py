@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from efpn.errors import UserError
 from efpn.runs.checkpoints import read_checkpoint
-from efpn.runs.names import CHECKPOINT_FILE, CONFIG_FILE
+from efpn.runs.files import CHECKPOINT_FILE, CONFIG_FILE
 from efpn.runs.saved import latest_run
 
 

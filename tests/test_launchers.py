@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from efpn.entry import check_sweep
 from efpn.errors import UserError
 from efpn.evaluation.dashboard import dashboard
-from efpn.runs.trainer import make_trainer
+from efpn.runs.rebuild import make_trainer
 
 
 @pytest.mark.slow

@@ -11,9 +11,8 @@ from helpers import ROOT, config, run
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from efpn.configs import walk
 from efpn.errors import UserError
-from efpn.ranges import BENCHMARK, EVALUATE, EXPORT, PREDICT, SUMMARISE, TRAIN, check_targets, check_values
+from efpn.ranges import BENCHMARK, EVALUATE, EXPORT, PREDICT, SUMMARISE, TRAIN, check_targets, check_values, walk
 
 parsed = OverridesParser.create().parse_override
 BY_ENTRY = {

@@ -28,11 +28,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from efpn.configs import leaves, one_device, walk
 from efpn.errors import Interrupted, UserError
-from efpn.ranges import check_target
-from efpn.runs.files import FULL
-from efpn.runs.names import RESUME_FILE, ROW_FILE, finished_in
+from efpn.ranges import check_target, leaves, one_device, walk
+from efpn.runs.files import FULL, RESUME_FILE, ROW_FILE, finished_in
 from efpn.runs.sweeps import ALIKE, SweptKeys, in_sweep, sweep_folder, swept_words
 from efpn.signals import end_workers, stop_at_sigterm
 
@@ -93,9 +91,6 @@ def check_read(cfg: DictConfig, words: Sequence[str]) -> None:
 
     A copy of the config has a mark in the place of each value that an override, as it was typed, gives; where the marks
     come out says what reads them. What an experiment says for all detectors stays as it is.
-
-    Raises:
-        UserError: with what it says.
     """
     left_out = tuple(cfg.model.leaves_out)
     if not left_out:

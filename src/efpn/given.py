@@ -16,11 +16,9 @@ SLACK: Final = 1.0  # pixels that a box may hang over its image's edge without l
 
 
 def load_json(path: Path, fix: str, *, kind: str = "", missing: str | None = None) -> Any:
-    """The content of a JSON file; ``kind`` stands before its path in messages, ``fix`` says how to come by a sound one.
+    """The content of a JSON file (raises `UserError`: none, or not to be read, or not JSON).
 
-    Raises:
-        UserError: no file (then ``missing`` is the fix, if given), a folder, not to be read, not UTF-8, not JSON,
-            nested deeper than can be read.
+    ``kind`` stands before its path in messages, ``fix`` says how to come by a sound one, ``missing`` by one at all.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))

@@ -1,4 +1,4 @@
-"""Which values each option may have, checked right after a config is composed, before torch is imported or data read.
+"""The keys of a config, and which values each may have: checked before torch is imported or data read. No torch.
 
 One table for each command line. A key of ``data`` or ``model`` stands for the same key inside a phase, too. What a
 value of one option says about another (a batch and a pyramid, a list and the levels) is the business of what takes it.
@@ -11,16 +11,48 @@ import inspect
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from hydra.utils import get_object
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from efpn.configs import leaves, walk
 from efpn.errors import UserError, raise_listed
+
+
+def walk(node: Mapping[Any, Any] | DictConfig, own: bool = False, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All keys of a config, dotted, behind ``prefix``, with their values; a group stands before what is in it.
+
+    ``own`` leaves out what is read from another key and what is still to be given; otherwise these come as None.
+    """
+    for key in map(str, node):
+        absent = OmegaConf.is_config(node) and (
+            OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key)
+        )
+        if absent and own:
+            continue
+        value = None if absent else node[key]
+        yield f"{prefix}{key}", value
+        if is_group(value):
+            yield from walk(value, own, f"{prefix}{key}.")
+
+
+def leaves(node: Mapping[Any, Any] | DictConfig, own: bool = False) -> Iterator[tuple[str, Any]]:
+    """Those of `walk` that are no groups; an empty group is none either."""
+    return ((key, value) for key, value in walk(node, own) if not is_group(value))
+
+
+def is_group(value: Any) -> TypeGuard[Mapping[Any, Any] | DictConfig]:
+    """Whether there are keys below a value."""
+    return isinstance(value, Mapping | DictConfig)
+
+
+def one_device(cfg: DictConfig) -> bool:
+    """Whether ``cfg.trainer`` names a single device, by count or in a list."""
+    devices = cfg.trainer.get("devices", 1)
+    return devices == 1 or (isinstance(devices, ListConfig) and len(devices) == 1)
 
 
 @dataclass(frozen=True)
@@ -84,210 +116,139 @@ WORDS: Final = several(Rule("text", lambda v: isinstance(v, str)))
 PRECISION: Final = choice(
     "auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true", "32", "bf16", "16", "64"
 )
-ROWS: Final = several(COUNT, 2)
 SIZE: Final = Rule(
     "pixels, at least 32, or HEIGHTxWIDTH such as 700x1000",
     lambda v: re.fullmatch(r"\d+(x\d+)?", str(v)) is not None and min(map(int, str(v).split("x"))) >= 32,
 )
 
-TRANSFORM: Final = {
-    "short_side": COUNT,
-    "max_size": COUNT,
-    "direct": FLAG,
-    "scale_jitter": maybe(JITTER),
-    "crop": maybe(COUNT),
-    "repeat_crop": maybe(COUNT),
-    "object_crop_prob": SHARE,
-    "min_visibility": SHARE,
-    "augment.*.p": SHARE,
-    "augment.color.brightness": NOT_NEGATIVE,
-    "augment.color.contrast": NOT_NEGATIVE,
-    "augment.color.saturation": NOT_NEGATIVE,
-    "augment.color.hue": number(" from 0 to 0.5", lambda v: 0 <= v <= 0.5),
-}
-DATA: Final = {
-    "data.batch_size": COUNT,
-    "data.eval_batch_size": COUNT,
-    "data.num_workers": whole(0),
-    "data.seed": whole(0),
-    "data.balance": maybe(COUNT),
-    "data.keep_empty": FLAG,
-    "data.limit_val": maybe(COUNT),
-    "data.check_images": choice("all", "header", "none"),
-    "data.on_unreadable": choice("error", "skip"),
-    "data.source.counts.*": COUNT,
-    "data.root": PATH,
-    "data.source.seed": whole(0),
-    "data.source.options.side": whole(16),
-    "data.source.options.signs": several(whole(0), 2),
-    "data.source.options.sign_size": several(POSITIVE, 2),
-    "data.source.options.median_size": POSITIVE,
-    "data.source.options.distractors": whole(0),
-    "data.source.options.empty": SHARE,
-    **{f"data.*_transform.{key}": rule for key, rule in TRANSFORM.items()},
-}
-MODEL: Final = {
-    "model.channels": COUNT,
-    "model.rpn.anchor_sizes": several(COUNT),
-    "model.rpn.aspect_ratios": several(POSITIVE),
-    "model.rpn.p*_nms_top_n": ROWS,
-    "model.rpn.batch_size": COUNT,
-    "model.rpn.*_iou": SHARE,
-    "model.roi.batch_size": COUNT,
-    "model.roi.head_width": COUNT,
-    "model.roi.detections_per_image": COUNT,
-    "model.roi.canonical_size": COUNT,
-    "model.roi.*_iou": SHARE,
-    "model.dense.anchor_sizes": several(COUNT),
-    "model.dense.aspect_ratios": several(POSITIVE),
-    "model.dense.*_iou": SHARE,
-    "model.dense.center_radius": POSITIVE,
-    "model.dense.score_thresh": SHARE,
-    "model.dense.nms_thresh": SHARE,
-    "model.dense.detections_per_image": COUNT,
-    "model.dense.candidates": COUNT,
-    "model.r*.positive_fraction": SHARE,
-    "model.r*.nms_thresh": SHARE,
-    "model.r*.score_thresh": SHARE,
-    "model.small.level": choice("p2", "p3", "p2_ext", "p3_ext"),
-    "model.small.own_head": FLAG,
-    "*extension.c3": FLAG,
-    "*extension.post_conv": FLAG,
-    "*extension.upsampler.outer_skip": FLAG,
-    "*extension.upsampler.tail": FLAG,
-    "model.tiles.grid": COUNT,
-    "model.tiles.margin": maybe(whole(0)),
-    "model.tiles.dense_from": POSITIVE,
-    "*mining.per_image": maybe(COUNT),
-    "*mining.keep": maybe(number(" greater than 0, up to 1", lambda v: 0 < v <= 1)),
-    "*mining.nms": maybe(SHARE),
-}
-TRAINER: Final = {
-    "trainer.precision": PRECISION,
-    "trainer.accumulate_grad_batches": COUNT,
-    "trainer.gradient_clip_val": maybe(POSITIVE),
-    "trainer.num_nodes": COUNT,
-    "trainer.log_every_n_steps": COUNT,
-}
-TRAIN: Final = DATA | MODEL | TRAINER | {
-    "name": FOLDER_NAME,
-    "seed": whole(0, 2**32 - 1),
-    "ftt_width": COUNT,
-    "small_roi_below": POSITIVE,
-    "score_threshold": SHARE,
-    "resume": choice("auto", "true", "false"),
-    "overwrite": FLAG,
-    "sequence": WORDS,
-    "ckpt_path": maybe(PATH),
-    "init_ckpt": maybe(PATH),
-    "paths.*": PATH,
-    "backbone.weights": maybe(PATH),
-    "backbone.trainable_stages": whole(0, 5),
-    "loss.lambda_pos": NOT_NEGATIVE,
-    "loss.on_p3_ext": FLAG,
-    "phases.*.max_steps": COUNT,
-    "phases.*.checkpoint_every": COUNT,
-    "phases.*.val_every": COUNT,
-    "phases.*.reference_batch": maybe(COUNT),
-    "phases.*.pairs": FLAG,
-    "phases.*.trainable": WORDS,
-    "phases.*.optimizer.lr": POSITIVE,
-    "phases.*.optimizer.momentum": BELOW_ONE,
-    "phases.*.optimizer.weight_decay": NOT_NEGATIVE,
-    "phases.*.schedule.warmup_steps": whole(0),
-    "phases.*.schedule.gamma": SHARE,
-    "phases.*.schedule.final": SHARE,
-    "phases.*.schedule.milestones": several(SHARE),
-    "callbacks.progress.every": COUNT,
-}  # fmt: skip
-EVALUATE: Final = DATA | MODEL | TRAINER | {
-    "trainer.precision": maybe(PRECISION),
-    "run": PATHS,
-    "detections*": maybe(PATH),
-    "cost_of": maybe(PATH),
-    "out": maybe(PATH),
-    "data_root": maybe(PATH),
-    "paths.*": PATH,
-    "columns": WORDS,
-    "split": choice("val", "test"),
-    "name": maybe(FOLDER_NAME),
-    "called": maybe(FOLDER_NAME),
-    "missing": choice("error", "empty"),
-    "short_side": maybe(COUNT),
-    "scales": several(SCALE),
-    "scale": several(SCALE),
-    "small_roi_below": maybe(POSITIVE),
-    "batch_size": maybe(COUNT),
-    "limit": maybe(COUNT),
-    "score_threshold": SHARE,
-    "choose_threshold": FLAG,
-    "images": whole(0),
-    "features": whole(0),
-    "timed": FLAG,
-    "figures": FLAG,
-}  # fmt: skip
-PREDICT: Final = MODEL | TRAINER | {
-    "trainer.precision": maybe(PRECISION),
-    "run": PATH,
-    "images": PATHS,
-    "out": maybe(PATH),
-    "score_threshold": SHARE,
-    "min_score": maybe(SHARE),
-    "draw": FLAG,
-    "short_side": maybe(COUNT),
-    "batch_size": COUNT,
-    "slices.size": maybe(COUNT),
-    "slices.overlap": BELOW_ONE,
-    "slices.whole": FLAG,
-}  # fmt: skip
-SUMMARISE: Final = {
-    "sweep": PATH,
-    "split": choice("val", "test"),
-    "columns": WORDS,
-    "resamples": COUNT,
-    "seed": whole(0),
-    "scales": several(SCALE),
-    "scale": several(SCALE),
-}
-EXPORT: Final = {
-    "run": PATH,
-    "out": maybe(PATH),
-    "images": maybe(PATHS),
-    "check.images": COUNT,
-    "check.boxes": POSITIVE,
-    "check.scores": POSITIVE,
-}
-BENCHMARK: Final = {**MODEL, **{key: rule for key, rule in DATA.items() if "_transform." in key}} | {
-    "size": maybe(SIZE),
-    "batch": COUNT,
-    "classes": whole(2),
-    "ftt_width": COUNT,
-    "small_roi_below": POSITIVE,
-    "proposals.total": COUNT,
-    "proposals.small": whole(0),
-    "proposals.objects": COUNT,
-    "device": Rule("text, such as cpu or cuda:1", lambda v: isinstance(v, str)),
-    "precision": choice("32", "bf16", "fp16"),
-    "threads": maybe(COUNT),
-    "channels_last": FLAG,
-    "compile": FLAG,
-    "repeats": COUNT,
-    "warmup": whole(0),
-    "memory": FLAG,
-    "seed": whole(0),
-    "out": PATH,
-    "name": maybe(FOLDER_NAME),
-    "models": maybe(WORDS),
-    "steps": maybe(WORDS),
-    "run": maybe(PATH),
-    "images": maybe(PATH),
-    "workers": several(whole(0)),
-    "files": COUNT,
-    "file_size": COUNT,
-    "load": COUNT,
-    "counts": several(whole(0)),
-    "per_object": COUNT,
-}  # fmt: skip
+
+def keys(rules: Mapping[Rule, str]) -> dict[str, Rule]:
+    """What a key, which may be a pattern, has to be, of the keys for which each rule holds."""
+    return {key: rule for rule, names in rules.items() for key in names.split()}
+
+
+TRANSFORM: Final = keys({
+    COUNT: "short_side max_size",
+    maybe(COUNT): "crop repeat_crop",
+    FLAG: "direct",
+    maybe(JITTER): "scale_jitter",
+    SHARE: "object_crop_prob min_visibility augment.*.p",
+    NOT_NEGATIVE: "augment.color.brightness augment.color.contrast augment.color.saturation",
+    number(" from 0 to 0.5", lambda v: 0 <= v <= 0.5): "augment.color.hue",
+})  # fmt: skip
+SHAPE: Final = {f"data.*_transform.{key}": rule for key, rule in TRANSFORM.items()}
+DATA: Final = SHAPE | keys({
+    PATH: "data.root",
+    COUNT: "data.batch_size data.eval_batch_size data.source.counts.*",
+    maybe(COUNT): "data.balance data.limit_val",
+    whole(0): "data.num_workers data.seed data.source.seed data.source.options.distractors",
+    whole(16): "data.source.options.side",
+    several(whole(0), 2): "data.source.options.signs",
+    several(POSITIVE, 2): "data.source.options.sign_size",
+    POSITIVE: "data.source.options.median_size",
+    SHARE: "data.source.options.empty",
+    FLAG: "data.keep_empty",
+    choice("all", "header", "none"): "data.check_images",
+    choice("error", "skip"): "data.on_unreadable",
+})  # fmt: skip
+MODEL: Final = keys({
+    COUNT: "model.channels model.rpn.batch_size model.roi.batch_size model.roi.head_width model.roi.canonical_size "
+    "model.*.detections_per_image model.dense.candidates model.tiles.grid",
+    several(COUNT): "model.*.anchor_sizes",
+    several(COUNT, 2): "model.rpn.p*_nms_top_n",
+    maybe(COUNT): "*mining.per_image",
+    maybe(whole(0)): "model.tiles.margin",
+    POSITIVE: "model.dense.center_radius model.tiles.dense_from",
+    several(POSITIVE): "model.*.aspect_ratios",
+    SHARE: "model.*_iou model.*.score_thresh model.*.nms_thresh model.r*.positive_fraction",
+    maybe(SHARE): "*mining.nms",
+    maybe(number(" greater than 0, up to 1", lambda v: 0 < v <= 1)): "*mining.keep",
+    FLAG: "model.small.own_head *extension.c3 *extension.post_conv *extension.upsampler.outer_skip "
+    "*extension.upsampler.tail",
+    choice("p2", "p3", "p2_ext", "p3_ext"): "model.small.level",
+})  # fmt: skip
+TRAINER: Final = keys({
+    COUNT: "trainer.accumulate_grad_batches trainer.num_nodes trainer.log_every_n_steps",
+    maybe(POSITIVE): "trainer.gradient_clip_val",
+    PRECISION: "trainer.precision",
+})  # fmt: skip
+TRAIN: Final = DATA | MODEL | TRAINER | keys({
+    FOLDER_NAME: "name",
+    PATH: "paths.*",
+    maybe(PATH): "ckpt_path init_ckpt backbone.weights",
+    WORDS: "sequence phases.*.trainable",
+    choice("auto", "true", "false"): "resume",
+    FLAG: "overwrite loss.on_p3_ext phases.*.pairs",
+    whole(0, 2**32 - 1): "seed",
+    whole(0, 5): "backbone.trainable_stages",
+    whole(0): "phases.*.schedule.warmup_steps",
+    COUNT: "ftt_width phases.*.max_steps phases.*.checkpoint_every phases.*.val_every callbacks.progress.every",
+    maybe(COUNT): "phases.*.reference_batch",
+    POSITIVE: "small_roi_below phases.*.optimizer.lr",
+    NOT_NEGATIVE: "loss.lambda_pos phases.*.optimizer.weight_decay",
+    BELOW_ONE: "phases.*.optimizer.momentum",
+    SHARE: "score_threshold phases.*.schedule.gamma phases.*.schedule.final",
+    several(SHARE): "phases.*.schedule.milestones",
+})  # fmt: skip
+EVALUATE: Final = DATA | MODEL | TRAINER | keys({
+    PATHS: "run",
+    PATH: "paths.*",
+    maybe(PATH): "detections* cost_of out data_root",
+    maybe(FOLDER_NAME): "name called",
+    WORDS: "columns",
+    choice("val", "test"): "split",
+    choice("error", "empty"): "missing",
+    FLAG: "choose_threshold timed figures",
+    whole(0): "images features",
+    maybe(COUNT): "short_side batch_size limit",
+    maybe(POSITIVE): "small_roi_below",
+    several(SCALE): "scales scale",
+    SHARE: "score_threshold",
+    maybe(PRECISION): "trainer.precision",
+})  # fmt: skip
+PREDICT: Final = MODEL | TRAINER | keys({
+    PATH: "run",
+    PATHS: "images",
+    maybe(PATH): "out",
+    COUNT: "batch_size",
+    maybe(COUNT): "short_side slices.size",
+    SHARE: "score_threshold",
+    maybe(SHARE): "min_score",
+    BELOW_ONE: "slices.overlap",
+    FLAG: "draw slices.whole",
+    maybe(PRECISION): "trainer.precision",
+})  # fmt: skip
+SUMMARISE: Final = keys({
+    PATH: "sweep",
+    choice("val", "test"): "split",
+    WORDS: "columns",
+    COUNT: "resamples",
+    whole(0): "seed",
+    several(SCALE): "scales scale",
+})  # fmt: skip
+EXPORT: Final = keys({
+    PATH: "run",
+    maybe(PATH): "out",
+    maybe(PATHS): "images",
+    COUNT: "check.images",
+    POSITIVE: "check.boxes check.scores",
+})  # fmt: skip
+BENCHMARK: Final = MODEL | SHAPE | keys({
+    PATH: "out",
+    maybe(PATH): "run images",
+    maybe(FOLDER_NAME): "name",
+    maybe(WORDS): "models steps",
+    maybe(SIZE): "size",
+    whole(2): "classes",
+    whole(0): "proposals.small warmup seed",
+    several(whole(0)): "workers counts",
+    COUNT: "batch ftt_width proposals.total proposals.objects repeats files file_size load per_object",
+    maybe(COUNT): "threads",
+    POSITIVE: "small_roi_below",
+    FLAG: "channels_last compile memory",
+    choice("32", "bf16", "fp16"): "precision",
+    Rule("text, such as cpu or cuda:1", lambda v: isinstance(v, str)): "device",
+})  # fmt: skip
 
 
 def check_values(cfg: DictConfig, rules: Mapping[str, Rule]) -> None:
@@ -304,12 +265,9 @@ def check_values(cfg: DictConfig, rules: Mapping[str, Rule]) -> None:
 
 
 def check_targets(cfg: DictConfig, place: str = "") -> None:
-    """Find every ``_target_`` that is not there, and every option that the one there does not take; imports them all.
+    """Find a ``_target_`` that is not there, or an option that the one there does not take; imports them all.
 
     The config may be the node of one at ``place``, a dotted key.
-
-    Raises:
-        UserError: with the key.
     """
     for key, value in [(place, cfg), *walk(cfg, own=True, prefix=f"{place}." if place else "")]:
         nodes = {key: value}

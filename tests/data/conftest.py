@@ -10,8 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from efpn.data.reading import make_record
-from efpn.data.records import Categories, Index
+from efpn.data.records import Categories, Index, make_record
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from efpn.data.balance import count_matrix, expected_in_windows, main, make_plan, whole
+from efpn.data.balance import count_matrix, expected_in_windows, make_plan, whole
 from efpn.data.check import check_index
 from efpn.data.transforms import TrainTransform
 from efpn.data.tt100k import TT100K
@@ -49,17 +49,17 @@ def test_a_window_shows_its_object_and_what_is_near(index):
     records = tuple(dataclasses.replace(one, size=(100, 100)) for one in three.records)
     three = dataclasses.replace(three, records=records)
     counts = count_matrix(three)
-    assert expected_in_windows(three, 1, counts, lambda one: 40.0).tolist() == [[1, 0.5], [0, 0]]
-    assert expected_in_windows(three, 1, counts, lambda one: 20.0).tolist() == [[1, 0], [0, 0]]
+    assert expected_in_windows(three, 1, counts, lambda size: 40.0).tolist() == [[1, 0.5], [0, 0]]
+    assert expected_in_windows(three, 1, counts, lambda size: 20.0).tolist() == [[1, 0], [0, 0]]
     assert expected_in_windows(three, 1, counts, whole).tolist() == [[1, 2], [0, 0]]
-    of_two = expected_in_windows(three, 2, counts, lambda one: 40.0)  # around either of two
+    of_two = expected_in_windows(three, 2, counts, lambda size: 40.0)  # around either of two
     assert of_two[1].tolist() == [0, 1] and of_two[0, 1] == 1 and 0 < of_two[0, 0] < 0.5
     assert record.size is None
 
 
 def test_crops_count_for_what_their_windows_show(index):
     far = index([BOX, [400, 400, 410, 410]], labels=[[1, 1]])
-    plan = make_plan(far, target=5, window=lambda record: 50.0)
+    plan = make_plan(far, target=5, window=lambda size: 50.0)
     assert plan.repeats.tolist() == [4] and plan.after.tolist() == [5, 0]  # two, and three crops of one each
     assert plan.labels.tolist() == [0, 1, 1, 1]
     assert make_plan(far, target=5).repeats.tolist() == [3]  # two, and twice two
@@ -74,14 +74,14 @@ def test_the_papers_plan_with_crops_on_the_real_labels(shared_data):
     )
     window = TrainTransform(1400, 1400, (0.8, 1.25), repeat_crop=700).repeat_window
     assert window((2048, 2048)) == 1024
-    plan, whole_images = make_plan(train, 1000, window=lambda one: window(one.size)), make_plan(train, 1000)
+    plan, whole_images = make_plan(train, 1000, window=window), make_plan(train, 1000)
     evaluated = [label - 1 for label in source.categories.evaluated_labels]
     assert min(plan.after[evaluated]) >= 1000 and plan.repeats.max() <= 16
     assert plan.after[evaluated].sum() < whole_images.after[evaluated].sum()  # fewer bystanders
     shown, random = plan.before.copy(), np.random.default_rng(0)
     for number, label in zip(plan.order, plan.labels, strict=True):
         if label:
-            shown += in_a_window(train.records[number], label, 1024, random, len(plan.names))
+            shown += in_a_window(train.records[number], label, 1024, random, len(plan.before))
     rare = [column for column in evaluated if plan.before[column] < 160]
     assert np.abs(shown[rare] - 1000).max() < 60  # what the plan expects is what the crops show
     np.testing.assert_allclose(shown[evaluated], plan.after[evaluated], rtol=0.08)
@@ -105,7 +105,7 @@ def test_the_papers_plan_on_the_real_labels(shared_data):
     source = TT100K(shared_data / "tt100k_labels", evaluated={"min_count": 100, "splits": ["train", "test"]})
     train, _ = check_index(source.load("train"), open_images="none")
     plan = make_plan(train, target=1000)
-    before, after = dict(zip(plan.names, plan.before, strict=True)), dict(zip(plan.names, plan.after, strict=True))
+    before, after = (dict(zip(source.categories.names, one, strict=True)) for one in (plan.before, plan.after))
     evaluated = [source.categories.names[label - 1] for label in source.categories.evaluated_labels]
     assert (before["p6"], before["pn"], sum(before.values())) == (69, 1887, int(count_matrix(train).sum()))
     assert min(after[name] for name in evaluated) == 1000
@@ -114,20 +114,6 @@ def test_the_papers_plan_on_the_real_labels(shared_data):
     assert plan.repeats.min() == 1 and plan.repeats.max() == 15
     assert plan.repeats.sum() == 22426
     np.testing.assert_array_equal(plan.repeats, make_plan(train, target=1000).repeats)
-
-
-def test_table_is_printed_by_the_command(tt100k, tt100k_sign, capsys):
-    things = {1: [tt100k_sign("pn")], 2: [tt100k_sign("pl50")], 3: [tt100k_sign("pl50")]}
-    root = tt100k({"train": things, "test": {4: []}})
-    assert main([str(root), "--target", "4", "--min-count", "1"]) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert rows[:3] == [["class", "before", "after"], ["pn", "1", "4"], ["pl50", "2", "4"]]
-    assert rows[-2:] == [["all", "instances", "3", "8"], ["images", "3", "8"]]
-
-
-def test_command_names_a_missing_folder(tmp_path, capsys):
-    assert main([str(tmp_path / "nowhere")]) == 2
-    assert "nowhere does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("target", [1, 2])

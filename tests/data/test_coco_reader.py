@@ -8,7 +8,7 @@ from pycocotools.cocoeval import COCOeval
 from efpn.data.balance import count_matrix
 from efpn.data.check import check_index
 from efpn.data.coco import CocoJson
-from efpn.errors import UserError
+from efpn.errors import UserError, raise_problems
 from efpn.metrics.score import SplitScorer
 
 SPLITS = {"train": {"images": "train", "annotations": "train.json"}}
@@ -264,7 +264,8 @@ def test_many_records_with_one_fault_are_one_line(coco):
     things = [{"id": n, "image_id": 7, "category_id": 4, "bbox": [1, 2, 3]} for n in range(50)]
     things.append({"id": 50, "image_id": 7, "category_id": 5, "bbox": [1, 2, 3, 4]})
     with pytest.raises(UserError) as caught:
-        load(coco(annotations=things)).require_sound()
+        index = load(coco(annotations=things))
+        raise_problems(index.name, index.problems)
     first, boxes, category = str(caught.value).splitlines()
     assert first == "things/train: 51 problems" and "annotation 50 of image 7: unknown category 5" in category
     examples = ", ".join(f"annotation {n} of image 7: bbox is [1, 2, 3]" for n in range(3))

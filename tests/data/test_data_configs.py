@@ -79,7 +79,7 @@ def test_carla_validates_on_a_town_of_its_own(data, shared_data):
 
 
 def test_readers_and_checks_need_no_torch(tmp_path):
-    modules = ["records", "reading", "tt100k", "coco", "check", "balance", "splits", "images", "synthetic"]
+    modules = ["records", "tt100k", "coco", "check", "balance", "splits", "images", "synthetic"]
     imports = "; ".join(f"import efpn.data.{name}" for name in modules)
     code = f"import sys; {imports}; sys.exit('torch' in sys.modules or 'pytorch_lightning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == 0

@@ -5,7 +5,7 @@ import pytest
 
 from efpn.data.balance import count_matrix
 from efpn.data.tt100k import CLASSES_45, TT100K
-from efpn.errors import UserError
+from efpn.errors import UserError, raise_problems
 
 
 def test_reads_boxes_labels_and_ids(tt100k, tt100k_sign):
@@ -120,7 +120,8 @@ def test_ids_without_annotation_are_all_listed(tt100k, tt100k_sign):
     assert found[0].endswith("image 8: listed here but not in annotations.json; remove the id or add its annotation")
     assert "image 9" in found[1] and "ids.txt" in found[1]
     with pytest.raises(UserError, match="signs/train: 2 problems"):
-        TT100K(root).load("train").require_sound()
+        index = TT100K(root).load("train")
+        raise_problems(index.name, index.problems)
 
 
 def test_duplicate_id_is_read_once_and_reported(tt100k, tt100k_sign):

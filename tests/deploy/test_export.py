@@ -117,7 +117,7 @@ def test_the_example_resizes_as_the_project_does(size, short_side, direct):
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    expected, _, _ = image_pair(EvalTransform(short_side, 130, direct), image, NO_BOXES, seed=0)
+    expected, _, _ = image_pair(EvalTransform(short_side, 130, direct=direct), image, NO_BOXES, seed=0)
     rule = {"short_side": short_side, "max_size": 130, "factor": 1 if direct else 2, "given": 1}
     got = example.resized(image, rule)
     assert got.shape == tuple(expected.shape) and got.dtype == np.float32

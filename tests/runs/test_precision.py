@@ -9,8 +9,8 @@ import torch
 from helpers import config, tiny
 from omegaconf import OmegaConf
 
-from efpn.runs import trainer
-from efpn.runs.trainer import make_trainer, settled_precision
+from efpn.runs import rebuild
+from efpn.runs.rebuild import make_trainer, settled_precision
 from efpn.training.run import train
 
 
@@ -30,7 +30,7 @@ def test_it_depends_on_the_device(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: gpu_bf16)
-    monkeypatch.setattr(trainer, "cpu_has_bf16", lambda: cpu_bf16)
+    monkeypatch.setattr(rebuild, "cpu_has_bf16", lambda: cpu_bf16)
     assert settled_precision({"precision": "auto", "accelerator": accelerator}) == chosen
     assert settled_precision({"precision": "16-mixed", "accelerator": accelerator}) == "16-mixed"
 
@@ -42,7 +42,7 @@ def test_the_small_experiments_leave_it_to_the_device(experiment: str) -> None:
 
 def test_any_other_call_understands_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     node = config("evaluate", "run=x", "trainer.precision=auto", "trainer.accelerator=cpu").trainer
-    monkeypatch.setattr(trainer, "cpu_has_bf16", lambda: False)
+    monkeypatch.setattr(rebuild, "cpu_has_bf16", lambda: False)
     assert make_trainer(node, logger=False).precision == "32-true"
 
 
@@ -50,10 +50,10 @@ def test_any_other_call_understands_it_too(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_saved_config_says_which_and_another_machine_is_not_another_run(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "cpu_has_bf16", lambda: False)
+    monkeypatch.setattr(rebuild, "cpu_has_bf16", lambda: False)
     train(tiny(tmp_path, data, "phase=baseline", "trainer.precision=auto"))
     saved = OmegaConf.load(tmp_path / "demo/seed0/baseline/config.yaml")
     assert saved.trainer.precision == "32-true" and saved.resume is False
-    monkeypatch.setattr(trainer, "cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(rebuild, "cpu_has_bf16", lambda: True)
     _, objects = train(tiny(tmp_path, data, "phase=baseline", "trainer.precision=auto", "resume=true"))
     assert objects == {}  # kept

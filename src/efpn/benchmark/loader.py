@@ -28,8 +28,7 @@ from efpn.benchmark.timing import interleave, stop_watched
 from efpn.benchmark.training import workload
 from efpn.data.datamodule import DetectionDataModule
 from efpn.data.images import read_image, read_smaller
-from efpn.data.reading import make_record
-from efpn.data.records import Categories, Index
+from efpn.data.records import Categories, Index, make_record
 from efpn.errors import UserError
 from efpn.markdown import markdown_table, number
 

@@ -117,46 +117,36 @@ def ColorJitter(
 
 
 def augmentations(entries: Mapping[str, Any] | Iterable[Any] | None) -> list[Augmentation]:
-    """The entries of a config, in order, each tried out on a small image.
+    """The entries of a config, in order, each tried out on a small image (raises `UserError`: it cannot be used here).
 
     They come as a list, or by names of one's own, which one can override one by one; what is None is left out.
-
-    Raises:
-        UserError: something that is no augmentation, or that changes the image's size, its type or the number of boxes.
     """
     named = entries if isinstance(entries, Mapping) else {str(n): entry for n, entry in enumerate(entries or ())}
-    built = {name: adapted(name, entry) for name, entry in named.items() if entry is not None}
-    for name, entry in built.items():
-        try_out(name, entry)
-    return list(built.values())
-
-
-def adapted(name: str, entry: Any) -> Augmentation:
-    """An entry as an `Augmentation`, whichever library it comes from."""
-    if isinstance(entry, BasicTransform | BaseCompose):
-        return FromAlbumentations(entry)
-    if isinstance(entry, v2.Transform):
-        return FromTorchvision(entry)
-    if callable(entry) and hasattr(entry, "pointwise"):
-        return entry
-    raise UserError(
-        f"train_transform.augment.{name}: {type(entry).__name__} is none; give a _target_ in albumentations, in "
-        "torchvision.transforms.v2, or a class like efpn.data.augment.HorizontalFlip"
-    )
-
-
-def try_out(name: str, entry: Augmentation) -> None:
-    """Raise `UserError` if an entry cannot be used here: found now, not in the middle of a training."""
     image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
     boxes = np.array([[10.0, 20, 40, 60], [100, 50, 150, 90]])
-    for seed in range(TRIALS):
-        try:
-            changed, moved = entry(image, boxes, np.random.default_rng(seed))
-            fits = (changed.shape, changed.dtype, moved.shape) == (image.shape, image.dtype, boxes.shape)
-        except Exception as error:  # a library's own words on what the transform lacks
-            raise UserError(f"train_transform.augment.{name}: cannot be used here ({error})") from error
-        if not fits:
+    built: list[Augmentation] = []
+    for name, entry in named.items():
+        place = f"train_transform.augment.{name}"
+        if isinstance(entry, BasicTransform | BaseCompose):
+            built.append(FromAlbumentations(entry))
+        elif isinstance(entry, v2.Transform):
+            built.append(FromTorchvision(entry))
+        elif callable(entry) and hasattr(entry, "pointwise"):
+            built.append(entry)
+        elif entry is not None:
             raise UserError(
-                f"train_transform.augment.{name}: makes {changed.shape} {changed.dtype} of {image.shape} uint8; an "
-                "augmentation keeps the size (short_side, scale_jitter and crop are there for that) and the type"
+                f"{place}: {type(entry).__name__} is none; give a _target_ in albumentations, in "
+                "torchvision.transforms.v2, or a class like efpn.data.augment.HorizontalFlip"
             )
+        for seed in range(0 if entry is None else TRIALS):
+            try:
+                changed, moved = built[-1](image, boxes, np.random.default_rng(seed))
+                fits = (changed.shape, changed.dtype, moved.shape) == (image.shape, image.dtype, boxes.shape)
+            except Exception as error:  # a library's own words on what the transform lacks
+                raise UserError(f"{place}: cannot be used here ({error})") from error
+            if not fits:
+                raise UserError(
+                    f"{place}: makes {changed.shape} {changed.dtype} of {image.shape} uint8; an augmentation keeps the "
+                    "size (short_side, scale_jitter and crop are there for that) and the type"
+                )
+    return built

@@ -8,8 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from efpn.data.reading import make_record, read_json_object, repeated, require_folder
-from efpn.data.records import Categories, Index, Record
+import numpy as np
+
+from efpn.data.records import Categories, Index, Record, make_record, read_json_object, repeated, require_folder
 from efpn.errors import Problem, UserError, raise_problems
 from efpn.given import is_id, is_number, shown
 
@@ -84,115 +85,104 @@ class CocoJson:
 
     def load(self, split: str) -> Index:
         """The images of one split, read once; annotations that make no sense are in ``problems``."""
-        if split not in self._indices:
-            self._indices[split] = self._read(split)
-            self._contents.clear()  # gigabytes for MS COCO; the records are compact
+        if split in self._indices:
+            return self._indices[split]
+        source = self._source(split)
+        folder = require_folder(self.root / self.splits[split]["images"], f"data.source.splits.{split}.images")
+        content = self._content(split)
+        if {entry["id"]: entry["name"] for entry in content["categories"]} != dict(
+            zip(self.categories.ids, self.categories.names, strict=True)
+        ):
+            first = self._source(self._first)
+            raise UserError(
+                f"{source}: its categories differ from those of {first}; give both files the same categories"
+            )
+        problems = _duplicates(content, source)
+        images = {image["id"]: image for image in reversed(content["images"])}
+        by_image: dict[int, list[dict[str, Any]]] = {number: [] for number in images}
+        for number, annotation in enumerate(content["annotations"]):
+            name = f"annotation {annotation['id']}" if "id" in annotation else f"annotations[{number}]"
+            home = annotation["image_id"]
+            fault = next(_faults(annotation, _ANNOTATION), None)
+            if home not in images:
+                fix = "add the image to 'images' or remove the annotation"
+                problems.append(Problem(source, name, f"points to the unknown image {home}", fix))
+                continue
+            if fault is None and annotation["category_id"] not in self.categories.label_of_id:
+                fault = f"unknown category {annotation['category_id']}", _ANNOTATION["category_id"][2]
+            if fault is not None:
+                problems.append(Problem(source, f"{name} of image {home}", *fault))
+            else:
+                by_image[home].append(annotation)
+        records = [self._record(images[number], by_image[number], folder) for number in sorted(images)]
+        name = f"{self.root.resolve().name}/{split}"
+        self._indices[split] = Index(name, source, self.categories, tuple(records), tuple(problems))
+        self._contents.clear()  # gigabytes for MS COCO; the records are compact
         return self._indices[split]
 
     @cached_property
     def categories(self) -> Categories:
         """Classes of the first split's file that is there, in its order; category ids need not be contiguous."""
-        first = self._first
-        names, ids = self._category_table(first)
+        table, source = self._content(self._first)["categories"], self._source(self._first)
+        names, ids = tuple(entry["name"] for entry in table), tuple(entry["id"] for entry in table)
         unknown = [name for name in self.evaluated or () if name not in names]
         if unknown:
-            listed = ", ".join(unknown)
-            raise UserError(f"{self._where(first)[1]}: no category named {listed}; correct data.source.evaluated")
+            raise UserError(f"{source}: no category named {', '.join(unknown)}; correct data.source.evaluated")
         try:
             return Categories(names, ids, tuple(self.evaluated is None or name in self.evaluated for name in names))
         except UserError as error:
-            raise UserError(f"{self._where(first)[1]}: {error}") from None
-
-    def _read(self, split: str) -> Index:
-        folder, source = self._where(split)
-        require_folder(folder, f"data.source.splits.{split}.images")
-        content = self._content(split)
-        names, ids = self._category_table(split)
-        if dict(zip(ids, names, strict=True)) != dict(zip(self.categories.ids, self.categories.names, strict=True)):
-            first = self._where(self._first)[1]
-            raise UserError(
-                f"{source}: its categories differ from those of {first}; give both files the same categories"
-            )
-        problems = _duplicates(content, source)
-        by_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
-        for number, annotation in enumerate(content["annotations"]):
-            home = by_image.get(annotation.get("image_id"))
-            if home is None:
-                what = f"points to the unknown image {annotation.get('image_id')}"
-                fix = "add the image to 'images' or remove the annotation"
-                problems.append(Problem(source, _name(annotation, number), what, fix))
-            else:
-                home.append({"number": number, **annotation})
-        records = []
-        for image in {image["id"]: image for image in reversed(content["images"])}.values():
-            records.append(self._record(image, by_image[image["id"]], folder, source, problems))
-        records.sort(key=lambda record: record.image_id)
-        return Index(f"{self.root.resolve().name}/{split}", source, self.categories, tuple(records), tuple(problems))
+            raise UserError(f"{source}: {error}") from None
 
     @property
     def _first(self) -> str:
         there = (s for s, where in self.splits.items() if (self.root / where["annotations"]).is_file())
         return next(there, next(iter(self.splits)))
 
-    def _where(self, split: str) -> tuple[Path, Path]:
+    def _source(self, split: str) -> Path:
         if split not in self.splits:
             known = ", ".join(self.splits)
             raise UserError(f"data.splits names the split {split!r}, but data.source.splits has only {known}")
-        return self.root / self.splits[split]["images"], self.root / self.splits[split]["annotations"]
+        return self.root / self.splits[split]["annotations"]
 
     def _content(self, split: str) -> dict[str, Any]:
+        source = self._source(split)
         if split not in self._contents:
-            source = self._where(split)[1]
             content = read_json_object(source, LISTS)
             raise_problems(f"{self.root.resolve().name}/{split}", shape_problems(content, source))
             self._contents[split] = content
         return self._contents[split]
 
-    def _category_table(self, split: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
-        table = self._content(split)["categories"]
-        return tuple(entry["name"] for entry in table), tuple(entry["id"] for entry in table)
-
-    def _record(
-        self,
-        image: dict[str, Any],
-        annotations: list[dict[str, Any]],
-        folder: Path,
-        source: Path,
-        problems: list[Problem],
-    ) -> Record:
-        boxes, labels, crowd, areas = [], [], [], []
-        for annotation in annotations:
-            fault = next(_faults(annotation, _ANNOTATION), None)
-            if fault is None and annotation["category_id"] not in self.categories.label_of_id:
-                fault = f"unknown category {annotation['category_id']}", _ANNOTATION["category_id"][2]
-            if fault is not None:
-                name = f"{_name(annotation, annotation['number'])} of image {image['id']}"
-                problems.append(Problem(source, name, *fault))
-                continue
-            x, y, width, height = annotation["bbox"]
-            boxes.append([x, y, x + width, y + height])
-            labels.append(self.categories.label_of_id[annotation["category_id"]])
-            crowd.append(bool(annotation.get("iscrowd")))
-            areas.append(math.nan if annotation.get("area") is None else float(annotation["area"]))
+    def _record(self, image: dict[str, Any], annotations: list[dict[str, Any]], folder: Path) -> Record:
+        xywh = np.array([annotation["bbox"] for annotation in annotations], np.float64).reshape(-1, 4)
+        areas = [annotation.get("area") for annotation in annotations]
         height, width = image.get("height"), image.get("width")
-        size = None if height is None or width is None else (height, width)
-        return make_record(image["id"], folder / image["file_name"], boxes, labels, size=size, crowd=crowd, area=areas)
-
-
-def _name(annotation: dict[str, Any], number: int) -> str:
-    return f"annotation {annotation['id']}" if "id" in annotation else f"annotations[{number}]"
+        return make_record(
+            image["id"],
+            folder / image["file_name"],
+            np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]]),
+            [self.categories.label_of_id[annotation["category_id"]] for annotation in annotations],
+            size=None if height is None or width is None else (height, width),
+            crowd=[bool(annotation.get("iscrowd")) for annotation in annotations],
+            area=[math.nan if area is None else area for area in areas],
+        )
 
 
 def _duplicates(content: dict[str, Any], source: Path) -> list[Problem]:
-    images = repeated(image["id"] for image in content["images"])
-    files = repeated({image["id"]: image["file_name"] for image in content["images"]}.values())
-    things = repeated(annotation["id"] for annotation in content["annotations"] if "id" in annotation)
-    twice, once = "make ids unique", "list each file once, with all its annotations"
-    return [
-        *(Problem(source, f"image {key}", f"duplicate id, {n} times", twice) for key, n in images.items()),
-        *(Problem(source, f"file_name {key}", f"of {n} images", once) for key, n in files.items()),
-        *(Problem(source, f"annotation {key}", f"duplicate id, {n} times", twice) for key, n in things.items()),
-    ]
+    images, files = content["images"], {image["id"]: image["file_name"] for image in content["images"]}
+    once = "list each file once, with all its annotations"
+    found = []
+    for kind, values, what, fix in (
+        ("image", (image["id"] for image in images), "duplicate id, {} times", "make ids unique"),
+        ("file_name", files.values(), "of {} images", once),
+        (
+            "annotation",
+            (a["id"] for a in content["annotations"] if "id" in a),
+            "duplicate id, {} times",
+            "make ids unique",
+        ),
+    ):
+        found += [Problem(source, f"{kind} {key}", what.format(n), fix) for key, n in repeated(values).items()]
+    return found
 
 
 def shape_problems(content: dict[str, Any], source: Path) -> Iterator[Problem]:

@@ -14,16 +14,15 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler, Sampler
 
 from efpn.data.balance import BalancePlan, make_plan
-from efpn.data.check import CheckReport, OnError, OpenImages, check_index, log_report
-from efpn.data.dataset import DetectionDataset, PairSample, Sample
+from efpn.data.check import OnError, OpenImages, check_index, log_report
+from efpn.data.dataset import DetectionDataset, PairSample, Sample, StreamSampler
 from efpn.data.records import Categories, Index
-from efpn.data.sampler import EvalSampler, StreamSampler
 from efpn.data.splits import Source, SplitRule, load_role
 from efpn.data.transforms import Transform
-from efpn.errors import UserError, require_count
+from efpn.errors import UserError
 from efpn.signals import leave_to_main
 
 log = logging.getLogger(__name__)
@@ -57,15 +56,8 @@ class DetectionDataModule(pl.LightningDataModule):
 
     def __post_init__(self) -> None:
         super().__init__()
-        require_count("data.batch_size", self.batch_size, least=1)
-        require_count("data.eval_batch_size", self.eval_batch_size, least=1)
-        require_count("data.num_workers", self.num_workers, least=0)
-        for option, choices in (("on_unreadable", ("error", "skip")), ("check_images", ("all", "header", "none"))):
-            if (value := getattr(self, option)) not in choices:
-                raise UserError(f"data.{option}={value}: unknown; use one of {', '.join(choices)}")
         # what an interrupted run has already had of the epoch that the next training loader begins with
         self.batches_done = 0
-        self.reports: dict[str, CheckReport] = {}  # what the check found, by role, as each is loaded
         self._indices: dict[str, Index] = {}
 
     @property
@@ -88,7 +80,7 @@ class DetectionDataModule(pl.LightningDataModule):
             if role == "train" and not any(record.trainable.any() for record in checked.records):
                 what = f"{checked.name}: no box to learn from in {len(checked)} images"
                 raise UserError(f"{what}; check data.splits.train and {checked.source}")
-            self._indices[role], self.reports[role] = checked, report
+            self._indices[role] = checked
         return self._indices[role]
 
     def check(self, *roles: Role) -> None:
@@ -130,8 +122,7 @@ class DetectionDataModule(pl.LightningDataModule):
         """The balance plan, or None without `balance`."""
         if self.balance is None:
             return None
-        window = self.train_transform.repeat_window
-        return make_plan(self.index("train"), self.balance, window=lambda record: window(record.size))
+        return make_plan(self.index("train"), self.balance, window=self.train_transform.repeat_window)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The stream's current epoch in full batches."""
@@ -143,28 +134,30 @@ class DetectionDataModule(pl.LightningDataModule):
         if self.trainer is not None:  # a resumed Trainer starts iterating before it sets the epoch
             sampler.resume(self.trainer.current_epoch, self.batches_done * self.batch_size)
             self.batches_done = 0
-        dataset = DetectionDataset(self.index("train"), self.train_transform, self.pairs, self.on_unreadable)
-        return self._loader(dataset, sampler, self.batch_size)
+        return self._loader("train", sampler)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Each validation image once (over all processes, see `EvalSampler`)."""
-        return self._eval_loader("val")
+        """Each validation image once, in order, shared out over processes in turn.
+
+        All have equally many, so that none waits for another: the first images are repeated at the end where their
+        number does not divide. Score each image id once.
+        """
+        return self._loader("val")
 
     def test_dataloader(self) -> DataLoader[Any]:
         """The same of the test images."""
-        return self._eval_loader("test")
+        return self._loader("test")
 
-    def _eval_loader(self, role: Role) -> DataLoader[Any]:
-        dataset = DetectionDataset(self.index(role), self.eval_transform, self.eval_pairs, self.on_unreadable)
-        return self._loader(dataset, EvalSampler(len(dataset), *self._rank_and_world_size()), self.eval_batch_size)
-
-    def _loader(
-        self, dataset: DetectionDataset, sampler: StreamSampler | EvalSampler, batch_size: int
-    ) -> DataLoader[Any]:
+    def _loader(self, role: Role, sampler: Sampler[Any] | None = None) -> DataLoader[Any]:
+        transform, pairs, batch_size = self.eval_transform, self.eval_pairs, self.eval_batch_size
+        if role == "train":
+            transform, pairs, batch_size = self.train_transform, self.pairs, self.batch_size
+        dataset = DetectionDataset(self.index(role), transform, pairs, self.on_unreadable)
+        rank, world_size = self._rank_and_world_size()
         return DataLoader(
             dataset,
             batch_size=batch_size,
-            sampler=sampler,
+            sampler=DistributedSampler(dataset, world_size, rank, shuffle=False) if sampler is None else sampler,
             num_workers=self.num_workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),

@@ -1,24 +1,26 @@
-"""A split as images and targets for training and evaluation."""
+"""A split as images and targets for training and evaluation, and the stream in which they come."""
 
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from efpn.data.images import ImageError, read_smaller
 from efpn.data.records import Index, Record
-from efpn.data.transforms import Transform, View
-from efpn.errors import UserError
+from efpn.data.transforms import Boxes, Transform, View
+from efpn.errors import UserError, raise_problems
 from efpn.types import Target
 
 log = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ class DetectionDataset(Dataset[Sample | PairSample]):
         pairs: bool = False,  # give both scales
         on_unreadable: Literal["error", "skip"] = "error",  # or warn, count it in `unreadable`, take the next one
     ) -> None:
-        index.require_sound()
+        raise_problems(index.name, index.problems)
         if not len(index):
             raise UserError(f"{index.name}: the split is empty; check data.splits and {index.source}")
         self.index = index
@@ -59,26 +61,19 @@ class DetectionDataset(Dataset[Sample | PairSample]):
 
     def __getitem__(self, key: Key) -> Sample | PairSample:
         number, seed, label = (*key, 0)[:3] if isinstance(key, tuple) else (key, key, 0)
-        factor = 2 if self.pairs else factor_of(self.transform)
+        factor = 2 if self.pairs else self.transform.factor
         record, image, shrunk = self._read(number, partial(self.transform.shrink, factor=factor, seed=seed))
-        view = self.transform(
-            image,
-            record.boxes[record.trainable] / shrunk,
-            factor=factor,
-            seed=seed,
-            ignore=record.boxes[record.crowd] / shrunk,
-            focus=np.flatnonzero(record.labels[record.trainable] == label),
-        )
-        pixels = to_tensor(view.image)
+        boxes, labels = record.boxes[record.trainable] / shrunk, record.labels[record.trainable]
+        given = {"ignore": record.boxes[record.crowd] / shrunk, "focus": np.flatnonzero(labels == label)}
+        image_1x, image_2x, view = image_pair(self.transform, image, boxes, seed, self.pairs, **given)
         target: Target = {
             "boxes": torch.as_tensor(view.boxes, dtype=torch.float32).reshape(-1, 4),
-            "labels": torch.as_tensor(record.labels[record.trainable][view.kept], dtype=torch.int64),
+            "labels": torch.as_tensor(labels[view.kept], dtype=torch.int64),
             "image_id": torch.tensor(record.image_id),
             "scale": torch.tensor(view.scale, dtype=torch.float32) / shrunk,
             "ignore_boxes": torch.as_tensor(view.ignore, dtype=torch.float32).reshape(-1, 4),
         }
-        pixels_1x = pixels if factor == 1 else halve(pixels)
-        return (pixels_1x, pixels, target) if self.pairs else (pixels_1x, target)
+        return (image_1x, target) if image_2x is None else (image_1x, image_2x, target)
 
     @property
     def unreadable(self) -> int:
@@ -99,19 +94,64 @@ class DetectionDataset(Dataset[Sample | PairSample]):
         raise UserError(f"{MAX_SKIPS} images in a row cannot be read, up to {record.path}; is the disk there?")
 
 
+@dataclass(eq=False)
+class StreamSampler(Sampler[tuple[int, int, int]]):
+    """Epochs cut from one endless stream of shuffled passes over the data; yields (record number, seed, label).
+
+    Position p of the stream lies in pass ``p // n`` and is a pure function of (seed, p), and so is the seed of its
+    sample. Epoch e is positions ``[e * samples_per_epoch, (e + 1) * samples_per_epoch)``, whatever the length of the
+    data, so a run that is resumed sees what an unbroken one would have seen. Rank r takes every
+    `world_size`-th position from r on; all ranks have equally many (the last ones may reach into the next epoch).
+    """
+
+    order: Sequence[int]  # record numbers of one pass, repeats allowed
+    seed: int  # of the whole stream
+    samples_per_epoch: int  # over all ranks
+    rank: int = 0  # this process
+    world_size: int = 1
+    labels: Sequence[int] | None = None  # for whose sake each of `order` comes, 0 for none; None for none at all
+
+    def __post_init__(self) -> None:
+        if not len(self.order):
+            raise ValueError("nothing to sample from")
+        self.epoch = self.skip = 0
+
+    def resume(self, epoch: int, samples: int) -> None:
+        """Begin the next iteration inside an epoch, after so many samples of this process; its length stays."""
+        self.epoch, self.skip = epoch, samples
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration yields; Lightning calls this."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return math.ceil(self.samples_per_epoch / self.world_size)
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        first = self.epoch * self.samples_per_epoch + self.rank
+        places, current = np.arange(len(self.order)), -1
+        skipped, self.skip = self.skip, 0
+        for position in range(first, first + len(self) * self.world_size, self.world_size)[skipped:]:
+            number, offset = divmod(position, len(self.order))
+            if number != current:
+                places, current = np.random.default_rng((self.seed, number)).permutation(len(self.order)), number
+            place = places[offset]
+            drawn = np.random.SeedSequence((self.seed, position)).generate_state(1, np.uint64)[0]
+            label = 0 if self.labels is None else self.labels[place]
+            yield int(self.order[place]), int(drawn >> np.uint64(1)), int(label)  # a seed of 63 bits
+
+
 def image_pair(
-    transform: Transform, image: NDArray[np.uint8], boxes: NDArray[np.float64], seed: int, double: bool = False
+    transform: Transform, image: NDArray[np.uint8], boxes: Boxes, seed: int, double: bool = False, **more: Any
 ) -> tuple[Tensor, Tensor | None, View]:
-    """What a network sees of an image, float32 in 0 to 1: at 1x ``(3, H, W)``, if ``double`` at 2x, and the view."""
-    factor = 2 if double else factor_of(transform)
-    view = transform(image, boxes, factor=factor, seed=seed)
+    """What a network sees of an image, float32 in 0 to 1: at 1x ``(3, H, W)``, if ``double`` at 2x, and the view.
+
+    ``more`` are the transform's further arguments.
+    """
+    factor = 2 if double else transform.factor
+    view = transform(image, boxes, factor=factor, seed=seed, **more)
     pixels = to_tensor(view.image)
     return (pixels if factor == 1 else halve(pixels)), (pixels if double else None), view
-
-
-def factor_of(transform: Transform) -> int:
-    """Times the 1x size that an image is resized to where no pair is asked for."""
-    return 1 if transform.direct else 2
 
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:

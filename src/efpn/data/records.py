@@ -1,19 +1,24 @@
-"""What an annotation file says, in memory: records (images), categories, and the index of one split.
+"""What an annotation file says, in memory: records (images), categories, an index of one split; and how to read it.
 
 Boxes here are ``(x1, y1, x2, y2)``, continuous, in pixels of the image file ("native"). No torch.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from efpn.errors import Problem, UserError, raise_problems
+from efpn.errors import Problem, UserError
+from efpn.given import load_json
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,10 +102,6 @@ class Index:
         """Boxes of all images, crowds included."""
         return sum(len(record.boxes) for record in self.records)
 
-    def require_sound(self) -> None:
-        """Raise `UserError` listing the reader's problems, if there are any."""
-        raise_problems(self.name, self.problems)
-
     def to_coco(self) -> dict[str, Any]:
         """COCO ground truth in native pixels: ``images``, ``annotations`` (xywh, area, iscrowd) and ``categories``.
 
@@ -114,26 +115,61 @@ class Index:
             name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
             size = {} if record.size is None else dict(zip(("height", "width"), record.size, strict=True))
             images.append({"id": record.image_id, "file_name": name, **size})
-            annotations += _coco_annotations(record, self.categories, first_id=len(annotations) + 1)
+            xywh = np.hstack([record.boxes[:, :2], record.boxes[:, 2:] - record.boxes[:, :2]])
+            areas = np.where(np.isnan(record.area), xywh[:, 2] * xywh[:, 3], record.area).tolist()
+            for box, label, crowd, area in zip(xywh.tolist(), record.labels, record.crowd, areas, strict=True):
+                number, category = len(annotations) + 1, self.categories.ids[label - 1]
+                whose = {"id": number, "image_id": record.image_id, "category_id": category}
+                annotations.append({**whose, "bbox": box, "area": area, "iscrowd": int(crowd)})
         pairs = zip(self.categories.names, self.categories.ids, strict=True)
         categories = [{"id": number, "name": name} for name, number in pairs]
         return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _coco_annotations(record: Record, categories: Categories, first_id: int) -> list[dict[str, Any]]:
-    x1, y1, x2, y2 = record.boxes.T
-    xywh = np.stack([x1, y1, x2 - x1, y2 - y1], axis=1)
-    areas = np.where(np.isnan(record.area), xywh[:, 2] * xywh[:, 3], record.area)
-    return [
-        {
-            "id": first_id + row,
-            "image_id": record.image_id,
-            "category_id": categories.ids[label - 1],
-            "bbox": box.tolist(),
-            "area": float(area),
-            "iscrowd": int(crowd),
-        }
-        for row, (box, label, crowd, area) in enumerate(
-            zip(xywh, record.labels.tolist(), record.crowd, areas, strict=True)
+def require_folder(root: str | Path, option: str = "data.root") -> Path:
+    """The folder `root` (raises `UserError`: it is missing, with the config `option`)."""
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        state = "is a file" if folder.exists() else "does not exist"
+        raise UserError(f"data folder {folder} {state}; give the right one with {option}=FOLDER")
+    return folder
+
+
+def read_json_object(path: Path, keys: Iterable[str]) -> dict[str, Any]:
+    """The JSON object in `path` (raises `UserError`: it cannot be read, is no object or lacks one of `keys`)."""
+    layout = "check the data set's layout or data.root"
+    content = load_json(path, "fetch it again, or give the right one", kind="annotation file", missing=layout)
+    if not isinstance(content, dict):
+        raise UserError(
+            f"annotation file {path} holds a {type(content).__name__}, not an object; is it the right file?"
         )
-    ]
+    if lacking := [repr(key) for key in keys if key not in content]:
+        raise UserError(f"annotation file {path} lacks the key {', '.join(lacking)}; is it the right format?")
+    return content
+
+
+def repeated(values: Iterable[Key]) -> dict[Key, int]:
+    """The values that occur more than once, with their counts, in order of first occurrence."""
+    return {value: count for value, count in Counter(values).items() if count > 1}
+
+
+def make_record(
+    image_id: int,
+    path: Path,
+    boxes: Sequence[Sequence[float]] | NDArray[np.float64],
+    labels: Sequence[int],
+    *,
+    size: tuple[int, int] | None = None,
+    crowd: Sequence[bool] | None = None,
+    area: Sequence[float] | None = None,
+) -> Record:
+    """A `Record` from plain lists; `boxes` are xyxy in native pixels, `area` is NaN where a box has none of its own."""
+    return Record(
+        image_id=image_id,
+        path=path,
+        size=size,
+        boxes=np.asarray(boxes, np.float64).reshape(-1, 4),
+        labels=np.asarray(labels, np.int64),
+        crowd=np.zeros(len(labels), bool) if crowd is None else np.asarray(crowd, bool),
+        area=np.full(len(labels), np.nan) if area is None else np.asarray(area, np.float64),
+    )

@@ -35,39 +35,41 @@ class Source(Protocol):
 
 def load_role(source: Source, rules: Mapping[str, SplitRule], role: str) -> Index:
     """The index of `role` under `rules`, see the module (raises `UserError`: it has none, or it is malformed)."""
-    if rules.get(role) is None:
+    rule = rules.get(role)
+    if rule is None:
         raise UserError(
             f"data.splits.{role} is not set; name a split of the data set or a part: {{from: train, holdout: 0.1}}"
         )
-    rule = rules[role]
-    if not isinstance(rule, str):
-        whole = source.load(_part(rule, role)["from"])
-        chosen, suffix = _chosen(whole, rule, role), f" (its part for {role})"
-    else:
+    if isinstance(rule, str):
         whole = source.load(rule)
-        parts = {name: other for name, other in rules.items() if other is not None and not isinstance(other, str)}
-        held = [_chosen(whole, part, name) for name, part in parts.items() if _part(part, name)["from"] == rule]
-        chosen, suffix = {record.image_id for record in whole.records}.difference(*held), ""
+        parts = {name: part for name, part in rules.items() if part is not None and not isinstance(part, str)}
+        held = [_part(whole, part, name) for name, part in parts.items() if _from(part, name) == rule]
+        chosen = {record.image_id for record in whole.records}.difference(*held)
+    else:
+        whole = source.load(_from(rule, role))
+        chosen = _part(whole, rule, role)
     records = tuple(record for record in whole.records if record.image_id in chosen)
+    suffix = "" if isinstance(rule, str) else f" (its part for {role})"
     return replace(whole, name=whole.name + suffix, records=records)
 
 
-def _part(rule: Mapping[str, Any], role: str) -> Mapping[str, Any]:
+def _from(rule: Mapping[str, Any], role: str) -> str:
+    """The split that a role is a part of."""
     if set(rule) not in ({"from", "holdout"}, {"from", "match"}):
         got = ", ".join(map(str, rule))
         raise UserError(f"data.splits.{role} needs 'from' and one of 'holdout' and 'match'; it has {got}")
     if "holdout" in rule and not (isinstance(rule["holdout"], int | float) and 0 < rule["holdout"] < 1):
         raise UserError(f"data.splits.{role}.holdout is {rule['holdout']!r}; it must be a fraction between 0 and 1")
-    return rule
+    return rule["from"]
 
 
-def _chosen(whole: Index, rule: Mapping[str, Any], role: str) -> set[int]:
-    if "match" in rule:
-        chosen = {record.image_id for record in whole.records if fnmatch(record.path.name, rule["match"])}
-        if not chosen:
-            raise UserError(f"data.splits.{role}.match={rule['match']!r} matches no file name in {whole.name}")
-        return chosen
-    count = max(1, round(len(whole) * rule["holdout"]))
-    ids = (record.image_id for record in whole.records)
-    # ranked by a hash of the id, so that an image added to the data set does not reshuffle the others
-    return set(sorted(ids, key=lambda one: hashlib.blake2b(str(one).encode(), digest_size=8).digest())[:count])
+def _part(whole: Index, rule: Mapping[str, Any], role: str) -> set[int]:
+    """The ids of the images of a split that a role takes of it."""
+    if "holdout" in rule:  # ranked by a hash of the id, so that an image more does not reshuffle the others
+        ids = [record.image_id for record in whole.records]
+        ids.sort(key=lambda one: hashlib.blake2b(str(one).encode(), digest_size=8).digest())
+        return set(ids[: max(1, round(len(ids) * rule["holdout"]))])
+    chosen = {record.image_id for record in whole.records if fnmatch(record.path.name, rule["match"])}
+    if not chosen:
+        raise UserError(f"data.splits.{role}.match={rule['match']!r} matches no file name in {whole.name}")
+    return chosen

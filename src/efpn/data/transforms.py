@@ -9,8 +9,8 @@ is resized.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
@@ -34,31 +34,6 @@ class View:
     kept: NDArray[np.int64]  # ``(m,)`` int64, which of the given boxes they are
     scale: tuple[float, float]  # (x, y), 1x pixels per native pixel
     ignore: Boxes  # ``(k, 4)`` float64 xyxy, 1x pixels: what the image shows of the regions to ignore
-
-
-class Transform(Protocol):
-    """What the data set calls."""
-
-    direct: bool  # whether 1x alone may be resized straight from the native image
-
-    def __call__(
-        self, image: Pixels, boxes: Boxes, *, factor: int, seed: int, ignore: Boxes = NO_BOXES, focus: Rows = NO_ROWS
-    ) -> View:
-        """Transform `image` ``(h, w, 3)`` uint8 and its `boxes` ``(n, 4)``, native pixels, with all that `seed` draws.
-
-        The image is wanted at `factor` times the 1x size. The regions `ignore` ``(k, 4)`` go along; of these every part
-        in sight is kept. `focus` are rows of `boxes` for whose sake the image comes again; a training transform crops
-        around one of them. All arguments together decide the result.
-        """
-
-    def shrink(self, height: int, width: int, *, factor: int, seed: int) -> int:
-        """By how much (1, 2, 4, 8) an image of this size may be read smaller before the call with these arguments."""
-
-    def repeat_window(self, size: tuple[int, int] | None) -> float:
-        """Native side of the square that an image of ``(height, width)`` shows where it comes again for an object.
-
-        Infinite where it shows all of it, or where the size is not known.
-        """
 
 
 @dataclass(frozen=True)
@@ -99,69 +74,82 @@ def size_factor(height: int, width: int, short_side: int, max_size: int) -> floa
     return min(short_side / min(height, width), max_size / max(height, width))
 
 
-def whole_window(height: int, width: int, factor: float) -> Window:
-    """The whole image resized by `factor`, to the nearest whole 1x pixel."""
-    return Window(0, 0, width, height, max(1, round(width * factor)), max(1, round(height * factor)))
-
-
-def clip_boxes(boxes: Boxes, width: float, height: float, min_visibility: float) -> tuple[Boxes, NDArray[np.int64]]:
+def clip_boxes(boxes: Boxes, width: float, height: float, min_visibility: float) -> tuple[Boxes, Rows]:
     """Clip to the image and drop what keeps no area or less than `min_visibility` of its own.
 
     Returns boxes ``(m, 4)`` and their rows ``(m,)``.
     """
-    clipped = np.stack([boxes[:, axis].clip(0, (width, height)[axis % 2]) for axis in range(4)], axis=1)
+    clipped = boxes.clip(0, [width, height, width, height])
     area, left = ((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) for box in (boxes, clipped))
     kept = np.flatnonzero((left > 0) & (left >= min_visibility * area))
     return clipped[kept], kept
 
 
 @dataclass(eq=False)
-class EvalTransform:
-    """Resize the whole image; nothing is random."""
+class Transform:
+    """Resize the whole image, as in evaluation; nothing is random. What the data set calls."""
 
     short_side: int  # 1x pixels of the shorter side
     max_size: int  # 1x pixels that the longer side may not pass
     # resize 1x straight from the native image where no pair is asked for; by default it is made of the 2x image even
     # then, so that a network sees the same 1x pixels in all phases
-    direct: bool = False
+    direct: bool = field(default=False, kw_only=True)
 
     def __call__(
         self, image: Pixels, boxes: Boxes, *, factor: int, seed: int, ignore: Boxes = NO_BOXES, focus: Rows = NO_ROWS
     ) -> View:
-        """See `Transform`; `seed` and `focus` have no effect."""
+        """Transform `image` ``(h, w, 3)`` uint8 and its `boxes` ``(n, 4)``, native pixels, with all that `seed` draws.
+
+        The image is wanted at `factor` times the 1x size. The regions `ignore` ``(k, 4)`` go along; of these every part
+        in sight is kept. `focus` are rows of `boxes` for whose sake the image comes again; a training transform crops
+        around one of them. All arguments together decide the result.
+        """
         height, width = image.shape[:2]
-        window = whole_window(height, width, size_factor(height, width, self.short_side, self.max_size))
+        window = self._whole(image, size_factor(height, width, self.short_side, self.max_size))
         moved, kept = clip_boxes(window.move(boxes), window.out_width, window.out_height, 0)
         regions, _ = clip_boxes(window.move(ignore), window.out_width, window.out_height, 0)
         return View(window.resize(image, factor), moved, kept, window.scale, regions)
 
+    @property
+    def factor(self) -> int:
+        """Times the 1x size that an image is resized to where no pair is asked for."""
+        return 1 if self.direct else 2
+
     def shrink(self, height: int, width: int, *, factor: int, seed: int) -> int:
-        """Never: evaluation, prediction and an exported detector are to see the same pixels."""
+        """By how much (1, 2, 4, 8) an image of this size may be read smaller before the call with these arguments.
+
+        Not at all here: evaluation, prediction and an exported detector are to see the same pixels.
+        """
         return 1
 
     def repeat_window(self, size: tuple[int, int] | None) -> float:
-        """All of it."""
+        """Native side of the square that an image of ``(height, width)`` shows where it comes again for an object.
+
+        Infinite where it shows all of it, or where the size is not known.
+        """
         return np.inf
+
+    def _whole(self, image: Pixels, factor: float) -> Window:
+        height, width = image.shape[:2]
+        return Window(0, 0, width, height, max(1, round(width * factor)), max(1, round(height * factor)))
+
+
+EvalTransform = Transform
 
 
 @dataclass(eq=False)
-class TrainTransform:
+class TrainTransform(Transform):
     """Scale jitter, crop and the augmentations of the config, all drawn from the seed of the sample.
 
     A JPEG that ends up at half of its size or less (files from four times the 1x size on, since 1x is made of the 2x
-    image) may be read at that size, see `shrink`; its pixels are then libjpeg's means in place of OpenCV's.
-
-    Raises:
-        UserError: `scale_jitter`, `crop`, `repeat_crop` or what is in `augment` make no sense.
+    image) may be read at that size, see `shrink`; its pixels are then libjpeg's means in place of OpenCV's. Sides are
+    those before jitter. What makes no sense is a `UserError`.
     """
 
-    short_side: int  # 1x pixels of the shorter side before jitter
-    max_size: int  # 1x pixels that the longer side may not pass before jitter
     scale_jitter: Sequence[float] | None = None  # (low, high) factor on that size, drawn log-uniformly; None for none
     crop: int | None = None  # side of a square window, 1x pixels, zero-padded where the image is smaller; None: all
     object_crop_prob: float = 0.0  # how often the crop is placed around a random object; else anywhere
     min_visibility: float = 0.3  # share of a box that must be left in sight for it to be kept
-    direct: bool = False  # as in `EvalTransform`
     # the same around an object that a class balance repeats the image for; where there is a `crop`, that is its side
     repeat_crop: int | None = None
     augment: Any = None  # a list of transforms, or some by name, done one after the other, see `efpn.data.augment`
@@ -183,8 +171,18 @@ class TrainTransform:
         random = np.random.default_rng(seed)
         crop = self.repeat_crop if self.crop is None and len(focus) else self.crop
         window = self._window(image, boxes, crop, focus, random)
-        shown = window.move(np.concatenate([boxes, ignore]))
-        pixels, shown = self._augmented(window, image, shown, factor, random)
+        shown = factor * window.move(np.concatenate([boxes, ignore]))
+        pixels, resized = image[window.y : window.y + window.height, window.x : window.x + window.width], False
+        for augmentation in self.augment:  # first ones that change each pixel by itself, where the pixels are fewer
+            if not resized and not (augmentation.pointwise and window.enlarges(factor)):
+                pixels, resized = window.resize(pixels, factor), True
+            size = pixels.shape
+            pixels, shown = augmentation(pixels, shown, random)
+            if pixels.shape != size:  # one that does so seldom was not found when it was built
+                raise UserError(
+                    f"train_transform.augment: made {pixels.shape} of {size}; leave out what changes the size"
+                )
+        pixels, shown = pixels if resized else window.resize(pixels, factor), shown / factor
         moved, kept = clip_boxes(shown[: len(boxes)], window.out_width, window.out_height, self.min_visibility)
         regions, _ = clip_boxes(shown[len(boxes) :], window.out_width, window.out_height, 0)
         if crop is not None:
@@ -209,26 +207,6 @@ class TrainTransform:
         low, high = np.log(self.jitter)
         return float(size_factor(height, width, self.short_side, self.max_size) * np.exp(random.uniform(low, high)))
 
-    def _augmented(
-        self, window: Window, image: Pixels, shown: Boxes, factor: int, random: np.random.Generator
-    ) -> tuple[Pixels, Boxes]:
-        """The window's pixels and what is in it (1x pixels) after all augmentations.
-
-        Those that change each pixel by itself and come first are done where the pixels are fewer.
-        """
-        pixels, resized = image[window.y : window.y + window.height, window.x : window.x + window.width], False
-        boxes = factor * shown
-        for augmentation in self.augment:
-            if not resized and not (augmentation.pointwise and window.enlarges(factor)):
-                pixels, resized = window.resize(pixels, factor), True
-            size = pixels.shape
-            pixels, boxes = augmentation(pixels, boxes, random)
-            if pixels.shape != size:  # one that does so seldom was not found when it was built
-                raise UserError(
-                    f"train_transform.augment: made {pixels.shape} of {size}; leave out what changes the size"
-                )
-        return pixels if resized else window.resize(pixels, factor), boxes / factor
-
     def _window(
         self, image: Pixels, boxes: Boxes, crop: int | None, focus: Rows, random: np.random.Generator
     ) -> Window:
@@ -236,7 +214,7 @@ class TrainTransform:
         height, width = image.shape[:2]
         factor = self._scale(height, width, random)
         if crop is None:
-            return whole_window(height, width, factor)
+            return self._whole(image, factor)
         around = boxes[focus] if len(focus) else boxes
         wanted = len(around) > 0 and (len(focus) > 0 or random.random() < self.object_crop_prob)
         target = around[random.integers(len(around))] if wanted else None

@@ -13,8 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from efpn.data.reading import make_record, read_json_object, repeated, require_folder
-from efpn.data.records import Categories, Index, Record
+from efpn.data.records import Categories, Index, Record, make_record, read_json_object, repeated, require_folder
 from efpn.errors import Problem, UserError
 from efpn.given import is_number, shown
 
@@ -36,11 +35,7 @@ Evaluated = Mapping[str, Any] | Sequence[str] | str | None
 
 
 class TT100K:
-    """Reader of a data set in the TT100K layout.
-
-    Raises:
-        UserError: no such folder, no annotation file (or both releases'), or a class that the file does not know.
-    """
+    """Reader of a data set in the TT100K layout (raises `UserError`: no folder, no annotation file, or two)."""
 
     def __init__(
         self,
@@ -54,7 +49,15 @@ class TT100K:
         if others not in ("separate", "merged"):
             raise UserError(f"data.source.others is {others!r}; it must be 'separate' or 'merged'")
         self.root = require_folder(root)
-        self.annotations = self._find_annotations(annotations)
+        names = ANNOTATION_FILES if annotations is None else (annotations,)
+        found = [self.root / name for name in names if (self.root / name).is_file()]
+        if not found:
+            expected = " or ".join(names)
+            raise UserError(f"data folder {self.root} has no {expected}; is data.root the folder of a TT100K release?")
+        if len(found) > 1:
+            choices = " or ".join(f"data.source.annotations={path.name}" for path in found)
+            raise UserError(f"data folder {self.root} holds two releases; choose one with {choices}")
+        self.annotations = found[0]
         self.evaluated = evaluated
         self.others = others
 
@@ -107,17 +110,6 @@ class TT100K:
             raise UserError(f"{self.annotations}: 'imgs' is {shown(images)}; make it an object of images by id")
         return content
 
-    def _find_annotations(self, name: str | None) -> Path:
-        names = ANNOTATION_FILES if name is None else (name,)
-        found = [self.root / candidate for candidate in names if (self.root / candidate).is_file()]
-        if not found:
-            expected = " or ".join(names)
-            raise UserError(f"data folder {self.root} has no {expected}; is data.root the folder of a TT100K release?")
-        if len(found) > 1:
-            choice = " or ".join(f"data.source.annotations={path.name}" for path in found)
-            raise UserError(f"data folder {self.root} holds two releases; choose one with {choice}")
-        return found[0]
-
     def _evaluated_names(self) -> frozenset[str]:
         chosen, types = self.evaluated, self._content["types"]
         if chosen is None:
@@ -158,8 +150,7 @@ class TT100K:
         boxes: list[list[float]] = []
         labels: list[int] = []
         for number, thing in enumerate(entry.get("objects", ())):
-            fault = self._object_fault(thing)
-            if fault is not None:
+            if fault := self._object_fault(thing):
                 problems.append(Problem(self.annotations, f"image {image_id}, object {number}", *fault))
                 continue
             labels.append(self.categories.label_of.get(thing["category"]) or self.categories.label_of[OTHER])

@@ -14,10 +14,10 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities import move_data_to_device
 
 from efpn.benchmark.timing import interleave, synchronise
-from efpn.configs import one_device
 from efpn.errors import UserError
 from efpn.evaluation.detect import eval_data, rebuild
 from efpn.evaluation.variants import PLAIN, Variant, find_variants
+from efpn.ranges import one_device
 from efpn.runs.checkpoints import read_checkpoint
 from efpn.runs.rebuild import quiet_trainer
 from efpn.runs.saved import SavedRun, latest_run

@@ -12,7 +12,6 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from efpn.configs import one_device
 from efpn.data.datamodule import DetectionDataModule, Role
 from efpn.data.records import Index
 from efpn.errors import UserError
@@ -25,12 +24,12 @@ from efpn.metrics.bands import Boxes
 from efpn.metrics.funnel import StageRecord
 from efpn.metrics.results import read_results
 from efpn.models import EFPNDetector, FasterRCNN
+from efpn.ranges import one_device
 from efpn.runs.checkpoints import Checkpoint, read_checkpoint
 from efpn.runs.files import read_json
 from efpn.runs.phases import model_config, reads_2x
-from efpn.runs.rebuild import quiet_trainer, rebuild_detector, resize_to
+from efpn.runs.rebuild import first_process, quiet_trainer, rebuild_detector, resize_to
 from efpn.runs.saved import SavedRun
-from efpn.runs.trainer import first_process
 from efpn.tasks.base import count_capped, native_detections, warn_of_cap
 
 log = logging.getLogger(__name__)

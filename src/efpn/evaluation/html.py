@@ -16,8 +16,7 @@ from efpn.evaluation.table import CLASS_METRICS, RULES, band_name, class_lines, 
 from efpn.markdown import MISSING, number
 from efpn.metrics.evaluation import Evaluation, Metrics
 from efpn.metrics.funnel import Funnel
-from efpn.runs.files import write_text
-from efpn.runs.names import CONFIG_FILE
+from efpn.runs.files import CONFIG_FILE, write_text
 
 REPORT: Final = "report.html"
 WIDEST: Final = 1800  # pixels of an embedded image

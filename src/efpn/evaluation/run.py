@@ -27,8 +27,8 @@ from efpn.metrics.evaluation import Evaluation
 from efpn.provenance import command_line, hardware, own_commit
 from efpn.ranges import EVALUATE, check_values
 from efpn.runs.files import require_place
+from efpn.runs.rebuild import first_process
 from efpn.runs.saved import SavedRun, broken_lineage
-from efpn.runs.trainer import first_process
 
 log = logging.getLogger(__name__)
 

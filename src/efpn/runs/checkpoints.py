@@ -1,26 +1,22 @@
-"""Resume points that survive a kill, and the checkpoint that a finished phase leaves for the next."""
+"""The checkpoint that a finished phase leaves for the next, and the point that an interrupted one goes on from."""
 
 from __future__ import annotations
 
 import io
 import math
-import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
 from efpn import __version__
-from efpn.errors import Interrupted, UserError
+from efpn.errors import UserError
 from efpn.models import EFPNDetector
-from efpn.runs.files import naming, write_bytes
-from efpn.runs.names import CHECKPOINT_FILE, RESUME_FILE
-from efpn.signals import TIME_UP, SignalWatch, requeue
+from efpn.runs.files import CHECKPOINT_FILE, RESUME_FILE, write_bytes
 
 
 @dataclass(frozen=True)
@@ -123,10 +119,9 @@ def require_same_shapes(
 
 
 def load_checkpoint(detector: EFPNDetector, checkpoint: Checkpoint, fresh: Sequence[str], source: Path) -> None:
-    """Load strictly; only parts of ``fresh``, prefixes of `EFPNDetector.starters`, may be lacking: these are started.
+    """Load strictly (raises `UserError`: any difference, and ``source``, the file).
 
-    Raises:
-        UserError: any other key is missing, unexpected or of another shape; it names ``source``, the file.
+    Only parts of ``fresh``, prefixes of `EFPNDetector.starters`, may be lacking: these are started.
     """
     state, own = checkpoint.state_dict, detector.state_dict()
     require_same_shapes(state, own, f"checkpoint {source} (phase {checkpoint.phase})", fresh)
@@ -135,86 +130,3 @@ def load_checkpoint(detector: EFPNDetector, checkpoint: Checkpoint, fresh: Seque
     for prefix, start in detector.starters().items():
         if any(key.startswith(prefix) for key in missing):
             start()
-
-
-class ResumePoint(pl.Callback):
-    """Saves ``last.ckpt`` after every stretch of steps, by rename, so that a kill never leaves half a file.
-
-    Stretches are Lightning's epochs: the data stream is cut into them, so a resumed run sees exactly what is left. A
-    signal ends the run after the step under way; what is saved then lies inside a stretch, and Lightning's count of
-    its batches says where in the stream to go on.
-    """
-
-    def __init__(self, folder: Path, watch: SignalWatch) -> None:
-        self.path = folder / RESUME_FILE
-        self.watch = watch
-        self.step = 0  # last optimizer step seen
-        self.stretch_ends = False
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the signals back from Lightning, whose handlers stop or save in the middle of a step."""
-        self.watch.install()
-        self.step = trainer.global_step
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """Save at a stretch's end, before its validation, and after any whole step when a signal has come."""
-        stepped, self.step = trainer.global_step != self.step, trainer.global_step
-        self.stretch_ends = trainer.is_last_batch or trainer.global_step >= trainer.max_steps
-        stopping = self.asked_to_stop(trainer)
-        if self.stretch_ends or (stopping and stepped):
-            self.save(trainer)
-            if stopping:
-                self.stop(trainer)
-
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """As at the start of training: a validation of its own has Lightning's handlers again."""
-        self.watch.install()
-
-    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """Stop when a signal has come; all steps are saved."""
-        if self.asked_to_stop(trainer):
-            self.stop(trainer)
-
-    def asked_to_stop(self, trainer: pl.Trainer) -> bool:
-        """Whether a signal has reached any of the processes."""
-        return trainer.strategy.reduce_boolean_decision(self.watch.received is not None, all=False)
-
-    def save(self, trainer: pl.Trainer) -> None:
-        """Save, on every process (Lightning's call is collective), and rename on the first."""
-        partial = self.path.with_suffix(".partial")
-        try:
-            there = self.path.is_file()
-            with naming(self.path, self.path.stat().st_size if there else state_bytes(trainer.lightning_module)):
-                trainer.save_checkpoint(partial, weights_only=False)
-        except OSError:
-            partial.unlink(missing_ok=True)  # the one before stays
-            raise
-        if trainer.is_global_zero:
-            partial.replace(self.path)
-
-    def stop(self, trainer: pl.Trainer) -> None:
-        """Raise `Interrupted`; where SLURM has announced the end of the job's time, ask for more."""
-        number = self.watch.received or signal.SIGTERM  # another process has received it
-        more = requeue() if number in TIME_UP and trainer.is_global_zero else ""
-        message = f"{number.name} at step {trainer.global_step} of {trainer.max_steps}: saved {self.path}{more}"
-        raise Interrupted(number, message)
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """At a stretch's end, turn the loop's progress from "after epoch e's last batch" into "before epoch e + 1".
-
-        As Lightning saves it, a resumed run takes one step too many and counts one epoch twice wherever it does not
-        validate after every epoch.
-        """
-        if not self.stretch_ends:
-            return
-        progress = checkpoint["loops"]["fit_loop"]
-        batches = progress["epoch_loop.batch_progress"]
-        for counter in (*progress["epoch_progress"].values(), batches["total"]):
-            counter["processed"] = counter["completed"] = counter["ready"]
-        batches["is_last_batch"] = False
-        progress["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
-        steps = progress["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
-        for counter in (batches, progress["epoch_loop.scheduler_progress"], steps["step"], steps["zero_grad"]):
-            counter["current"] = dict.fromkeys(counter["current"], 0)

@@ -1,4 +1,4 @@
-"""Result files: written whole or not at all, and as JSON that every reader accepts."""
+"""The files of a run: their names, written whole or not at all, and as JSON that every reader accepts. No torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -19,9 +19,28 @@ from omegaconf import DictConfig, OmegaConf
 from efpn.errors import UserError
 from efpn.given import load_json
 from efpn.runs.migration import migrated
-from efpn.runs.names import METRICS_FILE
+
+RESUME_FILE = "last.ckpt"
+CHECKPOINT_FILE = "weights.ckpt"  # of a finished phase
+FORMER_FILE = "handover.ckpt"  # what it was called before version 0.2
+CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.json"
+LOCK_FILE = ".lock"
+ROW_FILE = "row.json"  # in the folder of a sweep's job: which row of a table it is
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def checkpoint_in(folder: Path) -> Path:
+    """The checkpoint of the finished phase in ``folder``, by the name that it has there or is to have."""
+    now, former = folder / CHECKPOINT_FILE, folder / FORMER_FILE
+    return former if former.is_file() and not now.is_file() else now
+
+
+def finished_in(folder: Path, depth: str = "*") -> list[Path]:
+    """The checkpoints of all finished phases whose folders match the pattern ``depth`` below ``folder``, sorted."""
+    phases = {file.parent for name in (CHECKPOINT_FILE, FORMER_FILE) for file in folder.glob(f"{depth}/{name}")}
+    return [checkpoint_in(phase) for phase in sorted(phases)]
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -112,9 +131,15 @@ def plain(data: Any) -> Any:
     return str(data)
 
 
-def read_json(path: Path, fix: str = "write it with evaluate.py") -> Any:
-    """Read a JSON file; ``fix`` says how to come by a sound one (raises `UserError`: it is missing or no JSON)."""
-    return load_json(path, fix)
+def read_json(path: Path, fix: str = "write it with evaluate.py", what: str = "", keys: Iterable[str] = ()) -> Any:
+    """Read a JSON file; ``fix`` says how to come by a sound one (raises `UserError`: it is missing or no JSON).
+
+    It has to be an object with these ``keys`` if ``what`` that is is given, in a word.
+    """
+    content = load_json(path, fix)
+    if what and not (isinstance(content, dict) and set(keys) <= set(content)):
+        raise UserError(f"{path}: damaged (no {what}); {fix}")
+    return content
 
 
 def read_config(path: Path, keys: Sequence[str] = ("name", "seed", "phases", "data", "model", "trainer")) -> DictConfig:
@@ -138,12 +163,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """What ``metrics.json`` of a phase says; nothing where there is none (raises `UserError`: it is damaged)."""
     path = folder / METRICS_FILE
     fix = "remove it to go on without the record of what the phase started from"
-    if not path.is_file():
-        return {}
-    record = read_json(path, fix)
-    if not isinstance(record, dict):
-        raise UserError(f"{path}: damaged (no record); {fix}")
-    return record
+    return read_json(path, fix, "record") if path.is_file() else {}
 
 
 def as_tt100k_results(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

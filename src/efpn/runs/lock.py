@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from efpn.errors import UserError
-from efpn.runs.files import make_folder
-from efpn.runs.names import LOCK_FILE
+from efpn.runs.files import LOCK_FILE, make_folder
 from efpn.signals import requeued, slurm_job
 
 log = logging.getLogger(__name__)
@@ -70,24 +69,20 @@ def birth(pid: int) -> str:
         os.kill(pid, 0)
     except ProcessLookupError:
         return ""
-    except PermissionError:  # of another user
-        return "unknown"
+    except PermissionError:
+        pass  # it is of another user
     return "unknown"
 
 
 @contextmanager
 def lock(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Hold a phase's folder, which is made; ``wait`` for a process that holds it, as long as that lives.
+    """Hold a phase's folder, which is made (raises `UserError`: another process holds it).
 
-    Raises:
-        UserError: another process holds it and is not waited for.
-        OSError: nothing can be written.
+    With ``wait`` that is waited for, as long as it lives.
     """
     make_folder(folder)
-    path = folder / LOCK_FILE
-    mine = json.dumps(asdict(Owner.me()))
-    told = False
-    while not created(path, mine):
+    path, told = folder / LOCK_FILE, False
+    while not created(path, json.dumps(asdict(Owner.me()))):
         try:
             refuse_or_clear(path)
         except UserError as held:
@@ -140,11 +135,16 @@ def refuse_or_clear(path: Path) -> None:
     Of several processes that find it stale, one succeeds to rename it; what it then holds is looked at once more, in
     case it is the new lock of another that was faster.
     """
+    probe = path.with_name(f".lock.now.{socket.gethostname()}.{os.getpid()}")
     try:
-        found, silence = path.read_text(errors="replace"), silence_of(path)
-        owner = Owner.of(found)
+        found = path.read_text(errors="replace")
+        probe.touch()  # now, by the clock of the file system that both see
+        silence = max(0.0, probe.stat().st_mtime - path.stat().st_mtime)
     except FileNotFoundError:
         return
+    finally:
+        probe.unlink(missing_ok=True)
+    owner = Owner.of(found)
     who = f"process {owner.pid} on {owner.host}" if owner else "an unknown process"
     if owner.lives(silence) if owner else silence < SILENT:
         raise UserError(
@@ -161,13 +161,3 @@ def refuse_or_clear(path: Path) -> None:
     else:
         log.warning("%s: taken over from %s, which is dead", path.parent, who)
     aside.unlink()
-
-
-def silence_of(path: Path) -> float:
-    """Seconds since a file's owner has touched it, by the clock of the file system that both see."""
-    probe = path.with_name(f".lock.now.{socket.gethostname()}.{os.getpid()}")
-    probe.touch()
-    try:
-        return max(0.0, probe.stat().st_mtime - path.stat().st_mtime)
-    finally:
-        probe.unlink(missing_ok=True)

@@ -14,10 +14,17 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from efpn.configs import leaves
 from efpn.errors import UserError
-from efpn.runs.files import read_config
-from efpn.runs.names import CHECKPOINT_FILE, CONFIG_FILE, FORMER_FILE, METRICS_FILE, RESUME_FILE, checkpoint_in
+from efpn.ranges import leaves
+from efpn.runs.files import (
+    CHECKPOINT_FILE,
+    CONFIG_FILE,
+    FORMER_FILE,
+    METRICS_FILE,
+    RESUME_FILE,
+    checkpoint_in,
+    read_config,
+)
 from efpn.runs.sweeps import composed, own_words
 
 # What is part of a phase's own node where the phase uses it, or says nothing of a phase.
@@ -150,8 +157,7 @@ def reads_2x(model: DictConfig) -> bool:
 def find_init(cfg: DictConfig, run: PhaseRun) -> Path | None:
     """The weights that a phase starts from: ``init_ckpt``, or those of the phase before (`own_config`).
 
-    Raises:
-        UserError: there are none; the message gives the command that makes them.
+    Where there are none, a `UserError` gives the command that makes them.
     """
     if cfg.init_ckpt:
         return Path(cfg.init_ckpt)

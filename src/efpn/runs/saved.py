@@ -11,8 +11,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from efpn.errors import UserError
-from efpn.runs.files import read_config, read_record
-from efpn.runs.names import CHECKPOINT_FILE, CONFIG_FILE, ROW_FILE, checkpoint_in, finished_in
+from efpn.runs.files import CHECKPOINT_FILE, CONFIG_FILE, ROW_FILE, checkpoint_in, finished_in, read_config, read_record
 from efpn.runs.sweeps import read_row
 
 log = logging.getLogger(__name__)
@@ -53,10 +52,7 @@ def saved_runs(paths: str | Sequence[str], option: str = "run") -> list[SavedRun
     """The finished phases under one path or several, given by ``option``.
 
     A path is a run's folder, one phase's folder, a checkpoint, the ``row.json`` of a sweep's job (the phase that it
-    names, wherever that lies), or a pattern of these.
-
-    Raises:
-        UserError: a path leads to none, or a config is missing.
+    names, wherever that lies), or a pattern of these. One that leads to none is a `UserError`.
     """
     found = [run for path in ([paths] if isinstance(paths, str) else paths) for run in _runs_at(path, option)]
     return list({run.checkpoint: run for run in found}.values())  # a run that is named twice is one run
@@ -75,10 +71,7 @@ def swept_rows(sweep: str, rows: str | Sequence[str] | None = None) -> list[Swep
     """The rows below a run's folder ``outputs/NAME``; says which are not trained to their end yet.
 
     ``rows`` is a sweep's name, for its rows in its order, or names in order; None for the rows of every sweep or, where
-    there was none, each finished phase.
-
-    Raises:
-        UserError: there are none, or not these.
+    there was none, each finished phase. None at all, or not these, is a `UserError`.
     """
     found = {path: read_row(path) for path in Path(sweep).glob(f"*/seed*/{ROW_FILE}")}
     by_number = sorted(found, key=lambda path: min(found[path]["sweeps"].values(), default=0))
@@ -142,11 +135,8 @@ def _runs_at(path: str, option: str) -> list[SavedRun]:
     place = Path(path).resolve()
     if place.name == ROW_FILE:
         place = read_row(place)["phase"]
-    if place.is_file():
-        return [_saved(place)]
-    if (checkpoint := checkpoint_in(place)).is_file():
-        return [_saved(checkpoint)]
-    if found := _phases(place):
+    own = place if place.is_file() else checkpoint_in(place)
+    if found := [own] if own.is_file() else _phases(place):
         return [_saved(one) for one in found]
     if not place.exists():
         raise UserError(f"{option}={path}: no such file or folder; give a run's folder, such as outputs/demo/seed0")

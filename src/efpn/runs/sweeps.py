@@ -14,9 +14,7 @@ from hydra.core.singleton import Singleton
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from efpn.errors import UserError
-from efpn.runs.files import read_json, write_json
-from efpn.runs.names import ROW_FILE
+from efpn.runs.files import ROW_FILE, read_json, write_json
 
 ALIKE = ("phase", "seed", "experiment")  # swept or not, they have a place of their own in a run's path
 
@@ -83,9 +81,7 @@ def note_row(cfg: DictConfig, last: Path) -> None:
 def read_row(path: Path) -> dict[str, Any]:
     """What `note_row` has written, ``phase`` as a path (raises `UserError`: it is damaged)."""
     fix = "the sweep's command writes it anew once it is removed"
-    record = read_json(path, fix)
-    if not isinstance(record, dict) or not {"title", "phase", "sweeps"} <= set(record):
-        raise UserError(f"{path}: damaged (no row); {fix}")
+    record = read_json(path, fix, "row", ("title", "phase", "sweeps"))
     return {**record, "phase": Path(os.path.normpath(path.parent / record["phase"]))}
 
 

@@ -14,8 +14,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.loggers import WandbLogger
 
 from efpn.errors import UserError
-from efpn.runs.files import read_record
-from efpn.runs.names import ROW_FILE, checkpoint_in
+from efpn.runs.files import ROW_FILE, checkpoint_in, read_record
 from efpn.runs.sweeps import read_row, rows_artifact
 
 log = logging.getLogger(__name__)

@@ -22,16 +22,25 @@ from efpn.models import EFPNDetector
 from efpn.ranges import TRAIN, check_targets, check_values
 from efpn.runs.checkpoints import (
     Checkpoint,
-    ResumePoint,
     load_checkpoint,
     read_checkpoint,
     read_resume_point,
     require_same_shapes,
     state_bytes,
 )
-from efpn.runs.files import naming, read_record, require_space, write_json, write_text
+from efpn.runs.files import (
+    CHECKPOINT_FILE,
+    CONFIG_FILE,
+    LOCK_FILE,
+    METRICS_FILE,
+    RESUME_FILE,
+    naming,
+    read_record,
+    require_space,
+    write_json,
+    write_text,
+)
 from efpn.runs.lock import lock, refuse_or_clear
-from efpn.runs.names import CHECKPOINT_FILE, CONFIG_FILE, LOCK_FILE, METRICS_FILE, RESUME_FILE
 from efpn.runs.phases import (
     PhaseRun,
     find_init,
@@ -42,13 +51,13 @@ from efpn.runs.phases import (
     plain_config,
     reads_2x,
 )
+from efpn.runs.rebuild import first_process, make_trainer, settled_precision
 from efpn.runs.sweeps import in_sweep, note_row, own_words
 from efpn.runs.tracking import tracked_phase
-from efpn.runs.trainer import first_process, make_trainer, settled_precision
 from efpn.signals import SignalWatch, requeued
 from efpn.tasks.base import DetectorTask
-from efpn.training.finite import StopNonFinite
-from efpn.training.summary import print_summary
+from efpn.training.callbacks import ResumePoint, StopNonFinite
+from efpn.training.progress import print_summary
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +65,19 @@ log = logging.getLogger(__name__)
 def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     """Run the phases that the config asks for; returns the last one's validation metrics and its objects.
 
-    These are ``detector``, ``task``, ``data`` and ``trainer``.
-
-    Raises:
-        UserError: anything in the config, the data or the checkpoints that cannot work, before training starts.
+    These are ``detector``, ``task``, ``data`` and ``trainer``. What cannot work is a `UserError`, before training.
     """
     check_values(cfg, TRAIN)
     check_targets(cfg)
-    names = phase_names(cfg)
-    check_options(settled(cfg), len(names))
+    names, asked = phase_names(cfg), settled(cfg)
+    if cfg.objective not in metric_names():
+        raise UserError(f"objective={cfg.objective}: no metric; choose from {', '.join(metric_names())}")
+    if asked.resume and asked.overwrite:
+        raise UserError("resume=true and overwrite=true: give one of them")
+    if asked.ckpt_path and asked.init_ckpt:
+        raise UserError("ckpt_path and init_ckpt: the first continues this phase, the second gives weights; drop one")
+    if (asked.ckpt_path or asked.init_ckpt) and len(names) > 1:
+        raise UserError("ckpt_path and init_ckpt belong to one phase: say which with phase=NAME")
     runs = []
     for name in names:
         run = phase_run(own_config(cfg, name), name)
@@ -80,14 +93,23 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
 
 
 def run_or_keep(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[str, Any]]:
-    """Run a phase, unless it is finished: already, or by another job of the sweep that this one waits for."""
+    """Run a phase, unless it is finished: already, or by another job of the sweep that this one waits for.
+
+    One whose starting weights were trained anew since, with another config, is not kept but refused.
+    """
     if not run.finished or cfg.overwrite:
         with lock(run.folder, wait=run.shared) if first_process() else nullcontext():
             if run.shared and (run.finished or run.interrupted):  # what another job has made while this one waited
                 run.require_same_config()
             if not run.finished or cfg.overwrite:
                 return run_phase(cfg, run)
-    check_lineage(cfg, run)
+    if init := None if cfg.init_ckpt else find_init(cfg, run):
+        started_from, now = read_record(run.folder).get("started_from"), read_checkpoint(init).config_hash
+        if started_from not in (None, now):
+            raise UserError(
+                f"phase={run.name} in {run.folder} started from another {run.config.init_from} (config {started_from}, "
+                f"now {now}); phase={run.name} overwrite=true trains it again"
+            )
     log.info("phase %s is finished (%s): kept", run.name, run.checkpoint)
     return read_checkpoint(run.checkpoint).metrics, {}
 
@@ -110,25 +132,8 @@ def settled(cfg: DictConfig, shared: bool = False) -> DictConfig:
     return cfg
 
 
-def check_options(cfg: DictConfig, phases: int) -> None:
-    """Refuse options that contradict each other or belong to one of several phases (raises `UserError`: which)."""
-    if cfg.objective not in metric_names():
-        raise UserError(f"objective={cfg.objective}: no metric; choose from {', '.join(metric_names())}")
-    if cfg.resume and cfg.overwrite:
-        raise UserError("resume=true and overwrite=true: give one of them")
-    if cfg.ckpt_path and cfg.init_ckpt:
-        raise UserError("ckpt_path and init_ckpt: the first continues this phase, the second gives weights; drop one")
-    if (cfg.ckpt_path or cfg.init_ckpt) and phases > 1:
-        raise UserError("ckpt_path and init_ckpt belong to one phase: say which with phase=NAME")
-
-
 def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
-    """Find what would end a phase before the phases ahead of it train, and never write over one unasked.
-
-    Raises:
-        UserError: numbers that cannot work; the phase is finished or under way and neither ``resume`` nor ``overwrite``
-            says what to do with it; or it is of another config.
-    """
+    """Find what would end a phase before the phases ahead of it train, and never write over one unasked."""
     if first_process() and not run.shared:
         refuse_or_clear(run.folder / LOCK_FILE)
     blank_detector(cfg, run.name)
@@ -153,23 +158,6 @@ def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
             "starts again, name=OTHER goes elsewhere"
         )
     run.require_same_config()
-
-
-def check_lineage(cfg: DictConfig, run: PhaseRun) -> None:
-    """Refuse to keep a phase whose starting weights have been trained anew with another config since.
-
-    Raises:
-        UserError: with the command that trains it again.
-    """
-    init = None if cfg.init_ckpt else find_init(cfg, run)
-    if init is None:
-        return
-    started_from, now = read_record(run.folder).get("started_from"), read_checkpoint(init).config_hash
-    if started_from not in (None, now):
-        raise UserError(
-            f"phase={run.name} in {run.folder} started from another {run.config.init_from} (config {started_from}, now "
-            f"{now}); phase={run.name} overwrite=true trains it again"
-        )
 
 
 def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[str, Any]]:
@@ -204,7 +192,12 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
             print_summary(run, data, detector, resume or init)
         start = time.perf_counter()
         with watch, naming(run.folder):  # what a logger cannot write has no name
-            metrics = fit(trainer, task, data, resume)
+            trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+            found = dict(trainer.callback_metrics)
+            if task.validated_at != trainer.global_step:  # the last weights' step was not one to validate at
+                trainer.validate(task, datamodule=data, verbose=False)
+                found |= trainer.callback_metrics
+        metrics = {name: float(value) for name, value in found.items()}
         if trainer.is_global_zero:
             record |= {"steps": trainer.global_step, "seconds": round(time.perf_counter() - start, 1), "seed": cfg.seed}
             write_results(run, detector, data, record | {"metrics": metrics})
@@ -221,16 +214,6 @@ def open_folder(cfg: DictConfig, run: PhaseRun, record: dict[str, Any], detector
         run.clear()
     write_json(run.folder / METRICS_FILE, record, indent=2)
     write_text(run.folder / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True))
-
-
-def fit(trainer: pl.Trainer, task: DetectorTask, data: DetectionDataModule, resume: Path | None) -> dict[str, float]:
-    """Train, and validate the last weights if their step was not one to validate at; returns all metrics."""
-    trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
-    metrics = dict(trainer.callback_metrics)
-    if task.validated_at != trainer.global_step:
-        trainer.validate(task, datamodule=data, verbose=False)
-        metrics |= trainer.callback_metrics
-    return {name: float(value) for name, value in metrics.items()}
 
 
 def build_trainer(cfg: DictConfig, run: PhaseRun, watch: SignalWatch) -> pl.Trainer:
@@ -286,10 +269,18 @@ def new_parts(cfg: DictConfig, run: PhaseRun, detector: EFPNDetector) -> list[st
 def build_task(
     cfg: DictConfig, run: PhaseRun, detector: EFPNDetector, data: DetectionDataModule, world_size: int
 ) -> DetectorTask:
-    """The LightningModule of a phase; its learning rate scaled to the batch where the phase names a reference.
+    """The LightningModule of a phase.
 
-    What the phase before has not is trained whether ``trainable`` names it or not.
+    Its learning rate is meant for ``reference_batch`` images a step over all processes and taken in proportion to what
+    a step has (Goyal et al., 2017); null: for any number. What the phase before has not is trained whether
+    ``trainable`` names it or not.
     """
+    rate, reference = run.config.task.optimizer.lr, run.config.reference_batch
+    step = data.batch_size * world_size * cfg.trainer.get("accumulate_grad_batches", 1)
+    if reference not in (None, step):
+        scaled = rate * step / reference
+        log.info("learning rate %g instead of %g: a step is %d images, not %d", scaled, rate, step, reference)
+        rate = scaled
     trainable = [*run.config.task.trainable, *(f"{part}*" for part in new_parts(cfg, run, detector))]
     scorer = SplitScorer(data.index("val").to_coco(), data.categories.evaluated_ids, cfg.score_threshold)
     return instantiate(
@@ -299,23 +290,9 @@ def build_task(
         category_ids=list(data.categories.ids),
         scorer=scorer,
         seed=cfg.seed,
-        optimizer={"lr": learning_rate(cfg, run, data.batch_size * world_size)},
+        optimizer={"lr": rate},
         _convert_="all",
     )
-
-
-def learning_rate(cfg: DictConfig, run: PhaseRun, images: int) -> float:
-    """The phase's rate, in proportion to the images of a step over all processes (Goyal et al., 2017).
-
-    It is meant for ``reference_batch`` images a step; null: for any number, and stays as it is.
-    """
-    rate, reference = run.config.task.optimizer.lr, run.config.reference_batch
-    step = images * cfg.trainer.get("accumulate_grad_batches", 1)
-    if reference is None or step == reference:
-        return rate
-    scaled = rate * step / reference
-    log.info("learning rate %g instead of %g: a step is %d images, not %d", scaled, rate, step, reference)
-    return scaled
 
 
 def write_results(run: PhaseRun, detector: EFPNDetector, data: DetectionDataModule, record: dict[str, Any]) -> None:

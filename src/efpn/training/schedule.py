@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -23,33 +23,23 @@ def warmup_multistep(
 ) -> LambdaLR:
     """Linear warm-up, then a fall by ``gamma`` at each milestone (shares of ``max_steps``; Detectron's by default)."""
 
-    def factor(step: int) -> float:
-        falls = sum(step >= share * max_steps for share in milestones)
-        return _warmup(step, warmup_steps) * gamma**falls
-
-    _warn_of_a_long_warmup(max_steps, warmup_steps)
-    return LambdaLR(optimizer, factor)
+    return _warmed_up(
+        optimizer, max_steps, warmup_steps, lambda step: gamma ** sum(step >= share * max_steps for share in milestones)
+    )
 
 
 def warmup_cosine(optimizer: Optimizer, max_steps: int, warmup_steps: int = 0, final: float = 0.01) -> LambdaLR:
     """Linear warm-up, then half a cosine down to ``final`` of the base rate at ``max_steps``."""
 
-    def factor(step: int) -> float:
+    def cosine(step: int) -> float:
         progress = min(1.0, max(0, step - warmup_steps) / max(1, max_steps - warmup_steps))
-        cosine = final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
-        return _warmup(step, warmup_steps) * cosine
+        return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
 
-    _warn_of_a_long_warmup(max_steps, warmup_steps)
-    return LambdaLR(optimizer, factor)
+    return _warmed_up(optimizer, max_steps, warmup_steps, cosine)
 
 
-def _warmup(step: int, warmup_steps: int) -> float:
-    if step >= warmup_steps:
-        return 1.0
-    return WARMUP_START + (1 - WARMUP_START) * step / warmup_steps
-
-
-def _warn_of_a_long_warmup(max_steps: int, warmup_steps: int) -> None:
+def _warmed_up(optimizer: Optimizer, max_steps: int, warmup_steps: int, share: Callable[[int], float]) -> LambdaLR:
+    """The base rate's ``share`` of each step, after a linear warm-up."""
     if 0 < max_steps <= warmup_steps:
         log.warning(
             "the warm-up of %d steps does not end within the phase's %d: the learning rate never reaches its value; "
@@ -57,3 +47,9 @@ def _warn_of_a_long_warmup(max_steps: int, warmup_steps: int) -> None:
             warmup_steps,
             max_steps,
         )
+
+    def factor(step: int) -> float:
+        start = 1.0 if step >= warmup_steps else WARMUP_START + (1 - WARMUP_START) * step / warmup_steps
+        return start * share(step)
+
+    return LambdaLR(optimizer, factor)

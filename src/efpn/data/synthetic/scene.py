@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -19,6 +19,9 @@ GAP = 3  # pixels between two signs
 OCCLUDED = 0.15  # share of signs behind leaves or a post
 SIZE_SPREAD = 0.5  # standard deviation of the logarithm of a sign's size
 
+Box = NDArray[np.float64]
+_UNIT = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+
 
 @dataclass(frozen=True)
 class SceneOptions:
@@ -32,25 +35,14 @@ class SceneOptions:
     empty: float = 0.02  # share of images without a sign
 
 
-@dataclass(frozen=True)
-class Placed:
-    """A sign in an image: class name and box, xyxy in native pixels."""
-
-    name: str
-    box: tuple[float, float, float, float]
-
-
-Box = NDArray[np.float64]
-
-
 @dataclass(frozen=True, eq=False)
-class _Spot:
-    """Where a sign goes: corners of its face ``(4, 2)`` and its box ``(4,)``, pixels. Distractors have no name."""
+class Placed:
+    """A sign in an image, or without a name what only looks like one; in native pixels."""
 
+    name: str | None  # of its class
     sign: Sign
-    name: str | None
-    corners: Box
-    box: Box
+    corners: Box  # ``(4, 2)`` of its face
+    box: Box  # ``(4,)`` xyxy
 
 
 def draw_scene(options: SceneOptions, random: np.random.Generator) -> tuple[Pixels, list[Placed]]:
@@ -58,23 +50,18 @@ def draw_scene(options: SceneOptions, random: np.random.Generator) -> tuple[Pixe
     side = options.side
     street = draw_street(OVERSAMPLING * side, random)
     image = np.asarray(cv2.resize(street, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
-    spots: list[_Spot] = []
+    placed: list[Placed] = []
     for name, sign in _choose(options, random):
-        spot = _find_spot(sign, name, options, spots, random)
-        if spot is not None:
-            spots.append(spot)
-    for spot in spots:  # all posts first, so that none stands before a sign
+        if spot := _find_spot(sign, name, options, placed, random):
+            placed.append(spot)
+    for spot in placed:  # all posts first, so that none stands before a sign
         _post(image, spot.box, random)
-    for spot in spots:
+    for spot in placed:
         _paint(image, spot.sign, spot.corners, random)
         if spot.name is not None and random.random() < OCCLUDED:
             _occlude(image, spot.box, random)
-    placed = []
-    for spot in spots:
-        if spot.name is not None:
-            x1, y1, x2, y2 = np.round(spot.box, 2).tolist()
-            placed.append(Placed(spot.name, (x1, y1, x2, y2)))
-    return _photograph(image, random), placed
+    signs = [replace(spot, box=np.round(spot.box, 2)) for spot in placed if spot.name is not None]
+    return _photograph(image, random), signs
 
 
 def _choose(options: SceneOptions, random: np.random.Generator) -> Iterator[tuple[str | None, Sign]]:
@@ -87,11 +74,16 @@ def _choose(options: SceneOptions, random: np.random.Generator) -> Iterator[tupl
 
 
 def _find_spot(
-    sign: Sign, name: str | None, options: SceneOptions, others: list[_Spot], random: np.random.Generator
-) -> _Spot | None:
+    sign: Sign, name: str | None, options: SceneOptions, others: list[Placed], random: np.random.Generator
+) -> Placed | None:
     """A free place for `sign`, above the nearest part of the road; None when there is no room."""
-    size = options.median_size * np.exp(random.normal(0, SIZE_SPREAD))
-    corners = _pose(float(np.clip(size, *options.sign_size)), random)
+    size = np.clip(options.median_size * np.exp(random.normal(0, SIZE_SPREAD)), *options.sign_size)
+    square = _UNIT - 0.5
+    angle = np.radians(random.normal(0, 4))  # turned a little, and seen from the side
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    squeezed = square * [random.uniform(0.78, 1.0), 1.0]
+    far_side = 1 + random.uniform(-0.12, 0.12) * np.sign(square[:, :1])
+    corners = float(size) * (squeezed * far_side) @ turn
     matrix = cv2.getPerspectiveTransform(_UNIT.astype(np.float32), corners.astype(np.float32))
     outline = np.asarray(cv2.perspectiveTransform(sign.outline[None].astype(np.float64), matrix)[0], np.float64)
     low, high = outline.min(axis=0), outline.max(axis=0)
@@ -99,20 +91,9 @@ def _find_spot(
         room = options.side - (high - low) - 2
         shift = 1 + random.uniform([0, 0.08], [1, 0.7]) * room - low
         box = np.concatenate([low + shift, high + shift])
-        boxes = [other.box for other in others]
-        if not any((box[:2] < b[2:] + GAP).all() and (b[:2] < box[2:] + GAP).all() for b in boxes):
-            return _Spot(sign, name, corners + shift, box)
+        if not any((box[:2] < b.box[2:] + GAP).all() and (b.box[:2] < box[2:] + GAP).all() for b in others):
+            return Placed(name, sign, corners + shift, box)
     return None
-
-
-def _pose(size: float, random: np.random.Generator) -> Box:
-    """Where the corners of the face come to lie: turned a little, and seen from the side, ``(4, 2)`` pixels."""
-    square = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) - 0.5
-    angle = np.radians(random.normal(0, 4))
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    squeezed = square * [random.uniform(0.78, 1.0), 1.0]
-    far_side = 1 + random.uniform(-0.12, 0.12) * np.sign(square[:, :1])
-    return np.asarray(size * (squeezed * far_side) @ turn, np.float64)
 
 
 def _paint(image: Pixels, sign: Sign, corners: Box, random: np.random.Generator) -> None:
@@ -120,30 +101,23 @@ def _paint(image: Pixels, sign: Sign, corners: Box, random: np.random.Generator)
     start = np.floor(corners.min(axis=0)).astype(int) - 3
     end = np.ceil(corners.max(axis=0)).astype(int) + 3
     width, height = (end - start).tolist()
-    patch = _warped_face(sign, corners - start, width, height)
+    fine, corners = SIGN_OVERSAMPLING, corners - start
+    side = int(np.clip(fine * float(np.ptp(corners, axis=0).max()), 8, SIDE))  # shrunk first: a warp does not average
+    face = cv2.resize(sign.face, (side, side), interpolation=cv2.INTER_AREA)
+    # corners are edges of pixels, OpenCV's coordinates their centres: hence the halves
+    source, target = ((points - 0.5).astype(np.float32) for points in (_UNIT * side, corners * fine))
+    matrix = cv2.getPerspectiveTransform(source, target)
+    warped = cv2.warpPerspective(face, matrix, (fine * width, fine * height), flags=cv2.INTER_LINEAR)
+    patch = np.asarray(cv2.resize(warped, (width, height), interpolation=cv2.INTER_AREA), np.float32)
     tone = random.uniform(0.5, 1.08) * random.uniform(0.93, 1.07, 3)
     patch[..., :3] *= tone
     sigma = random.uniform(0, 0.75)
     if sigma > 0.2:
         patch = np.asarray(cv2.GaussianBlur(patch, (0, 0), sigma), np.float32)
     left, top = np.maximum(-start, 0)
-    target = image[max(start[1], 0) : end[1], max(start[0], 0) : end[0]]
-    patch = patch[top : top + target.shape[0], left : left + target.shape[1]]
-    target[:] = (target * (1 - patch[..., 3:] / 255) + patch[..., :3]).clip(0, 255)
-
-
-def _warped_face(sign: Sign, corners: Box, width: int, height: int) -> NDArray[np.float32]:
-    """The face in a ``(height, width, 4)`` float32 patch, premultiplied."""
-    fine = SIGN_OVERSAMPLING
-    longest = float(np.ptp(corners, axis=0).max())
-    side = int(np.clip(fine * longest, 8, SIDE))  # shrunk first, since a warp does not average
-    face = cv2.resize(sign.face, (side, side), interpolation=cv2.INTER_AREA)
-    # Corners are edges of pixels, OpenCV's coordinates their centres: hence the halves.
-    matrix = cv2.getPerspectiveTransform(
-        (_UNIT * side - 0.5).astype(np.float32), (corners * fine - 0.5).astype(np.float32)
-    )
-    warped = cv2.warpPerspective(face, matrix, (fine * width, fine * height), flags=cv2.INTER_LINEAR)
-    return np.asarray(cv2.resize(warped, (width, height), interpolation=cv2.INTER_AREA), np.float32)
+    under = image[max(start[1], 0) : end[1], max(start[0], 0) : end[0]]
+    patch = patch[top : top + under.shape[0], left : left + under.shape[1]]
+    under[:] = (under * (1 - patch[..., 3:] / 255) + patch[..., :3]).clip(0, 255)
 
 
 def _post(image: Pixels, box: Box, random: np.random.Generator) -> None:
@@ -182,6 +156,3 @@ def _photograph(image: Pixels, random: np.random.Generator) -> Pixels:
         seen = np.asarray(cv2.GaussianBlur(seen, (0, 0), sigma), np.float32)
     seen += random.standard_normal(seen.shape, np.float32) * np.float32(random.uniform(1, 5))
     return np.asarray(seen.clip(0, 255), np.uint8)
-
-
-_UNIT = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])

@@ -13,7 +13,7 @@ from functools import cache
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 SIDE = 256
 _DRAWN = 2 * SIDE  # drawn at twice the size and averaged, for smooth edges
@@ -57,7 +57,7 @@ class _Pen:
         cv2.fillPoly(self.face, [_fixed(points)], (*color, 255), cv2.LINE_AA, _SHIFT)
         return self
 
-    def stroke(self, points: Points, width: float, color: Color, closed: bool = False) -> _Pen:
+    def stroke(self, points: ArrayLike, width: float, color: Color, closed: bool = False) -> _Pen:
         """A line with round joints, `width` thick."""
         thick = max(1, round(width * _DRAWN))
         cv2.polylines(self.face, [_fixed(points)], closed, (*color, 255), thick, cv2.LINE_AA, _SHIFT)
@@ -84,7 +84,7 @@ def sign_kinds() -> dict[str, Sign]:
     for name, bars in (("parking", (45,)), ("stopping", (45, -45))):
         pen = _Pen().disc(0.49, RED).disc(0.4, BLUE)
         for degrees in bars:
-            pen.stroke(_turned(_line((0.1, 0.5), (0.9, 0.5)), degrees), 0.085, RED)
+            pen.stroke(_turned([(0.1, 0.5), (0.9, 0.5)], degrees), 0.085, RED)
         kinds[f"no_{name}"] = _round(pen)
     for name, draw in _PICTOGRAMS.items():
         kinds[f"warn_{name}"] = _warning(draw)
@@ -100,7 +100,7 @@ def distractors() -> tuple[Sign, ...]:
     edge = _box(0.05, 0.2, 0.95, 0.8)
     plate = _Pen().shape(edge, BLUE)
     for y, right in ((0.36, 0.8), (0.5, 0.6), (0.64, 0.72)):
-        plate.stroke(_line((0.16, y), (right, y)), 0.06, WHITE)
+        plate.stroke([(0.16, y), (right, y)], 0.06, WHITE)
     return (*map(_round, (*rings, *discs, barred)), _warning(lambda pen: pen), Sign(plate.done(), edge))
 
 
@@ -118,12 +118,8 @@ def _warning(draw: Callable[[_Pen], object]) -> Sign:
     return Sign(pen.done(), outline)
 
 
-def _fixed(points: Points) -> NDArray[np.int32]:
-    return np.asarray(np.round(points * _DRAWN * 2**_SHIFT), np.int32)
-
-
-def _line(start: Sequence[float], end: Sequence[float]) -> Points:
-    return np.array([start, end], np.float64)
+def _fixed(points: ArrayLike) -> NDArray[np.int32]:
+    return np.asarray(np.round(np.asarray(points) * _DRAWN * 2**_SHIFT), np.int32)
 
 
 def _box(left: float, top: float, right: float, bottom: float) -> Points:
@@ -136,11 +132,11 @@ def _arc(center: Sequence[float], rx: float, ry: float, start: float, end: float
     return np.asarray(center) + np.stack([rx * np.cos(angles), ry * np.sin(angles)], axis=1)
 
 
-def _turned(points: Points, degrees: float) -> Points:
+def _turned(points: ArrayLike, degrees: float) -> Points:
     """`points` turned about the face's centre; positive is clockwise."""
     angle = np.radians(degrees)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    return (points - 0.5) @ turn + 0.5
+    return (np.asarray(points) - 0.5) @ turn + 0.5
 
 
 _ARROW = np.array([[0.16, 0.42], [0.5, 0.42], [0.5, 0.24], [0.84, 0.5], [0.5, 0.76], [0.5, 0.58], [0.16, 0.58]])
@@ -159,8 +155,8 @@ _ROAD = np.array([[0.43, 0.79], [0.43, 0.62], [0.55, 0.55], [0.55, 0.47]])
 _HEAD = np.array([[0.46, 0.49], [0.55, 0.35], [0.64, 0.49]])
 _PICTOGRAMS: dict[str, Callable[[_Pen], _Pen]] = {
     "danger": lambda pen: pen.shape(_MARK, BLACK).disc(0.042, BLACK, (0.5, 0.74)),
-    "crossing": lambda pen: pen.stroke(_line((0.37, 0.54), (0.63, 0.78)), 0.07, BLACK).stroke(
-        _line((0.63, 0.54), (0.37, 0.78)), 0.07, BLACK
+    "crossing": lambda pen: pen.stroke([(0.37, 0.54), (0.63, 0.78)], 0.07, BLACK).stroke(
+        [(0.63, 0.54), (0.37, 0.78)], 0.07, BLACK
     ),
     "bend": lambda pen: pen.stroke(_ROAD, 0.065, BLACK).shape(_HEAD, BLACK),
     "lights": lambda pen: (

@@ -108,14 +108,16 @@ class Synthetic:
                 image, placed = draw_scene(self.options, random)
                 path = f"{split}/{image_id}.jpg"
                 Image.fromarray(image).save(folder / path, quality=JPEG_QUALITY)
-                objects = [{"category": s.name, "bbox": dict(zip(CORNERS, s.box, strict=True))} for s in placed]
+                objects = [
+                    {"category": s.name, "bbox": dict(zip(CORNERS, s.box.tolist(), strict=True))} for s in placed
+                ]
                 images[str(image_id)] = {"id": image_id, "path": path, "objects": objects}
         content = {"types": list(sign_kinds()), "imgs": images}
         (folder / "annotations.json").write_text(json.dumps(content))
 
 
 def _like(default: Any, value: Any) -> Any:
-    # 24 and 24.0, or a list and a tuple, must not name two folders.
+    """The value in the default's type: 24 and 24.0, or a list and a tuple, must not name two folders."""
     if isinstance(default, tuple):
-        return tuple(type(one)(other) for one, other in zip(default, value, strict=True))
+        return tuple(_like(one, other) for one, other in zip(default, value, strict=True))
     return type(default)(value)

@@ -13,36 +13,33 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.uint8]
 Color = tuple[float, float, float]
 
-SKIES: tuple[tuple[Color, Color], ...] = (  # at the top and at the bottom
-    ((96, 150, 214), (206, 222, 236)),
-    ((150, 158, 168), (206, 206, 204)),
-    ((70, 92, 140), (236, 190, 150)),
-    ((190, 202, 214), (232, 234, 236)),
-)
+# at the top and at the bottom
+SKIES: tuple[tuple[Color, Color], ...] = (
+    ((96, 150, 214), (206, 222, 236)), ((150, 158, 168), (206, 206, 204)),
+    ((70, 92, 140), (236, 190, 150)), ((190, 202, 214), (232, 234, 236)),
+)  # fmt: skip
 WALLS: tuple[Color, ...] = (
-    (150, 96, 78),
-    (186, 168, 140),
-    (128, 132, 140),
-    (206, 198, 184),
-    (98, 104, 116),
-    (170, 122, 96),
-)
+    (150, 96, 78), (186, 168, 140), (128, 132, 140), (206, 198, 184), (98, 104, 116), (170, 122, 96),
+)  # fmt: skip
 PAINTS: tuple[Color, ...] = (
-    (176, 24, 30),
-    (30, 60, 140),
-    (226, 226, 224),
-    (36, 38, 42),
-    (120, 124, 130),
-    (216, 170, 40),
-)
+    (176, 24, 30), (30, 60, 140), (226, 226, 224), (36, 38, 42), (120, 124, 130), (216, 170, 40),
+)  # fmt: skip
 
 
 def draw_street(side: int, random: np.random.Generator) -> Pixels:
     """A street image of `side` x `side` pixels."""
     image: Pixels = np.empty((side, side, 3), np.uint8)
     horizon = random.uniform(0.5, 0.66)
-    _sky(image, random)
-    _buildings(image, horizon, random)
+    top, bottom = np.array(SKIES[random.integers(len(SKIES))], np.float32)
+    share = np.linspace(0, 1.4, side, dtype=np.float32).clip(0, 1)[:, None, None]
+    clouds = np.maximum(grain(side, side, side // 5, random) + 0.3 * grain(side, side, side // 16, random), 0)
+    image[:] = (top * (1 - share) + bottom * share + 34 * clouds[..., None]).clip(0, 255)
+    x = -0.05
+    while x < 1:
+        width = random.uniform(0.12, 0.34)
+        if random.random() < 0.8:
+            _building(image, (x, horizon - random.uniform(0.12, 0.48)), (x + width, horizon + 0.02), random)
+        x += width + random.choice([0.0, 0.0, random.uniform(0, 0.12)])
     for _ in range(random.integers(1, 5)):
         _tree(image, horizon, random)
     _road(image, horizon, random)
@@ -60,23 +57,6 @@ def grain(height: int, width: int, cell: int, random: np.random.Generator) -> ND
     return np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
-def _sky(image: Pixels, random: np.random.Generator) -> None:
-    side = len(image)
-    top, bottom = np.array(SKIES[random.integers(len(SKIES))], np.float32)
-    share = np.linspace(0, 1.4, side, dtype=np.float32).clip(0, 1)[:, None, None]
-    clouds = np.maximum(grain(side, side, side // 5, random) + 0.3 * grain(side, side, side // 16, random), 0)
-    image[:] = (top * (1 - share) + bottom * share + 34 * clouds[..., None]).clip(0, 255)
-
-
-def _buildings(image: Pixels, horizon: float, random: np.random.Generator) -> None:
-    x = -0.05
-    while x < 1:
-        width = random.uniform(0.12, 0.34)
-        if random.random() < 0.8:
-            _building(image, (x, horizon - random.uniform(0.12, 0.48)), (x + width, horizon + 0.02), random)
-        x += width + random.choice([0.0, 0.0, random.uniform(0, 0.12)])
-
-
 def _building(
     image: Pixels, corner: tuple[float, float], opposite: tuple[float, float], random: np.random.Generator
 ) -> None:
@@ -90,20 +70,16 @@ def _building(
         left, top = corner[0] + (column + inset) * pane[0], corner[1] + (row + inset) * pane[1]
         right, bottom = left + (1 - 2 * inset) * pane[0], top + (1 - 2 * inset) * pane[1]
         _fill(image, (left, top), (right, bottom), _tint(glass * random.uniform(0.7, 1.3)))
-    if random.random() < 0.5:
-        _poster(image, (random.uniform(corner[0], opposite[0]), opposite[1] - random.uniform(0.05, 0.14)), random)
-
-
-def _poster(image: Pixels, corner: tuple[float, float], random: np.random.Generator) -> None:
-    width, height = random.uniform(0.06, 0.16), random.uniform(0.03, 0.07)
-    ground, ink = random.permutation(len(PAINTS))[:2]
-    _fill(image, corner, (corner[0] + width, corner[1] + height), PAINTS[ground])
-    for column in np.arange(0.15, 0.85, random.uniform(0.12, 0.22)):  # strokes that pass for letters
-        x = corner[0] + column * width
-        bend = random.uniform(-0.05, 0.05) * width
-        top, bottom = (x, corner[1] + 0.25 * height), (x + bend, corner[1] + 0.75 * height)
-        thick = max(1, len(image) // 220)
-        cv2.line(image, _pixel(image, *top), _pixel(image, *bottom), PAINTS[ink], thick, cv2.LINE_AA)
+    if random.random() < 0.5:  # a poster
+        left, top = random.uniform(corner[0], opposite[0]), opposite[1] - random.uniform(0.05, 0.14)
+        width, height = random.uniform(0.06, 0.16), random.uniform(0.03, 0.07)
+        ground, ink = random.permutation(len(PAINTS))[:2]
+        _fill(image, (left, top), (left + width, top + height), PAINTS[ground])
+        for column in np.arange(0.15, 0.85, random.uniform(0.12, 0.22)):  # strokes that pass for letters
+            x = left + column * width
+            foot = x + random.uniform(-0.05, 0.05) * width
+            ends = _pixel(image, x, top + 0.25 * height), _pixel(image, foot, top + 0.75 * height)
+            cv2.line(image, *ends, PAINTS[ink], max(1, len(image) // 220), cv2.LINE_AA)
 
 
 def _tree(image: Pixels, horizon: float, random: np.random.Generator) -> None:
@@ -141,20 +117,16 @@ def _road(image: Pixels, horizon: float, random: np.random.Generator) -> None:
     edges = [(vanish - 0.03, horizon), (vanish + 0.03, horizon), (1.15, 1.0), (-0.15, 1.0)]
     cv2.fillPoly(image, [np.array([_pixel(image, *edge) for edge in edges], np.int32)], asphalt, cv2.LINE_AA)
     for lane in (0.28, 0.5, 0.72):
-        _lane_marks(image, vanish, horizon, lane, dashed=lane == 0.5)
+        # equal lengths on the ground shrink with distance, which the squares stand for
+        stops = horizon + (1 - horizon) * np.linspace(0.12, 1, 13) ** 2
+        for start, end in zip(stops[:-1:2], stops[1::2] if lane == 0.5 else stops[2::2], strict=False):
+            corners = []
+            for y, half in ((start, -0.5), (start, 0.5), (end, 0.5), (end, -0.5)):
+                near = (y - horizon) / (1 - horizon)
+                corners.append(_pixel(image, vanish + (lane - 0.5) * (0.06 + 1.2 * near) + half * 0.02 * near, y))
+            cv2.fillPoly(image, [np.array(corners, np.int32)], (214, 214, 206), cv2.LINE_AA)
     texture = 9 * grain(side - top, side, 3, random) + 7 * grain(side - top, side, 40, random)
     image[top:] = (image[top:] + texture[..., None]).clip(0, 255)
-
-
-def _lane_marks(image: Pixels, vanish: float, horizon: float, lane: float, dashed: bool) -> None:
-    # Equal lengths on the ground shrink with distance, which the squares stand for.
-    stops = horizon + (1 - horizon) * np.linspace(0.12, 1, 13) ** 2
-    for top, bottom in zip(stops[:-1:2], stops[1::2] if dashed else stops[2::2], strict=False):
-        corners = []
-        for y, half in ((top, -0.5), (top, 0.5), (bottom, 0.5), (bottom, -0.5)):
-            near = (y - horizon) / (1 - horizon)
-            corners.append(_pixel(image, vanish + (lane - 0.5) * (0.06 + 1.2 * near) + half * 0.02 * near, y))
-        cv2.fillPoly(image, [np.array(corners, np.int32)], (214, 214, 206), cv2.LINE_AA)
 
 
 def _car(image: Pixels, horizon: float, random: np.random.Generator) -> None:
