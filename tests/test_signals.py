@@ -122,7 +122,8 @@ def test_a_slurm_job_requeues_itself_and_goes_on_by_itself(data: Path, tmp_path:
     one = dict.fromkeys(("NTASKS", "NTASKS_PER_NODE", "JOB_NUM_NODES"), "1") | dict.fromkeys(
         ("PROCID", "LOCALID", "NODEID"), "0"
     )
-    job = {f"SLURM_{key}": value for key, value in one.items()} | {"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train"}
+    number = str(os.getpid())  # Lightning takes the job's port from it
+    job = {f"SLURM_{key}": value for key, value in one.items()} | {"SLURM_JOB_ID": number, "SLURM_JOB_NAME": "train"}
     job |= {"SLURM_NODELIST": "localhost", "PATH": f"{tools}:{os.environ['PATH']}"}
     slurm = ["trainer=slurm", "trainer.accelerator=cpu", "phases.baseline.task.schedule.warmup_steps=1"]
     call = start(tmp_path / "out", data, *slurm, **job)
@@ -130,10 +131,10 @@ def test_a_slurm_job_requeues_itself_and_goes_on_by_itself(data: Path, tmp_path:
     os.killpg(call.pid, signal.SIGUSR1)
     done = call.wait()
     assert done.returncode == 128 + signal.SIGUSR1, done.stderr
-    assert calls.read_text() == "requeue 77\n" and "job 77 is requeued and goes on by itself" in done.stderr
+    assert calls.read_text() == f"requeue {number}\n" and f"job {number} is requeued and goes on by itself" in done.stderr
     step = read_tensors(tmp_path / "out/demo/seed0/baseline/last.ckpt")["global_step"]
     again = start(tmp_path / "out", data, *slurm, **job, SLURM_RESTART_COUNT="1")  # the same command
     said = again.wait_for("/4000  loss")
     os.killpg(again.pid, signal.SIGUSR2)  # by which submitit has SLURM tell it
-    assert again.wait().returncode == 128 + signal.SIGUSR2 and calls.read_text() == 2 * "requeue 77\n"
+    assert again.wait().returncode == 128 + signal.SIGUSR2 and calls.read_text() == 2 * f"requeue {number}\n"
     assert f"step {step + 1}/4000" in next(line for line in said.splitlines() if "/4000  loss" in line)
