@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from efpn.benchmark.measure import Ratio, evaluate, peak, warn_of_gaps
-from efpn.benchmark.timing import Reading, Spread, interleave, stage_medians, stage_share
+from efpn.benchmark.measure import Ratio, evaluate, peak
+from efpn.benchmark.timing import Reading, interleave, spread, summed_up
 
 
 def test_each_turn_runs_each_thing_once_in_rotating_order():
@@ -24,29 +24,28 @@ def test_the_warm_up_does_not_count():
 
 
 def test_spread_is_median_minimum_and_quartiles():
-    readings = [Reading(seconds, {}) for seconds in (5.0, 1.0, 2.0, 4.0, 3.0)]
-    assert Spread.of(readings) == Spread(3.0, 1.0, 2.0, 4.0, 5)
-    assert Spread.of(readings[:1]) == Spread(5.0, 5.0, 5.0, 5.0, 1)
+    names = ("median", "least", "lower_quartile", "upper_quartile", "runs")
+    assert list(spread([5.0, 1.0, 2.0, 4.0, 3.0]).items()) == list(zip(names, (3.0, 1.0, 2.0, 4.0, 5), strict=True))
+    assert spread([5.0]) == dict(zip(names, (5.0, 5.0, 5.0, 5.0, 1), strict=True))
 
 
 READINGS = [Reading(10.0, {"backbone": 6.0, "rest": 3.0}), Reading(20.0, {"backbone": 10.0, "rest": 10.0, "post": 2.0})]
 
 
 def test_stages_are_medians_over_the_runs_in_order():
-    assert list(stage_medians(READINGS, ("post", "backbone", "fpn")).items()) == [
-        ("post", 1),
-        ("backbone", 8),
-        ("rest", 6.5),
-    ]
+    told = summed_up(READINGS, ("post", "backbone", "fpn"))
+    assert list(told["stages"].items()) == [("post", 1), ("backbone", 8), ("rest", 6.5)]
+    assert told["seconds"] == spread([10.0, 20.0])
 
 
 def test_the_worst_share_is_told():
-    assert stage_share(READINGS) == pytest.approx(1.1)
-    assert stage_share(READINGS[:1]) == pytest.approx(0.9)
+    assert summed_up(READINGS, ())["stage_share"] == pytest.approx(1.1)
+    assert summed_up(READINGS[:1], ())["stage_share"] == pytest.approx(0.9)
 
 
 def test_a_gap_between_stages_and_wall_clock_is_warned_of(caplog):
-    warn_of_gaps({"good": 0.99, "bad": 0.8})
+    summed_up([Reading(1.0, {"rest": 0.99})], (), "good")
+    summed_up([Reading(1.0, {"rest": 0.8})], (), "bad")
     assert [record.getMessage() for record in caplog.records] == [
         "bad: its stages add up to 80 % of the wall-clock time of a run"
     ]

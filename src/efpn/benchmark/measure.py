@@ -23,10 +23,9 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from hydra.utils import get_method
@@ -34,23 +33,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.flop_counter import FlopCounterMode
 
 from efpn.benchmark.setting import Setting, read_setting
-from efpn.benchmark.timing import (
-    STAGES,
-    Spread,
-    StageClock,
-    Workload,
-    interleave,
-    stage_medians,
-    stage_share,
-    stop_watched,
-    synchronise,
-)
+from efpn.benchmark.timing import STAGES, StageClock, Workload, interleave, stop_watched, summed_up, synchronise
 from efpn.errors import UserError
 
 log = logging.getLogger(__name__)
 Record = Mapping[str, Any]
 Build = Callable[[Setting, str], Workload]  # a function of a module: a child process finds it by its name
-GAP: Final = 0.05  # of the time of a run
 RUNS: Final = 2  # whose peak is taken
 STATUS: Final = Path("/proc/self/status")
 
@@ -60,23 +48,18 @@ def measure(
 ) -> dict[str, Record]:
     """Measure pieces of work, given as titles by name and built by name, interleaved.
 
-    Returns by name: ``title``, ``seconds`` (a `Spread`), ``stages`` (median seconds, in the order of the argument),
-    ``stage_share``, ``multiply_adds`` (by stage), ``parameters``, ``weight_bytes``, ``peak_bytes`` (None if not asked
-    for).
+    Returns by name: ``title``, what `summed_up` says of its time, ``multiply_adds`` (by stage), ``parameters``,
+    ``weight_bytes``, ``peak_bytes`` (None if not asked for).
     """
     peaks = {name: peak_of(name, build, setting) if setting.cfg.memory else None for name in titles}
     works = {name: build(setting, name) for name in titles}
     counted = {name: multiply_adds(work) for name, work in works.items()}
     watched = {name: stop_watched(work, setting.device) for name, work in works.items()}
     readings = interleave(watched, setting.cfg.repeats, setting.cfg.warmup)
-    shares = {name: stage_share(readings[name]) for name in titles}
-    warn_of_gaps(shares)
     return {
         name: {
             "title": title,
-            "seconds": asdict(Spread.of(readings[name])),
-            "stages": stage_medians(readings[name], stages),
-            "stage_share": shares[name],
+            **summed_up(readings[name], stages, name),
             "multiply_adds": counted[name],
             # frozen batch-norm has buffers, which count as weights alone
             "parameters": sum(parameter.numel() for parameter in works[name].model.parameters()),
@@ -85,13 +68,6 @@ def measure(
         }
         for name, title in titles.items()
     }
-
-
-def warn_of_gaps(shares: Mapping[str, float]) -> None:
-    """Say where the stages together are not the wall-clock time: what they say is then not to be trusted."""
-    for name, share in shares.items():
-        if abs(share - 1) > GAP:
-            log.warning("%s: its stages add up to %.0f %% of the wall-clock time of a run", name, 100 * share)
 
 
 def multiply_adds(work: Workload) -> dict[str, int]:
@@ -166,8 +142,7 @@ def resident_bytes(field: str) -> int:
 peak: Callable[[Record], float | None] = itemgetter("peak_bytes")  # above the weights, if it was measured
 
 
-@dataclass(frozen=True)
-class Ratio:
+class Ratio(NamedTuple):
     """A quotient of two that were measured, and the target that it may not pass; absolute numbers do not carry over."""
 
     name: str  # for people
@@ -181,12 +156,12 @@ class Ratio:
 def evaluate(ratios: Iterable[Ratio], measured: Mapping[str, Record]) -> list[dict[str, Any]]:
     """``name, value, target, met`` of all ratios whose two sides were measured."""
     found = []
-    for ratio in ratios:
-        above, below = (ratio.what(measured[side]) if side in measured else None for side in (ratio.of, ratio.to))
+    for name, of, to, what, target in ratios:
+        above, below = (what(measured[side]) if side in measured else None for side in (of, to))
         if above is not None and below:
-            value, target = above / below, ratio.target
+            value = above / below
             met = None if target is None else value <= target
-            found.append({"name": ratio.name, "value": value, "target": target, "met": met})
+            found.append({"name": name, "value": value, "target": target, "met": met})
     return found
 
 
