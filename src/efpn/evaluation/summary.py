@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from efpn.evaluation.rows import METRICS, Row, comparable, load_row
 from efpn.evaluation.summary_files import write_summary
 from efpn.evaluation.tracking import start_tracking, track_summary
 from efpn.evaluation.variants import OWN, Variant, find_variants
-from efpn.metrics.resample import BEST, Resampled, column_names
+from efpn.metrics.resample import Resampled, column_names
 from efpn.runs.files import read_json, read_record
 from efpn.runs.saved import SweptRow
 
@@ -140,17 +139,11 @@ def choose_entry(cfg: DictConfig, entries: Sequence[Entry]) -> Entry:
     """
     if command := what_is_missing(cfg, entries, "val"):
         raise UserError(f"choose={cfg.choose}: what is chosen from must be evaluated on split=val; `{command}` does it")
-    means = [np.mean([value_of(row, cfg.choose) for row in entry.evaluated("val").values()]) for entry in entries]
+    values = [[row.value(cfg.choose) for row in entry.evaluated("val").values()] for entry in entries]
+    means = [np.mean(np.array(one, float)) for one in values]
     if np.isnan(means).all():
         raise UserError(f"choose={cfg.choose}: no row has it on the validation split")
     return entries[int(np.nanargmax(means))]
-
-
-def value_of(row: Row, column: str) -> float:
-    """A number of an evaluation; NaN where there is none."""
-    at_best = row.record.get("metrics_at_best_f1") or {}
-    value = at_best.get(column.removeprefix(BEST)) if column.startswith(BEST) else row.metrics.get(column)
-    return math.nan if value is None else float(value)
 
 
 Table = dict[Entry, dict[int, np.ndarray]]  # by row and seed: values (columns,), or of all resamples (B, columns)
@@ -231,7 +224,7 @@ def draw(cfg: DictConfig, found: Mapping[Entry, dict[int, Row]]) -> tuple[Table,
                 counts = np.random.default_rng(cfg.seed).multinomial(len(images), share, cfg.resamples)
             if one.images != images:
                 raise UserError(f"{row.source}: scored on other images than the rows before it; evaluate all alike")
-            values[entry][seed] = np.array([value_of(row, column) for column in cfg.columns])
+            values[entry][seed] = np.array([row.value(column) for column in cfg.columns], float)
             drawn[entry][seed] = one(counts)
         log.info("%s: %d seeds, %d resamples", entry.title, len(rows), cfg.resamples)
     return values, drawn
@@ -244,7 +237,7 @@ def resampled(row: Row, columns: Sequence[str]) -> Resampled:
     thresholds = row.record["thresholds"]
     one = Resampled(truth, found, truth["evaluated"], columns, (thresholds["fixed"], thresholds["best_f1"]))
     whole = one(np.ones((1, len(one.images)), int))[0]
-    said = np.array([value_of(row, column) for column in columns])
+    said = np.array([row.value(column) for column in columns], float)
     if not np.allclose(whole, said, rtol=0, atol=1e-9, equal_nan=True):
         raise UserError(f"{folder}: {METRICS} does not follow from {DETECTIONS} and {TRUTH}; {fix}")
     return one
