@@ -15,30 +15,29 @@ that of building the model is not seen.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import re
 import resource
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import torch
-from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.flop_counter import FlopCounterMode
 
 from efpn.benchmark.setting import Setting, read_setting
 from efpn.benchmark.timing import STAGES, StageClock, Workload, interleave, stop_watched, summed_up, synchronise
-from efpn.errors import UserError
 
 log = logging.getLogger(__name__)
 Record = Mapping[str, Any]
-Build = Callable[[Setting, str], Workload]  # a function of a module: a child process finds it by its name
+Build = Callable[[Setting, str], Workload]  # a function of a module, which a child process finds
 RUNS: Final = 2  # whose peak is taken
 STATUS: Final = Path("/proc/self/status")
 
@@ -83,33 +82,27 @@ def peak_of(name: str, build: Build, setting: Setting) -> int:
     """Peak memory of the piece of work ``name``: on a CPU that of a child process that builds and runs it alone.
 
     Raises:
-        UserError: the child could not do what it was told, in its words.
-        RuntimeError: it failed.
+        UserError: the child could not do what it was told; as any other error of its own.
+        RuntimeError: it was ended.
     """
     log.info("peak memory of %s", name)
     if setting.device.type != "cpu":
         return peak_bytes(build(setting, name), setting.device)
-    command = [sys.executable, "-m", "efpn.benchmark.measure", f"{build.__module__}.{build.__qualname__}", name]
-    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
-    told = OmegaConf.to_yaml(setting.cfg, resolve=True)
-    done = subprocess.run(command, input=told, capture_output=True, text=True, env=env, check=False)
-    if done.returncode == 0:
-        return int(json.loads(done.stdout.splitlines()[-1])["peak_bytes"])
-    said = (done.stderr.strip() or f"status {done.returncode}").splitlines()[-1]
-    if done.returncode == 2:
-        raise UserError(said.removeprefix("error: "))
-    raise RuntimeError(f"measuring the memory of {name} failed: {said}")
-
-
-def answer(build: str, name: str) -> int:
-    """What the child does: read the config from stdin, print the peak, and return the exit status."""
+    told = DictConfig(OmegaConf.to_container(setting.cfg, resolve=True))
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(1 << 20)  # of the child: this process has begun without
     try:
-        setting = read_setting(DictConfig(OmegaConf.create(sys.stdin.read())))
-        print(json.dumps({"peak_bytes": peak_bytes(get_method(build)(setting, name), setting.device)}))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        with ProcessPoolExecutor(1, get_context("spawn")) as child:
+            return child.submit(peak_alone, name, build, told).result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(f"measuring the memory of {name} failed: {error}") from None
+    finally:
+        del os.environ["MALLOC_MMAP_THRESHOLD_"]
+
+
+def peak_alone(name: str, build: Build, cfg: DictConfig) -> int:
+    """What the child does."""
+    setting = read_setting(cfg)
+    return peak_bytes(build(setting, name), setting.device)
 
 
 def peak_bytes(work: Workload, device: torch.device) -> int:
@@ -163,7 +156,3 @@ def evaluate(ratios: Iterable[Ratio], measured: Mapping[str, Record]) -> list[di
             met = None if target is None else value <= target
             found.append({"name": name, "value": value, "target": target, "met": met})
     return found
-
-
-if __name__ == "__main__":
-    sys.exit(answer(*sys.argv[1:]))
