@@ -19,8 +19,7 @@ from efpn.evaluation.compare import show
 from efpn.evaluation.cost import equal_cost_scales, seconds_per_image
 from efpn.evaluation.detect import detect, read_file
 from efpn.evaluation.features import draw_features, with_extension
-from efpn.evaluation.html import write_html
-from efpn.evaluation.report import Drawn, draw_costs, draw_row, draw_together, keep, write_row
+from efpn.evaluation.report import Drawn, draw_costs, draw_row, draw_together, keep, write_html, write_row
 from efpn.evaluation.rows import METRICS, Row, comparable, label, load_row
 from efpn.evaluation.tracking import start_tracking, track
 from efpn.evaluation.variants import OWN, Variant, find_variants
