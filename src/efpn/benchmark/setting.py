@@ -48,6 +48,11 @@ class Setting:
     device: torch.device
     proposals: Composition
 
+    @property
+    def layout(self) -> torch.memory_format:
+        """Of our models in memory."""
+        return torch.channels_last if self.cfg.channels_last else torch.contiguous_format
+
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision as a context; full precision is one that does nothing."""
         dtype = PRECISIONS[str(self.cfg.precision)]

@@ -49,22 +49,45 @@ def workload(setting: Setting, name: str) -> Workload:
     return STEPS[name][1](setting)
 
 
+def full_step(
+    model: nn.Module,
+    loss: Callable[[], Tensor],
+    optimizer: Optimizer,
+    setting: Setting,
+    proposals: FixedProposals | None,
+) -> Workload:
+    """Forward (``loss``), backward, clipping and update; each turn draws its samples from its own seed."""
+    stages = Stages(model)
+    learning = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def step(turn: int) -> Any:
+        torch.manual_seed(setting.cfg.seed + turn)
+        with setting.autocast():
+            value = loss()
+        optimizer.zero_grad()
+        with stages.stage("backward"):
+            value.backward()
+        with stages.stage("update"):
+            nn.utils.clip_grad_norm_(learning, CLIP)
+            optimizer.step()
+
+    return Workload(model, step, stages, proposals)
+
+
 def phase_step(setting: Setting, phase: str, scale: int = 1) -> Workload:
     """A step of a phase's own task on one batch, over and over; ``scale`` 2 trains on the 2x images."""
     config = setting.cfg.phases[phase]
     detector = random_detector(setting, phase).to(setting.device)
-    task: DetectorTask = instantiate(
-        config.task, detector=detector, optimizer={"lr": RATE}, schedule=None, _convert_="all"
-    )
+    given = {"detector": detector, "optimizer": {"lr": RATE}, "schedule": None}
+    task: DetectorTask = instantiate(config.task, **given, _convert_="all")
     task.log_dict = lambda *args, **more: None  # type: ignore[method-assign]  # there is no Trainer to log to
     task.train()
     pair, targets = random_batch(setting), random_targets(setting, scale)
     batch = (*pair, targets) if config.pairs or detector.backbone.reads_2x else (pair[scale - 1], targets)
     proposes = isinstance(detector, FasterRCNN) and "loss" not in config.task  # distillation runs neither RPN nor heads
     proposals = FixedProposals(detector, fixed_boxes(setting, scale)) if proposes else None
-    optimizer = task.configure_optimizers()
     loss: Callable[[], Any] = partial(task.training_step, batch, 0)
-    return full_step(detector, loss, optimizer, setting, proposals)
+    return full_step(detector, loss, task.configure_optimizers(), setting, proposals)
 
 
 def torchvision_step(setting: Setting) -> Workload:
@@ -74,11 +97,9 @@ def torchvision_step(setting: Setting) -> Workload:
     proposals = FixedProposals(model, fixed_boxes(setting, 1))
     make = instantiate(setting.cfg.phases.baseline.task.optimizer, lr=RATE, _convert_="all")
     optimizer = make([parameter for parameter in model.parameters() if parameter.requires_grad])
-
-    def loss() -> Tensor:
-        return torch.stack(list(model(images, targets).values())).sum()
-
-    return full_step(model, loss, optimizer, setting, proposals)
+    return full_step(
+        model, lambda: torch.stack([*model(images, targets).values()]).sum(), optimizer, setting, proposals
+    )
 
 
 def bare_distillation(setting: Setting, backward: bool) -> Workload:
@@ -118,31 +139,6 @@ RATIOS: Final = (
     Ratio("peak memory, distillation / baseline on 2x images", "distill", "fpn-2x", peak, target=1.0),
     Ratio("time, distillation / baseline on 2x images", "distill", "fpn-2x"),
 )
-
-
-def full_step(
-    model: nn.Module,  # that learns
-    loss: Callable[[], Tensor],  # runs it and returns its loss
-    optimizer: Optimizer,  # of its trainable parameters
-    setting: Setting,  # its seed and precision
-    proposals: FixedProposals | None,  # that the model was given, if any
-) -> Workload:
-    """Forward, backward, clipping and update; each turn draws its samples from its own seed."""
-    stages = Stages(model)
-    learning = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-    def step(turn: int) -> Any:
-        torch.manual_seed(setting.cfg.seed + turn)
-        with setting.autocast():
-            value = loss()
-        optimizer.zero_grad()
-        with stages.stage("backward"):
-            value.backward()
-        with stages.stage("update"):
-            nn.utils.clip_grad_norm_(learning, CLIP)
-            optimizer.step()
-
-    return Workload(model, step, stages, proposals)
 
 
 def run(cfg: DictConfig) -> str:

@@ -49,10 +49,9 @@ class Detected(NamedTuple):
 
 
 def read_file(cfg: DictConfig, source: Path, runs: Sequence[SavedRun]) -> Detected:
-    """The detections of a result file: no model, and the data of ``data=...`` or of the first of ``runs``.
+    """The detections of a result file, on the data of ``data=...`` or of the first of ``runs``.
 
-    Raises:
-        UserError: neither is given, or the file cannot be used or is not of the split.
+    Raises `UserError` where neither is given, or the file cannot be used or is not of the split.
     """
     if cfg.get("data"):
         data: DetectionDataModule = instantiate(cfg.data, limit_val=None, _convert_="all")

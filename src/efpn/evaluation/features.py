@@ -44,10 +44,8 @@ class FeatureRow(NamedTuple):
 def draw_features(cfg: DictConfig, runs: Sequence[SavedRun], folder: Path) -> Drawn:
     """Write ``features.png`` and ``.json`` for ``cfg.features`` images of the split with small objects.
 
-    Those of the runs with an extension are shown; all of one baseline, whose P2 of the 2x image is the target.
-
-    Raises:
-        UserError: no run has an extension, or their baselines differ.
+    Those of the runs with an extension are shown; all of one baseline, whose P2 of the 2x image is the target (raises
+    `UserError`: no run has an extension, or their baselines differ).
     """
     extended = with_extension(runs)
     data = eval_data(cfg, extended[0], pairs=True)
@@ -67,11 +65,7 @@ def draw_features(cfg: DictConfig, runs: Sequence[SavedRun], folder: Path) -> Dr
 
 
 def with_extension(runs: Sequence[SavedRun]) -> list[SavedRun]:
-    """Those of the runs whose extended level has learned; the bounds' is its own target.
-
-    Raises:
-        UserError: none has.
-    """
+    """Those of the runs whose extended level has learned; the bounds' is its own target (raises `UserError`: none has)."""
     found = [run for run in runs if EXTENDED.met_by(run)]
     if not found:
         raise UserError(f"features: needs {EXTENDED.kind}; add one to run=")

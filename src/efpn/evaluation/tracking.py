@@ -29,10 +29,7 @@ def start_tracking(cfg: DictConfig, called: str, job: str = "evaluate", group: s
     """Start what ``logger`` asks for, before any image is read; the W&B run, or None where it asks for nothing.
 
     It ends with the context, as failed where an error ended the evaluation. Its name is the job and ``called``; the
-    ``group`` is that of the training's runs that it belongs to.
-
-    Raises:
-        UserError: another logger than W&B, or one that cannot start.
+    ``group`` is that of the training's runs that it belongs to (raises `UserError`: no W&B, or one that cannot start).
     """
     if not cfg.logger:
         yield None

@@ -74,12 +74,9 @@ class Variant:
 def find_variants(
     names: str | Sequence[str], scales: Sequence[float], scaled: Sequence[float] = (1.4,)
 ) -> list[Variant]:
-    """Look variants up by one name or several, each once, in the order given.
+    """Look variants up by one name or several, each once, in the order given (raises `UserError`: unknown, or none).
 
     Relative to the 1x image, ``scales`` are those of the multi-scale test, ``scaled`` of one ``fpn_scaled`` each.
-
-    Raises:
-        UserError: a name is unknown, or there is none.
     """
     every = all_variants(scales, scaled)
     known = list(dict.fromkeys(variant.key for variant in every))
