@@ -1,15 +1,13 @@
 """All there is to know about some pieces of work: time by stage, multiply-adds, parameters, peak memory, and ratios.
 
-Peak memory is what a piece of work needs above what stands before its first run (weights, input, the program itself).
-On CUDA this is ``torch.cuda.max_memory_allocated`` less what was allocated before: tensors, without the caching
-allocator's reserve. On a CPU it is the growth of the resident memory of a fresh process that does nothing else, from
-before the first run to the peak over two runs: torch's profiler sees the tensors there, but not the scratch buffers of
-the kernels. In training the gradients and the optimizer's state are part of it.
+Peak memory is what a piece of work needs above what stands before its first run (weights, input, the program itself),
+in training with gradients and the optimizer's state. On CUDA this is ``torch.cuda.max_memory_allocated`` less what was
+allocated before: tensors, without the allocator's reserve. On a CPU it is the growth of the resident memory of a fresh
+process, from before the first run to the peak over two: torch's profiler does not see the kernels' scratch buffers.
 
-The C library keeps freed memory for later, which can hide an allocation or add to the peak; the child process is
-therefore told (glibc's MALLOC_MMAP_THRESHOLD_) to map every block of 1 MiB or more by itself and to give it back at
-once. Elsewhere than on Linux there is no such switch, and the peak is the process's largest ever, so that a peak below
-that of building the model is not seen.
+The C library keeps freed memory, which can hide an allocation or add to the peak; the child process is therefore told
+(glibc's MALLOC_MMAP_THRESHOLD_) to map every block of 1 MiB or more by itself and to give it back at once. Elsewhere
+than on Linux there is no such switch, and the peak is the largest ever: one below that of building the model is unseen.
 """
 
 from __future__ import annotations

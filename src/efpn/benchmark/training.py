@@ -1,12 +1,9 @@
 """What training steps cost, ours beside torchvision's and beside the bare passes that they cannot do without.
 
 A step is forward, backward, clipping and the optimizer's update, of the tasks and optimizers that the phases' configs
-name, but without Lightning's Trainer around it. The bare cost of distillation is measured in two ways, both on ready
-normalised batches and without any loss or update:
-
-- *forward*: 1x and 2x images through backbone and FPN without gradient (C2' too), and the extension's forward pass with
-  gradient recorded;
-- *forward and backward*: the same and the extension's backward pass from gradients that are given.
+name, but without Lightning's Trainer around it. The bare cost of distillation is measured on ready normalised batches
+and without any loss or update: 1x and 2x images through backbone and FPN without gradient (C2' too), and the
+extension's forward pass with gradient recorded; with its backward pass from gradients that are given, or without.
 """
 
 from __future__ import annotations
@@ -50,11 +47,7 @@ def workload(setting: Setting, name: str) -> Workload:
 
 
 def full_step(
-    model: nn.Module,
-    loss: Callable[[], Tensor],
-    optimizer: Optimizer,
-    setting: Setting,
-    proposals: FixedProposals | None,
+    model: nn.Module, loss: Callable[[], Tensor], optimizer: Optimizer, setting: Setting, fixed: FixedProposals | None
 ) -> Workload:
     """Forward (``loss``), backward, clipping and update; each turn draws its samples from its own seed."""
     stages = Stages(model)
@@ -71,7 +64,7 @@ def full_step(
             nn.utils.clip_grad_norm_(learning, CLIP)
             optimizer.step()
 
-    return Workload(model, step, stages, proposals)
+    return Workload(model, step, stages, fixed)
 
 
 def phase_step(setting: Setting, phase: str, scale: int = 1) -> Workload:

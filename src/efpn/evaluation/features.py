@@ -65,7 +65,7 @@ def draw_features(cfg: DictConfig, runs: Sequence[SavedRun], folder: Path) -> Dr
 
 
 def with_extension(runs: Sequence[SavedRun]) -> list[SavedRun]:
-    """Those of the runs whose extended level has learned; the bounds' is its own target (raises `UserError`: none has)."""
+    """The runs whose extended level has learned; the bounds' is its own target (raises `UserError`: none has)."""
     found = [run for run in runs if EXTENDED.met_by(run)]
     if not found:
         raise UserError(f"features: needs {EXTENDED.kind}; add one to run=")

@@ -107,7 +107,7 @@ def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Row]:
 
 
 def plan_file(cfg: DictConfig, runs: Sequence[SavedRun]) -> Plan:
-    """Of ``cfg.detections``, beside reports of the runs whose data it is scored on (raises `UserError`: what a file has not)."""
+    """Of ``cfg.detections``, beside reports of the runs that lend data (raises `UserError`: what a file has not)."""
     if cfg.variant != OWN or cfg.model or cfg.detail or cfg.called:
         raise UserError("detections=FILE is scored as it is: variant, table, detail and model belong to a run")
     if cfg.limit is not None or (cfg.data_root and cfg.get("data")):
@@ -120,7 +120,7 @@ def plan_file(cfg: DictConfig, runs: Sequence[SavedRun]) -> Plan:
 
 
 def plan_runs(cfg: DictConfig, runs: Sequence[SavedRun]) -> Plan:
-    """Of each run, the variants that fit it (raises `UserError`: one is unknown or fits none, or rows share a place)."""
+    """Of each run, the variants that fit it (raises `UserError`: one is unknown or fits none; rows share a place)."""
     variants = find_variants(cfg.variant, cfg.scales, equal_cost_scales(cfg, runs))
     for variant in variants:
         if not any(variant.needs.met_by(run) for run in runs):

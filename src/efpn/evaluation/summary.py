@@ -137,7 +137,7 @@ def choose_reference(cfg: DictConfig, entries: Sequence[Entry]) -> Entry:
 
 
 def choose_entry(cfg: DictConfig, entries: Sequence[Entry]) -> Entry:
-    """The entry whose mean of ``cfg.choose`` is best on validation (raises `UserError`: not evaluated, or no number)."""
+    """The entry whose mean of ``cfg.choose`` is best on validation (raises `UserError`: not evaluated, no number)."""
     if command := what_is_missing(cfg, entries, "val"):
         raise UserError(f"choose={cfg.choose}: what is chosen from must be evaluated on split=val; `{command}` does it")
     values = [[row.value(cfg.choose) for row in entry.evaluated("val").values()] for entry in entries]
