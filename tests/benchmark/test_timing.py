@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from helpers import config
 
-from efpn.benchmark.measure import Ratio, evaluate, peak
+from efpn.benchmark.measure import evaluate
 from efpn.benchmark.timing import Reading, interleave, spread, summed_up
+from efpn.benchmark.training import STEPS
 
 
 def test_each_turn_runs_each_thing_once_in_rotating_order():
@@ -55,12 +57,16 @@ def measured(seconds, peak_bytes):
     return {"seconds": {"median": seconds}, "peak_bytes": peak_bytes}
 
 
+def ratio(name, of, to, what="time", target=None):
+    return {"name": name, "of": of, "to": to, "what": what, "target": target}
+
+
 def test_a_ratio_is_held_against_its_target():
     ratios = [
-        Ratio("time", "a", "b", target=0.5),
-        Ratio("memory", "a", "b", peak, target=0.5),
-        Ratio("free", "b", "a"),
-        Ratio("absent", "a", "c"),
+        ratio("time", "a", "b", target=0.5),
+        ratio("memory", "a", "b", "memory", target=0.5),
+        ratio("free", "b", "a"),
+        ratio("absent", "a", "c"),
     ]
     assert evaluate(ratios, {"a": measured(1.0, 6), "b": measured(2.0, 10)}) == [
         {"name": "time", "value": 0.5, "target": 0.5, "met": True},
@@ -70,4 +76,11 @@ def test_a_ratio_is_held_against_its_target():
 
 
 def test_without_memory_there_is_no_ratio_of_it():
-    assert evaluate([Ratio("memory", "a", "b", peak)], {"a": measured(1.0, None), "b": measured(2.0, 3)}) == []
+    given = {"a": measured(1.0, None), "b": measured(2.0, 3)}
+    assert evaluate([ratio("memory", "a", "b", "memory")], given) == []
+
+
+def test_the_ratios_of_the_config_are_of_what_can_be_measured():
+    for what, known in (("inference", config("benchmark").rows), ("training", STEPS)):
+        for one in config("benchmark", f"what={what}").ratios:
+            assert {one.of, one.to} <= set(known) and one.what in ("time", "memory")

@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig
 
 from efpn.benchmark.inputs import FixedProposals, fixed_boxes, random_batch
-from efpn.benchmark.measure import Ratio, evaluate, measure, peak
+from efpn.benchmark.measure import evaluate, measure
 from efpn.benchmark.models import build_row, image_batches, proposal_counts
 from efpn.benchmark.report import comparison, write_report
 from efpn.benchmark.setting import Setting, choose, read_setting
@@ -31,16 +31,6 @@ NOTES: Final = (
     "torchvision is its own Faster R-CNN with the same backbone and depth, as it comes (its own memory layout).",
 )
 COMPILED: Final = ("body", "fpn", "extension")  # parts of a backbone
-RATIOS: Final = (
-    Ratio("time, EFPN-1x / FPN-2x", "efpn", "fpn-2x", target=0.45),
-    Ratio("time, EFPN-1x / FPN-1x", "efpn", "fpn-1x", target=1.7),
-    Ratio("peak memory, EFPN-1x / FPN-2x", "efpn", "fpn-2x", peak, target=0.5),
-    Ratio("time, second pass on 2x / FPN-2x", "second-pass", "fpn-2x", target=0.45),
-    Ratio("time, second pass on 2x / FPN-1x", "second-pass", "fpn-1x", target=1.6),
-    Ratio("peak memory, second pass on 2x / FPN-2x", "second-pass", "fpn-2x", peak, target=0.45),
-    Ratio("time, EFPN-1x with P2' whole / FPN-2x", "efpn-whole", "fpn-2x"),
-    Ratio("time, FPN-1x / torchvision", "fpn-1x", "torchvision"),
-)
 
 
 def run(cfg: DictConfig) -> str:
@@ -50,7 +40,7 @@ def run(cfg: DictConfig) -> str:
     names = choose("models", cfg.models, known)
     facts = setting.as_record() | (proposal_counts(setting) if setting.run else {})
     models = measure({name: cfg.rows[name].title for name in names}, workload, setting)
-    record = {"ratios": evaluate(RATIOS, models), "models": models}
+    record = {"ratios": evaluate(cfg.ratios, models), "models": models}
     title = "Inference" if setting.run else f"Inference at {setting.size_name} px"
     return write_report(setting, title, record, comparison(record), NOTES, facts)
 

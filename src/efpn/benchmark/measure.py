@@ -22,9 +22,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -130,27 +129,19 @@ def resident_bytes(field: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-peak: Callable[[Record], float | None] = itemgetter("peak_bytes")  # above the weights, if it was measured
+def evaluate(ratios: Iterable[Record], measured: Mapping[str, Record]) -> list[dict[str, Any]]:
+    """``name, value, target, met`` of the config's ratios, as far as both sides were measured.
 
-
-class Ratio(NamedTuple):
-    """A quotient of two that were measured, and the target that it may not pass; absolute numbers do not carry over."""
-
-    name: str  # for people
-    of: str  # name of the numerator among what was measured
-    to: str  # of the denominator
-    # reads the number from a record
-    what: Callable[[Record], float | None] = lambda record: record["seconds"]["median"]
-    target: float | None = None  # None where there is none
-
-
-def evaluate(ratios: Iterable[Ratio], measured: Mapping[str, Record]) -> list[dict[str, Any]]:
-    """``name, value, target, met`` of all ratios whose two sides were measured."""
+    Absolute numbers do not carry over to another machine; these do. Each has a ``name``, the two sides ``of`` and
+    ``to``, ``what`` of them is compared (``time`` or ``memory``), and the ``target`` that it may not pass, or none.
+    """
+    read = {"time": lambda record: record["seconds"]["median"], "memory": lambda record: record["peak_bytes"]}
     found = []
-    for name, of, to, what, target in ratios:
-        above, below = (what(measured[side]) if side in measured else None for side in (of, to))
+    for ratio in ratios:
+        sides = [measured.get(ratio[side]) for side in ("of", "to")]
+        above, below = (side and read[ratio["what"]](side) for side in sides)
         if above is not None and below:
-            value = above / below
+            value, target = above / below, ratio["target"]
             met = None if target is None else value <= target
-            found.append({"name": name, "value": value, "target": target, "met": met})
+            found.append({"name": ratio["name"], "value": value, "target": target, "met": met})
     return found

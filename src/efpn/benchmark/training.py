@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from efpn.benchmark.inputs import FixedProposals, fixed_boxes, random_batch, random_targets
-from efpn.benchmark.measure import Ratio, evaluate, measure, peak
+from efpn.benchmark.measure import evaluate, measure
 from efpn.benchmark.models import build_row, random_detector
 from efpn.benchmark.report import comparison, write_report
 from efpn.benchmark.setting import Setting, choose, read_setting
@@ -125,19 +125,12 @@ STEPS: Final[dict[str, tuple[str, Callable[[Setting], Workload]]]] = {  # title,
     "bare-backward": ("its bare forward and backward", partial(bare_distillation, backward=True)),
     "finetune": ("finetuning", partial(phase_step, phase="finetune")),
 }
-RATIOS: Final = (
-    Ratio("time, baseline / torchvision in a bare loop", "baseline", "torchvision", target=1.05),
-    Ratio("time, distillation / its bare forward", "distill", "bare-forward", target=1.3),
-    Ratio("time, distillation / its bare forward and backward", "distill", "bare-backward"),
-    Ratio("peak memory, distillation / baseline on 2x images", "distill", "fpn-2x", peak, target=1.0),
-    Ratio("time, distillation / baseline on 2x images", "distill", "fpn-2x"),
-)
 
 
 def run(cfg: DictConfig) -> str:
     """Measure, write the files and return the report (raises `UserError`: an option that makes no sense)."""
     setting, names = read_setting(cfg), choose("steps", cfg.steps, list(STEPS))
     steps = measure({name: STEPS[name][0] for name in names}, workload, setting, STEP_STAGES)
-    record = {"ratios": evaluate(RATIOS, steps), "models": steps}
+    record = {"ratios": evaluate(cfg.ratios, steps), "models": steps}
     parts = comparison(record, STEP_STAGES)
     return write_report(setting, f"Training steps at {setting.size_name} px", record, parts, NOTES)

@@ -41,13 +41,12 @@ class FeatureRow(NamedTuple):
     title: str = ""  # one line
 
 
-def draw_features(cfg: DictConfig, runs: Sequence[SavedRun], folder: Path) -> Drawn:
+def draw_features(cfg: DictConfig, extended: Sequence[SavedRun], folder: Path) -> Drawn:
     """Write ``features.png`` and ``.json`` for ``cfg.features`` images of the split with small objects.
 
-    Those of the runs with an extension are shown; all of one baseline, whose P2 of the 2x image is the target (raises
-    `UserError`: no run has an extension, or their baselines differ).
+    They are of runs `with_extension` of one baseline, whose P2 of the 2x image is the target (raises `UserError`:
+    another baseline).
     """
-    extended = with_extension(runs)
     data = eval_data(cfg, extended[0], pairs=True)
     samples = samples_with_small_objects(data, cfg.split, cfg.features)
     maps: list[dict[str, np.ndarray]] = [{} for _ in samples]

@@ -73,8 +73,7 @@ def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Row]:
         require_place(job.folder)
     for warning in broken_lineage(used):
         log.warning(warning)
-    if cfg.features and used:
-        with_extension(used)
+    extended = with_extension(used) if cfg.features and used else []
     own_commit()  # of the code that runs, not of what a checkout has become by the end
     with start_tracking(cfg, plan.called) if first_process() else nullcontext() as tracked:
         if cfg.timed and not ways:
@@ -89,8 +88,8 @@ def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Row]:
         show(rows, plan.comparison, cfg.columns)
 
         drawn = {name: path for _, sheets in made for name, path in sheets.items()}
-        if cfg.features and used:
-            drawn |= draw_features(cfg, used, plan.report)
+        if extended:
+            drawn |= draw_features(cfg, extended, plan.report)
         elif cfg.figures:
             keep(plan.report / "features", None)  # one that is not asked for goes where the others are drawn
         drawn |= draw_costs(plan.report, rows)
