@@ -101,7 +101,7 @@ def gain_shares(rows: Sequence[Row]) -> str:
     control head's on P2 itself. A share is (row - control head) / (bound - control head), all three of one seed and
     with the same changes to the model. Shares of a gain of less than half a point mean nothing and are left out.
     """
-    alike = [(row.seed, row.identity.get("changed in the model") or "nothing") for row in rows]
+    alike = [(row.record.get("seed"), row.identity.get("changed in the model") or "nothing") for row in rows]
     trained = {(row.phase, *terms): row for row, terms in zip(rows, alike, strict=True)}
     lines = []
     for phase, (row, terms) in itertools.product(BOUNDS, zip(rows, alike, strict=True)):

@@ -47,12 +47,7 @@ class Row:
     @property
     def identity(self) -> dict[str, Any]:
         """What was evaluated: the seed, phase, variant, size of the input, what was changed in the model ..."""
-        return {"seed": self.seed, **(self.record.get("more") or {})}
-
-    @property
-    def seed(self) -> int | None:
-        """Of the training."""
-        return self.record.get("seed")
+        return {"seed": self.record.get("seed"), **(self.record.get("more") or {})}
 
     @property
     def milliseconds(self) -> float | None:
