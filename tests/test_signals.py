@@ -131,7 +131,9 @@ def test_a_slurm_job_requeues_itself_and_goes_on_by_itself(data: Path, tmp_path:
     os.killpg(call.pid, signal.SIGUSR1)
     done = call.wait()
     assert done.returncode == 128 + signal.SIGUSR1, done.stderr
-    assert calls.read_text() == f"requeue {number}\n" and f"job {number} is requeued and goes on by itself" in done.stderr
+    assert (
+        calls.read_text() == f"requeue {number}\n" and f"job {number} is requeued and goes on by itself" in done.stderr
+    )
     step = read_tensors(tmp_path / "out/demo/seed0/baseline/last.ckpt")["global_step"]
     again = start(tmp_path / "out", data, *slurm, **job, SLURM_RESTART_COUNT="1")  # the same command
     said = again.wait_for("/4000  loss")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from helpers import SMALL_BENCHMARK, benchmark_setting, run_here
@@ -34,8 +35,8 @@ def test_each_number_of_objects_has_its_own_proposals(monkeypatch):
 
     monkeypatch.setattr(small_proposals, "stop_watched", watch)
     setting = benchmark_setting("repeats=1")
-    settings = {0: setting.with_small(0, 0), 2: setting.with_small(2, 10), 9: setting.with_small(9, 40)}
-    small_proposals.measure(["efpn"], settings, setting)
+    mixed = [replace(setting.proposals, objects=k, small=n) for k, n in ((0, 0), (2, 10), (9, 40))]
+    small_proposals.measure(["efpn"], mixed, setting)
     assert seen == [0, 10, 40]
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from helpers import config
 
-from efpn.benchmark.measure import Ratio, evaluate, peak, warn_of_gaps
-from efpn.benchmark.timing import Reading, Spread, interleave, stage_medians, stage_share
+from efpn.benchmark.measure import evaluate
+from efpn.benchmark.timing import Reading, interleave, spread, summed_up
+from efpn.benchmark.training import STEPS
 
 
 def test_each_turn_runs_each_thing_once_in_rotating_order():
@@ -24,29 +26,28 @@ def test_the_warm_up_does_not_count():
 
 
 def test_spread_is_median_minimum_and_quartiles():
-    readings = [Reading(seconds, {}) for seconds in (5.0, 1.0, 2.0, 4.0, 3.0)]
-    assert Spread.of(readings) == Spread(3.0, 1.0, 2.0, 4.0, 5)
-    assert Spread.of(readings[:1]) == Spread(5.0, 5.0, 5.0, 5.0, 1)
+    names = ("median", "least", "lower_quartile", "upper_quartile", "runs")
+    assert list(spread([5.0, 1.0, 2.0, 4.0, 3.0]).items()) == list(zip(names, (3.0, 1.0, 2.0, 4.0, 5), strict=True))
+    assert spread([5.0]) == dict(zip(names, (5.0, 5.0, 5.0, 5.0, 1), strict=True))
 
 
 READINGS = [Reading(10.0, {"backbone": 6.0, "rest": 3.0}), Reading(20.0, {"backbone": 10.0, "rest": 10.0, "post": 2.0})]
 
 
 def test_stages_are_medians_over_the_runs_in_order():
-    assert list(stage_medians(READINGS, ("post", "backbone", "fpn")).items()) == [
-        ("post", 1),
-        ("backbone", 8),
-        ("rest", 6.5),
-    ]
+    told = summed_up(READINGS, ("post", "backbone", "fpn"))
+    assert list(told["stages"].items()) == [("post", 1), ("backbone", 8), ("rest", 6.5)]
+    assert told["seconds"] == spread([10.0, 20.0])
 
 
 def test_the_worst_share_is_told():
-    assert stage_share(READINGS) == pytest.approx(1.1)
-    assert stage_share(READINGS[:1]) == pytest.approx(0.9)
+    assert summed_up(READINGS, ())["stage_share"] == pytest.approx(1.1)
+    assert summed_up(READINGS[:1], ())["stage_share"] == pytest.approx(0.9)
 
 
 def test_a_gap_between_stages_and_wall_clock_is_warned_of(caplog):
-    warn_of_gaps({"good": 0.99, "bad": 0.8})
+    summed_up([Reading(1.0, {"rest": 0.99})], (), "good")
+    summed_up([Reading(1.0, {"rest": 0.8})], (), "bad")
     assert [record.getMessage() for record in caplog.records] == [
         "bad: its stages add up to 80 % of the wall-clock time of a run"
     ]
@@ -56,12 +57,16 @@ def measured(seconds, peak_bytes):
     return {"seconds": {"median": seconds}, "peak_bytes": peak_bytes}
 
 
+def ratio(name, of, to, what="time", target=None):
+    return {"name": name, "of": of, "to": to, "what": what, "target": target}
+
+
 def test_a_ratio_is_held_against_its_target():
     ratios = [
-        Ratio("time", "a", "b", target=0.5),
-        Ratio("memory", "a", "b", peak, target=0.5),
-        Ratio("free", "b", "a"),
-        Ratio("absent", "a", "c"),
+        ratio("time", "a", "b", target=0.5),
+        ratio("memory", "a", "b", "memory", target=0.5),
+        ratio("free", "b", "a"),
+        ratio("absent", "a", "c"),
     ]
     assert evaluate(ratios, {"a": measured(1.0, 6), "b": measured(2.0, 10)}) == [
         {"name": "time", "value": 0.5, "target": 0.5, "met": True},
@@ -71,4 +76,11 @@ def test_a_ratio_is_held_against_its_target():
 
 
 def test_without_memory_there_is_no_ratio_of_it():
-    assert evaluate([Ratio("memory", "a", "b", peak)], {"a": measured(1.0, None), "b": measured(2.0, 3)}) == []
+    given = {"a": measured(1.0, None), "b": measured(2.0, 3)}
+    assert evaluate([ratio("memory", "a", "b", "memory")], given) == []
+
+
+def test_the_ratios_of_the_config_are_of_what_can_be_measured():
+    for what, known in (("inference", config("benchmark").rows), ("training", STEPS)):
+        for one in config("benchmark", f"what={what}").ratios:
+            assert {one.of, one.to} <= set(known) and one.what in ("time", "memory")

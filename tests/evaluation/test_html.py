@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from efpn.evaluation.html import write_html
-from efpn.evaluation.report import draw_row, draw_together, write_row
+from efpn.evaluation.report import draw_row, draw_together, write_html, write_row
 from efpn.figures.sheet import worst, worst_sheet
 from efpn.metrics.evaluation import Evaluation
 

@@ -175,9 +175,8 @@ def test_rows_can_be_named_as_runs(make: Make, tmp_path: Path) -> None:
 def test_seeds_of_known_spread_give_an_interval_that_covers() -> None:
     rng, held, count = np.random.default_rng(0), 0, 30
     for trial in range(200):
-        values = {seed: np.array([one]) for seed, one in enumerate(rng.normal(0, 1, count))}
-        drawn = {seed: np.tile(one, (400, 1)) for seed, one in values.items()}
-        _, limits = interval(values, drawn, trial)
+        drawn = {seed: np.full((1 + 400, 1), one) for seed, one in enumerate(rng.normal(0, 1, count))}
+        _, limits = interval(drawn, trial)
         held += limits[0, 0] <= 0 <= limits[1, 0]
     assert 0.88 < held / 200 < 0.99
 
@@ -186,7 +185,7 @@ def test_images_of_known_spread_give_an_interval_of_that_width() -> None:
     truth, found = found_with(0.5, 0)
     counts = np.random.default_rng(0).multinomial(IMAGES, np.full(IMAGES, 1 / IMAGES), 4000)
     drawn = Resampled(truth, found, [1], ["rec_S"], (0.5, None))(counts)
-    mean, limits = interval({0: np.array([0.5])}, {0: drawn}, 0)
+    mean, limits = interval({0: np.vstack([[0.5], drawn])}, 0)
     assert mean == [0.5]
     assert np.diff(limits[:, 0])[0] == pytest.approx(2 * 1.96 * np.sqrt(0.25 / IMAGES), rel=0.06)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from efpn.evaluation.features import FeatureRow, Projection, feature_sheet, relative_error
+from efpn.evaluation.features import FeatureRow, feature_sheet, projected, relative_error
 
 
 def maps(seed: int = 0) -> np.ndarray:
@@ -21,15 +21,14 @@ def test_a_copy_has_no_error_and_the_mean_has_one() -> None:
 def test_the_strongest_direction_of_the_target_is_red() -> None:
     target = np.zeros((3, 1, 4))
     target[1] = [[-3.0, 3.0, -3.0, 3.0]]  # all that varies is channel 1
-    colours = Projection(target)(target).astype(int)
+    colours = projected(target, target).astype(int)
     assert abs(colours[0, 0, 0] - colours[0, 1, 0]) == pytest.approx(255 / 2.5, abs=2)  # two deviations of five
     assert (colours[..., 1:] == colours[0, 0, 1:]).all()
 
 
 def test_equal_features_have_equal_colours_and_wild_ones_are_clipped() -> None:
-    project = Projection(maps())
-    np.testing.assert_array_equal(project(maps()), project(maps()))
-    assert set(np.unique(project(1e6 * maps(1)))) <= {0, 255}
+    np.testing.assert_array_equal(projected(maps(), maps()), projected(maps(), maps()))
+    assert set(np.unique(projected(1e6 * maps(1), maps()))) <= {0, 255}
 
 
 def test_a_sheet_has_image_target_and_maps_in_each_row() -> None:

@@ -13,8 +13,8 @@ import torch
 from omegaconf import DictConfig
 
 from efpn.benchmark.inputs import FixedProposals, fixed_boxes, random_batch
-from efpn.benchmark.measure import Ratio, evaluate, measure, peak
-from efpn.benchmark.models import build_row, compile_parts, image_batches, proposal_counts
+from efpn.benchmark.measure import evaluate, measure
+from efpn.benchmark.models import build_row, image_batches, proposal_counts
 from efpn.benchmark.report import comparison, write_report
 from efpn.benchmark.setting import Setting, choose, read_setting
 from efpn.benchmark.timing import Stages, Workload
@@ -30,16 +30,7 @@ NOTES: Final = (
     "the allocated tensors (see efpn.benchmark.measure).",
     "torchvision is its own Faster R-CNN with the same backbone and depth, as it comes (its own memory layout).",
 )
-RATIOS: Final = (
-    Ratio("time, EFPN-1x / FPN-2x", "efpn", "fpn-2x", target=0.45),
-    Ratio("time, EFPN-1x / FPN-1x", "efpn", "fpn-1x", target=1.7),
-    Ratio("peak memory, EFPN-1x / FPN-2x", "efpn", "fpn-2x", peak, target=0.5),
-    Ratio("time, second pass on 2x / FPN-2x", "second-pass", "fpn-2x", target=0.45),
-    Ratio("time, second pass on 2x / FPN-1x", "second-pass", "fpn-1x", target=1.6),
-    Ratio("peak memory, second pass on 2x / FPN-2x", "second-pass", "fpn-2x", peak, target=0.45),
-    Ratio("time, EFPN-1x with P2' whole / FPN-2x", "efpn-whole", "fpn-2x"),
-    Ratio("time, FPN-1x / torchvision", "fpn-1x", "torchvision"),
-)
+COMPILED: Final = ("body", "fpn", "extension")  # parts of a backbone
 
 
 def run(cfg: DictConfig) -> str:
@@ -49,7 +40,7 @@ def run(cfg: DictConfig) -> str:
     names = choose("models", cfg.models, known)
     facts = setting.as_record() | (proposal_counts(setting) if setting.run else {})
     models = measure({name: cfg.rows[name].title for name in names}, workload, setting)
-    record = {"ratios": evaluate(RATIOS, models), "models": models}
+    record = {"ratios": evaluate(cfg.ratios, models), "models": models}
     title = "Inference" if setting.run else f"Inference at {setting.size_name} px"
     return write_report(setting, title, record, comparison(record), NOTES, facts)
 
@@ -62,8 +53,10 @@ def workload(setting: Setting, name: str) -> Workload:
     if not setting.run and hasattr(detector, "rpn"):
         proposals = FixedProposals(detector, fixed_boxes(setting, row.get("proposals", 1)))
     batches = image_batches(setting) if setting.run else [random_batch(setting)]
-    if setting.cfg.compile:
-        compile_parts(model)
+    # tiles and RoIs have other shapes in every image: they are not compiled
+    for part in (getattr(detector.backbone, name, None) for name in COMPILED if setting.cfg.compile):
+        if part is not None:
+            part.forward = torch.compile(part.forward, dynamic=False)
     double = scale == 1 and getattr(getattr(model, "backbone", None), "reads_2x", False)
 
     def detect(turn: int) -> Any:

@@ -24,17 +24,16 @@ Batch = tuple[list[Tensor], list[Tensor]]  # 1x and 2x images
 def random_batch(setting: Setting) -> Batch:
     """One batch of noise, 1x and 2x; nothing that is measured depends on what is in the images."""
     random = torch.Generator().manual_seed(setting.cfg.seed)
-
-    def batch(scale: int) -> list[Tensor]:
-        shape = (3, scale * setting.height, scale * setting.width)
-        return [torch.rand(shape, generator=random).to(setting.device) for _ in range(setting.cfg.batch)]
-
-    return batch(1), batch(2)
+    shapes = [(3, scale * setting.height, scale * setting.width) for scale in (1, 2)]
+    ones, twos = (
+        [torch.rand(shape, generator=random).to(setting.device) for _ in range(setting.cfg.batch)] for shape in shapes
+    )
+    return ones, twos
 
 
 def fixed_boxes(setting: Setting, scale: int) -> list[Tensor]:
     """Proposals of each image, in pixels of an image of ``scale`` times the 1x size."""
-    made = [make_proposals(setting.proposals, setting.height, setting.width, seed) for seed in seeds(setting)]
+    made = [make_proposals(setting.proposals, setting.height, setting.width, seed) for seed in setting.seeds]
     return [scale * boxes.to(setting.device) for boxes in made]
 
 
@@ -47,26 +46,13 @@ def random_targets(setting: Setting, scale: int = 1) -> list[dict[str, Tensor]]:
             "boxes": scale * object_boxes(how, setting.height, setting.width, seed).to(setting.device),
             "labels": torch.randint(1, classes, (how.objects,), generator=random).to(setting.device),
         }
-        for seed in seeds(setting)
+        for seed in setting.seeds
     ]
-
-
-def seeds(setting: Setting) -> range:
-    """One for each image of the batch."""
-    return range(setting.cfg.seed, setting.cfg.seed + setting.cfg.batch)
 
 
 def object_boxes(how: Composition, height: int, width: int, seed: int) -> Tensor:
     """The small objects themselves, ``(objects, 4)`` xyxy in 1x pixels, each inside the image."""
-    room = torch.tensor([width, height], dtype=torch.float32)
-    return _objects(how, room, torch.Generator().manual_seed(seed))
-
-
-def make_proposals(how: Composition, height: int, width: int, seed: int) -> Tensor:
-    """Boxes ``(total, 4)`` xyxy inside an image of ``height`` x ``width`` 1x pixels, in mixed order."""
-    random, room = torch.Generator().manual_seed(seed), torch.tensor([width, height], dtype=torch.float32)
-    boxes = torch.cat([_small_boxes(how, room, random), _large_boxes(how, room, random)])
-    return boxes[torch.randperm(len(boxes), generator=random)]
+    return _objects(how, torch.tensor([width, height]), torch.Generator().manual_seed(seed))
 
 
 def _objects(how: Composition, room: Tensor, random: torch.Generator) -> Tensor:
@@ -76,32 +62,33 @@ def _objects(how: Composition, room: Tensor, random: torch.Generator) -> Tensor:
     return torch.cat([start, start + side], dim=1)
 
 
-def _small_boxes(how: Composition, room: Tensor, random: torch.Generator) -> Tensor:
-    """The objects in turn, moved by up to half of their side and up to a third larger or smaller on each side."""
-    if not how.small:
-        return torch.zeros(0, 4)
-    objects = _objects(how, room, random)[torch.arange(how.small) % how.objects]
-    side = objects[:, 2:] - objects[:, :2]
-    sides = side * (0.75 + 0.5 * torch.rand(how.small, 2, generator=random))
-    sides = sides.clamp(SMALLEST * how.below, 0.95 * how.below)
-    middle = (objects[:, :2] + objects[:, 2:]) / 2 + side * (torch.rand(how.small, 2, generator=random) - 0.5)
-    return _inside(middle, sides, room)
+def make_proposals(how: Composition, height: int, width: int, seed: int) -> Tensor:
+    """Boxes ``(total, 4)`` xyxy inside an image of ``height`` x ``width`` 1x pixels, in mixed order.
 
+    Small ones are the objects in turn, moved by up to half of their side and up to a third larger or smaller on each
+    side; the others are anywhere, log-uniform in size from the threshold up, as the RPN's levels share them.
+    """
+    random, room = torch.Generator().manual_seed(seed), torch.tensor([width, height], dtype=torch.float32)
+    middles, sides = [], []
+    if how.small:
+        objects = _objects(how, room, random)[torch.arange(how.small) % how.objects]
+        side = objects[:, 2:] - objects[:, :2]
+        stretched = side * (0.75 + 0.5 * torch.rand(how.small, 2, generator=random))
+        sides.append(stretched.clamp(SMALLEST * how.below, 0.95 * how.below))
+        moved = side * (torch.rand(how.small, 2, generator=random) - 0.5)
+        middles.append((objects[:, :2] + objects[:, 2:]) / 2 + moved)
 
-def _large_boxes(how: Composition, room: Tensor, random: torch.Generator) -> Tensor:
-    """Log-uniform in size, from the threshold up, as the RPN's levels share them; anywhere."""
     number = how.total - how.small
-    low, high = 1.05 * how.below, max(1.1 * how.below, min(LARGEST * how.below, float(room.min()) / 2))
+    low, high = 1.05 * how.below, max(1.1 * how.below, min(LARGEST * how.below, min(height, width) / 2))
     side = low * (high / low) ** torch.rand(number, 1, generator=random)
     stretch = 0.98 + 0.04 * torch.rand(number, 1, generator=random)
-    sides = torch.cat([side * stretch, side / stretch], dim=1)
-    return _inside(torch.rand(number, 2, generator=random) * room, sides, room)
+    sides.append(torch.cat([side * stretch, side / stretch], dim=1))
+    middles.append(torch.rand(number, 2, generator=random) * room)
 
-
-def _inside(middle: Tensor, sides: Tensor, room: Tensor) -> Tensor:
-    """Boxes of these sides, pushed into the image."""
-    start = torch.minimum((middle - sides / 2).clamp(min=0), room - sides)
-    return torch.cat([start, start + sides], dim=1)
+    middle, extent = torch.cat(middles), torch.cat(sides)
+    start = torch.minimum((middle - extent / 2).clamp(min=0), room - extent)
+    boxes = torch.cat([start, start + extent], dim=1)
+    return boxes[torch.randperm(len(boxes), generator=random)]
 
 
 class FixedProposals:
@@ -113,10 +100,4 @@ class FixedProposals:
     def __init__(self, detector: nn.Module, boxes: Sequence[Tensor]) -> None:
         self.boxes = list(boxes)  # may be set anew between two runs
         rpn: Any = detector.rpn
-        propose = rpn.forward
-
-        def forward(*args: Any, **options: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
-            _, losses = propose(*args, **options)
-            return list(self.boxes), losses
-
-        rpn.forward = forward
+        rpn.register_forward_hook(lambda module, given, answer: (list(self.boxes), answer[1]))

@@ -49,17 +49,18 @@ class WrittenImages:
     categories = Categories(("object",), (1,), (True,))
 
     def __init__(self, folder: Path, files: int, side: int, setting: Setting) -> None:
-        seeds = range(setting.cfg.seed, setting.cfg.seed + files)
-        self.folder = folder
-        self.paths = [write_noise(folder / f"{number}.jpg", side, seed) for number, seed in enumerate(seeds)]
-        self.side = side
-        self.boxes = [object_boxes(setting.proposals, side, side, seed).tolist() for seed in seeds]
+        self.folder, self.side = folder, side
+        self.boxes = {
+            write_noise(folder / f"{number}.jpg", side, seed): object_boxes(setting.proposals, side, side, seed)
+            for number, seed in enumerate(range(setting.cfg.seed, setting.cfg.seed + files))
+        }
+        self.paths = list(self.boxes)
 
     def load(self, split: str) -> Index:
         """All of them, whatever the split."""
         records = tuple(
-            make_record(number, path, boxes, [1] * len(boxes), size=(self.side, self.side))
-            for number, (path, boxes) in enumerate(zip(self.paths, self.boxes, strict=True))
+            make_record(number, path, boxes.tolist(), [1] * len(boxes), size=(self.side, self.side))
+            for number, (path, boxes) in enumerate(self.boxes.items())
         )
         return Index(split, self.folder / "none.json", self.categories, records)
 
@@ -79,28 +80,21 @@ def training_data(source: WrittenImages, setting: Setting, workers: int, pairs: 
     """The data module that a training would use, for ``load`` images and one batch to begin with."""
     cfg = setting.cfg
     short, long = sorted((setting.height, setting.width))
-    size = {"short_side": short, "max_size": long}
-    return DetectionDataModule(
-        source,
-        {"train": "train"},
-        instantiate(cfg.data.train_transform, **size, _convert_="all"),
-        instantiate(cfg.data.eval_transform, **size, _convert_="all"),
-        batch_size=cfg.batch,
-        num_workers=workers,
-        pairs=pairs,
-        seed=cfg.seed,
-        samples_per_epoch=cfg.load + cfg.batch,
-        check_images="none",
-    )
+    transforms = [
+        instantiate(node, short_side=short, max_size=long, _convert_="all")
+        for node in (cfg.data.train_transform, cfg.data.eval_transform)
+    ]
+    loading = {"batch_size": cfg.batch, "num_workers": workers, "seed": cfg.seed, "check_images": "none"}
+    count = cfg.load + cfg.batch
+    return DetectionDataModule(source, {"train": "train"}, *transforms, pairs=pairs, samples_per_epoch=count, **loading)
 
 
 def loader_rate(source: WrittenImages, setting: Setting, workers: int, pairs: bool) -> float:
     """Images a second that the training loader gives, from its first batch on."""
     batches = iter(training_data(source, setting, workers, pairs).train_dataloader())
     next(batches)
-    start, seen = time.perf_counter(), 0
-    for batch in batches:
-        seen += len(batch[0])
+    start = time.perf_counter()
+    seen = sum(len(batch[0]) for batch in batches)
     return seen / (time.perf_counter() - start)
 
 
@@ -108,16 +102,12 @@ def decode_rates(paths: Sequence[Path]) -> dict[str, float]:
     """Images a second in one thread: as the loader decodes whole images, and at half size."""
     from torch.utils.benchmark import Timer  # looks for a compiler and CUDA's, aloud: not before it is needed
 
-    ways: dict[str, Callable[[Path], Any]] = {
-        "decode": read_image,
-        "decode at half size": partial(read_smaller, shrink=lambda height, width: 2),
-    }
-
-    def timed(turn: int, decode: Callable[[Path], Any]) -> float:
+    def timed(decode: Callable[[Path], Any], turn: int) -> float:
         return Timer("decode(path)", globals={"decode": decode, "path": paths[turn]}).timeit(1).mean
 
-    taken = interleave({name: partial(timed, decode=decode) for name, decode in ways.items()}, len(paths), warmup=0)
-    return {name: 1 / median(seconds) for name, seconds in taken.items()}
+    half = partial(read_smaller, shrink=lambda height, width: 2)
+    ways = {"decode": partial(timed, read_image), "decode at half size": partial(timed, half)}
+    return {name: 1 / median(seconds) for name, seconds in interleave(ways, len(paths), warmup=0).items()}
 
 
 def run(cfg: DictConfig) -> str:
@@ -136,24 +126,16 @@ def run(cfg: DictConfig) -> str:
     watched = {name: stop_watched(workload(setting, name), setting.device) for name in PHASES}
     readings = interleave(watched, cfg.repeats, cfg.warmup)
     steps = {name: cfg.batch / median(reading.seconds for reading in readings[name]) for name in PHASES}
-    ratios = []
-    for phase, given in rates.items():
-        for n, rate in given.items():
-            value = steps[phase] / rate  # above 1 training waits for the loader
-            name = f"{phase} step / loader, workers: {n}"
-            ratios.append({"name": name, "value": value, "target": 1.0, "met": value <= 1})
+
+    ratios, rows = [], []
+    for phase, n, rate in ((phase, n, rate) for phase, given in rates.items() for n, rate in given.items()):
+        value = steps[phase] / rate  # above 1 training waits for the loader
+        name = f"{phase} step / loader, workers: {n}"
+        ratios.append({"name": name, "value": value, "target": 1.0, "met": value <= 1})
+        rows.append([f"{phase} loader, workers: {n}", number(rate, 2)])
+    rows += [[f"{phase} step", number(rate, 2)] for phase, rate in steps.items()]
+    rows += [[f"{name}, one thread", number(rate, 2)] for name, rate in decoding.items()]
     record = {"ratios": ratios, "loader": rates, "step": steps, "decoding": decoding}
+    parts = [ratio_table(ratios), "## Images a second", markdown_table(["", "images/s"], rows)]
     facts = {**setting.as_record(), "files": cfg.files, "file_size": cfg.file_size, "file_bytes": size}
-    return write_report(setting, f"Loader at {setting.size_name} px", record, rate_parts(record), NOTES, facts)
-
-
-def rate_parts(record: dict[str, Any]) -> list[str]:
-    """Ratios and rates as Markdown."""
-    rows = [
-        [f"{phase} loader, workers: {n}", number(rate, 2)]
-        for phase, given in record["loader"].items()
-        for n, rate in given.items()
-    ]
-    rows += [[f"{phase} step", number(rate, 2)] for phase, rate in record["step"].items()]
-    rows += [[f"{name}, one thread", number(rate, 2)] for name, rate in record["decoding"].items()]
-    return [ratio_table(record["ratios"]), "## Images a second", markdown_table(["", "images/s"], rows)]
+    return write_report(setting, f"Loader at {setting.size_name} px", record, parts, NOTES, facts)

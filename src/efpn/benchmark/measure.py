@@ -1,56 +1,40 @@
 """All there is to know about some pieces of work: time by stage, multiply-adds, parameters, peak memory, and ratios.
 
-Peak memory is what a piece of work needs above what stands before its first run (weights, input, the program itself).
-On CUDA this is ``torch.cuda.max_memory_allocated`` less what was allocated before: tensors, without the caching
-allocator's reserve. On a CPU it is the growth of the resident memory of a fresh process that does nothing else, from
-before the first run to the peak over two runs: torch's profiler sees the tensors there, but not the scratch buffers of
-the kernels. In training the gradients and the optimizer's state are part of it.
+Peak memory is what a piece of work needs above what stands before its first run (weights, input, the program itself),
+in training with gradients and the optimizer's state. On CUDA this is ``torch.cuda.max_memory_allocated`` less what was
+allocated before: tensors, without the allocator's reserve. On a CPU it is the growth of the resident memory of a fresh
+process, from before the first run to the peak over two: torch's profiler does not see the kernels' scratch buffers.
 
-The C library keeps freed memory for later, which can hide an allocation or add to the peak; the child process is
-therefore told (glibc's MALLOC_MMAP_THRESHOLD_) to map every block of 1 MiB or more by itself and to give it back at
-once. Elsewhere than on Linux there is no such switch, and the peak is the process's largest ever, so that a peak below
-that of building the model is not seen.
+The C library keeps freed memory, which can hide an allocation or add to the peak; the child process is therefore told
+(glibc's MALLOC_MMAP_THRESHOLD_) to map every block of 1 MiB or more by itself and to give it back at once. Elsewhere
+than on Linux there is no such switch, and the peak is the largest ever: one below that of building the model is unseen.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import re
 import resource
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from operator import itemgetter
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.flop_counter import FlopCounterMode
 
 from efpn.benchmark.setting import Setting, read_setting
-from efpn.benchmark.timing import (
-    STAGES,
-    Spread,
-    StageClock,
-    Workload,
-    interleave,
-    stage_medians,
-    stage_share,
-    stop_watched,
-    synchronise,
-)
-from efpn.errors import UserError
+from efpn.benchmark.timing import STAGES, StageClock, Workload, interleave, stop_watched, summed_up, synchronise
 
 log = logging.getLogger(__name__)
 Record = Mapping[str, Any]
-Build = Callable[[Setting, str], Workload]  # a function of a module: a child process finds it by its name
-GAP: Final = 0.05  # of the time of a run
+Build = Callable[[Setting, str], Workload]  # a function of a module, which a child process finds
 RUNS: Final = 2  # whose peak is taken
 STATUS: Final = Path("/proc/self/status")
 
@@ -60,23 +44,18 @@ def measure(
 ) -> dict[str, Record]:
     """Measure pieces of work, given as titles by name and built by name, interleaved.
 
-    Returns by name: ``title``, ``seconds`` (a `Spread`), ``stages`` (median seconds, in the order of the argument),
-    ``stage_share``, ``multiply_adds`` (by stage), ``parameters``, ``weight_bytes``, ``peak_bytes`` (None if not asked
-    for).
+    Returns by name: ``title``, what `summed_up` says of its time, ``multiply_adds`` (by stage), ``parameters``,
+    ``weight_bytes``, ``peak_bytes`` (None if not asked for).
     """
     peaks = {name: peak_of(name, build, setting) if setting.cfg.memory else None for name in titles}
     works = {name: build(setting, name) for name in titles}
     counted = {name: multiply_adds(work) for name, work in works.items()}
     watched = {name: stop_watched(work, setting.device) for name, work in works.items()}
     readings = interleave(watched, setting.cfg.repeats, setting.cfg.warmup)
-    shares = {name: stage_share(readings[name]) for name in titles}
-    warn_of_gaps(shares)
     return {
         name: {
             "title": title,
-            "seconds": asdict(Spread.of(readings[name])),
-            "stages": stage_medians(readings[name], stages),
-            "stage_share": shares[name],
+            **summed_up(readings[name], stages, name),
             "multiply_adds": counted[name],
             # frozen batch-norm has buffers, which count as weights alone
             "parameters": sum(parameter.numel() for parameter in works[name].model.parameters()),
@@ -85,13 +64,6 @@ def measure(
         }
         for name, title in titles.items()
     }
-
-
-def warn_of_gaps(shares: Mapping[str, float]) -> None:
-    """Say where the stages together are not the wall-clock time: what they say is then not to be trusted."""
-    for name, share in shares.items():
-        if abs(share - 1) > GAP:
-            log.warning("%s: its stages add up to %.0f %% of the wall-clock time of a run", name, 100 * share)
 
 
 def multiply_adds(work: Workload) -> dict[str, int]:
@@ -107,33 +79,27 @@ def peak_of(name: str, build: Build, setting: Setting) -> int:
     """Peak memory of the piece of work ``name``: on a CPU that of a child process that builds and runs it alone.
 
     Raises:
-        UserError: the child could not do what it was told, in its words.
-        RuntimeError: it failed.
+        UserError: the child could not do what it was told; as any other error of its own.
+        RuntimeError: it was ended.
     """
     log.info("peak memory of %s", name)
     if setting.device.type != "cpu":
         return peak_bytes(build(setting, name), setting.device)
-    command = [sys.executable, "-m", "efpn.benchmark.measure", f"{build.__module__}.{build.__qualname__}", name]
-    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
-    told = OmegaConf.to_yaml(setting.cfg, resolve=True)
-    done = subprocess.run(command, input=told, capture_output=True, text=True, env=env, check=False)
-    if done.returncode == 0:
-        return int(json.loads(done.stdout.splitlines()[-1])["peak_bytes"])
-    said = (done.stderr.strip() or f"status {done.returncode}").splitlines()[-1]
-    if done.returncode == 2:
-        raise UserError(said.removeprefix("error: "))
-    raise RuntimeError(f"measuring the memory of {name} failed: {said}")
-
-
-def answer(build: str, name: str) -> int:
-    """What the child does: read the config from stdin, print the peak, and return the exit status."""
+    told = DictConfig(OmegaConf.to_container(setting.cfg, resolve=True))
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(1 << 20)  # of the child: this process has begun without
     try:
-        setting = read_setting(DictConfig(OmegaConf.create(sys.stdin.read())))
-        print(json.dumps({"peak_bytes": peak_bytes(get_method(build)(setting, name), setting.device)}))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        with ProcessPoolExecutor(1, get_context("spawn")) as child:
+            return child.submit(peak_alone, name, build, told).result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(f"measuring the memory of {name} failed: {error}") from None
+    finally:
+        del os.environ["MALLOC_MMAP_THRESHOLD_"]
+
+
+def peak_alone(name: str, build: Build, cfg: DictConfig) -> int:
+    """What the child does."""
+    setting = read_setting(cfg)
+    return peak_bytes(build(setting, name), setting.device)
 
 
 def peak_bytes(work: Workload, device: torch.device) -> int:
@@ -163,32 +129,19 @@ def resident_bytes(field: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-peak: Callable[[Record], float | None] = itemgetter("peak_bytes")  # above the weights, if it was measured
+def evaluate(ratios: Iterable[Record], measured: Mapping[str, Record]) -> list[dict[str, Any]]:
+    """``name, value, target, met`` of the config's ratios, as far as both sides were measured.
 
-
-@dataclass(frozen=True)
-class Ratio:
-    """A quotient of two that were measured, and the target that it may not pass; absolute numbers do not carry over."""
-
-    name: str  # for people
-    of: str  # name of the numerator among what was measured
-    to: str  # of the denominator
-    # reads the number from a record
-    what: Callable[[Record], float | None] = lambda record: record["seconds"]["median"]
-    target: float | None = None  # None where there is none
-
-
-def evaluate(ratios: Iterable[Ratio], measured: Mapping[str, Record]) -> list[dict[str, Any]]:
-    """``name, value, target, met`` of all ratios whose two sides were measured."""
+    Absolute numbers do not carry over to another machine; these do. Each has a ``name``, the two sides ``of`` and
+    ``to``, ``what`` of them is compared (``time`` or ``memory``), and the ``target`` that it may not pass, or none.
+    """
+    read = {"time": lambda record: record["seconds"]["median"], "memory": lambda record: record["peak_bytes"]}
     found = []
     for ratio in ratios:
-        above, below = (ratio.what(measured[side]) if side in measured else None for side in (ratio.of, ratio.to))
+        sides = [measured.get(ratio[side]) for side in ("of", "to")]
+        above, below = (side and read[ratio["what"]](side) for side in sides)
         if above is not None and below:
-            value, target = above / below, ratio.target
+            value, target = above / below, ratio["target"]
             met = None if target is None else value <= target
-            found.append({"name": ratio.name, "value": value, "target": target, "met": met})
+            found.append({"name": ratio["name"], "value": value, "target": target, "met": met})
     return found
-
-
-if __name__ == "__main__":
-    sys.exit(answer(*sys.argv[1:]))

@@ -59,15 +59,11 @@ def random_detector(setting: Setting, phase: str, changes: Mapping[Any, Any] | N
     given = {"num_classes": setting.cfg.classes, "backbone": {"weights": None}}
     detector: EFPNDetector = instantiate(node, **given, _convert_="all")
     tame(detector)
-    return detector.to(memory_format=memory_format(setting))
+    return detector.to(memory_format=setting.layout)
 
 
 def torchvision_detector(arch: str | None, channels: int, num_classes: int, setting: Setting) -> nn.Module:
-    """torchvision's Faster R-CNN of the same ResNet and depth; of ``resnet50`` and 256, ``fasterrcnn_resnet50_fpn``.
-
-    Raises:
-        UserError: the backbone is no ResNet.
-    """
+    """torchvision's Faster R-CNN of the same ResNet and depth (raises `UserError`: the backbone is no ResNet)."""
     if arch is None:
         raise UserError("torchvision's row compares ResNets; leave it out of models= or steps=")
     torch.manual_seed(setting.cfg.seed)
@@ -93,28 +89,11 @@ def tame(model: nn.Module) -> None:
             nn.init.constant_(getattr(block, ends[type(block)]).weight, BRANCH_SCALE)
 
 
-def memory_format(setting: Setting) -> torch.memory_format:
-    """Layout of our models."""
-    return torch.channels_last if setting.cfg.channels_last else torch.contiguous_format
-
-
-def compile_parts(model: nn.Module) -> None:
-    """Let torch.compile have backbone, FPN and whole extension; tiles and RoIs have other shapes in every image."""
-    backbone = getattr(model, "detector", model).backbone
-    for name in ("body", "fpn", "extension"):
-        part = getattr(backbone, name, None)
-        if part is not None:
-            part.forward = torch.compile(part.forward, dynamic=False)
-
-
 def trained_detector(setting: Setting, phase: str, changes: Mapping[Any, Any]) -> EFPNDetector:
     """The detector of a run's phase, of ``distill`` where it is not finetuned, with what was given of ``model``.
 
     Where a row's ``changes`` name another extension, its upsampler stands in for the trained one: its time is right
-    then, its detections mean nothing.
-
-    Raises:
-        UserError: the phase is missing.
+    then, its detections mean nothing (raises `UserError`: the phase is missing).
     """
     found = {run.phase: run for run in saved_runs(str(setting.run))}
     run = found.get(phase) or (found.get("distill") if phase == "finetune" else None)
@@ -128,16 +107,12 @@ def trained_detector(setting: Setting, phase: str, changes: Mapping[Any, Any]) -
     if "extension" in changes:
         upsampler = instantiate(changes["extension"].upsampler, _convert_="all")
         detector.backbone.extension.upsampler = upsampler(channels=detector.backbone.out_channels)
-    return detector.to(memory_format=memory_format(setting))
+    return detector.to(memory_format=setting.layout)
 
 
 @cache
 def image_batches(setting: Setting) -> list[Batch]:
-    """Batches of 1x and 2x images, resized as in the run's own evaluation; at most one for each turn.
-
-    Raises:
-        UserError: no image is found, or one cannot be read.
-    """
+    """Batches of 1x and 2x images, resized as in the run's own evaluation; at most one for each turn."""
     cfg = setting.cfg
     node = saved_runs(cfg.run)[0].config.data.eval_transform.copy()
     resize_to(node, setting.height if cfg.size else None)
@@ -148,9 +123,10 @@ def image_batches(setting: Setting) -> list[Batch]:
         to_tensor(transform(read_image(path), NO_BOXES, factor=2, seed=0).image)
         for path in islice(cycle(paths), needed)
     ]
-    pairs = [(halve(image).to(setting.device), image.to(setting.device)) for image in images_2x]
-    groups = [pairs[start : start + cfg.batch] for start in range(0, needed, cfg.batch)]
-    return [([one for one, _ in group], [two for _, two in group]) for group in groups]
+    return [
+        ([halve(image).to(setting.device) for image in group], [image.to(setting.device) for image in group])
+        for group in (images_2x[start : start + cfg.batch] for start in range(0, needed, cfg.batch))
+    ]
 
 
 def proposal_counts(setting: Setting) -> dict[str, float]:

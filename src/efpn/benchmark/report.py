@@ -19,6 +19,7 @@ from efpn.runs.files import write_json, write_text
 
 CPU_FACTS: Final = Path("/proc/cpuinfo")
 MEGA, GIGA = 1e6, 1e9
+SPREAD: Final = ("median", "least", "lower_quartile", "upper_quartile")
 
 
 def write_report(
@@ -63,33 +64,30 @@ def machine_facts(setting: Setting) -> dict[str, Any]:
 def command(words: Sequence[str]) -> str:
     """The call, to be pasted into a shell; an absolute path is shortened to its last part."""
     pairs = [word.partition("=") for word in words]
-    shown = [
-        f"{key}={Path(value).name}" if Path(value).is_absolute() else f"{key}{eq}{value}" for key, eq, value in pairs
-    ]
+    shown = [f"{key}{eq}{Path(value).name if Path(value).is_absolute() else value}" for key, eq, value in pairs]
     return shlex.join(["python", "benchmark.py", *shown])
 
 
 def comparison(record: Mapping[str, Any], stages: Sequence[str] = STAGES) -> list[str]:
     """Ratios, then all models, then where their time goes, by ``stages`` in order; what no model has is left out."""
-    models = record["models"]
-    shown = [stage for stage in (*stages, REST) if any(stage in model["stages"] for model in models.values())]
-    spent = [
-        [
-            model["title"],
-            *(milliseconds(model["stages"][stage]) if stage in model["stages"] else "" for stage in shown),
-            f"{100 * model['stage_share']:.1f} %",
-        ]
-        for model in models.values()
-    ]
-    counted = [stage for stage in shown if any(model["multiply_adds"].get(stage) for model in models.values())]
-    operations = [
-        [model["title"], *(number(model["multiply_adds"].get(stage, 0) / GIGA, 1) for stage in counted)]
-        for model in models.values()
-    ]
+    models = record["models"].values()
+    shown = [stage for stage in (*stages, REST) if any(stage in model["stages"] for model in models)]
+    counted = [stage for stage in shown if any(model["multiply_adds"].get(stage) for model in models)]
+    each, spent, operations = [], [], []
+    for model in models:
+        title, times, seconds, peak = (model[key] for key in ("title", "stages", "seconds", "peak_bytes"))
+        median, least, *quartiles = (milliseconds(seconds[key]) for key in SPREAD)
+        sizes = [number(None if peak is None else peak / MEGA, 0), number(model["weight_bytes"] / MEGA, 0)]
+        counts = [number(sum(model["multiply_adds"].values()) / GIGA, 1), number(model["parameters"] / MEGA, 1)]
+        each.append([title, median, least, " to ".join(quartiles), *sizes, *counts])
+        by_stage = [milliseconds(times[stage]) if stage in times else "" for stage in shown]
+        spent.append([title, *by_stage, f"{100 * model['stage_share']:.1f} %"])
+        operations.append([title, *(number(model["multiply_adds"].get(stage, 0) / GIGA, 1) for stage in counted)])
+    head = ["", "median ms", "min", "quartiles", "peak MB", "weights MB", "multiply-adds G", "parameters M"]
     return [
         ratio_table(record["ratios"]) if record["ratios"] else "No ratio: its two sides were not both measured.",
         "## Each of them",
-        model_table(models),
+        markdown_table(head, each),
         "## Time by stage, ms",
         markdown_table(["", *shown, "sum / wall clock, worst run"], spent),
         "## Multiply-adds by stage, G",
@@ -105,27 +103,6 @@ def ratio_table(ratios: Sequence[Mapping[str, Any]]) -> str:
         for r in ratios
     ]
     return markdown_table(["ratio", "measured", "target", "met"], rows)
-
-
-def model_table(models: Mapping[str, Mapping[str, Any]]) -> str:
-    """Time with its spread, peak memory, multiply-adds and parameters of each."""
-    head = ["", "median ms", "min", "quartiles", "peak MB", "weights MB", "multiply-adds G", "parameters M"]
-    rows = []
-    for model in models.values():
-        time, peak = model["seconds"], model["peak_bytes"]
-        rows.append(
-            [
-                model["title"],
-                milliseconds(time["median"]),
-                milliseconds(time["least"]),
-                f"{milliseconds(time['lower_quartile'])} to {milliseconds(time['upper_quartile'])}",
-                number(None if peak is None else peak / MEGA, 0),
-                number(model["weight_bytes"] / MEGA, 0),
-                number(sum(model["multiply_adds"].values()) / GIGA, 1),
-                number(model["parameters"] / MEGA, 1),
-            ]
-        )
-    return markdown_table(head, rows)
 
 
 def milliseconds(value: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,19 +48,25 @@ class Setting:
     device: torch.device
     proposals: Composition
 
+    @property
+    def layout(self) -> torch.memory_format:
+        """Of our models in memory."""
+        return torch.channels_last if self.cfg.channels_last else torch.contiguous_format
+
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision as a context; full precision is one that does nothing."""
         dtype = PRECISIONS[str(self.cfg.precision)]
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
-    def with_small(self, objects: int, small: int) -> Setting:
-        """The same with another number of small proposals around another number of spots."""
-        return replace(self, proposals=replace(self.proposals, objects=objects, small=small))
-
     @property
     def run(self) -> str | None:
         """Folder of a trained run, None for random weights."""
         return self.cfg.get("run")
+
+    @property
+    def seeds(self) -> range:
+        """One for each image of the batch."""
+        return range(self.cfg.seed, self.cfg.seed + self.cfg.batch)
 
     @property
     def run_name(self) -> str:
@@ -102,14 +108,11 @@ class Setting:
         else:
             margin = cfg.model.tiles.margin if cfg.model.tiles else None
             own = {"backbone": cfg.backbone.get("arch") or cfg.backbone.get("name"), "channels": cfg.model.channels}
-            own |= {"ftt_width": cfg.ftt_width}
-            own |= {"classes": cfg.classes, "proposals": how.total, "small": how.small, "objects": how.objects}
-            own |= {"small_below": how.below}
-        layout = {name: cfg[name] for name in ("batch", "channels_last", "compile")}
-        how_often = {name: cfg[name] for name in ("repeats", "warmup", "seed")}
-        return {
-            "size": self.size_name, **own, "margin": margin, **layout, "precision": str(cfg.precision), **how_often
-        }  # fmt: skip
+            own |= {"ftt_width": cfg.ftt_width, "classes": cfg.classes}
+            own |= {"proposals": how.total, "small": how.small, "objects": how.objects, "small_below": how.below}
+        named = ("batch", "channels_last", "compile", "precision", "repeats", "warmup", "seed")
+        how_often = {name: cfg[name] for name in named} | {"precision": str(cfg.precision)}
+        return {"size": self.size_name, **own, "margin": margin, **how_often}
 
 
 def read_setting(cfg: DictConfig) -> Setting:
@@ -120,14 +123,20 @@ def read_setting(cfg: DictConfig) -> Setting:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError):  # what torch raises depends on how it was built
         raise UserError(f"device={cfg.device}: not to be had here; use cpu, or cuda where there is a GPU") from None
+    total, small, room = cfg.proposals.total, cfg.proposals.small, 0.8 * min(height, width)
     if cfg.get("run") or cfg.get("images"):
         if not (cfg.run and cfg.images):
             raise UserError("run= and images=: a trained run detects in real images; give both or neither")
         for word in cfg.words:
             if key_of(word) == "model" or key_of(word).split(".")[0] in UNTRAINED:
                 raise UserError(f"{word}: a trained run= has its own; leave it out")
-    else:
-        require_composition(cfg, min(height, width))
+    elif total < small:
+        raise UserError(f"proposals.total={total}: fewer than proposals.small={small}; raise it or lower the other")
+    elif not 8 <= cfg.small_roi_below <= room:
+        raise UserError(
+            f"small_roi_below={cfg.small_roi_below:g}: must be from 8 to 0.8 of the image's shorter side ({room:g} "
+            "here), so that small and other proposals fit in; give another, or another size="
+        )
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     setting = Setting(cfg, height, width, device, Composition(**cfg.proposals, below=float(cfg.small_roi_below)))
@@ -140,18 +149,6 @@ def read_size(size: int | str) -> tuple[int, int]:
     """``700`` or ``700x1000`` as height and width."""
     parts = str(size).lower().split("x")
     return int(parts[0]), int(parts[-1])
-
-
-def require_composition(cfg: DictConfig, short_side: int) -> None:
-    """Raise `UserError` if there are no proposals of this composition in an image of this size."""
-    total, small = cfg.proposals.total, cfg.proposals.small
-    if total < small:
-        raise UserError(f"proposals.total={total}: fewer than proposals.small={small}; raise it or lower the other")
-    if not 8 <= cfg.small_roi_below <= 0.8 * short_side:
-        raise UserError(
-            f"small_roi_below={cfg.small_roi_below:g}: must be from 8 to 0.8 of the image's shorter side "
-            f"({0.8 * short_side:g} here), so that small and other proposals fit in; give another, or another size="
-        )
 
 
 def choose(option: str, asked: Sequence[str] | None, known: Sequence[str]) -> list[str]:

@@ -7,12 +7,14 @@ operator by more than some of them take.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import reduce
 from statistics import median, quantiles
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -22,32 +24,27 @@ from efpn.models import Backbone
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
+log = logging.getLogger(__name__)
+GAP: Final = 0.05  # of the time of a run
 
-STAGES: Final = ("backbone", "fpn", "extension", "rpn", "heads", "post")  # in the order of a forward pass
 REST: Final = "rest"  # what no stage claims: normalising, padding, the glue between the parts
-
-# Methods by stage, looked up on the detector; what a model does not have is passed over. Parts of parts are listed
-# where a model may call them by themselves (what the extension does tile by tile; the backbone's, see `Stages`).
-METHODS: Final = (
-    ("backbone.body.forward", "backbone"),
-    *(
-        (f"backbone.body.{part}.forward", "backbone")
-        for part in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2")
-    ),
-    ("backbone.fpn.forward", "fpn"),
-    ("backbone.extension.forward", "extension"),
-    ("backbone.extension.upsampler.content_of", "extension"),
-    ("backbone.extension.upsampler.texture_of", "extension"),
-    ("backbone.extension.with_c3", "extension"),
-    ("backbone.extension.merge", "extension"),
-    ("rpn.forward", "rpn"),
-    ("roi_heads.forward", "heads"),
-    ("head.forward", "heads"),
-    ("small_head.forward", "heads"),
-    ("roi_heads.ranked", "post"),
-    ("transform.postprocess", "post"),
-    ("postprocess_detections", "post"),
-)
+# The methods of each stage, in the order of a forward pass, looked up on the detector; what a model does not have is
+# passed over. Parts of parts are listed where a model may call them by themselves (what the extension does tile by
+# tile; the backbone's, see `Stages`).
+METHODS: Final = {
+    "backbone": [
+        f"backbone.body.{part}forward" for part in ("", "conv1.", "bn1.", "relu.", "maxpool.", "layer1.", "layer2.")
+    ],
+    "fpn": ["backbone.fpn.forward"],
+    "extension": [
+        f"backbone.extension.{part}"
+        for part in ("forward", "upsampler.content_of", "upsampler.texture_of", "with_c3", "merge")
+    ],
+    "rpn": ["rpn.forward"],
+    "heads": ["roi_heads.forward", "head.forward", "small_head.forward"],
+    "post": ["roi_heads.ranked", "transform.postprocess", "postprocess_detections"],
+}
+STAGES: Final = tuple(METHODS)
 
 
 class StageClock:
@@ -57,9 +54,8 @@ class StageClock:
     calls counts as extension, not as pooling.
     """
 
-    def __init__(self, now: Callable[[], Any], between: Callable[[Any, Any], float] | None = None) -> None:
-        self._now = now  # takes a mark
-        self._between = between or (lambda earlier, later: later - earlier)
+    def __init__(self, now: Callable[[], Any], between: Callable[[Any, Any], float] = lambda a, b: b - a) -> None:
+        self._now, self._between = now, between  # takes a mark; what passes from one mark to a later one
         self._running: list[str] = []
         self._marks: list[tuple[Any, str | None]] = []
 
@@ -109,11 +105,9 @@ class Stages:
     def __init__(self, model: nn.Module) -> None:
         self.clock: StageClock | None = None  # that counts now, or None
         detector = getattr(model, "detector", model)
-        for path, stage in METHODS:
+        for stage, path in ((stage, path) for stage, paths in METHODS.items() for path in paths):
             *parts, name = path.split(".")
-            owner: Any = detector
-            for part in parts:
-                owner = getattr(owner, part, None)
+            owner: Any = reduce(lambda whole, part: getattr(whole, part, None), parts, detector)
             if hasattr(owner, name):
                 setattr(owner, name, self._timed(getattr(owner, name), stage))
         body: Any = getattr(getattr(detector, "backbone", None), "body", None)
@@ -155,30 +149,11 @@ class Workload:
     proposals: FixedProposals | None = None  # that stand in for those of its RPN, if any do
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """One run: ``seconds`` by the wall clock, and by stage."""
 
     seconds: float
     stages: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """What several runs took, in seconds."""
-
-    median: float
-    least: float
-    lower_quartile: float
-    upper_quartile: float
-    runs: int
-
-    @classmethod
-    def of(cls, readings: Sequence[Reading]) -> Spread:
-        """Median, minimum and quartiles; of a single run all are the same."""
-        seconds = [reading.seconds for reading in readings]
-        low, _, high = quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
-        return cls(median(seconds), min(seconds), low, high, len(seconds))
 
 
 def interleave(things: Mapping[K, Callable[[int], T]], repeats: int, warmup: int) -> dict[K, list[T]]:
@@ -218,16 +193,26 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def stage_medians(readings: Sequence[Reading], order: Iterable[str]) -> dict[str, float]:
-    """The median seconds of every stage that ran, in ``order``, the rest last."""
-    return {
-        name: median(reading.stages.get(name, 0.0) for reading in readings)
-        for name in (*order, REST)
-        if any(name in reading.stages for reading in readings)
-    }
+def spread(seconds: Sequence[float]) -> dict[str, float]:
+    """What several runs took: median, minimum and quartiles; of a single run all are the same."""
+    low, _, high = quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else [*seconds] * 3
+    ends = {"lower_quartile": low, "upper_quartile": high}
+    return {"median": median(seconds), "least": min(seconds), **ends, "runs": len(seconds)}
 
 
-def stage_share(readings: Sequence[Reading]) -> float:
-    """How much of the wall-clock time the stages explain together, the worst of all runs; 1 if all of it."""
+def summed_up(readings: Sequence[Reading], order: Iterable[str], name: str = "") -> dict[str, Any]:
+    """``seconds`` (`spread`), ``stages`` and ``stage_share`` of several runs of ``name``.
+
+    Stages are the median seconds of each that ran, in ``order``, the rest last. The share is how much of the wall-clock
+    time they explain together, in the worst of all runs: 1 if all of it. Far from that it is warned of.
+    """
     shares = [sum(reading.stages.values()) / reading.seconds for reading in readings]
-    return max(shares, key=lambda share: abs(share - 1))
+    worst = max(shares, key=lambda share: abs(share - 1))
+    if abs(worst - 1) > GAP:
+        log.warning("%s: its stages add up to %.0f %% of the wall-clock time of a run", name, 100 * worst)
+    stages = {
+        stage: median(reading.stages.get(stage, 0.0) for reading in readings)
+        for stage in (*order, REST)
+        if any(stage in reading.stages for reading in readings)
+    }
+    return {"seconds": spread([reading.seconds for reading in readings]), "stages": stages, "stage_share": worst}

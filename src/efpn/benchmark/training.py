@@ -1,12 +1,9 @@
 """What training steps cost, ours beside torchvision's and beside the bare passes that they cannot do without.
 
 A step is forward, backward, clipping and the optimizer's update, of the tasks and optimizers that the phases' configs
-name, but without Lightning's Trainer around it. The bare cost of distillation is measured in two ways, both on ready
-normalised batches and without any loss or update:
-
-- *forward*: 1x and 2x images through backbone and FPN without gradient (C2' too), and the extension's forward pass with
-  gradient recorded;
-- *forward and backward*: the same and the extension's backward pass from gradients that are given.
+name, but without Lightning's Trainer around it. The bare cost of distillation is measured on ready normalised batches
+and without any loss or update: 1x and 2x images through backbone and FPN without gradient (C2' too), and the
+extension's forward pass with gradient recorded; with its backward pass from gradients that are given, or without.
 """
 
 from __future__ import annotations
@@ -22,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from efpn.benchmark.inputs import FixedProposals, fixed_boxes, random_batch, random_targets
-from efpn.benchmark.measure import Ratio, evaluate, measure, peak
+from efpn.benchmark.measure import evaluate, measure
 from efpn.benchmark.models import build_row, random_detector
 from efpn.benchmark.report import comparison, write_report
 from efpn.benchmark.setting import Setting, choose, read_setting
@@ -49,22 +46,41 @@ def workload(setting: Setting, name: str) -> Workload:
     return STEPS[name][1](setting)
 
 
+def full_step(
+    model: nn.Module, loss: Callable[[], Tensor], optimizer: Optimizer, setting: Setting, fixed: FixedProposals | None
+) -> Workload:
+    """Forward (``loss``), backward, clipping and update; each turn draws its samples from its own seed."""
+    stages = Stages(model)
+    learning = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def step(turn: int) -> Any:
+        torch.manual_seed(setting.cfg.seed + turn)
+        with setting.autocast():
+            value = loss()
+        optimizer.zero_grad()
+        with stages.stage("backward"):
+            value.backward()
+        with stages.stage("update"):
+            nn.utils.clip_grad_norm_(learning, CLIP)
+            optimizer.step()
+
+    return Workload(model, step, stages, fixed)
+
+
 def phase_step(setting: Setting, phase: str, scale: int = 1) -> Workload:
     """A step of a phase's own task on one batch, over and over; ``scale`` 2 trains on the 2x images."""
     config = setting.cfg.phases[phase]
     detector = random_detector(setting, phase).to(setting.device)
-    task: DetectorTask = instantiate(
-        config.task, detector=detector, optimizer={"lr": RATE}, schedule=None, _convert_="all"
-    )
+    given = {"detector": detector, "optimizer": {"lr": RATE}, "schedule": None}
+    task: DetectorTask = instantiate(config.task, **given, _convert_="all")
     task.log_dict = lambda *args, **more: None  # type: ignore[method-assign]  # there is no Trainer to log to
     task.train()
     pair, targets = random_batch(setting), random_targets(setting, scale)
     batch = (*pair, targets) if config.pairs or detector.backbone.reads_2x else (pair[scale - 1], targets)
     proposes = isinstance(detector, FasterRCNN) and "loss" not in config.task  # distillation runs neither RPN nor heads
     proposals = FixedProposals(detector, fixed_boxes(setting, scale)) if proposes else None
-    optimizer = task.configure_optimizers()
     loss: Callable[[], Any] = partial(task.training_step, batch, 0)
-    return full_step(detector, loss, optimizer, setting, proposals)
+    return full_step(detector, loss, task.configure_optimizers(), setting, proposals)
 
 
 def torchvision_step(setting: Setting) -> Workload:
@@ -74,11 +90,9 @@ def torchvision_step(setting: Setting) -> Workload:
     proposals = FixedProposals(model, fixed_boxes(setting, 1))
     make = instantiate(setting.cfg.phases.baseline.task.optimizer, lr=RATE, _convert_="all")
     optimizer = make([parameter for parameter in model.parameters() if parameter.requires_grad])
-
-    def loss() -> Tensor:
-        return torch.stack(list(model(images, targets).values())).sum()
-
-    return full_step(model, loss, optimizer, setting, proposals)
+    return full_step(
+        model, lambda: torch.stack([*model(images, targets).values()]).sum(), optimizer, setting, proposals
+    )
 
 
 def bare_distillation(setting: Setting, backward: bool) -> Workload:
@@ -111,44 +125,12 @@ STEPS: Final[dict[str, tuple[str, Callable[[Setting], Workload]]]] = {  # title,
     "bare-backward": ("its bare forward and backward", partial(bare_distillation, backward=True)),
     "finetune": ("finetuning", partial(phase_step, phase="finetune")),
 }
-RATIOS: Final = (
-    Ratio("time, baseline / torchvision in a bare loop", "baseline", "torchvision", target=1.05),
-    Ratio("time, distillation / its bare forward", "distill", "bare-forward", target=1.3),
-    Ratio("time, distillation / its bare forward and backward", "distill", "bare-backward"),
-    Ratio("peak memory, distillation / baseline on 2x images", "distill", "fpn-2x", peak, target=1.0),
-    Ratio("time, distillation / baseline on 2x images", "distill", "fpn-2x"),
-)
-
-
-def full_step(
-    model: nn.Module,  # that learns
-    loss: Callable[[], Tensor],  # runs it and returns its loss
-    optimizer: Optimizer,  # of its trainable parameters
-    setting: Setting,  # its seed and precision
-    proposals: FixedProposals | None,  # that the model was given, if any
-) -> Workload:
-    """Forward, backward, clipping and update; each turn draws its samples from its own seed."""
-    stages = Stages(model)
-    learning = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-    def step(turn: int) -> Any:
-        torch.manual_seed(setting.cfg.seed + turn)
-        with setting.autocast():
-            value = loss()
-        optimizer.zero_grad()
-        with stages.stage("backward"):
-            value.backward()
-        with stages.stage("update"):
-            nn.utils.clip_grad_norm_(learning, CLIP)
-            optimizer.step()
-
-    return Workload(model, step, stages, proposals)
 
 
 def run(cfg: DictConfig) -> str:
     """Measure, write the files and return the report (raises `UserError`: an option that makes no sense)."""
     setting, names = read_setting(cfg), choose("steps", cfg.steps, list(STEPS))
     steps = measure({name: STEPS[name][0] for name in names}, workload, setting, STEP_STAGES)
-    record = {"ratios": evaluate(RATIOS, steps), "models": steps}
+    record = {"ratios": evaluate(cfg.ratios, steps), "models": steps}
     parts = comparison(record, STEP_STAGES)
     return write_report(setting, f"Training steps at {setting.size_name} px", record, parts, NOTES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -61,13 +62,8 @@ def comparison_markdown(rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -
 
 def comparison_table(rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> Table:
     """The comparison for a terminal: gains in green, losses in red."""
-    table = Table(
-        caption=said_sizes(rows) or None,
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=0,
-        collapse_padding=True,
-    )
+    look: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": 0, "collapse_padding": True}
+    table = Table(caption=said_sizes(rows) or None, caption_justify="left", **look)
     table.add_column("", min_width=10, overflow="fold")
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
@@ -105,25 +101,23 @@ def gain_shares(rows: Sequence[Row]) -> str:
     control head's on P2 itself. A share is (row - control head) / (bound - control head), all three of one seed and
     with the same changes to the model. Shares of a gain of less than half a point mean nothing and are left out.
     """
-    alike = [(row.seed, row.identity.get("changed in the model") or "nothing") for row in rows]
+    alike = [(row.record.get("seed"), row.identity.get("changed in the model") or "nothing") for row in rows]
     trained = {(row.phase, *terms): row for row, terms in zip(rows, alike, strict=True)}
     lines = []
     for phase, (row, terms) in itertools.product(BOUNDS, zip(rows, alike, strict=True)):
         floor, bound = (trained.get((name, *terms)) for name in (FLOOR, phase))
         if not floor or not bound or row in (floor, bound):
             continue
-        lines.append([row.name, bound.name, *(_share(row, floor, bound, metric) for metric in SHARED)])
+        shares = []
+        for metric in SHARED:
+            value, low, high = np.array([one.value(metric) for one in (row, floor, bound)], float)
+            known = high - low >= LEAST_GAIN and not np.isnan(value)  # neither is so where one has no number
+            shares.append(f"{(value - low) / (high - low):.0%}" if known else MISSING)
+        lines.append([row.name, bound.name, *shares])
     if not lines:
         return ""
     table = markdown_table(["share of the gain", "of", *SHARED], lines)
     return f"{table}\n\n(row - control head) / (bound - control head), all of one seed."
-
-
-def _share(row: Row, floor: Row, bound: Row, metric: str) -> str:
-    value, low, high = (one.shared.get(metric) for one in (row, floor, bound))
-    if value is None or low is None or high is None or high - low < LEAST_GAIN:
-        return MISSING
-    return f"{(value - low) / (high - low):.0%}"
 
 
 def equal_time(rows: Sequence[Row]) -> str:
@@ -156,14 +150,13 @@ def timed_lines(rows: Sequence[Row]) -> list[list[Row]]:
 
 def _above(row: Row, line: Sequence[Row], metric: str) -> str:
     """What a row has more of a metric than the line has at the row's time; nothing where the line does not reach."""
-    points = [(one.milliseconds, value) for one in line if (value := one.shared.get(metric)) is not None]
-    mine, at = row.shared.get(metric), row.milliseconds
-    if mine is None or at is None or not points:
+    points = [(one.milliseconds, value) for one in line if (value := one.value(metric)) is not None]
+    mine, nowhere = row.value(metric), math.nan
+    if mine is None or not points:
         return MISSING
-    times, values = (np.array(side, dtype=float) for side in zip(*points, strict=True))
-    if not times[0] <= at <= times[-1]:
-        return MISSING
-    return f"{mine - np.interp(at, times, values):+.3f}"
+    times, values = np.array(points, float).T
+    more = mine - np.interp(float(row.milliseconds or 0), times, values, left=nowhere, right=nowhere)
+    return MISSING if np.isnan(more) else f"{more:+.3f}"
 
 
 def _cells(row: Row, first: Row, columns: Sequence[str], between: str = " ") -> list[tuple[str, float | None]]:

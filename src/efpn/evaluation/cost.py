@@ -32,10 +32,8 @@ TURNS: Final = 3
 def equal_cost_scales(cfg: DictConfig, runs: Sequence[SavedRun]) -> list[float]:
     """The scales of ``variant=fpn_scaled``: those given, or the one at which it takes the time of ``cfg.cost_of``.
 
-    That is searched between 1 and 2, to two digits.
-
-    Raises:
-        UserError: there is no plain FPN among ``runs`` to be enlarged; likewise `seconds_per_image`.
+    That is searched between 1 and 2, to two digits (raises `UserError`: there is no plain FPN to be enlarged, or as
+    `seconds_per_image`).
     """
     if cfg.cost_of is None:
         return list(dict.fromkeys(cfg.scale))

@@ -48,10 +48,9 @@ class Detected(NamedTuple):
 
 
 def read_file(cfg: DictConfig, source: Path, runs: Sequence[SavedRun]) -> Detected:
-    """The detections of a result file: no model, and the data of ``data=...`` or of the first of ``runs``.
+    """The detections of a result file, on the data of ``data=...`` or of the first of ``runs``.
 
-    Raises:
-        UserError: neither is given, or the file cannot be used or is not of the split.
+    Raises `UserError` where neither is given, or the file cannot be used or is not of the split.
     """
     if cfg.get("data"):
         data: DetectionDataModule = instantiate(cfg.data, limit_val=None, _convert_="all")
@@ -116,10 +115,11 @@ def said_of(
     cfg: DictConfig, run: SavedRun, variant: Variant, checkpoint: Checkpoint, detector: EFPNDetector
 ) -> dict[str, Any]:
     """What was evaluated, in words: the identity of the row."""
-    small = detector.small
-    which = "" if small is None else "all" if math.isinf(small.below) else f"below {small.below:g} px"
-    read = "none" if small is None else f"{which}, read from {small.level}"
-    if small is not None and not isinstance(detector, FasterRCNN):
+    read, small = "none", detector.small
+    if small is not None and isinstance(detector, FasterRCNN):
+        which = "all" if math.isinf(small.below) else f"below {small.below:g} px"
+        read = f"{which}, read from {small.level}"
+    elif small is not None:
         read = f"none; {small.level} is a level of the head"
     return {
         "phase": run.phase,
@@ -183,17 +183,17 @@ def rebuild(
             f"...); the data in {data.root} have {len(data.categories.names)} or others; use those of its training"
         )
     rule: dict[str, Any] = {"small_roi_below": cfg.small_roi_below}
-    if (own := variant.rule) is not None:
-        below = math.inf if own.all else cfg.small_roi_below or run.config.small_roi_below
-        small = {"_target_": "efpn.models.SmallRoIs", "below": below, "level": own.level, "own_head": False}
-        rule = {"small": small, "extension": own.extension}
+    if variant.level is not None:
+        below = math.inf if variant.every_roi else cfg.small_roi_below or run.config.small_roi_below
+        small = {"_target_": "efpn.models.SmallRoIs", "below": below, "level": variant.level, "own_head": False}
+        rule = {"small": small, "extension": variant.extension}
     return rebuild_detector(run, checkpoint, detail=cfg.detail, changes=cfg.model, **rule)
 
 
 def collect(
     cfg: DictConfig, run: SavedRun, detector: EFPNDetector, variant: Variant, data: DetectionDataModule, role: Role
 ) -> Collected:
-    """Detect in all images of ``role``."""
+    """Detect in all images of ``role``: each once, boxes in native pixels."""
     trainer = quiet_trainer(cfg.trainer, run)
     task = EvaluationTask(detector, variant, list(data.categories.ids))
     data.trainer = trainer
@@ -203,15 +203,14 @@ def collect(
 
 
 class EvaluationTask(pl.LightningModule):
-    """Collects a detector's boxes over a test loader, on any number of processes; ``category_ids`` are by label.
+    """Has ``collected`` a detector's boxes after ``Trainer.test``, on any number of processes.
 
-    After ``Trainer.test``, ``collected`` holds each image once, boxes in native pixels.
+    ``category_ids`` are by label.
     """
 
     def __init__(self, detector: EFPNDetector, variant: Variant, category_ids: Sequence[int]) -> None:
         super().__init__()
-        self.detector = detector
-        self.variant = variant
+        self.detector, self.variant = detector, variant
         self.detections = DetectionAccumulator(category_ids)
         self.collected: Collected | None = None
         self.capped = 0

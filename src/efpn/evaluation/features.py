@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -33,8 +32,7 @@ WITHOUT: Final = "P2, upsampled"  # what small objects read without the extensio
 SPREAD: Final = 2.5  # standard deviations of the target that a colour channel spans on either side
 
 
-@dataclass(frozen=True)
-class FeatureRow:
+class FeatureRow(NamedTuple):
     """One crop of an image and what the maps hold there."""
 
     image: np.ndarray  # (h, w, 3) uint8, the crop
@@ -43,15 +41,12 @@ class FeatureRow:
     title: str = ""  # one line
 
 
-def draw_features(cfg: DictConfig, runs: Sequence[SavedRun], folder: Path) -> Drawn:
+def draw_features(cfg: DictConfig, extended: Sequence[SavedRun], folder: Path) -> Drawn:
     """Write ``features.png`` and ``.json`` for ``cfg.features`` images of the split with small objects.
 
-    Those of the runs with an extension are shown; all of one baseline, whose P2 of the 2x image is the target.
-
-    Raises:
-        UserError: no run has an extension, or their baselines differ.
+    They are of runs `with_extension` of one baseline, whose P2 of the 2x image is the target (raises `UserError`:
+    another baseline).
     """
-    extended = with_extension(runs)
     data = eval_data(cfg, extended[0], pairs=True)
     samples = samples_with_small_objects(data, cfg.split, cfg.features)
     maps: list[dict[str, np.ndarray]] = [{} for _ in samples]
@@ -69,11 +64,7 @@ def draw_features(cfg: DictConfig, runs: Sequence[SavedRun], folder: Path) -> Dr
 
 
 def with_extension(runs: Sequence[SavedRun]) -> list[SavedRun]:
-    """Those of the runs whose extended level has learned; the bounds' is its own target.
-
-    Raises:
-        UserError: none has.
-    """
+    """The runs whose extended level has learned; the bounds' is its own target (raises `UserError`: none has)."""
     found = [run for run in runs if EXTENDED.met_by(run)]
     if not found:
         raise UserError(f"features: needs {EXTENDED.kind}; add one to run=")
@@ -108,18 +99,14 @@ def extended_levels(detector: EFPNDetector, image_1x: Tensor, image_2x: Tensor) 
 
 def _row(sample: Any, maps: Mapping[str, np.ndarray]) -> FeatureRow:
     """A crop around the smallest object; P2' and its target have a cell for every 2 x 2 pixels of the 1x image."""
-    image, target = sample[0], sample[2]
+    image, _, target = sample
     boxes = target["boxes"]
     box = boxes[(boxes[:, 2:] - boxes[:, :2]).amax(1).argmin()]
-    height, width = image.shape[-2:]
-    left, top = (
-        int(min(max(float(box[i] + box[i + 2]) / 2 - CROP / 2, 0), max(extent - CROP, 0))) // 2 * 2
-        for i, extent in ((0, width), (1, height))
-    )
+    middle, room = (box[:2] + box[2:]) / 2, torch.tensor(image.shape[:0:-1])
+    left, top = (torch.minimum(middle - CROP / 2, room - CROP).clamp(min=0).int() // 2 * 2).tolist()
     crops = {name: m[:, top // 2 : (top + CROP) // 2, left // 2 : (left + CROP) // 2] for name, m in maps.items()}
-    target_crop = crops.pop(TARGET)
     pixels = (image[:, top : top + CROP, left : left + CROP].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
-    return FeatureRow(pixels, target_crop, crops, f"image {int(target['image_id'])}")
+    return FeatureRow(pixels, crops.pop(TARGET), crops, f"image {int(target['image_id'])}")
 
 
 def relative_error(features: np.ndarray, target: np.ndarray) -> float:
@@ -146,31 +133,26 @@ def feature_sheet(rows: Sequence[FeatureRow], *, title: str = "") -> Figure:
     figure.suptitle(title, x=0.01, ha="left", fontsize=10.5, weight="bold")
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for axes, row in zip(grid, rows, strict=True):
-        colours = Projection(row.target)
-        shown = [(row.title, row.image), ("target", colours(row.target))]
+        shown = {row.title: row.image, "target": projected(row.target, row.target)}
         for name, features in row.maps.items():
-            shown.append((f"{name}, error {relative_error(features, row.target):.2f}", colours(features)))
-        for view, (words, image) in zip(axes, shown, strict=True):
+            words = f"{name}, error {relative_error(features, row.target):.2f}"
+            shown[words] = projected(features, row.target)
+        for view, (words, image) in zip(axes, shown.items(), strict=True):
             view.imshow(image, interpolation="nearest")
             view.set_title(words, loc="left", fontsize=8, parse_math=False)
             view.set_axis_off()
     return figure
 
 
-class Projection:
-    """Maps features ``(C, a, b)`` to colours ``(a, b, 3)`` uint8 by the principal components of ``target``."""
+def projected(features: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Features ``(C, a, b)`` as colours ``(a, b, 3)`` uint8, by the first principal components of ``target``.
 
-    def __init__(self, target: np.ndarray) -> None:
-        flat = target.reshape(len(target), -1).astype(np.float64)
-        self.mean = flat.mean(axis=1, keepdims=True)
-        vectors, values, _ = np.linalg.svd(flat - self.mean, full_matrices=False)
-        self.axes = vectors[:, :3].T
-        self.scale = SPREAD * np.maximum(values[:3, None] / np.sqrt(flat.shape[1]), 1e-12)
-
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Project; what lies beyond the target's spread is clipped."""
-        flat = features.reshape(len(features), -1).astype(np.float64)
-        found = self.axes @ (flat - self.mean) / self.scale
-        colours = np.zeros((3, flat.shape[1]))
-        colours[: len(found)] = found
-        return (np.clip(colours.T * 0.5 + 0.5, 0, 1) * 255).astype(np.uint8).reshape(*features.shape[1:], 3)
+    What lies beyond the target's spread is clipped.
+    """
+    flat, own = (side.reshape(len(side), -1).astype(np.float64) for side in (features, target))
+    mean = own.mean(axis=1, keepdims=True)
+    vectors, values, _ = np.linalg.svd(own - mean, full_matrices=False)
+    found = vectors[:, :3].T @ (flat - mean) / (SPREAD * np.maximum(values[:3, None] / np.sqrt(own.shape[1]), 1e-12))
+    colours = np.zeros((3, flat.shape[1]))  # black where the target has fewer components
+    colours[: len(found)] = found
+    return (np.clip(colours.T * 0.5 + 0.5, 0, 1) * 255).astype(np.uint8).reshape(*features.shape[1:], 3)

@@ -1,31 +1,40 @@
-"""What an evaluation leaves on disk: of each row numbers, tables, detections and figures, and the figures of all."""
+"""What an evaluation leaves on disk: numbers, tables, detections and figures of each row; figures and page of all."""
 
 from __future__ import annotations
 
+import base64
+import io
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+from PIL import Image
 
 from efpn.errors import UserError
 from efpn.evaluation.compare import timed_lines
 from efpn.evaluation.rows import METRICS, Row
-from efpn.evaluation.table import funnel_markdown, report_table
+from efpn.evaluation.table import CLASS_METRICS, RULES, band_name, class_lines, funnel_markdown, gain_over, report_table
 from efpn.figures.curves import STYLES, accuracy_recall, cost_curves, loss_bars, scale_curves
 from efpn.figures.sheet import WorstKind, difference_sheet, outcome_sheet, save, worst_sheet
+from efpn.markdown import MISSING, number
 from efpn.metrics.bands import TT100K_BINS, Boxes
 from efpn.metrics.evaluation import Evaluation
 from efpn.metrics.score import EDGES, by_scale, rule_used
-from efpn.runs.files import as_tt100k_results, write_json, write_text
+from efpn.runs.files import CONFIG_FILE, as_tt100k_results, write_json, write_text
 
 log = logging.getLogger(__name__)
 TABLE, DETECTIONS, DETECTIONS_TT100K, IMAGES = "table.md", "detections.json", "detections_tt100k.json", "images.png"
 TRUTH: Final = "truth.json"  # what was scored, and which categories: COCO's structures with ``evaluated`` beside them
 MOST_RUNS: Final = len(STYLES)  # that a figure can tell apart
 AREAS: Final = {"area": "square root of the box's area", "annotation": "square root of the annotation's area"}
+COLUMNS: Final = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR_S", "AR_M", "AR_L", "F1_S", "F1_M", "F1_L")
+CURVES: Final = ("accuracy_recall", "scales", "losses", "scales_by_level", "time")  # figures that are no photographs
+WIDEST: Final = 1800  # pixels of an image on the page
 Drawn = dict[str, Path]  # figures drawn this time, by what they are called
 
 
@@ -81,12 +90,7 @@ def draw_together(folder: Path, rows: Sequence[Evaluation]) -> Drawn:
 def draw_curves(stem: Path, rows: Sequence[Evaluation], title: str = "") -> Drawn:
     """Accuracy against recall by size, several rows in one (Fig. 7). A row without detections has no curve."""
     runs: dict[str, Any] = {one.name: one.curves for one in rows}
-    first = rows[0]
-    rules = {
-        "size_rule": "long_side",
-        "bins": dict(TT100K_BINS),
-        "objects": first.record["objects"]["f1"],
-    }
+    rules = {"size_rule": "long_side", "bins": dict(TT100K_BINS), "objects": rows[0].record["objects"]["f1"]}
     return keep(stem, accuracy_recall(runs, title=title), {**rules, "runs": runs})
 
 
@@ -123,12 +127,13 @@ def draw_costs(folder: Path, rows: Sequence[Row]) -> Drawn:
     """Metrics against the time of an image; the sizes of a plain FPN are one curve. Nothing where none was timed."""
     metrics = [name for name in ("AP_S", "AP_M", "AP_L") if any(row.metrics.get(name) is not None for row in rows)]
     curves = {f"{line[0].name} on larger images": line for line in timed_lines(rows)}
-    alone = [row for row in rows if row.milliseconds is not None and not any(row in line for line in curves.values())]
-    if not curves or len(curves) + len(alone) > MOST_RUNS:
+    on_curves = [row for line in curves.values() for row in line]
+    lines = curves | {row.name: [row] for row in rows if row.milliseconds is not None and row not in on_curves}
+    if not curves or len(lines) > MOST_RUNS:
         return keep(folder / "time", None)
     runs = {
-        name: {metric: [(one.milliseconds or 0, one.metrics[metric]) for one in line] for metric in metrics}
-        for name, line in {**curves, **{row.name: [row] for row in alone}}.items()
+        name: {metric: [(one.milliseconds, one.metrics[metric]) for one in line] for metric in metrics}
+        for name, line in lines.items()
     }
     return keep(folder / "time", cost_curves(runs, title="Accuracy against time"), runs)
 
@@ -143,3 +148,39 @@ def keep(stem: Path, figure: Figure | None, data: Any = None) -> Drawn:
     if data is not None:
         write_json(numbers, data)
     return {stem.name: save(figure, image)}
+
+
+def write_html(
+    folder: Path, rows: Sequence[Evaluation], configs: Mapping[str, Path], drawn: Mapping[str, Path]
+) -> Path:
+    """Write ``report.html``, which needs no other file, into ``folder``; the rows are compared with the first.
+
+    ``configs`` has by the name of a row the folder that holds its run's config, ``drawn`` the figures to embed: those
+    of all rows by their name, those of each as ``<row>/<name>``.
+    """
+    files = {name: place / CONFIG_FILE for name, place in configs.items()}
+    pages = Environment(loader=PackageLoader("efpn.evaluation"), autoescape=True, undefined=StrictUndefined)
+    pages.filters["number"] = number
+    pages.globals |= {"gain_over": gain_over, "band_name": band_name}
+    page = pages.get_template("report.html.j2").render(
+        rows=rows,
+        facts=rows[0].record,
+        rules=RULES,
+        columns=COLUMNS,
+        class_metrics=CLASS_METRICS,
+        classes=class_lines(rows),
+        figures={name: _embedded(path) for name, path in drawn.items() if path.name != IMAGES},
+        configs={name: OmegaConf.to_yaml(OmegaConf.load(file)) for name, file in files.items() if file.is_file()},
+        missing=MISSING,
+    )
+    return write_text(folder / "report.html", page)
+
+
+def _embedded(path: Path) -> str:
+    """A figure as a data URL, shrunk to the widest that a page shows."""
+    with Image.open(path) as image:
+        shrunk = image.convert("RGB")
+        shrunk.thumbnail((WIDEST, WIDEST * 10))
+    kind, buffer = "png" if path.stem in CURVES else "jpeg", io.BytesIO()
+    shrunk.save(buffer, kind, quality=82, optimize=True)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

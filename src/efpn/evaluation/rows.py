@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from omegaconf import DictConfig
 from efpn.errors import UserError
 from efpn.evaluation.variants import OWN
 from efpn.metrics.evaluation import Evaluation
+from efpn.metrics.resample import BEST
 from efpn.runs.files import read_json
 
 METRICS: Final = "metrics.json"
@@ -39,20 +39,15 @@ class Row:
         """Flat, None for what does not exist."""
         return self.record["metrics"]
 
-    @property
-    def shared(self) -> dict[str, float | None]:
-        """The metrics, and small F1 at the threshold of best F1, by name."""
-        return {**self.metrics, "best_F1_S": (self.record.get("metrics_at_best_f1") or {}).get("F1_S")}
+    def value(self, name: str) -> float | None:
+        """A metric, ``best_`` before its name at the threshold of best F1; None where there is none."""
+        at_best = self.record.get("metrics_at_best_f1") or {}
+        return at_best.get(name.removeprefix(BEST)) if name.startswith(BEST) else self.metrics.get(name)
 
     @property
     def identity(self) -> dict[str, Any]:
         """What was evaluated: the seed, phase, variant, size of the input, what was changed in the model ..."""
-        return {"seed": self.seed, **(self.record.get("more") or {})}
-
-    @property
-    def seed(self) -> int | None:
-        """Of the training."""
-        return self.record.get("seed")
+        return {"seed": self.record.get("seed"), **(self.record.get("more") or {})}
 
     @property
     def milliseconds(self) -> float | None:
@@ -111,22 +106,16 @@ def comparable(rows: Sequence[Row]) -> list[Row]:
 
 def told_apart(rows: Sequence[Row]) -> list[Row]:
     """Rows of one name get what they differ in behind it: their identity, and where that is alike the file's place."""
-    keys = dict.fromkeys(key for row in rows for key in row.identity)
+    keys, names = dict.fromkeys(key for row in rows for key in row.identity), [row.name for row in rows]
     for chosen in ([key for key in keys if key not in LAST], [key for key in keys if key in LAST]):
-        rows = [replace(row, name=" ".join([row.name, *_differing(row, alike, chosen)])) for row, alike in _named(rows)]
+        alike = [[other for other, its in zip(rows, names, strict=True) if its == name] for name in names]
+        each = zip(names, rows, alike, strict=True)
+        names = [" ".join([name, *_differing(row, others, chosen)]) for name, row, others in each]
     places = [row.source.parent if row.source.name == METRICS else row.source for row in rows]
     return [
-        replace(row, name=f"{row.name} ({place})") if len(alike) > 1 else row
-        for (row, alike), place in zip(_named(rows), places, strict=True)
+        replace(row, name=f"{name} ({place})" if names.count(name) > 1 else name)
+        for row, name, place in zip(rows, names, places, strict=True)
     ]
-
-
-def _named(rows: Sequence[Row]) -> list[tuple[Row, list[Row]]]:
-    """Each row with all that bear its name, itself among them."""
-    named = defaultdict[str, list[Row]](list)
-    for row in rows:
-        named[row.name].append(row)
-    return [(row, named[row.name]) for row in rows]
 
 
 def _differing(row: Row, alike: Sequence[Row], keys: Sequence[str]) -> Iterator[str]:

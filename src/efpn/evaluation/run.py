@@ -1,12 +1,14 @@
-"""Evaluating finished phases, or a result file of any detector: detect or read, score, and show it in every form."""
+"""Evaluating finished phases, or a result file of any detector: plan, detect or read, score, and show in every form."""
 
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 from omegaconf import DictConfig
 
@@ -14,23 +16,40 @@ from efpn.data.images import read_image
 from efpn.data.tt100k import TT100K
 from efpn.errors import UserError
 from efpn.evaluation.compare import show
-from efpn.evaluation.cost import seconds_per_image
+from efpn.evaluation.cost import equal_cost_scales, seconds_per_image
 from efpn.evaluation.detect import detect, read_file
 from efpn.evaluation.features import draw_features, with_extension
-from efpn.evaluation.html import write_html
-from efpn.evaluation.plan import Job, Plan, plan_file, plan_runs
-from efpn.evaluation.report import Drawn, draw_costs, draw_row, draw_together, keep, write_row
-from efpn.evaluation.rows import Row, comparable, load_row
+from efpn.evaluation.report import Drawn, draw_costs, draw_row, draw_together, keep, write_html, write_row
+from efpn.evaluation.rows import METRICS, Row, comparable, label, load_row
 from efpn.evaluation.tracking import start_tracking, track
+from efpn.evaluation.variants import OWN, Variant, find_variants
 from efpn.metrics import metric_names, restrict
 from efpn.metrics.evaluation import Evaluation
 from efpn.provenance import command_line, hardware, own_commit
 from efpn.ranges import EVALUATE, check_values
 from efpn.runs.files import require_place
 from efpn.runs.rebuild import first_process
-from efpn.runs.saved import SavedRun, broken_lineage
+from efpn.runs.saved import SavedRun, broken_lineage, row_names
 
 log = logging.getLogger(__name__)
+
+
+class Job(NamedTuple):
+    """What becomes one row: a finished phase and a way to detect with it, or a result file of any detector."""
+
+    name: str  # of the row, no two alike
+    folder: Path  # of its report
+    source: tuple[SavedRun, Variant] | Path  # the phase and the way, or the file
+
+
+class Plan(NamedTuple):
+    """What an evaluation is made of, before anything is read."""
+
+    jobs: Sequence[Job]  # the rows to be, in order
+    before: Sequence[Path]  # reports of the same runs from before, which stand above them in the comparison
+    comparison: Path  # its files, without the ending
+    report: Path  # folder of the figures of all rows and of the page
+    called: str  # what the evaluation goes by
 
 
 def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Row]:
@@ -48,41 +67,94 @@ def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Row]:
     if unknown := [str(column) for column in cfg.columns if column not in metric_names()]:
         raise UserError(f"columns: no metric {', '.join(unknown)}; choose from {', '.join(metric_names())}")
     plan = plan_file(cfg, runs) if cfg.detections else plan_runs(cfg, runs)
+    ways = {job.name: job.source for job in plan.jobs if isinstance(job.source, tuple)}
+    used = list(dict.fromkeys(run for run, _ in ways.values()))
     for job in plan.jobs:
         require_place(job.folder)
-    for warning in broken_lineage(plan.runs):
+    for warning in broken_lineage(used):
         log.warning(warning)
-    if cfg.features and plan.runs:
-        with_extension(plan.runs)
+    extended = with_extension(used) if cfg.features and used else []
     own_commit()  # of the code that runs, not of what a checkout has become by the end
     with start_tracking(cfg, plan.called) if first_process() else nullcontext() as tracked:
-        taken = times(cfg, plan.jobs) if cfg.timed else {}
-        made = [one for job in plan.jobs if (one := evaluate_job(cfg, job, runs, taken.get(job.name))) is not None]
+        if cfg.timed and not ways:
+            raise UserError("timed=true: a result file has no model to be timed; leave it out")
+        seconds = seconds_per_image(cfg, list(ways.values())) if cfg.timed else [None] * len(plan.jobs)
+        jobs = zip(plan.jobs, seconds, strict=True)
+        made = [done for job, taken in jobs if (done := evaluate_job(cfg, job, runs, taken)) is not None]
         if not first_process():
             return []  # the first process has written and prints for all
         evaluations = [one for one, _ in made]
-        drawn = {name: path for _, sheets in made for name, path in sheets.items()}
         rows = comparable([*map(load_row, plan.before), *map(Row.of, evaluations)])
         show(rows, plan.comparison, cfg.columns)
-        drawn |= draw(cfg, plan, evaluations) | draw_costs(plan.report, rows)
-        page = write_html(plan.report, evaluations, plan.configs, drawn) if cfg.figures else None
-        if page is not None:
+
+        drawn = {name: path for _, sheets in made for name, path in sheets.items()}
+        if extended:
+            drawn |= draw_features(cfg, extended, plan.report)
+        elif cfg.figures:
+            keep(plan.report / "features", None)  # one that is not asked for goes where the others are drawn
+        drawn |= draw_costs(plan.report, rows)
+        page = None
+        if cfg.figures:
+            for one in evaluations:
+                drawn |= draw_row(one)
+            drawn |= draw_together(plan.report, evaluations)
+            page = write_html(plan.report, evaluations, {name: run.folder for name, (run, _) in ways.items()}, drawn)
             log.info("report: %s", page)
         if tracked is not None:
             track(tracked, rows, cfg.columns, evaluations, drawn, page)
     return rows
 
 
-def times(cfg: DictConfig, jobs: Sequence[Job]) -> dict[str, float]:
-    """Seconds that each row takes for an image, by its name.
+def plan_file(cfg: DictConfig, runs: Sequence[SavedRun]) -> Plan:
+    """Of ``cfg.detections``, beside reports of the runs that lend data (raises `UserError`: what a file has not)."""
+    if cfg.variant != OWN or cfg.model or cfg.detail or cfg.called:
+        raise UserError("detections=FILE is scored as it is: variant, table, detail and model belong to a run")
+    if cfg.limit is not None or (cfg.data_root and cfg.get("data")):
+        raise UserError("detections=FILE is scored whole, on data.root=FOLDER: drop limit and data_root")
+    source = Path(cfg.detections)
+    name = source.stem if cfg.name is None else str(cfg.name)
+    out = Path(cfg.out) if cfg.out else source.parent / f"{name}-{cfg.split}"
+    before = [] if cfg.out else _written(cfg, runs)
+    return Plan([Job(name, out, source)], before, out / "comparison", out, label(cfg, name))
 
-    Raises:
-        UserError: a row is a result file, or there are several devices.
-    """
-    ways = [job.source for job in jobs if isinstance(job.source, tuple)]
-    if len(ways) < len(jobs):
-        raise UserError("timed=true: a result file has no model to be timed; leave it out")
-    return dict(zip([job.name for job in jobs], seconds_per_image(cfg, ways), strict=True))
+
+def plan_runs(cfg: DictConfig, runs: Sequence[SavedRun]) -> Plan:
+    """Of each run, the variants that fit it (raises `UserError`: one is unknown or fits none; rows share a place)."""
+    variants = find_variants(cfg.variant, cfg.scales, equal_cost_scales(cfg, runs))
+    for variant in variants:
+        if not any(variant.needs.met_by(run) for run in runs):
+            raise UserError(f"variant={variant.name}: needs {variant.needs.kind}; add one to run=")
+    chosen = [(run, variant) for run in runs for variant in variants if variant.needs.met_by(run)]
+    used = list(dict.fromkeys(run for run, _ in chosen))
+    if left_out := ", ".join(run.name for run in runs if run not in used):
+        log.info("left out, since variant=%s does not fit: %s", ",".join(v.name for v in variants), left_out)
+    names = dict(zip(used, row_names(used), strict=True))
+    jobs = []
+    for run, variant in chosen:
+        name = names[run] if variant.name == OWN else f"{names[run]} {variant.name}"
+        jobs.append(Job(name, row_folder(cfg, run, variant.name, alone=len(chosen) == 1), (run, variant)))
+    if len({job.folder for job in jobs}) < len(jobs):
+        raise UserError(f"out={cfg.out}: two of the runs have the same name, seed and phase; evaluate them one by one")
+    ways = dict.fromkeys(variant for _, variant in chosen)
+    # the runs as they are stand beside other variants of them; a table of the paper has its own rows alone
+    beside = not (cfg.out or cfg.called or OWN in [variant.name for variant in ways])
+    before = _written(cfg, used) if beside else []
+    marks = [variant.marks for variant in ways if variant.marks]
+    called = label(cfg, "-".join([cfg.called, *marks]) if cfg.called else "+".join(variant.name for variant in ways))
+    place = Path(cfg.out or os.path.commonpath([run.folder.parent for run in used]))
+    return Plan(jobs, before, place / f"comparison-{called}", place / f"report-{called}", called)
+
+
+def row_folder(cfg: DictConfig, run: SavedRun, variant: str, alone: bool = True) -> Path:
+    """Where the report of a run goes: beside its weights, or under ``out``, where it may have to share."""
+    if not cfg.out:
+        return run.folder / "eval" / label(cfg, variant)
+    return Path(cfg.out) if alone else Path(cfg.out, run.place, "" if variant == OWN else variant)
+
+
+def _written(cfg: DictConfig, runs: Sequence[SavedRun]) -> list[Path]:
+    """The reports of runs as they are that are there already."""
+    return [folder for run in runs if ((folder := row_folder(cfg, run, OWN)) / METRICS).is_file()]
 
 
 def evaluate_job(
@@ -118,17 +190,3 @@ def evaluate_job(
         },
     )
     return one, write_row(one, cfg.images, tt100k=isinstance(found.data.source, TT100K))
-
-
-def draw(cfg: DictConfig, plan: Plan, evaluations: list[Evaluation]) -> Drawn:
-    """The figures that are asked for; one of the features that is not asked for goes where the others are drawn."""
-    drawn: Drawn = {}
-    if cfg.features and plan.runs:
-        drawn |= draw_features(cfg, plan.runs, plan.report)
-    elif cfg.figures:
-        keep(plan.report / "features", None)
-    if cfg.figures:
-        for one in evaluations:
-            drawn |= draw_row(one)
-        drawn |= draw_together(plan.report, evaluations)
-    return drawn

@@ -63,11 +63,7 @@ class StageRecorder:
         return replace(variant, predict=predict)
 
     def file(self, batch: Any) -> None:
-        """Keep what the detector did with a batch (1x images first, targets last).
-
-        Raises:
-            UserError: there are several processes.
-        """
+        """Keep what was done with a batch (1x images first, targets last); raises `UserError`: several processes."""
         parallel = torch.distributed.is_available() and torch.distributed.is_initialized()
         if parallel and (count := torch.distributed.get_world_size()) > 1:
             raise UserError(f"proposals are recorded on one process, not on {count}; use trainer.devices=1")

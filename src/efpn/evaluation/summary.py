@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +19,9 @@ from efpn.evaluation.rows import METRICS, Row, comparable, load_row
 from efpn.evaluation.summary_files import write_summary
 from efpn.evaluation.tracking import start_tracking, track_summary
 from efpn.evaluation.variants import OWN, Variant, find_variants
-from efpn.metrics.resample import BEST, Resampled, column_names
+from efpn.metrics.resample import Resampled, column_names
 from efpn.runs.files import read_json, read_record
-from efpn.runs.saved import SweptRow
+from efpn.runs.saved import SavedRun, SweptRow
 
 log = logging.getLogger(__name__)
 REFERENCES: Final = ("control", "baseline")  # phases of the default reference row, in this order
@@ -47,9 +46,14 @@ class Entry:
         return self.row.title if self.variant.name == OWN else f"{self.row.title}, {self.variant.name}"
 
     @property
+    def run(self) -> SavedRun:
+        """One of its trainings."""
+        return next(iter(self.row.runs.values()))
+
+    @property
     def phase(self) -> str:
         """Of its trainings, seen in their own way; else none."""
-        return next(iter(self.row.runs.values())).phase if self.variant.name == OWN else ""
+        return self.run.phase if self.variant.name == OWN else ""
 
     def evaluated(self, split: str) -> dict[int, Row]:
         """By seed, what ``evaluate.py`` has left of the phase as it stands now."""
@@ -84,7 +88,7 @@ def summarise(cfg: DictConfig, rows: Sequence[SweptRow]) -> Path:
     comparable(evaluations)
     reference = choose_reference(cfg, list(found))
     chosen = choose_entry(cfg, list(found)) if cfg.choose else None
-    group = str(next(iter(next(iter(found)).row.runs.values())).config.name)
+    group = str(next(iter(found)).run.config.name)
     with start_tracking(cfg, " ".join(filter(None, [group, cfg.called])), "summarise", group) as tracked:
         lines = zip(statistics(cfg, found, reference), found, strict=True)
         table = [{**line, "chosen": entry is chosen} for line, entry in lines]
@@ -99,7 +103,7 @@ def curve(cfg: DictConfig, table: Sequence[Mapping[str, Any]], entries: Sequence
     if cfg.against is None:
         return [], []
     shown = cfg.choose if cfg.choose in cfg.columns else cfg.columns[0]
-    options = [OmegaConf.select(next(iter(one.row.runs.values())).config, cfg.against) for one in entries]
+    options = [OmegaConf.select(one.run.config, cfg.against) for one in entries]
     if all(option is None for option in options):
         raise UserError(f"against={cfg.against}: no row's run has such an option")
     points = [(x, line["columns"][shown]["mean"]) for x, line in zip(options, table, strict=True)]
@@ -133,94 +137,80 @@ def choose_reference(cfg: DictConfig, entries: Sequence[Entry]) -> Entry:
 
 
 def choose_entry(cfg: DictConfig, entries: Sequence[Entry]) -> Entry:
-    """The entry whose mean of ``cfg.choose`` is best on the validation split.
-
-    Raises:
-        UserError: not all are evaluated there, or none has the number.
-    """
+    """The entry whose mean of ``cfg.choose`` is best on validation (raises `UserError`: not evaluated, no number)."""
     if command := what_is_missing(cfg, entries, "val"):
         raise UserError(f"choose={cfg.choose}: what is chosen from must be evaluated on split=val; `{command}` does it")
-    means = [np.mean([value_of(row, cfg.choose) for row in entry.evaluated("val").values()]) for entry in entries]
+    values = [[row.value(cfg.choose) for row in entry.evaluated("val").values()] for entry in entries]
+    means = [np.mean(np.array(one, float)) for one in values]
     if np.isnan(means).all():
         raise UserError(f"choose={cfg.choose}: no row has it on the validation split")
     return entries[int(np.nanargmax(means))]
 
 
-def value_of(row: Row, column: str) -> float:
-    """A number of an evaluation; NaN where there is none."""
-    at_best = row.record.get("metrics_at_best_f1") or {}
-    value = at_best.get(column.removeprefix(BEST)) if column.startswith(BEST) else row.metrics.get(column)
-    return math.nan if value is None else float(value)
-
-
-Table = dict[Entry, dict[int, np.ndarray]]  # by row and seed: values (columns,), or of all resamples (B, columns)
+# By row and seed ``(1 + B, columns)``: the numbers as they are, then under each resample of the images.
+Table = dict[Entry, dict[int, np.ndarray]]
 
 
 def statistics(cfg: DictConfig, found: Mapping[Entry, dict[int, Row]], reference: Entry) -> list[dict[str, Any]]:
     """Of each entry, by column: mean, spread and interval over its seeds, and the difference to the reference."""
-    values, drawn = draw(cfg, found)
+    table = draw(cfg, found)
     lines = []
-    for entry in found:
-        own = sorted(values[entry])
-        both = [seed for seed in own if seed in values[reference] and entry is not reference]
-        mean, limits = interval(values[entry], drawn[entry], cfg.seed)
-        spread = np.std(list(values[entry].values()), axis=0, ddof=1) if len(own) > 1 else np.full_like(mean, np.nan)
+    for entry, own in table.items():
+        both = {s: one - table[reference][s] for s, one in own.items() if s in table[reference]}
+        paired = [] if entry is reference else list(both)
+        mean, limits = interval(own, cfg.seed)
+        values = np.stack([one[0] for one in own.values()])
+        spread = values.std(axis=0, ddof=1) if len(own) > 1 else np.full_like(mean, np.nan)
         columns: dict[str, dict[str, Any]] = {
             name: {"mean": mean[place], "std": spread[place], "interval": limits[:, place]}
             for place, name in enumerate(cfg.columns)
         }
-        if both:
-            gains, gains_drawn = ({s: one[entry][s] - one[reference][s] for s in both} for one in (values, drawn))
-            gain, limits = interval(gains, gains_drawn, cfg.seed)
+        if paired:
+            gain, limits = interval(both, cfg.seed)
             for cell, one, (low, high) in zip(columns.values(), gain, limits.T, strict=True):
                 noise = None if np.isnan(one) else bool(low <= 0 <= high)
                 cell |= {"difference": one, "difference_interval": [low, high], "inside_noise": noise}
-        line = {"name": entry.name, "title": entry.title, "seeds": own, "paired": both, "columns": columns}
-        lines.append({**line, "shares": gain_shares(cfg, entry, values, drawn)})
+        line = {"name": entry.name, "title": entry.title, "seeds": list(own), "paired": paired, "columns": columns}
+        lines.append({**line, "shares": gain_shares(cfg, entry, table)})
     return lines
 
 
-def gain_shares(cfg: DictConfig, entry: Entry, values: Table, drawn: Table) -> dict[str, dict[str, Any]]:
+def gain_shares(cfg: DictConfig, entry: Entry, table: Table) -> dict[str, dict[str, Any]]:
     """What an entry takes of the gain of each bound among the rows, by the bound's title and column.
 
     (entry - control head) / (bound - control head), of means over the seeds that all three have, and its 95 % interval;
     only where the bound's own gain is clear of 0.
     """
-    trained = {one.phase: one for one in reversed(values)}
+    trained = {one.phase: one for one in reversed(table)}
     found: dict[str, dict[str, Any]] = {}
     if (floor := trained.get(FLOOR)) is None or entry is floor:
         return found
     for bound in (trained[phase] for phase in BOUNDS if phase in trained):
-        seeds = sorted(values[entry].keys() & values[floor].keys() & values[bound].keys())
+        seeds = sorted(table[entry].keys() & table[floor].keys() & table[bound].keys())
         if bound is entry or not seeds:
             continue
-        (own, own_drawn), (whole, whole_drawn) = (
-            resampled_means(
-                {seed: values[one][seed] - values[floor][seed] for seed in seeds},
-                {seed: drawn[one][seed] - drawn[floor][seed] for seed in seeds},
-                cfg.seed,
-            )
+        own, whole = (
+            resampled_means({seed: table[one][seed] - table[floor][seed] for seed in seeds}, cfg.seed)
             for one in (entry, bound)
         )
         shares = {}
         for place, column in enumerate(cfg.columns):
-            if np.nanpercentile(whole_drawn[:, place], LEVELS[0]) > 0:
-                limits = np.nanpercentile(own_drawn[:, place] / whole_drawn[:, place], LEVELS)
-                shares[column] = {"share": own[place] / whole[place], "interval": limits}
+            if np.nanpercentile(whole[1:, place], LEVELS[0]) > 0:
+                share = own[:, place] / whole[:, place]
+                shares[column] = {"share": share[0], "interval": np.nanpercentile(share[1:], LEVELS)}
         if shares:
             found[bound.title] = shares
     return found
 
 
-def draw(cfg: DictConfig, found: Mapping[Entry, dict[int, Row]]) -> tuple[Table, Table]:
-    """The numbers of all rows and seeds as they are, and under resampled images.
+def draw(cfg: DictConfig, found: Mapping[Entry, dict[int, Row]]) -> Table:
+    """The numbers of all rows and seeds.
 
     Images are drawn once for all rows and seeds, since all are scored on the same ones: they do not average out over
     seeds. `interval` draws seeds beside them. scipy's bootstrap draws both in this way, but inside each call; here rows
     that have not all the same seeds share one draw of images, and each is worked out once.
     """
-    values: Table = {entry: {} for entry in found}
-    drawn: Table = {entry: {} for entry in found}
+    table: Table = {entry: {} for entry in found}
     images: list[int] = []
     counts = np.empty((0, 0), np.int64)
     for entry, rows in found.items():
@@ -231,10 +221,10 @@ def draw(cfg: DictConfig, found: Mapping[Entry, dict[int, Row]]) -> tuple[Table,
                 counts = np.random.default_rng(cfg.seed).multinomial(len(images), share, cfg.resamples)
             if one.images != images:
                 raise UserError(f"{row.source}: scored on other images than the rows before it; evaluate all alike")
-            values[entry][seed] = np.array([value_of(row, column) for column in cfg.columns])
-            drawn[entry][seed] = one(counts)
+            values = np.array([row.value(column) for column in cfg.columns], float)
+            table[entry][seed] = np.vstack([values, one(counts)])
         log.info("%s: %d seeds, %d resamples", entry.title, len(rows), cfg.resamples)
-    return values, drawn
+    return table
 
 
 def resampled(row: Row, columns: Sequence[str]) -> Resampled:
@@ -244,37 +234,33 @@ def resampled(row: Row, columns: Sequence[str]) -> Resampled:
     thresholds = row.record["thresholds"]
     one = Resampled(truth, found, truth["evaluated"], columns, (thresholds["fixed"], thresholds["best_f1"]))
     whole = one(np.ones((1, len(one.images)), int))[0]
-    said = np.array([value_of(row, column) for column in columns])
+    said = np.array([row.value(column) for column in columns], float)
     if not np.allclose(whole, said, rtol=0, atol=1e-9, equal_nan=True):
         raise UserError(f"{folder}: {METRICS} does not follow from {DETECTIONS} and {TRUTH}; {fix}")
     return one
 
 
-def interval(
-    values: Mapping[int, np.ndarray], drawn: Mapping[int, np.ndarray], seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def interval(by_seed: Mapping[int, np.ndarray], seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The mean ``(columns,)`` over seeds, and its 95 % interval ``(2, columns)``; of one seed, by images alone."""
-    mean, means = resampled_means(values, drawn, seed)
+    mean, *means = resampled_means(by_seed, seed)
+    drawn = np.array(means)
     limits = np.full((2, len(mean)), np.nan)
-    there = ~np.isnan(means).all(axis=0)
-    limits[:, there] = np.nanpercentile(means[:, there], LEVELS, axis=0)
+    there = ~np.isnan(drawn).all(axis=0)
+    limits[:, there] = np.nanpercentile(drawn[:, there], LEVELS, axis=0)
     return mean, limits
 
 
-def resampled_means(
-    values: Mapping[int, np.ndarray], drawn: Mapping[int, np.ndarray], seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The mean ``(columns,)`` over seeds, and those of resampled seeds and images ``(B, columns)`` around it.
+def resampled_means(by_seed: Mapping[int, np.ndarray], seed: int) -> np.ndarray:
+    """The mean over seeds, then those of resampled seeds and images around it; ``(1 + B, columns)``, as given by seed.
 
     They are moved to lie around the mean itself: a resample lacks some images, and AP over rare classes is higher in it
-    on the average. ``values`` are ``(columns,)`` by seed, ``drawn`` ``(B, columns)`` under resampled images; ``seed``
-    is that of the resampling of seeds.
+    on the average. ``seed`` is that of the resampling of seeds.
     """
-    table = np.stack(list(drawn.values()))
-    count = len(table)
-    shares = np.random.default_rng(seed + 1).multinomial(count, np.full(count, 1 / count), table.shape[1]) / count
-    means = np.einsum("sbc,bs->bc", table, shares)
-    mean = np.mean(list(values.values()), axis=0)
+    table = np.stack(list(by_seed.values()))
+    count, draws = len(table), table.shape[1] - 1
+    shares = np.random.default_rng(seed + 1).multinomial(count, np.full(count, 1 / count), draws) / count
+    means = np.einsum("sbc,bs->bc", table[:, 1:], shares)
+    mean = table[:, 0].mean(axis=0)
     there = ~np.isnan(means).all(axis=0)
     means[:, there] += mean[there] - np.nanmean(means[:, there], axis=0)
-    return mean, means
+    return np.vstack([mean, means])

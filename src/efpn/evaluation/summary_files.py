@@ -34,26 +34,23 @@ def write_summary(cfg: DictConfig, lines: Sequence[Line], reference: str, evalua
     """Print the tables and write ``summary.md``, ``.csv``, ``.tex``, ``.json`` and ``.png``; returns their folder."""
     asked = [cfg.called, cfg.reference and f"to-{cfg.reference}"]
     folder = Path(cfg.sweep) / "-".join(["summary", cfg.split, *filter(None, asked)])
-    columns = list(cfg.columns)
-    split = evaluations[0].record["split"]
-    head = ["", "seeds", *columns]
-    means = [[_title(line), str(len(line["seeds"])), *(_mean(line, column) for column in columns)] for line in lines]
-    gains = [
-        [_title(line), str(len(line["paired"])), *(_gain(line, column) for column in columns)]
-        for line in lines
-        if line["paired"]
-    ]
-    title = f"{Path(cfg.sweep).resolve().name} on {split}"
+    columns, split = list(cfg.columns), evaluations[0].record["split"]
+    titles = [f"{line['title']} {CHOSEN}" if line["chosen"] else line["title"] for line in lines]
+    head, means, gains, shares = ["", "seeds", *columns], [], [], []
+    for title, line in zip(titles, lines, strict=True):
+        cells = [line["columns"][column] for column in columns]
+        means.append([title, str(len(line["seeds"])), *map(_mean, cells)])
+        if line["paired"]:
+            gains.append([title, str(len(line["paired"])), *map(_gain, cells)])
+        for bound, by_column in line["shares"].items():
+            shares.append([title, bound, *(_share(by_column.get(column)) for column in columns)])
+
+    name = f"{Path(cfg.sweep).resolve().name} on {split}"
     notes = _notes(cfg, lines, evaluations)
     facts = {"command": command_line(), "commit": own_commit()}
-    parts = [f"# {escaped(title)}", markdown_table(head, means)]
+    parts = [f"# {escaped(name)}", markdown_table(head, means)]
     if gains:
         parts += [f"## {escaped(f'Difference to {reference}')}", markdown_table(head, gains)]
-    shares = [
-        [_title(line), bound, *(_share(by_column.get(column)) for column in columns)]
-        for line in lines
-        for bound, by_column in line["shares"].items()
-    ]
     if shares:
         parts += ["## Share of the gain", markdown_table(["", "of", *columns], shares)]
     text = "\n\n".join([*parts, " ".join(notes), fact_list(facts)]) + "\n"
@@ -70,7 +67,7 @@ def write_summary(cfg: DictConfig, lines: Sequence[Line], reference: str, evalua
         column: [(line["columns"][column]["mean"], *line["columns"][column]["interval"]) for line in lines]
         for column in columns
     }
-    save(interval_dots([_title(line) for line in lines], dots, title=title), folder / "summary.png")
+    save(interval_dots(titles, dots, title=name), folder / "summary.png")
     log.info("summary: %s", folder)
     return folder
 
@@ -100,19 +97,13 @@ def _notes(cfg: DictConfig, lines: Sequence[Line], evaluations: Sequence[Row]) -
     return [*notes, said_sizes(evaluations)]
 
 
-def _title(line: Line) -> str:
-    return f"{line['title']} {CHOSEN}" if line["chosen"] else line["title"]
-
-
-def _mean(line: Line, column: str) -> str:
+def _mean(cell: Mapping[str, Any]) -> str:
     """``0.412 ± 0.006``."""
-    cell = line["columns"][column]
     return f"{number(cell['mean'])} ± {number(cell['std'])}" if math.isfinite(cell["std"]) else number(cell["mean"])
 
 
-def _gain(line: Line, column: str) -> str:
+def _gain(cell: Mapping[str, Any]) -> str:
     """``+0.012 [+0.003, +0.020]``."""
-    cell = line["columns"][column]
     if not math.isfinite(cell["difference"]):
         return MISSING
     low, high = cell["difference_interval"]

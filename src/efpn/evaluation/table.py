@@ -49,55 +49,44 @@ def class_lines(rows: Sequence[Evaluation]) -> list[tuple[str, int, list[Metrics
 
 def report_table(record: Mapping[str, Any]) -> str:
     """Of a ``metrics.json``: totals, AP and AR by size, accuracy, recall and F1 by size, and the facts."""
+    metrics, best = record["metrics"], record["metrics_at_best_f1"]
+    rules, thresholds, objects = record["rules"], record["thresholds"], record["objects"]
+    totals = [name for name in ("AP", "AP50", "AP75", "AR") if name in metrics]
+    by_area = []
+    for name, band in rules["ap_bands"].items():
+        numbers = [number(metrics.get(f"{metric}{suffix(name)}")) for metric in ("AP", "AR")]
+        by_area.append([band_name(name, band, rules["ap_edges"]), str(objects["ap"][name]), *numbers])
+
+    taken = [(f"score >= {thresholds['fixed']:.2f}", metrics)]
+    said = f"Threshold: {thresholds['fixed']:.2f}, fixed."
+    if best is not None:
+        taken.append((f"score >= {thresholds['best_f1']:.2f}", best))
+        chosen = thresholds["best_f1_chosen_on"]
+        said = f"Thresholds: {thresholds['fixed']:.2f}, fixed; {thresholds['best_f1']:.2f}, best F1 on {chosen}."
+    rates = {"acc": "accuracy", "rec": "recall", "F1": "F1"}
+    by_side = []
+    for name, band in rules["f1_bins"].items():
+        numbers = [number(one.get(f"{rate}{suffix(name)}")) for _, one in taken for rate in rates]
+        by_side.append([band_name(name, band), str(objects["f1"][name]), *numbers])
+
     facts = {key: record[key] for key in ("command", "commit", "seed")}
     facts["wall time"] = None if record["seconds"] is None else f"{record['seconds']:.0f} s"
     facts |= {"hardware": record["hardware"], **record["more"]}
     parts = [
         f"# {escaped(record['name'])} on {escaped(record['split'])}",
         f"{record['images']} images, {record['detections']} detections, {record['categories']} evaluated classes.",
-        *_ap_part(record),
-        *_f1_part(record),
-        "## Where this comes from",
-        fact_list(facts, missing="not recorded"),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _ap_part(record: Mapping[str, Any]) -> list[str]:
-    metrics, rules, objects = record["metrics"], record["rules"], record["objects"]["ap"]
-    totals = [name for name in ("AP", "AP50", "AP75", "AR") if name in metrics]
-    rows = []
-    for name, band in rules["ap_bands"].items():
-        numbers = [number(metrics.get(f"{metric}{suffix(name)}")) for metric in ("AP", "AR")]
-        rows.append([band_name(name, band, rules["ap_edges"]), str(objects[name]), *numbers])
-    return [
         markdown_table(totals, [[number(metrics[name]) for name in totals]]),
         "## COCO AP and AR by size",
         f"IoU 0.50:0.95, at most {rules['ap_max_dets']} detections per image and class. "
         f"Size: {RULES[rules['ap_size_rule']]}, native pixels.",
-        markdown_table(["size", "objects", "AP", "AR"], rows),
-    ]
-
-
-def _f1_part(record: Mapping[str, Any]) -> list[str]:
-    rules, thresholds, best = record["rules"], record["thresholds"], record["metrics_at_best_f1"]
-    tables = [(f"score >= {thresholds['fixed']:.2f}", record["metrics"])]
-    said = f"Threshold: {thresholds['fixed']:.2f}, fixed."
-    if best is not None:
-        tables.append((f"score >= {thresholds['best_f1']:.2f}", best))
-        chosen = thresholds["best_f1_chosen_on"]
-        said = f"Thresholds: {thresholds['fixed']:.2f}, fixed; {thresholds['best_f1']:.2f}, best F1 on {chosen}."
-    names = {"acc": "accuracy", "rec": "recall", "F1": "F1"}
-    head = ["size", "objects", *(f"{name}, {at}" for at, _ in tables for name in names.values())]
-    rows = []
-    for name, band in rules["f1_bins"].items():
-        numbers = [number(metrics.get(f"{rate}{suffix(name)}")) for _, metrics in tables for rate in names]
-        rows.append([band_name(name, band), str(record["objects"]["f1"][name]), *numbers])
-    return [
+        markdown_table(["size", "objects", "AP", "AR"], by_area),
         "## TT100K accuracy, recall and F1 by size",
         f"IoU > {rules['f1_iou']}. Size: {RULES[rules['f1_size_rule']]}, native pixels. {said}",
-        markdown_table(head, rows),
+        markdown_table(["size", "objects", *(f"{rate}, {at}" for at, _ in taken for rate in rates.values())], by_side),
+        "## Where this comes from",
+        fact_list(facts, missing="not recorded"),
     ]
+    return "\n\n".join(parts) + "\n"
 
 
 def band_name(name: str, band: Sequence[float | None], edges: str = "half_open") -> str:
@@ -114,7 +103,10 @@ def funnel_markdown(funnel: Funnel, title: str = "Where objects get lost") -> st
     Causes that can be told but never happened are left out of the tables.
     """
     bands = list(funnel.by_band.values())
-    misses, alarms = _happened([one.misses for one in bands]), _happened([one.false_alarms for one in bands])
+    misses, alarms = (
+        [cause for cause in (sides[0] if sides else {}) if any(one[cause] != 0 for one in sides)]
+        for sides in ([one.misses for one in bands], [one.false_alarms for one in bands])
+    )
     recalls = [f"recall@{k}" for k in (bands[0].rpn_recall if bands else ())]
     levels = list(next((one.roi_levels for one in bands if one.roi_levels), {}))
     caps = "They were not recorded."
@@ -134,20 +126,20 @@ def funnel_markdown(funnel: Funnel, title: str = "Where objects get lost") -> st
         fates.append([size, str(one.objects), *known])
         numbers = [sum(one.false_alarms.values()), *(one.false_alarms[cause] for cause in alarms)]
         false_alarms.append([size, *map(str, numbers)])
-        shares = [*one.rpn_recall.values(), one.rpn_cap, one.detection_cap]
-        proposals.append([size, *map(number, shares)])
+        proposals.append([size, *map(number, [*one.rpn_recall.values(), one.rpn_cap, one.detection_cap])])
         read = [number((one.roi_levels or {}).get(level)) for level in levels]
         rois.append([size, MISSING if one.rois is None else str(one.rois), *read])
 
+    missed, false = ([cause.replace("_", " ") for cause in causes] for causes in (misses, alarms))
     parts = [
         f"# {escaped(title)}",
         f"Score >= {funnel.score_threshold:.2f}. Size: {RULES[funnel.size_rule]}, native pixels; a hit follows its "
         "ground truth, a false alarm its own size. Every miss and every false alarm has one cause, the first that "
         "holds in the order of `efpn.metrics.causes`; in brackets the share of the ground truths.",
         "## Ground truths: found, or why missed",
-        markdown_table(["size", "objects", "found", *(cause.replace("_", " ") for cause in misses)], fates),
+        markdown_table(["size", "objects", "found", *missed], fates),
         "## False alarms",
-        markdown_table(["size", "all", *(cause.replace("_", " ") for cause in alarms)], false_alarms),
+        markdown_table(["size", "all", *false], false_alarms),
         "## Proposals and caps",
         f"Recall of the proposals at IoU > 0.5, by how many are taken. {caps}",
         markdown_table(["size", *recalls, "beyond the RPN's cap", "beyond the detections' cap"], proposals),
@@ -159,8 +151,3 @@ def funnel_markdown(funnel: Funnel, title: str = "Where objects get lost") -> st
         means = [f"{count:.1f}" for count in (sum(steps.values()), *steps.values())]
         parts += [f"## Where {kind} are filtered out", FILTERED[kind], markdown_table(head, [means])]
     return "\n\n".join(parts) + "\n"
-
-
-def _happened(bands: Sequence[Mapping[str, int | None]]) -> list[str]:
-    """Causes to be shown, in their order: all but those that stand at 0 everywhere."""
-    return [cause for cause in (bands[0] if bands else {}) if any(band[cause] != 0 for band in bands)]

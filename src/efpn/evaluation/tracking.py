@@ -29,10 +29,7 @@ def start_tracking(cfg: DictConfig, called: str, job: str = "evaluate", group: s
     """Start what ``logger`` asks for, before any image is read; the W&B run, or None where it asks for nothing.
 
     It ends with the context, as failed where an error ended the evaluation. Its name is the job and ``called``; the
-    ``group`` is that of the training's runs that it belongs to.
-
-    Raises:
-        UserError: another logger than W&B, or one that cannot start.
+    ``group`` is that of the training's runs that it belongs to (raises `UserError`: no W&B, or one that cannot start).
     """
     if not cfg.logger:
         yield None
@@ -46,9 +43,7 @@ def start_tracking(cfg: DictConfig, called: str, job: str = "evaluate", group: s
         run = logger.experiment
         # without the logger's own part, which names what only a training has
         own = [str(key) for key in cfg if key != "logger" and not OmegaConf.is_missing(cfg, str(key))]
-        run.config.update(
-            {key: OmegaConf.to_object(cfg[key]) if OmegaConf.is_config(cfg[key]) else cfg[key] for key in own}
-        )
+        run.config.update(OmegaConf.to_object(OmegaConf.masked_copy(cfg, own)))
     except (wandb.errors.Error, wandb.errors.UsageError) as error:
         raise UserError(f"logger=wandb: {error}; {ADVICE}") from error
     failed = True
@@ -72,18 +67,14 @@ def track(
         run.summary.update({f"{row.name}/{name}": value for name, value in row.metrics.items()})
     run.summary.update({"sizes": said_sizes(rows)})
     compared = [[row.name, *(row.metrics[name] for name in columns)] for row in rows]
-    sizes: list[list[Any]] = [
-        [one.name, at, name, *rates]
-        for one in evaluations
-        for at, bins in one.by_size.items()
-        for name, rates in bins.items()
-    ]
-    classes: list[list[Any]] = [
+    each = [(one.name, at, bins) for one in evaluations for at, bins in one.by_size.items()]
+    sizes = [[name, at, size, *rates] for name, at, bins in each for size, rates in bins.items()]
+    classes = [
         [name, objects, *(metrics[key] for key in CLASS_METRICS for metrics in every)]
         for name, objects, every in class_lines(evaluations)
     ]
     of_classes = [f"{metric} {one.name}" for metric in CLASS_METRICS for one in evaluations]
-    tables: dict[str, tuple[list[str], list[list[Any]]]] = {
+    tables: dict[str, tuple[list[str], list[Any]]] = {
         "comparison": (["model", *columns], compared),
         "sizes": (["model", "score from", "size", "accuracy", "recall", "F1"], sizes),
         "classes": (["class", "objects", *of_classes], classes),

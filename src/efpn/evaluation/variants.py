@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from omegaconf import ListConfig
 from torch import Tensor
@@ -21,17 +21,7 @@ OWN: Final = "own"
 P3_EXT_FROM_P3: Final = {"p3_ext": "p3"}
 
 
-@dataclass(frozen=True)
-class SmallRule:
-    """Where RoIs are read, if otherwise than the detector was trained."""
-
-    level: str  # that they are pooled from
-    all: bool = False  # not the small ones alone, every RoI
-    extension: bool = False  # whether the detector keeps its extension
-
-
-@dataclass(frozen=True)
-class Needs:
+class Needs(NamedTuple):
     """The kind of phase that a variant can be run on."""
 
     kind: str  # in words
@@ -67,9 +57,11 @@ class Variant:
 
     key: str  # what it is called by
     predict: Callable[[EFPNDetector, Any], Found]  # (detector, batch) -> detections in 1x pixels
-    pairs: bool = False  # whether it sees the 2x images
-    rule: SmallRule | None = None  # where RoIs are read, if otherwise than trained
     needs: Needs = ANY  # the phases that it can be run on
+    pairs: bool = False  # whether it sees the 2x images
+    level: str | None = None  # that small RoIs are pooled from by the old head, if otherwise than trained
+    every_roi: bool = False  # not the small ones alone, every RoI is
+    extension: bool = False  # whether the detector keeps its extension then
     recorded: bool = True  # whether what comes before the detections can be recorded: one pass over an image
     marks: str = ""  # what tells it from others of the same key
 
@@ -82,12 +74,9 @@ class Variant:
 def find_variants(
     names: str | Sequence[str], scales: Sequence[float], scaled: Sequence[float] = (1.4,)
 ) -> list[Variant]:
-    """Look variants up by one name or several, each once, in the order given.
+    """Look variants up by one name or several, each once, in the order given (raises `UserError`: unknown, or none).
 
     Relative to the 1x image, ``scales`` are those of the multi-scale test, ``scaled`` of one ``fpn_scaled`` each.
-
-    Raises:
-        UserError: a name is unknown, or there is none.
     """
     every = all_variants(scales, scaled)
     known = list(dict.fromkeys(variant.key for variant in every))
@@ -104,26 +93,19 @@ def find_variants(
 
 def all_variants(scales: Sequence[float], scaled: Sequence[float]) -> list[Variant]:
     """Every variant; ``scales`` are the multi-scale test's, ``scaled`` those of the plain FPN on an enlarged image."""
-    on_p3, on_p3_ext = SmallRule("p3", all=True), SmallRule("p3_ext", all=True)
-    kept_ext = replace(on_p3_ext, extension=True)
+    halves = {"c2": EXTENDED, "c3": EXTENDED, "p4": CONTINUED}
+    on_p3_ext: dict[str, Any] = {"pairs": True, "level": "p3_ext", "every_roi": True}
+    enlarged: dict[str, Any] = {"pairs": True, "recorded": False}
     return [
         Variant(OWN, _own),
-        Variant("oracle", lambda d, batch: Oracle(d)(batch[1]), True, SmallRule("p2_ext"), PLAIN),
-        Variant("fpn_2x", _fpn_2x, True, needs=PLAIN),
-        *(
-            Variant("fpn_scaled", partial(_scaled, [one]), True, needs=PLAIN, recorded=False, marks=f"{one:g}x")
-            for one in scaled
-        ),
-        *(
-            Variant(f"true_{part}", partial(_half_oracle, part), True, needs=needs)
-            for part, needs in (("c2", EXTENDED), ("c3", EXTENDED), ("p4", CONTINUED))
-        ),
-        Variant("on_p3", lambda d, batch: d(batch[0]), False, on_p3, PLAIN),
-        Variant("on_p3_2x", lambda d, batch: Oracle(d, P3_EXT_FROM_P3)(batch[1]), True, on_p3_ext, PLAIN),
-        Variant("on_p3_ext", lambda d, batch: OnP3Ext(d)(*batch[:2]), True, kept_ext, DISTILLED),
-        Variant(
-            "multi_scale", partial(_scaled, scales), True, recorded=False, marks="-".join(f"{s:g}" for s in scales)
-        ),
+        Variant("oracle", lambda d, batch: Oracle(d)(batch[1]), PLAIN, pairs=True, level="p2_ext"),
+        Variant("fpn_2x", _fpn_2x, PLAIN, pairs=True),
+        *(Variant("fpn_scaled", partial(_scaled, [one]), PLAIN, marks=f"{one:g}x", **enlarged) for one in scaled),
+        *(Variant(f"true_{part}", partial(_half_oracle, part), of, pairs=True) for part, of in halves.items()),
+        Variant("on_p3", lambda d, batch: d(batch[0]), PLAIN, level="p3", every_roi=True),
+        Variant("on_p3_2x", lambda d, batch: Oracle(d, P3_EXT_FROM_P3)(batch[1]), PLAIN, **on_p3_ext),
+        Variant("on_p3_ext", lambda d, batch: OnP3Ext(d)(*batch[:2]), DISTILLED, extension=True, **on_p3_ext),
+        Variant("multi_scale", partial(_scaled, scales), marks="-".join(f"{s:g}" for s in scales), **enlarged),
     ]
 
 
