@@ -127,6 +127,15 @@ def keys(rules: Mapping[Rule, str]) -> dict[str, Rule]:
     return {key: rule for rule, names in rules.items() for key in names.split()}
 
 
+RATIO: Final = Rule(
+    "{name, of, to: text, what: time or memory, target: a number or null}",
+    lambda v: (
+        is_group(v)
+        and {*v} == {"name", "of", "to", "what", "target"}
+        and v["what"] in ("time", "memory")
+        and maybe(POSITIVE).allows(v["target"])
+    ),
+)
 TRANSFORM: Final = keys({
     COUNT: "short_side max_size",
     maybe(COUNT): "crop repeat_crop",
@@ -242,6 +251,7 @@ BENCHMARK: Final = MODEL | SHAPE | keys({
     whole(2): "classes",
     whole(0): "proposals.small warmup seed",
     several(whole(0)): "workers counts",
+    several(RATIO): "ratios",
     COUNT: "batch ftt_width proposals.total proposals.objects repeats files file_size load per_object",
     maybe(COUNT): "threads",
     POSITIVE: "small_roi_below",

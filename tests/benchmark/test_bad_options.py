@@ -10,6 +10,7 @@ from efpn.benchmark.inference import run
 from efpn.benchmark.setting import choose, read_setting, read_size
 from efpn.benchmark.training import run as run_training
 from efpn.errors import UserError
+from efpn.ranges import BENCHMARK, check_values
 
 TRAINED = ("run=x", "images=y")
 
@@ -45,6 +46,7 @@ def test_an_unknown_step_is_named():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["ratios=null"], "ratios=None: must be a list of one or more, each {name, of, to: text"),
         (["size=16"], "size=16: must be pixels, at least 32, or HEIGHTxWIDTH such as 700x1000"),
         (["siz=64"], "siz: the config has no such key (did you mean size?)"),
         (["model.chanels=64"], "model.chanels: the config has no such key (did you mean model.channels?)"),
@@ -80,3 +82,10 @@ def test_a_file_is_named_by_what_was_given():
     cfg.words = words
     assert read_setting(cfg).file_name == "inference-cpu-64x80-bf16-model.tiles.margin-2-small_roi_below-16"
     assert benchmark_setting().file_name == "small"
+
+
+def test_a_ratio_that_cannot_be_taken_is_refused_before_anything_is_measured():
+    check_values(config("benchmark"), BENCHMARK)
+    for ratio in ("{name: a, of: efpn, to: fpn-1x, what: speed, target: 1}", "{name: a, of: efpn, to: fpn-1x}"):
+        with pytest.raises(UserError, match=r"ratios=.*must be a list of one or more, each \{name, of, to"):
+            check_values(config("benchmark", f"ratios=[{ratio}]"), BENCHMARK)

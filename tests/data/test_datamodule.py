@@ -240,3 +240,11 @@ def test_what_both_splits_have_wrong_is_said_once(module):
         with pytest.raises(UserError) as caught:
             broken.check("train", "val")
         assert str(caught.value).count(file) == 1
+
+
+@pytest.mark.parametrize(
+    "option, value, least", [("batch_size", 0, 1), ("eval_batch_size", "8", 1), ("num_workers", -1, 0)]
+)
+def test_counts_that_cannot_be_are_refused(module, option, value, least):
+    with pytest.raises(UserError, match=f"data.{option}={value}: must be a whole number, at least {least}"):
+        module(**{option: value})

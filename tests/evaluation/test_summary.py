@@ -198,6 +198,7 @@ def test_the_share_of_the_bound_s_gain_over_seeds(make: Make, tmp_path: Path) ->
         make("bound", seed, 0.5 + up, 2, phase="oracle_head")
         make("idle", seed, 0.25 + up, 3, phase="doubled_head")
     make("late", 7, 0.9, 4)
+    summed_up(tmp_path, "reference=floor", "columns=[AP_L,best_rec_S,rec_S]")  # two that nobody has
     rows = {row["name"]: row["shares"] for row in summed_up(tmp_path, "reference=floor")["rows"]}
     assert rows["floor"] == rows["late"] == {} and list(rows["mine"]) == ["the bound_row"]
     recall = rows["mine"]["the bound_row"]["rec_S"]

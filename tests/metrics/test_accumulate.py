@@ -113,3 +113,11 @@ def test_two_processes_agree_with_one(both_ranks, name):
     images = {i for share in SHARES[name] for batch in share for i in batch}
     for answers in both_ranks:
         assert Collected(*answers[name]) == collect(sorted(images))
+
+
+def test_a_label_that_is_no_class_is_not_counted_as_one():
+    for label in (0, 4):
+        metric = DetectionAccumulator(CATEGORIES)
+        metric.update([7], [found((0, 0, 10, 20, 0.5, label))])
+        with pytest.raises(KeyError, match=str(label)):
+            metric.compute()

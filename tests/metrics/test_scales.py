@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from efpn.errors import UserError
 from efpn.metrics import coco_metrics
 from efpn.metrics.score import by_scale
 
@@ -37,3 +38,14 @@ def test_nothing_found_and_nothing_there(simple):
 def test_crowds_do_not_count(simple, perfect):
     simple["annotations"][0]["iscrowd"] = 1
     assert sum(one.objects for one in by_scale(simple, perfect)) == 1
+
+
+def test_edges_that_do_not_ascend_and_too_many_are_refused(simple, perfect):
+    for edges in ((0, 32, 16), (5,), tuple(range(40))):
+        with pytest.raises(UserError, match="must be 2 to 27 ascending numbers"):
+            by_scale(simple, perfect, edges=edges)
+
+
+def test_two_bands_of_one_column_are_refused(simple, perfect):
+    with pytest.raises(UserError, match="size bands small, slight: two share a first letter"):
+        coco_metrics(simple, perfect, bands={"small": (0, 16), "slight": (16, 32)})

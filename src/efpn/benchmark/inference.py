@@ -53,10 +53,10 @@ def workload(setting: Setting, name: str) -> Workload:
     if not setting.run and hasattr(detector, "rpn"):
         proposals = FixedProposals(detector, fixed_boxes(setting, row.get("proposals", 1)))
     batches = image_batches(setting) if setting.run else [random_batch(setting)]
-    # tiles and RoIs have other shapes in every image: they are not compiled
-    for part in (getattr(detector.backbone, name, None) for name in COMPILED if setting.cfg.compile):
-        if part is not None:
-            part.forward = torch.compile(part.forward, dynamic=False)
+    if setting.cfg.compile:  # tiles and RoIs have other shapes in every image: they are not
+        for part in (getattr(detector.backbone, one, None) for one in COMPILED):
+            if part is not None:
+                part.forward = torch.compile(part.forward, dynamic=False)
     double = scale == 1 and getattr(getattr(model, "backbone", None), "reads_2x", False)
 
     def detect(turn: int) -> Any:

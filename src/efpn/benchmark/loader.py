@@ -128,11 +128,12 @@ def run(cfg: DictConfig) -> str:
     steps = {name: cfg.batch / median(reading.seconds for reading in readings[name]) for name in PHASES}
 
     ratios, rows = [], []
-    for phase, n, rate in ((phase, n, rate) for phase, given in rates.items() for n, rate in given.items()):
-        value = steps[phase] / rate  # above 1 training waits for the loader
-        name = f"{phase} step / loader, workers: {n}"
-        ratios.append({"name": name, "value": value, "target": 1.0, "met": value <= 1})
-        rows.append([f"{phase} loader, workers: {n}", number(rate, 2)])
+    for phase, given in rates.items():
+        for n, rate in given.items():
+            value = steps[phase] / rate  # above 1 training waits for the loader
+            name = f"{phase} step / loader, workers: {n}"
+            ratios.append({"name": name, "value": value, "target": 1.0, "met": value <= 1})
+            rows.append([f"{phase} loader, workers: {n}", number(rate, 2)])
     rows += [[f"{phase} step", number(rate, 2)] for phase, rate in steps.items()]
     rows += [[f"{name}, one thread", number(rate, 2)] for name, rate in decoding.items()]
     record = {"ratios": ratios, "loader": rates, "step": steps, "decoding": decoding}

@@ -19,9 +19,8 @@ import re
 import resource
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +35,7 @@ log = logging.getLogger(__name__)
 Record = Mapping[str, Any]
 Build = Callable[[Setting, str], Workload]  # a function of a module, which a child process finds
 RUNS: Final = 2  # whose peak is taken
+THRESHOLD: Final = "MALLOC_MMAP_THRESHOLD_"
 STATUS: Final = Path("/proc/self/status")
 
 
@@ -86,20 +86,36 @@ def peak_of(name: str, build: Build, setting: Setting) -> int:
     if setting.device.type != "cpu":
         return peak_bytes(build(setting, name), setting.device)
     told = DictConfig(OmegaConf.to_container(setting.cfg, resolve=True))
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(1 << 20)  # of the child: this process has begun without
+    context, before = get_context("spawn"), os.environ.get(THRESHOLD)
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=peak_alone, args=(theirs, name, build, told), daemon=True)
+    os.environ[THRESHOLD] = str(1 << 20)  # the child's: this process has begun without it
     try:
-        with ProcessPoolExecutor(1, get_context("spawn")) as child:
-            return child.submit(peak_alone, name, build, told).result()
-    except BrokenProcessPool as error:
-        raise RuntimeError(f"measuring the memory of {name} failed: {error}") from None
+        child.start()
     finally:
-        del os.environ["MALLOC_MMAP_THRESHOLD_"]
+        os.environ.pop(THRESHOLD)
+        if before is not None:
+            os.environ[THRESHOLD] = before
+    theirs.close()
+    try:
+        answer = ours.recv()
+    except EOFError:
+        raise RuntimeError(f"measuring the memory of {name} failed: its process was ended") from None
+    finally:  # a signal to this process ends the child too
+        child.kill()
+        child.join()
+    if isinstance(answer, Exception):
+        raise answer
+    return int(answer)
 
 
-def peak_alone(name: str, build: Build, cfg: DictConfig) -> int:
-    """What the child does."""
-    setting = read_setting(cfg)
-    return peak_bytes(build(setting, name), setting.device)
+def peak_alone(answer: Connection, name: str, build: Build, cfg: DictConfig) -> None:
+    """What the child does: send the peak, or what went wrong."""
+    try:
+        setting = read_setting(cfg)
+        answer.send(peak_bytes(build(setting, name), setting.device))
+    except Exception as error:  # raised again where it is received
+        answer.send(error)
 
 
 def peak_bytes(work: Workload, device: torch.device) -> int:
@@ -139,7 +155,7 @@ def evaluate(ratios: Iterable[Record], measured: Mapping[str, Record]) -> list[d
     found = []
     for ratio in ratios:
         sides = [measured.get(ratio[side]) for side in ("of", "to")]
-        above, below = (side and read[ratio["what"]](side) for side in sides)
+        above, below = (None if side is None else read[ratio["what"]](side) for side in sides)
         if above is not None and below:
             value, target = above / below, ratio["target"]
             met = None if target is None else value <= target

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import reduce
 from statistics import median, quantiles
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -105,11 +104,14 @@ class Stages:
     def __init__(self, model: nn.Module) -> None:
         self.clock: StageClock | None = None  # that counts now, or None
         detector = getattr(model, "detector", model)
-        for stage, path in ((stage, path) for stage, paths in METHODS.items() for path in paths):
-            *parts, name = path.split(".")
-            owner: Any = reduce(lambda whole, part: getattr(whole, part, None), parts, detector)
-            if hasattr(owner, name):
-                setattr(owner, name, self._timed(getattr(owner, name), stage))
+        for stage, paths in METHODS.items():
+            for path in paths:
+                *parts, name = path.split(".")
+                owner: Any = detector
+                for part in parts:
+                    owner = getattr(owner, part, None)
+                if hasattr(owner, name):
+                    setattr(owner, name, self._timed(getattr(owner, name), stage))
         body: Any = getattr(getattr(detector, "backbone", None), "body", None)
         if isinstance(body, Backbone):  # its entry and first stages are run by themselves for C2' and C3'
             for layer in (layer for part in (body.entry, *body.stages[:2]) for layer in part.children()):

@@ -127,18 +127,20 @@ def augmentations(entries: Mapping[str, Any] | Iterable[Any] | None) -> list[Aug
     built: list[Augmentation] = []
     for name, entry in named.items():
         place = f"train_transform.augment.{name}"
+        if entry is None:
+            continue
         if isinstance(entry, BasicTransform | BaseCompose):
             built.append(FromAlbumentations(entry))
         elif isinstance(entry, v2.Transform):
             built.append(FromTorchvision(entry))
         elif callable(entry) and hasattr(entry, "pointwise"):
             built.append(entry)
-        elif entry is not None:
+        else:
             raise UserError(
                 f"{place}: {type(entry).__name__} is none; give a _target_ in albumentations, in "
                 "torchvision.transforms.v2, or a class like efpn.data.augment.HorizontalFlip"
             )
-        for seed in range(0 if entry is None else TRIALS):
+        for seed in range(TRIALS):
             try:
                 changed, moved = built[-1](image, boxes, np.random.default_rng(seed))
                 fits = (changed.shape, changed.dtype, moved.shape) == (image.shape, image.dtype, boxes.shape)

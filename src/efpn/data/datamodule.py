@@ -22,7 +22,7 @@ from efpn.data.dataset import DetectionDataset, PairSample, Sample, StreamSample
 from efpn.data.records import Categories, Index
 from efpn.data.splits import Source, SplitRule, load_role
 from efpn.data.transforms import Transform
-from efpn.errors import UserError
+from efpn.errors import UserError, require_count
 from efpn.signals import leave_to_main
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,12 @@ class DetectionDataModule(pl.LightningDataModule):
 
     def __post_init__(self) -> None:
         super().__init__()
+        require_count("data.batch_size", self.batch_size, least=1)
+        require_count("data.eval_batch_size", self.eval_batch_size, least=1)
+        require_count("data.num_workers", self.num_workers, least=0)
+        for option, choices in (("on_unreadable", ("error", "skip")), ("check_images", ("all", "header", "none"))):
+            if (value := getattr(self, option)) not in choices:
+                raise UserError(f"data.{option}={value}: unknown; use one of {', '.join(choices)}")
         # what an interrupted run has already had of the epoch that the next training loader begins with
         self.batches_done = 0
         self._indices: dict[str, Index] = {}

@@ -102,7 +102,7 @@ class Transform:
 
         The image is wanted at `factor` times the 1x size. The regions `ignore` ``(k, 4)`` go along; of these every part
         in sight is kept. `focus` are rows of `boxes` for whose sake the image comes again; a training transform crops
-        around one of them. All arguments together decide the result.
+        around one of them. All arguments together decide the result; here `seed` and `focus` have no effect.
         """
         height, width = image.shape[:2]
         window = self._whole(image, size_factor(height, width, self.short_side, self.max_size))

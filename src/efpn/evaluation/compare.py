@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -151,12 +150,13 @@ def timed_lines(rows: Sequence[Row]) -> list[list[Row]]:
 def _above(row: Row, line: Sequence[Row], metric: str) -> str:
     """What a row has more of a metric than the line has at the row's time; nothing where the line does not reach."""
     points = [(one.milliseconds, value) for one in line if (value := one.value(metric)) is not None]
-    mine, nowhere = row.value(metric), math.nan
-    if mine is None or not points:
+    mine, at = row.value(metric), row.milliseconds
+    if mine is None or at is None or not points:
         return MISSING
     times, values = np.array(points, float).T
-    more = mine - np.interp(float(row.milliseconds or 0), times, values, left=nowhere, right=nowhere)
-    return MISSING if np.isnan(more) else f"{more:+.3f}"
+    if not times[0] <= at <= times[-1]:
+        return MISSING
+    return f"{mine - np.interp(at, times, values):+.3f}"
 
 
 def _cells(row: Row, first: Row, columns: Sequence[str], between: str = " ") -> list[tuple[str, float | None]]:

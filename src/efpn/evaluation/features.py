@@ -102,8 +102,9 @@ def _row(sample: Any, maps: Mapping[str, np.ndarray]) -> FeatureRow:
     image, _, target = sample
     boxes = target["boxes"]
     box = boxes[(boxes[:, 2:] - boxes[:, :2]).amax(1).argmin()]
-    middle, room = (box[:2] + box[2:]) / 2, torch.tensor(image.shape[:0:-1])
-    left, top = (torch.minimum(middle - CROP / 2, room - CROP).clamp(min=0).int() // 2 * 2).tolist()
+    height, width = image.shape[1:]
+    start = (box[:2] + box[2:]) / 2 - CROP / 2
+    left, top = (torch.minimum(start, torch.tensor([width, height]) - CROP).clamp(min=0).int() // 2 * 2).tolist()
     crops = {name: m[:, top // 2 : (top + CROP) // 2, left // 2 : (left + CROP) // 2] for name, m in maps.items()}
     pixels = (image[:, top : top + CROP, left : left + CROP].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
     return FeatureRow(pixels, crops.pop(TARGET), crops, f"image {int(target['image_id'])}")

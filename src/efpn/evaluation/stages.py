@@ -97,7 +97,8 @@ class StageRecorder:
         return StageRecord(self.cap, self.depth, cap, levels, self._proposals, self._cut, self._sources, self._filtered)
 
     def _see_proposals(self, ranked: list[Ranked]) -> None:
-        self._proposed, self._detected = [] if self.rpn.training else ranked, []
+        self._proposed = [] if self.rpn.training else ranked
+        self._detected = []
 
     def _see_detections(self, ranked: list[Ranked], proposals: list[Tensor]) -> None:
         self._detected = list(zip(ranked, proposals, strict=True)) if self._proposed else []

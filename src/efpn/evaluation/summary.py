@@ -195,6 +195,8 @@ def gain_shares(cfg: DictConfig, entry: Entry, table: Table) -> dict[str, dict[s
         )
         shares = {}
         for place, column in enumerate(cfg.columns):
+            if np.isnan(whole[:, place]).all() or np.isnan(own[:, place]).all():
+                continue
             if np.nanpercentile(whole[1:, place], LEVELS[0]) > 0:
                 share = own[:, place] / whole[:, place]
                 shares[column] = {"share": share[0], "interval": np.nanpercentile(share[1:], LEVELS)}

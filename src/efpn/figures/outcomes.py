@@ -29,8 +29,9 @@ RIM: Final = "#1a1a1a"
 OUTWARDS: Final = np.array([-1, -1, 1, 1])  # what makes an xyxy box larger
 CORNERS: Final = np.array([(0, 1), (2, 1), (2, 3), (0, 3)])  # of an xyxy box, in turn
 READABLE: Final = 1024  # pixels of the longer side, about which names can be read and small boxes told apart
-DPI: Final = 100  # of an annotated image; at READABLE pixels, points of a name and pixels between a frame and its name:
-POINTS, GAP = 8.5, 3.0
+DPI: Final = 100  # of an annotated image
+POINTS: Final = 8.5  # of a name, at READABLE pixels
+GAP: Final = 3.0  # pixels between a frame and its name, likewise
 
 
 @dataclass(frozen=True)

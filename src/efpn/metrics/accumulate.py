@@ -62,8 +62,9 @@ class DetectionAccumulator(Metric):
         for (image_id, _), table in zip(visits.tolist(), rows.split(visits[:, 1].tolist()), strict=True):
             tables.setdefault(image_id, table)
         found = []
+        categories = dict(enumerate(self.category_ids, start=1))
         for image_id in sorted(tables):
             for _, x1, y1, x2, y2, score, label in tables[image_id].tolist():
-                where = {"image_id": image_id, "category_id": self.category_ids[int(label) - 1]}
+                where = {"image_id": image_id, "category_id": categories[int(label)]}
                 found.append({**where, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score})
         return Collected(sorted(tables), found)

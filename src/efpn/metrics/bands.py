@@ -38,7 +38,7 @@ def suffix(name: str) -> str:
 def box_sizes(boxes: np.ndarray, rule: SizeRule) -> np.ndarray:
     """Side length ``(n,)`` of ``boxes (n, 4)`` xyxy: ``max(w, h)`` or, by ``area``, ``sqrt(w * h)``."""
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-    return np.maximum(width, height) if rule == "long_side" else np.sqrt(np.maximum(width * height, 0.0))
+    return {"long_side": np.maximum(width, height), "area": np.sqrt(np.maximum(width * height, 0.0))}[rule]
 
 
 def in_band(sizes: np.ndarray, band: tuple[float, float], edges: Edges = "half_open") -> np.ndarray:

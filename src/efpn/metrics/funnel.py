@@ -60,9 +60,8 @@ class BandFunnel:
 
     objects: int  # ground truths
     hits: int  # those found at the score threshold; hits and all of misses add up to objects
-    misses: dict[
-        str, int | None
-    ]  # cause (:mod:`efpn.metrics.causes`) to number; None for what only a record could tell
+    # cause (:mod:`efpn.metrics.causes`) to number; None for what only a record could tell
+    misses: dict[str, int | None]
     false_alarms: dict[str, int]  # cause to number, by the false alarm's own size
     # k to the share with a proposal in place among the best k of its image; None above the depth of the record
     rpn_recall: dict[int, float | None] = field(default_factory=lambda: dict.fromkeys(RECALL_AT))
@@ -152,8 +151,9 @@ class _Told:
         cut = Objects.of(record.cut, wanted)
         # place (from 0) of the best-scored proposal in place, inf without one
         self.rank = least_in_place(truth, proposals, ranks, any_class=True)
-        # best score of a detection of its class in place that the cap cut off, -inf without one; were all cut off?
+        # best score of a detection of its class in place that the cap cut off, -inf without one
         self.cut_score = -least_in_place(truth, cut, -cut.scores)
+        # whether the cap cut off all detections of its class in place
         kept = np.isfinite(least_in_place(truth, found, np.zeros(len(found))))
         self.cut_off = np.isfinite(self.cut_score) & ~kept
         pooled = [one.boxes[: len(one.levels)] for one in images.values()]

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
+from efpn.errors import UserError
 from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, Bands, Boxes, Edges, SizeRule, Truth, box_sizes, in_band, suffix
 from efpn.metrics.coco import coco_metrics, restrict
 from efpn.metrics.matching import Matcher, Objects
@@ -149,6 +150,8 @@ def by_scale(
 
     ``edges`` are 2 to 27 ascending numbers, native pixels; the rest as of :func:`efpn.metrics.coco_metrics`.
     """
+    if not 2 <= len(edges) <= 27 or any(low >= high for low, high in pairwise(edges)):
+        raise UserError(f"edges of size bins: {list(edges)} must be 2 to 27 ascending numbers, native pixels")
     bands = dict(zip(string.ascii_lowercase, pairwise(edges), strict=False))  # told apart by their first letter
     found = coco_metrics(ground_truth, detections, bands=bands, category_ids=category_ids, edges="half_open")
     objects = objects_by_size(ground_truth, bands, "area", category_ids)

@@ -31,7 +31,9 @@ class Shot(NamedTuple):
 
 def image_loader(files: list[ImageFile], num_workers: int) -> DataLoader[Any]:
     """One `Shot` at a time; they are resized later, window by window, so that a large one needs little memory."""
-    dataset: Any = files  # a list does what is asked of a data set
+    dataset: Any = (
+        files  # a list does what is asked of a data set; its items are read where they are collated, in a worker
+    )
     return DataLoader(dataset, None, collate_fn=_read, num_workers=num_workers, worker_init_fn=leave_to_main)
 
 

@@ -135,15 +135,16 @@ def refuse_or_clear(path: Path) -> None:
     Of several processes that find it stale, one succeeds to rename it; what it then holds is looked at once more, in
     case it is the new lock of another that was faster.
     """
-    probe = path.with_name(f".lock.now.{socket.gethostname()}.{os.getpid()}")
     try:
         found = path.read_text(errors="replace")
+        probe = path.with_name(f".lock.now.{socket.gethostname()}.{os.getpid()}")
         probe.touch()  # now, by the clock of the file system that both see
-        silence = max(0.0, probe.stat().st_mtime - path.stat().st_mtime)
+        try:
+            silence = max(0.0, probe.stat().st_mtime - path.stat().st_mtime)
+        finally:
+            probe.unlink(missing_ok=True)
     except FileNotFoundError:
         return
-    finally:
-        probe.unlink(missing_ok=True)
     owner = Owner.of(found)
     who = f"process {owner.pid} on {owner.host}" if owner else "an unknown process"
     if owner.lives(silence) if owner else silence < SILENT:

@@ -103,7 +103,8 @@ def run_or_keep(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[
                 run.require_same_config()
             if not run.finished or cfg.overwrite:
                 return run_phase(cfg, run)
-    if init := None if cfg.init_ckpt else find_init(cfg, run):
+    init = None if cfg.init_ckpt else find_init(cfg, run)
+    if init is not None:
         started_from, now = read_record(run.folder).get("started_from"), read_checkpoint(init).config_hash
         if started_from not in (None, now):
             raise UserError(
