@@ -35,7 +35,11 @@ Evaluated = Mapping[str, Any] | Sequence[str] | str | None
 
 
 class TT100K:
-    """Reader of a data set in the TT100K layout (raises `UserError`: no folder, no annotation file or two, an unknown class)."""
+    """Reader of a data set in the TT100K layout.
+
+    Raises:
+        UserError: no folder, no annotation file or two of them, or an unknown class.
+    """
 
     def __init__(
         self,
