@@ -47,8 +47,10 @@ def coco_metrics(
         Metric name to value in [0, 1], or None for a band that holds no object.
 
     Raises:
-        UserError: detections on unknown images, scores or boxes that are not numbers.
+        UserError: detections on unknown images, scores or boxes that are not numbers, two bands of one column.
     """
+    if len({suffix(name) for name in bands}) < len(bands):
+        raise UserError(f"size bands {', '.join(bands)}: two share a first letter, and with it a column; rename one")
     return _summary(judged(ground_truth, detections, bands, category_ids, edges), bands)
 
 
@@ -69,8 +71,6 @@ def judged(
     each_image: bool = False,
 ) -> COCOeval_faster:
     """COCOeval after its work; ``each_image`` keeps what it found on each. Other arguments as `coco_metrics`."""
-    if len({suffix(name) for name in bands}) < len(bands):
-        raise UserError(f"size bands {', '.join(bands)}: two share a first letter, and with it a column; rename one")
     results = _as_results(ground_truth, detections)
     full = sum(count >= MAX_DETS for count in Counter(found["image_id"] for found in results).values())
     if full:
