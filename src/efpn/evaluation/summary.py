@@ -171,15 +171,15 @@ def statistics(cfg: DictConfig, found: Mapping[Entry, dict[int, Row]], reference
                 noise = None if np.isnan(one) else bool(low <= 0 <= high)
                 cell |= {"difference": one, "difference_interval": [low, high], "inside_noise": noise}
         line = {"name": entry.name, "title": entry.title, "seeds": list(own), "paired": paired, "columns": columns}
-        lines.append({**line, "shares": gain_shares(cfg, entry, table)})
+        lines.append({**line, "shares": mean_shares(cfg, entry, table)})
     return lines
 
 
-def gain_shares(cfg: DictConfig, entry: Entry, table: Table) -> dict[str, dict[str, Any]]:
+def mean_shares(cfg: DictConfig, entry: Entry, table: Table) -> dict[str, dict[str, Any]]:
     """What an entry takes of the gain of each bound among the rows, by the bound's title and column.
 
-    (entry - control head) / (bound - control head), of means over the seeds that all three have, and its 95 % interval;
-    only where the bound's own gain is clear of 0.
+    As `efpn.evaluation.compare.gain_shares` takes it of single rows, here of means over the seeds that all three have,
+    with its 95 % interval; only where the bound's own gain is clear of 0.
     """
     trained = {one.phase: one for one in reversed(table)}
     found: dict[str, dict[str, Any]] = {}
