@@ -95,7 +95,7 @@ def test_it_does_what_it_says(
     if section == "An upsampler":
         assert "backbone.extension.upsampler.texture.weight" in checkpoint.state_dict
         said = capsys.readouterr().out
-        assert f"{outputs}/quick/demo/seed0/finetune\n" in said and checkpoint.steps == 4
+        assert f"{outputs}/quick/bilinear/seed0/finetune\n" in said and checkpoint.steps == 4
         assert "whole: Bilinear does not say how far it sees, as an efpn.models.TwoStage does" in said
         node = model_config(cut, "finetune")
         backbone = instantiate(node, num_classes=2, _convert_="all").backbone

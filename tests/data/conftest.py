@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from efpn.data.records import Categories, Index, make_record
+from efpn.data.records import Categories, Index, Record
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -113,7 +113,7 @@ def index(tmp_path: Path) -> Callable[..., Index]:
         for number, rows in enumerate(boxes):
             path = save_image(tmp_path / "images" / f"{number}.jpg", *size, seed=number)
             ones = [1] * len(rows) if labels is None else labels[number]
-            records.append(make_record(number, path, rows, ones))
+            records.append(Record(number, path, rows, ones))
         flags = evaluated or (True,) * len(names)
         return Index(
             "set/train", tmp_path / "file.json", Categories(names, (1, 2)[: len(names)], flags), tuple(records)

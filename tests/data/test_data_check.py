@@ -6,7 +6,7 @@ import pytest
 
 from efpn.data.check import check_index, log_report
 from efpn.data.coco import CocoJson
-from efpn.data.records import make_record
+from efpn.data.records import Record
 from efpn.data.tt100k import TT100K
 from efpn.errors import UserError
 
@@ -160,7 +160,7 @@ def test_without_opening_images_what_is_known_is_checked(index):
 def test_ten_thousand_images_take_seconds(index):
     one = index([[1, 2, 11, 12]])
     path = one.records[0].path
-    records = tuple(make_record(number, path, [[1, 2, 11, 12], [2, 3, 50, 20]], [1, 1]) for number in range(10_000))
+    records = tuple(Record(number, path, [[1, 2, 11, 12], [2, 3, 50, 20]], [1, 1]) for number in range(10_000))
     start = time.perf_counter()
     _, report = check_index(replace(one, records=records))
     assert time.perf_counter() - start < 15  # about 2 s on a free core

@@ -53,3 +53,12 @@ def test_match_takes_images_by_file_name(source):
 def test_bad_rules(source, rules, message):
     with pytest.raises(UserError, match=message):
         load_role(source, rules, "val")
+
+
+def test_a_reader_that_gives_no_index_is_told():
+    class Reader:
+        def load(self, split):
+            return [split]
+
+    with pytest.raises(UserError, match=r"load\(.train.\) gives list; it has to give an efpn.data.records.Index"):
+        load_role(Reader(), {"train": "train"}, "train")

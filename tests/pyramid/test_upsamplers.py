@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from efpn.errors import UserError
-from efpn.models import ESPCN, FTT, Extension, Nearest, TwoStage, Upsampler
+from efpn.models import ESPCN, FTT, Extension, Nearest, TwoStage, Upsampler, make_extension
 from efpn.pyramid.upsamplers import weights
 
 UPSAMPLERS = {
@@ -143,3 +143,8 @@ def test_every_parameter_gets_a_gradient_and_moves(name: str) -> None:
     for key, value in upsampler.named_parameters():
         assert value.grad is not None and value.grad.abs().sum() > 0, key
         assert not torch.equal(value, before[key]), key
+
+
+def test_an_upsampler_that_cannot_be_built_says_why() -> None:
+    with pytest.raises(UserError, match=r"upsampler: Shallow is built with channels=8, but .*'channels'"):
+        make_extension(Shallow, c2_channels=8, c3_channels=8, channels=8)

@@ -28,7 +28,7 @@ from efpn.benchmark.timing import interleave, stop_watched
 from efpn.benchmark.training import workload
 from efpn.data.datamodule import DetectionDataModule
 from efpn.data.images import read_image, read_smaller
-from efpn.data.records import Categories, Index, make_record
+from efpn.data.records import Categories, Index, Record
 from efpn.errors import UserError
 from efpn.markdown import markdown_table, number
 
@@ -59,7 +59,7 @@ class WrittenImages:
     def load(self, split: str) -> Index:
         """All of them, whatever the split."""
         records = tuple(
-            make_record(number, path, boxes.tolist(), [1] * len(boxes), size=(self.side, self.side))
+            Record(number, path, boxes.tolist(), [1] * len(boxes), size=(self.side, self.side))
             for number, (path, boxes) in enumerate(self.boxes.items())
         )
         return Index(split, self.folder / "none.json", self.categories, records)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from efpn.data.records import Categories, Index, Record, make_record, read_json_object, repeated, require_folder
+from efpn.data.records import Categories, Index, Record, read_json_object, repeated, require_folder
 from efpn.errors import Problem, UserError, raise_problems
 from efpn.given import is_id, is_number, shown
 
@@ -156,7 +156,7 @@ class CocoJson:
         xywh = np.array([annotation["bbox"] for annotation in annotations], np.float64).reshape(-1, 4)
         areas = [annotation.get("area") for annotation in annotations]
         height, width = image.get("height"), image.get("width")
-        return make_record(
+        return Record(
             image["id"],
             folder / image["file_name"],
             np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]]),

@@ -5,15 +5,16 @@ Boxes here are ``(x1, y1, x2, y2)``, continuous, in pixels of the image file ("n
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from efpn.errors import Problem, UserError
 from efpn.given import load_json
@@ -21,17 +22,56 @@ from efpn.given import load_json
 Key = TypeVar("Key", bound=Hashable)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Record:
-    """One image and its ground truth."""
+    """One image and its ground truth.
+
+    Arrays may be given as lists; a `size`, crowds or areas that are not given are unknown, none and unknown.
+
+    Raises:
+        UserError: a field is of the wrong kind, or lists differ in length.
+    """
 
     image_id: int  # the data set's own id
     path: Path
-    size: tuple[int, int] | None  # (height, width) in native pixels; None where the format does not say (TT100K)
     boxes: NDArray[np.float64]  # ``(n, 4)`` xyxy, native pixels
     labels: NDArray[np.int64]  # ``(n,)`` 1 to K
+    size: tuple[int, int] | None  # (height, width) in native pixels; None where the format does not say (TT100K)
     crowd: NDArray[np.bool_]  # ``(n,)`` no objects, but regions that training and COCO evaluation ignore
     area: NDArray[np.float64]  # ``(n,)`` square native pixels, as annotated (in MS COCO the outline's), NaN where not
+
+    def __init__(
+        self,
+        image_id: int,
+        path: str | Path,
+        boxes: ArrayLike,
+        labels: ArrayLike,
+        size: tuple[int, int] | None = None,
+        crowd: ArrayLike | None = None,
+        area: ArrayLike | None = None,
+    ) -> None:
+        try:
+            corners = np.asarray(boxes, np.float64)
+            corners = corners.reshape(-1, 4) if corners.size == 0 else corners
+            count = len(corners)
+            given: dict[str, Any] = {
+                "image_id": operator.index(image_id),
+                "path": Path(path),
+                "boxes": corners,
+                "labels": _whole(labels),
+                "size": None if size is None else (operator.index(size[0]), operator.index(size[1])),
+                "crowd": np.zeros(count, bool) if crowd is None else np.asarray(crowd, bool),
+                "area": np.full(count, np.nan) if area is None else np.asarray(area, np.float64),
+            }
+        except (TypeError, ValueError, IndexError) as error:
+            raise UserError(f"Record of image {image_id} ({path}): {error}; see efpn.data.records") from error
+        for name, shape in (("boxes", (count, 4)), ("labels", (count,)), ("crowd", (count,)), ("area", (count,))):
+            if given[name].shape != shape:
+                raise UserError(
+                    f"Record of image {image_id} ({path}): {name} is {given[name].shape}; with {count} boxes it has to "
+                    f"be {shape}"
+                )
+        vars(self).update(given)
 
     @cached_property
     def trainable(self) -> NDArray[np.bool_]:
@@ -126,6 +166,15 @@ class Index:
         return {"images": images, "annotations": annotations, "categories": categories}
 
 
+def _whole(numbers: ArrayLike) -> NDArray[np.int64]:
+    """As whole numbers (raises `ValueError`: they are none)."""
+    given = np.asarray(numbers)
+    whole = given.astype(np.int64)
+    if (whole != given).any():
+        raise ValueError(f"labels {given.tolist()} are not whole numbers")
+    return whole
+
+
 def require_folder(root: str | Path, option: str = "data.root") -> Path:
     """The folder `root` (raises `UserError`: it is missing, with the config `option`)."""
     folder = Path(root).expanduser()
@@ -151,25 +200,3 @@ def read_json_object(path: Path, keys: Iterable[str]) -> dict[str, Any]:
 def repeated(values: Iterable[Key]) -> dict[Key, int]:
     """The values that occur more than once, with their counts, in order of first occurrence."""
     return {value: count for value, count in Counter(values).items() if count > 1}
-
-
-def make_record(
-    image_id: int,
-    path: Path,
-    boxes: Sequence[Sequence[float]] | NDArray[np.float64],
-    labels: Sequence[int],
-    *,
-    size: tuple[int, int] | None = None,
-    crowd: Sequence[bool] | None = None,
-    area: Sequence[float] | None = None,
-) -> Record:
-    """A `Record` from plain lists; `boxes` are xyxy in native pixels, `area` is NaN where a box has none of its own."""
-    return Record(
-        image_id=image_id,
-        path=path,
-        size=size,
-        boxes=np.asarray(boxes, np.float64).reshape(-1, 4),
-        labels=np.asarray(labels, np.int64),
-        crowd=np.zeros(len(labels), bool) if crowd is None else np.asarray(crowd, bool),
-        area=np.full(len(labels), np.nan) if area is None else np.asarray(area, np.float64),
-    )

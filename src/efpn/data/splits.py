@@ -41,16 +41,25 @@ def load_role(source: Source, rules: Mapping[str, SplitRule], role: str) -> Inde
             f"data.splits.{role} is not set; name a split of the data set or a part: {{from: train, holdout: 0.1}}"
         )
     if isinstance(rule, str):
-        whole = source.load(rule)
+        whole = _load(source, rule)
         parts = {name: part for name, part in rules.items() if part is not None and not isinstance(part, str)}
         held = [_part(whole, part, name) for name, part in parts.items() if _from(part, name) == rule]
         chosen = {record.image_id for record in whole.records}.difference(*held)
     else:
-        whole = source.load(_from(rule, role))
+        whole = _load(source, _from(rule, role))
         chosen = _part(whole, rule, role)
     records = tuple(record for record in whole.records if record.image_id in chosen)
     suffix = "" if isinstance(rule, str) else f" (its part for {role})"
     return replace(whole, name=whole.name + suffix, records=records)
+
+
+def _load(source: Source, split: str) -> Index:
+    """The index of a split, if the reader gives one: it may be a user's own."""
+    index = source.load(split)
+    if not isinstance(index, Index):
+        what = f"{type(source).__name__}.load({split!r}) gives {type(index).__name__}"
+        raise UserError(f"data.source: {what}; it has to give an efpn.data.records.Index")
+    return index
 
 
 def _from(rule: Mapping[str, Any], role: str) -> str:

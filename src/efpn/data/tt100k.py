@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from efpn.data.records import Categories, Index, Record, make_record, read_json_object, repeated, require_folder
+from efpn.data.records import Categories, Index, Record, read_json_object, repeated, require_folder
 from efpn.errors import Problem, UserError
 from efpn.given import is_number, shown
 
@@ -159,7 +159,7 @@ class TT100K:
                 continue
             labels.append(self.categories.label_of.get(thing["category"]) or self.categories.label_of[OTHER])
             boxes.append([float(thing["bbox"][key]) for key in CORNERS])
-        return make_record(int(image_id), self.root / entry.get("path", f"{image_id}.jpg"), boxes, labels)
+        return Record(int(image_id), self.root / entry.get("path", f"{image_id}.jpg"), boxes, labels)
 
     def _object_fault(self, thing: Any) -> tuple[str, str] | None:
         """What is wrong with an object, and how to mend it."""

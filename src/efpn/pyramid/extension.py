@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -154,7 +155,15 @@ def make_extension(
         channels: depth of the pyramid.
         c3: read C3' too.
         more: options of `Extension`.
+
+    Raises:
+        UserError: the class does not take ``channels``, or asks for more than it was given.
     """
+    try:
+        inspect.signature(upsampler).bind(channels=channels)
+    except TypeError as error:
+        name = getattr(upsampler, "func", upsampler).__name__
+        raise UserError(f"extension.upsampler: {name} is built with channels={channels}, but {error}") from None
     return Extension(
         upsampler(channels=channels), c2_channels, channels, c3_channels=c3_channels if c3 else None, **more
     )
