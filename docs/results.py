@@ -71,6 +71,21 @@ class Page:
         lines += [[name, *cells] for name, cells in below]
         return _table(["", *(NAMES.get(column, column) for column in columns)], lines)
 
+    def means(self, path: str, called: dict[str, str]) -> str:
+        """A Markdown table of a summary's means over the seeds with their standard deviations.
+
+        Args:
+            path: of the summary, below ``results`` without ending.
+            called: its rows by title, in order, and what to call each.
+        """
+        record = self._named(f"results/{path}.json")
+        self.commands[f"{path}.json"] = record
+        lines = [
+            [name, *(spread(self._row(path, title)["columns"][c]) for c in record["columns"])]
+            for title, name in called.items()
+        ]
+        return _table(["", *(NAMES.get(c, c) for c in record["columns"])], lines)
+
     def differences(self, path: str) -> str:
         """A Markdown table of a summary's differences to its reference row, with their 95 % intervals."""
         record = self._named(f"results/{path}.json")
@@ -186,6 +201,12 @@ def cell(result: Result, column: str) -> str:
     if value is None:
         return "n/a"
     return f"{value:.0f}" if column == MILLISECONDS else f"{value:.3f}".removeprefix("0")
+
+
+def spread(of: dict[str, Any]) -> str:
+    """A mean over seeds and their standard deviation."""
+    mean, std = (f"{of[key]:.3f}".removeprefix("0") for key in ("mean", "std"))
+    return f"{mean} ± {std}"
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -195,7 +195,7 @@ def test_a_run_is_named_by_what_makes_it_this_run() -> None:
     one = config("train", "experiment=demo")
     moved = config("train", "experiment=demo", "paths.outputs=elsewhere", "trainer.devices=2", "resume=true")
     other = config("train", "experiment=demo", "loss.lambda_pos=2")
-    hashes = [phase_run(cfg, "distill").config_hash for cfg in (one, moved, other)]
+    hashes = [phase_run(cfg, "distill").config_hash() for cfg in (one, moved, other)]
     assert hashes[0] == hashes[1] != hashes[2]
     assert phase_run(moved, "distill").folder == Path("elsewhere/demo/seed0/distill")
 

@@ -237,6 +237,15 @@ def test_a_phase_of_a_replaced_baseline_is_not_kept(trained: Path, data: Path, t
     said = broken_lineage(saved_runs(str(tmp_path / "demo/seed0")))
     assert "demo/distill started from another baseline than the one that stands here" in said
     assert not any("finetune" in one for one in said)  # its distillation is the one that stands here
+    train(tiny(tmp_path, data, "phase=distill", "overwrite=true", changed_baseline))
+    with pytest.raises(UserError, match=r"phase=finetune .* started from another distill .*overwrite=true trains it"):
+        train(tiny(tmp_path, data, "resume=true", changed_baseline))
+    assert len(broken_lineage(saved_runs(str(tmp_path / "demo/seed0")))) == 1
+    under_way = dict.fromkeys(("state_dict", "loops", "optimizer_states", "lr_schedulers", "global_step", "epoch"))
+    torch.save(under_way, tmp_path / "demo/seed0/finetune/last.ckpt")
+    (tmp_path / "demo/seed0/finetune/weights.ckpt").unlink()
+    with pytest.raises(UserError, match="phase=finetune .* started from another distill"):
+        train(tiny(tmp_path, data, "phase=finetune", "resume=true", changed_baseline))
 
 
 def test_a_sweep_without_its_baseline_names_the_unswept_place_and_command(data: Path, tmp_path: Path) -> None:

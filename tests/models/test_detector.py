@@ -17,6 +17,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from efpn.errors import UserError
 from efpn.models import (
     FTT,
+    Doubled,
     EFPNDetector,
     Extension,
     Image2x,
@@ -27,6 +28,7 @@ from efpn.models import (
     RoISettings,
     RPNSettings,
     SmallRoIs,
+    Tiles,
     build_faster_rcnn,
     fasterrcnn_resnet50_efpn,
     make_extension,
@@ -246,3 +248,13 @@ def test_2x_images_are_asked_for_where_the_detector_does_not_resize() -> None:
         model(images, [{**target, "boxes": target["boxes"][:, [0, 1, 0, 3]]} for target in targets], doubled)
     with pytest.raises(ValueError, match="in training the detector needs targets"):
         model(images)
+
+
+def test_tiles_serve_nothing_where_small_rois_read_another_level() -> None:
+    extension = partial(make_extension, Nearest, c3=True)
+    small, resnet = SmallRoIs(32, level="p3_ext"), ResNet("resnet18", weights=None)
+    model = build_faster_rcnn(
+        resnet, 4, channels=8, rpn=RPN, roi=ROI, small=small, extension=extension, detail=Doubled(), tiles=Tiles()
+    )
+    with torch.no_grad():  # when tiles are computed, and p3_ext is not
+        assert len(model.eval()(batch()[0])) == 2

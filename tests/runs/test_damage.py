@@ -101,6 +101,17 @@ def test_a_resume_point_goes_on_in_another_folder(interrupted: Path, data: Path,
     train(tiny(tmp_path, data, "phase=baseline", f"ckpt_path={interrupted / 'last.ckpt'}", "name=other"))
     record = json.loads((tmp_path / "other/seed0/baseline/metrics.json").read_text())
     assert record["steps"] == 4 and record["started_from"] is None
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyError):
+        patch.setattr(DetectorTask, "on_train_batch_start", lambda *args: {}["killed at once"])
+        again = [f"ckpt_path={interrupted / 'last.ckpt'}", "name=other", "overwrite=true"]
+        train(tiny(tmp_path, data, "phase=baseline", *again))
+    assert not (tmp_path / "other/seed0/baseline/weights.ckpt").exists()  # which would count as finished
+
+
+def test_a_step_of_other_images_is_refused(interrupted: Path, data: Path, tmp_path: Path) -> None:
+    options = ["phase=baseline", "resume=true", "trainer.accumulate_grad_batches=2"]
+    with pytest.raises(UserError, match="phase=baseline is under way with 2 images a step, not 4; go on with as many"):
+        train(tiny(tmp_path, data, *options))
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(data: Path, tmp_path: Path) -> None:

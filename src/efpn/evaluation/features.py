@@ -53,7 +53,7 @@ def draw_features(cfg: DictConfig, extended: Sequence[SavedRun], folder: Path) -
     for run, name in zip(extended, row_names(extended), strict=True):
         detector = rebuild_detector(run, read_checkpoint(run.checkpoint), detail=cfg.detail, changes=cfg.model).eval()
         for found, sample in zip(maps, samples, strict=True):
-            levels = extended_levels(detector, *sample[:2])
+            levels = compared_maps(detector, *sample[:2])
             if not np.allclose(found.setdefault(TARGET, levels["target"]), levels["target"], atol=1e-3):
                 other = f"another baseline than {extended[0].name}"
                 raise UserError(f"features: {name} comes from {other}; draw them apart")
@@ -81,7 +81,7 @@ def samples_with_small_objects(data: DetectionDataModule, split: Any, count: int
 
 
 @torch.no_grad()
-def extended_levels(detector: EFPNDetector, image_1x: Tensor, image_2x: Tensor) -> dict[str, np.ndarray]:
+def compared_maps(detector: EFPNDetector, image_1x: Tensor, image_2x: Tensor) -> dict[str, np.ndarray]:
     """Levels of one image ``(3, h, w)`` and its 2x image, each ``(C, H/2, W/2)`` of the padded 1x image.
 
     They are ``target`` (P2 of the 2x image), ``p2_ext`` (P2'), and ``p2`` (P2 of the 1x image, nearest-upsampled).

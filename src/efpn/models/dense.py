@@ -81,8 +81,7 @@ class DenseDetector(EFPNDetector):
         backbone: the levels.
         levels: those that the head reads, the finest first.
         num_classes: classes with the background.
-        settings: the numbers.
-        small: whether the first level has a head of its own.
+        small: whether the first level has a head of its own; None: not.
         resize: see `Resize`; None where the data are already at their size.
     """
 

@@ -113,9 +113,10 @@ def build_faster_rcnn(
         roi: see `RoISettings`.
         small: see `SmallRoIs`.
         resize: see `Resize`.
-        tiles: see `Tiles`; None computes P2' whole.
+        tiles: see `Tiles`; None computes P2' whole, as is done where no RoI reads it.
     """
-    neck = make_neck(backbone, channels, extension, detail, tiles)
+    reads_tiles = small is not None and small.level == "p2_ext"
+    neck = make_neck(backbone, channels, extension, detail, tiles if reads_tiles else None)
     levels = (*neck.fpn.levels, *extended_levels(channels))
     proposer = PyramidRPN(channels, rpn or RPNSettings())
     heads = PyramidRoIHeads(levels, num_classes, roi or RoISettings(), small)

@@ -70,7 +70,8 @@ class ProposalFilter:
             dropped["top_n"] += own.shape[0] - rows.shape[0]
             dropped["size"] = dropped["size"] + (~large).sum()
             dropped["score"] = dropped["score"] + (large & ~sure).sum()
-            rows, found, scores = picked(large & sure, rows, found, scores)
+            sound = torch.where(large & sure)[0]
+            rows, found, scores = rows[sound], found[sound], scores[sound]
             left = survivors(found, scores, self.iou)
             dropped["nms"] += found.shape[0] - left.shape[0]
             parts.append((found[left], scores[left], torch.full_like(left, level), rows[left] + first))
@@ -141,9 +142,3 @@ def survivors_by_class(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float
 def shorter(boxes: Tensor) -> Tensor:
     """The shorter side of each box ``(n,)``."""
     return (boxes[:, 2:] - boxes[:, :2]).amin(dim=1)
-
-
-def picked(wanted: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:
-    """The wanted rows of each."""
-    rows = torch.where(wanted)[0]
-    return tuple(column[rows] for column in columns)

@@ -37,7 +37,7 @@ class RoISettings:
     positive_fraction: float = 0.25
     fg_iou: float = 0.5  # a proposal from this IoU on is positive, one below is background
     head_width: int = 1024  # width of the two fully connected layers
-    score_thresh: float = 0.05  # detections below are dropped
+    score_thresh: float = 0.05  # detections have to score higher
     nms_thresh: float = 0.5  # IoU above which the lower-scored detection of a class goes
     detections_per_image: int = 100  # the highest-scored that are kept
     # side of the RoIs that read P4, eq. 2; the paper's 224 sends those below 112 px to P2. Where these go to P2'
@@ -99,7 +99,7 @@ class SmallRoIs:
     """Where small RoIs go."""
 
     below: float  # RoIs with ``sqrt(w * h)`` under this many 1x pixels are small (TT100K: 56, COCO: 112)
-    level: str = "p2_ext"  # the map that they are pooled from: ``p2_ext``, or another to compare with
+    level: str = "p2_ext"  # the map that they are pooled from; to compare with: ``p2``, ``p3``, ``p3_ext``
     own_head: bool = False  # a box head of their own, started from the other; False sends them through the one head
     # train on the hardest small RoIs only, instead of a random sample of all (the finetuning phase)
     mining: OHEM | None = None
@@ -136,25 +136,19 @@ class PyramidRoIAlign(nn.Module):
         self.regular = pooler([named[name] for name in LEVELS], sampling_ratio, canonical_size)
         self.extended = pooler([named[small.level]], sampling_ratio) if small else None
 
-    def forward(
-        self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
-    ) -> Tensor:
+    def forward(self, features: dict[str, Any], proposals: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         """Pool every RoI from its level, ``(R, C, S, S)`` in the order of ``proposals`` (boxes in 1x pixels)."""
-        if self.extended is None:
+        if self.small is None or self.extended is None:
             return self.regular(features, proposals, image_shapes)
         small = [self.is_small(boxes) for boxes in proposals]
         others = self.regular(features, [b[~s] for b, s in zip(proposals, small, strict=True)], image_shapes)
         wanted = [b[s] for b, s in zip(proposals, small, strict=True)]
-        smalls = self._extended(features, wanted, image_shapes)
-        return interleave(others, smalls, torch.cat(small))
-
-    def _extended(self, features: dict[str, Any], wanted: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
-        """Pool the small RoIs; a level that waits is computed under them alone."""
-        assert self.small is not None and self.extended is not None
         level = features[self.small.level]
-        if isinstance(level, TiledLevel):
-            return level.pool(wanted, self.extended)
-        return self.extended(features, wanted, image_shapes)
+        if isinstance(level, TiledLevel):  # which waits, to be computed under these alone
+            smalls = level.pool(wanted, self.extended)
+        else:
+            smalls = self.extended(features, wanted, image_shapes)
+        return interleave(others, smalls, torch.cat(small))
 
     def is_small(self, boxes: Tensor) -> Tensor:
         """Say which ``boxes (n, 4)`` are small: ``sqrt(w * h) < below``, in 1x pixels."""

@@ -100,9 +100,8 @@ class PyramidRPN(RegionProposalNetwork):
             nms_thresh=settings.nms_thresh,
         )
         self.test_score_thresh = settings.score_thresh
-        self.watcher: Callable[[list[Ranked]], None] | None = (
-            None  # told what is left of each image, beyond the cap too
-        )
+        # told what is left of each image, beyond the cap too
+        self.watcher: Callable[[list[Ranked]], None] | None = None
 
     def forward(
         self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]] | None = None

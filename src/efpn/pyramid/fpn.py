@@ -45,6 +45,6 @@ class FPN(FeaturePyramidNetwork):
         return Pyramid(inner, output)
 
 
-def extended_levels(channels: int, p2_stride: int = 4) -> tuple[LevelSpec, LevelSpec]:
+def extended_levels(channels: int) -> tuple[LevelSpec, LevelSpec]:
     """P3' at the stride of P2, and P2' at half of it."""
-    return LevelSpec("p3_ext", p2_stride, channels), LevelSpec("p2_ext", p2_stride // 2, channels)
+    return LevelSpec("p3_ext", 4, channels), LevelSpec("p2_ext", 2, channels)

@@ -30,7 +30,7 @@ class EFPNBackbone(nn.Module):
             cannot be cut does anyway.
 
     Attributes:
-        levels: a `LevelSpec` for every map that `forward` returns, checked against a real pass at construction.
+        levels: a `LevelSpec` for every map that `whole` returns, checked against a real pass at construction.
         whole_because: why P2' is not computed on tiles; empty where it is.
     """
 

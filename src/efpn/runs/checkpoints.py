@@ -26,7 +26,7 @@ class Checkpoint:
     state_dict: dict[str, Tensor]  # all weights of the detector
     phase: str  # that made it
     classes: list[str]  # class names in label order
-    config_hash: str  # of the run's resolved config
+    config_hash: str  # of what makes its config this one, and of the phases that it came from
     metrics: dict[str, float]  # last validation metrics
     steps: int  # optimizer steps of the phase
     version: str = __version__  # of this package

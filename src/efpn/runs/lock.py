@@ -98,9 +98,11 @@ def lock(folder: Path, wait: bool = False) -> Iterator[None]:
         while not ended.wait(BEAT):
             try:
                 os.utime(path)
-            except OSError as error:
-                log.warning("%s: cannot be kept alive (%s)", path, error)
+            except FileNotFoundError:
+                log.warning("%s is gone: nothing keeps another process out of this folder", path)
                 return
+            except OSError as error:  # a network file system may come back
+                log.warning("%s: cannot be kept alive (%s)", path, error)
 
     threading.Thread(target=keep_alive, daemon=True).start()
     try:

@@ -52,10 +52,9 @@ class PhaseRun:
     identity: dict[str, Any]  # everything that makes it this run and no other, by dotted key
     shared: bool = False  # whether the jobs of a sweep share it
 
-    @property
-    def config_hash(self) -> str:
-        """Short digest of the identity."""
-        text = json.dumps(self.identity, sort_keys=True, default=str)
+    def config_hash(self, started_from: str | None = None) -> str:
+        """Short digest of the identity and, where weights of another phase began it, of that one's digest."""
+        text = json.dumps(self.identity, sort_keys=True, default=str) + (started_from or "")
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
@@ -88,9 +87,9 @@ class PhaseRun:
                 f"{' and more' if len(keys) > 5 else ''}; name=OTHER runs this elsewhere, {again} starts again"
             )
 
-    def clear(self) -> None:
-        """Remove what an earlier run of this phase left to go on from; its reports stay."""
-        for name in (CHECKPOINT_FILE, FORMER_FILE, RESUME_FILE, METRICS_FILE):
+    def clear(self, resume_point: bool) -> None:
+        """Remove the checkpoint of an earlier run of this phase, and its ``resume_point`` if so asked; reports stay."""
+        for name in (CHECKPOINT_FILE, FORMER_FILE, *((RESUME_FILE, METRICS_FILE) if resume_point else ())):
             (self.folder / name).unlink(missing_ok=True)
 
 

@@ -93,26 +93,30 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
 
 
 def run_or_keep(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[str, Any]]:
-    """Run a phase, unless it is finished: already, or by another job of the sweep that this one waits for.
-
-    One whose starting weights were trained anew since, with another config, is not kept but refused.
-    """
+    """Run a phase, unless it is finished: already, or by another job of the sweep that this one waits for."""
     if not run.finished or cfg.overwrite:
         with lock(run.folder, wait=run.shared) if first_process() else nullcontext():
             if run.shared and (run.finished or run.interrupted):  # what another job has made while this one waited
                 run.require_same_config()
             if not run.finished or cfg.overwrite:
                 return run_phase(cfg, run)
-    init = None if cfg.init_ckpt else find_init(cfg, run)
-    if init is not None:
-        started_from, now = read_record(run.folder).get("started_from"), read_checkpoint(init).config_hash
-        if started_from not in (None, now):
-            raise UserError(
-                f"phase={run.name} in {run.folder} started from another {run.config.init_from} (config {started_from}, "
-                f"now {now}); phase={run.name} overwrite=true trains it again"
-            )
+    require_same_start(cfg, run)
     log.info("phase %s is finished (%s): kept", run.name, run.checkpoint)
     return read_checkpoint(run.checkpoint).metrics, {}
+
+
+def require_same_start(cfg: DictConfig, run: PhaseRun) -> None:
+    """Neither keep nor go on with what began with weights that were trained anew since, with another config."""
+    before = run.config.init_from
+    if cfg.init_ckpt or before is None:
+        return
+    there = read_record(Path(own_config(cfg, before).paths.run) / before)
+    started_from, now = read_record(run.folder).get("started_from"), there.get("config_hash")
+    if None not in (started_from, now) and started_from != now:
+        raise UserError(
+            f"phase={run.name} in {run.folder} started from another {before} (config {started_from}, now {now}); "
+            f"phase={run.name} overwrite=true trains it again"
+        )
 
 
 def settled(cfg: DictConfig, shared: bool = False) -> DictConfig:
@@ -163,10 +167,12 @@ def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
 
 def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[str, Any]]:
     """Train one phase to its end and write its checkpoint and metrics."""
-    resume = None
+    resume = point = None
     if cfg.ckpt_path or (cfg.resume and run.interrupted):
         resume = Path(cfg.ckpt_path or run.folder / RESUME_FILE)
-        read_resume_point(resume)  # proven readable
+        point = read_resume_point(resume)
+        if not cfg.ckpt_path:
+            require_same_start(cfg, run)
     init = None if resume else find_init(cfg, run)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     watch = SignalWatch()
@@ -182,12 +188,17 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
     with tracked_phase(trainer, cfg):
         for logger in trainer.loggers:  # before the folder: one without an account costs an earlier run no weights
             logger.log_hyperparams(plain_config(cfg))
-        if resume:
-            point = read_resume_point(resume)
+        if resume and point:
             require_same_shapes(point["state_dict"], task.state_dict(), f"resume point {resume}", [])
             data.batches_done = point["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"]
         record = read_record(resume.parent) if resume else {"started_from": source.config_hash if source else None}
         record |= {"phase": run.name}
+        step = images_a_step(cfg, data, trainer.world_size)
+        if record.setdefault("images_a_step", step) != step:  # its rate, and its place in the stream, are of another
+            raise UserError(
+                f"phase={run.name} is under way with {record['images_a_step']} images a step, not {step}; go on with "
+                "as many, by trainer.devices and trainer.accumulate_grad_batches"
+            )
         if trainer.is_global_zero:
             open_folder(cfg, run, record, detector, keep=resume is not None)
             print_summary(run, data, detector, resume or init)
@@ -211,8 +222,7 @@ def open_folder(cfg: DictConfig, run: PhaseRun, record: dict[str, Any], detector
     there = [file.stat().st_size for file in (run.folder / RESUME_FILE, run.checkpoint) if file.is_file()]
     room = 2 * state_bytes(detector, optimizer=True)  # the new one is written before the old one goes
     require_space(run.folder, room - sum(there), f"saving phase={run.name}")
-    if not keep:
-        run.clear()
+    run.clear(resume_point=not keep)
     write_json(run.folder / METRICS_FILE, record, indent=2)
     write_text(run.folder / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True))
 
@@ -267,6 +277,11 @@ def new_parts(cfg: DictConfig, run: PhaseRun, detector: EFPNDetector) -> list[st
     return [part for part in there if not any(key.startswith(part) for key in before)]
 
 
+def images_a_step(cfg: DictConfig, data: DetectionDataModule, world_size: int) -> int:
+    """Images of one optimizer step, over all processes."""
+    return data.batch_size * world_size * cfg.trainer.get("accumulate_grad_batches", 1)
+
+
 def build_task(
     cfg: DictConfig, run: PhaseRun, detector: EFPNDetector, data: DetectionDataModule, world_size: int
 ) -> DetectorTask:
@@ -277,7 +292,7 @@ def build_task(
     ``trainable`` names it or not.
     """
     rate, reference = run.config.task.optimizer.lr, run.config.reference_batch
-    step = data.batch_size * world_size * cfg.trainer.get("accumulate_grad_batches", 1)
+    step = images_a_step(cfg, data, world_size)
     if reference not in (None, step):
         scaled = rate * step / reference
         log.info("learning rate %g instead of %g: a step is %d images, not %d", scaled, rate, step, reference)
@@ -298,10 +313,11 @@ def build_task(
 
 def write_results(run: PhaseRun, detector: EFPNDetector, data: DetectionDataModule, record: dict[str, Any]) -> None:
     """Leave ``metrics.json`` and, last, the checkpoint that says the phase is finished."""
-    write_json(run.folder / METRICS_FILE, record | {"config_hash": run.config_hash}, indent=2)
+    config_hash = run.config_hash(record.get("started_from"))
+    write_json(run.folder / METRICS_FILE, record | {"config_hash": config_hash}, indent=2)
     weights = {key: value.detach().to("cpu", copy=True) for key, value in detector.state_dict().items()}
     classes = list(data.categories.names)
-    checkpoint = Checkpoint(weights, run.name, classes, run.config_hash, record["metrics"], record["steps"])
+    checkpoint = Checkpoint(weights, run.name, classes, config_hash, record["metrics"], record["steps"])
     checkpoint.save(run.folder / CHECKPOINT_FILE)
     (run.folder / RESUME_FILE).unlink(missing_ok=True)
     log.info("phase %s finished: %s", run.name, run.folder / CHECKPOINT_FILE)
