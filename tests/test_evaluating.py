@@ -55,13 +55,16 @@ def test_evaluation_writes_its_report(trained: Path, variants: list[str]) -> Non
     assert (trained / f"report-test{together}" / "report.html").is_file()
 
 
-def test_the_oracle_stands_beside_the_baseline_that_it_bounds(trained: Path) -> None:
+def test_the_oracle_stands_beside_the_baseline_that_it_bounds(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
     place = [f"run={trained / 'baseline'}", "trainer.accelerator=cpu", "images=0", "figures=false"]
     for variant in ("own", "oracle"):
         cfg = config("evaluate", *place, "split=val", f"variant={variant}")
         results = evaluate(cfg, saved_runs(cfg.run))
     assert [result.name for result in results] == ["demo/baseline", "demo/baseline oracle"]
     assert "demo/baseline oracle" in (trained / "comparison-val-oracle.md").read_text()
+    cfg = config("evaluate", *place, "split=val", "variant=oracle", "score_threshold=0.3")
+    assert [result.name for result in evaluate(cfg, saved_runs(cfg.run))] == ["demo/baseline oracle"]
+    assert "baseline/eval/val/metrics.json is left out, measured otherwise: threshold differs" in caplog.text
 
 
 def test_runs_of_a_sweep_compare_in_one_call(trained: Path, tmp_path: Path) -> None:

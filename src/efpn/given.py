@@ -54,13 +54,18 @@ def shown(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def look_like_corners(boxes: np.ndarray, images: np.ndarray) -> np.ndarray | None:
-    """Find out boxes ``(n, 4)`` given as x1, y1, x2, y2 where x, y, width, height are due.
+def require_width_and_height(boxes: np.ndarray, images: np.ndarray, source: object) -> None:
+    """Refuse boxes ``(n, 4)`` given as x1, y1, x2, y2 where x, y, width, height are due (raises `UserError`).
 
-    Beside them stand width and height of the image of each ``(n, 2)``, in the same pixels. Returns ``(n,)`` bool, which
-    of them reach beyond their image as x, y, width, height, if more than a fifth do and practically all fit as corners;
-    else None.
+    Beside them stand width and height of the image of each ``(n, 2)``, in the same pixels. Refused are they where more
+    than a fifth reach beyond their images as x, y, width, height, and practically all fit as corners.
     """
     over = (boxes[:, :2] + boxes[:, 2:] > images + SLACK).any(axis=1)
     fit = (boxes[:, 2:] >= boxes[:, :2]).all(axis=1) & (boxes[:, 2:] <= images + SLACK).all(axis=1)
-    return over if len(boxes) and fit.mean() > 0.99 and over.mean() > 0.2 else None
+    if len(boxes) and fit.mean() > 0.99 and over.mean() > 0.2:
+        first = int(np.flatnonzero(over)[0])
+        raise UserError(
+            f"{source}: {int(over.sum())} of {len(boxes)} boxes reach beyond their images, such as "
+            f"{boxes[first].tolist()} in one of {images[first, 0]:g} x {images[first, 1]:g} pixels: they look like "
+            "corners (x1, y1, x2, y2); give x, y, width, height"
+        )

@@ -8,6 +8,7 @@ from helpers import benchmark_setting, config, run_here
 
 from efpn.benchmark.inference import run
 from efpn.benchmark.setting import choose, read_setting, read_size
+from efpn.benchmark.small_proposals import run as run_small_proposals
 from efpn.benchmark.training import run as run_training
 from efpn.errors import UserError
 from efpn.ranges import BENCHMARK, check_values
@@ -35,6 +36,11 @@ def test_what_contradicts_itself_is_named(words, message):
     with pytest.raises(UserError) as caught:
         run(cfg)
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+def test_more_models_than_a_figure_tells_apart_are_refused_before_they_are_timed():
+    with pytest.raises(UserError, match="models: a figure tells 6 apart, 8 are asked for"):
+        run_small_proposals(config("benchmark", "what=small-proposals", "models=null"))
 
 
 def test_an_unknown_step_is_named():

@@ -178,3 +178,8 @@ def test_whatever_is_wrong_with_a_file_is_named(tmp_path, photo):
                 read_image(tmp_path / f"broken{suffix}")
             except ImageError as error:
                 assert error.what and error.fix
+
+
+def test_an_image_of_180_million_pixels_is_one_as_any_other(tmp_path):
+    path = saved(tmp_path / "a.png", Image.new("1", (13_400, 13_400)))
+    assert probe_image(path, decode=False) == (13_400, 13_400)

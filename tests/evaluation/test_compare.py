@@ -97,10 +97,11 @@ def test_rows_of_one_name_are_told_apart(tmp_path):
         ({"split": "toy/val"}, "split"),
         ({"rules": {"f1_size_rule": "area"}}, "rules"),
         ({"thresholds": {"fixed": 0.3}}, "threshold"),
+        ({"classes": {"1": "b", "2": "a"}}, "classes"),
     ],
 )
 def test_runs_measured_differently_are_refused(tmp_path, more, term):
-    first = run(tmp_path / "a", "FPN", FPN, rules={"f1_size_rule": "long_side"})
+    first = run(tmp_path / "a", "FPN", FPN, rules={"f1_size_rule": "long_side"}, classes={"1": "a", "2": "b"})
     other = run(tmp_path / "b", "EFPN", EFPN, **more)
     with pytest.raises(UserError, match=f"cannot be compared: {term} differs"):
         load_rows([first, other])
@@ -156,6 +157,8 @@ def test_share_of_the_gain_by_hand(tmp_path):
     assert gain_shares(results[:2]) == gain_shares(results[1:]) == ""
     show(results, tmp_path / "comparison")
     assert gain_shares(results) in (tmp_path / "comparison.md").read_text()
+    another = run(tmp_path / "another", "another", FPN, more={"phase": "control_head", "variant": "own"})
+    assert gain_shares(load_rows([*folders, another])) == ""  # of two runs: whose control head it is is not known
 
 
 def test_shares_are_taken_of_the_bounds_of_the_same_seed(tmp_path):

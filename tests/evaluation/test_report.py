@@ -94,6 +94,8 @@ def test_files_hold_what_was_scored(tmp_path, evaluation, metrics, detections, g
     assert score(ground_truth, saved, score_threshold=0.5, category_ids=[4, 9]) == metrics
     assert drawn == {"EFPN/images": out / "images.png"}
     assert Image.open(drawn["EFPN/images"]).size[0] > 800
+    write_row(evaluation(folder=out))
+    assert not (out / "images.png").exists()  # of other numbers
 
 
 def test_a_record_in_memory_is_what_its_file_says(tmp_path, evaluation):

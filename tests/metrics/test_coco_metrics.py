@@ -82,7 +82,7 @@ def test_cap_agrees_with_pycocotools_where_it_binds(caplog, monkeypatch):
         ours = coco_metrics(gt, found)
     expected = plain_pycocotools(gt, found)
     assert {name: ours[name] for name in NAMES} == pytest.approx({name: expected[name] for name in NAMES}, abs=1e-9)
-    assert "images with max_dets=100 detections or more: 4;" in caplog.text
+    assert "images with more than max_dets=100 detections of a class: 4;" in caplog.text
 
 
 def test_a_cap_that_does_not_bind_is_silent(simple, perfect, caplog):

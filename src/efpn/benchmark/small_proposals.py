@@ -22,7 +22,7 @@ from efpn.benchmark.report import milliseconds, write_report
 from efpn.benchmark.setting import Composition, Setting, choose, read_setting
 from efpn.benchmark.timing import Reading, Workload, interleave, spread, stop_watched
 from efpn.errors import UserError
-from efpn.figures.curves import scale_curves
+from efpn.figures.curves import STYLES, scale_curves
 from efpn.figures.sheet import save
 from efpn.markdown import markdown_table, number
 
@@ -36,6 +36,10 @@ def run(cfg: DictConfig) -> str:
     """Measure, write the files and return the report (raises `UserError`: an option that makes no sense)."""
     setting = read_setting(cfg)
     names = choose("models", cfg.models, [name for name in cfg.rows if name != "torchvision"])
+    if len(names) > len(STYLES):
+        raise UserError(
+            f"models: a figure tells {len(STYLES)} apart, {len(names)} are asked for; name those to measure"
+        )
     counts, total = sorted(set(cfg.counts)), setting.proposals.total
     small = [min(cfg.per_object * count, total) for count in counts]
     mixed = [replace(setting.proposals, objects=k, small=n) for k, n in zip(counts, small, strict=True)]

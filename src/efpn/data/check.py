@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from efpn.data.images import ImageError, probe_image
 from efpn.data.records import Index, Record, repeated
 from efpn.errors import SHOWN, Problem, UserError, raise_problems, told
-from efpn.given import look_like_corners
+from efpn.given import require_width_and_height
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def check_index(
         check = partial(_opened, index=index, open_images=open_images)
         opened = list(pool.map(check, index.records, chunksize=64))
     sound = [one for one in opened if isinstance(one, Record)]
-    _require_width_and_height(index, sound)
+    _require_no_corners(index, sound)
     problems = [*index.problems]
     for image_id, count in repeated(record.image_id for record in index.records).items():
         what = f"duplicate id, {count} times"
@@ -91,17 +91,12 @@ def log_report(report: CheckReport) -> None:
             log.log(logging.WARNING if found is report.problems else logging.INFO, "  %s", line)
 
 
-def _require_width_and_height(index: Index, records: list[Record]) -> None:
+def _require_no_corners(index: Index, records: list[Record]) -> None:
     """Refuse a COCO json whose boxes are corners: clipped to their images they would train as huge objects."""
     rows = [(*box, *record.size[::-1]) for record in records if record.size for box in record.boxes]
     table = np.array(rows, dtype=np.float64).reshape(-1, 6)
     given = np.hstack([table[:, :2], table[:, 2:4] - table[:, :2]])  # x, y, width, height, as in the file
-    over = look_like_corners(given, table[:, 4:])
-    if over is not None:
-        raise UserError(
-            f"{index.source}: {int(over.sum())} of {len(table)} boxes reach beyond their images, such as "
-            f"{given[over][0].tolist()}: they look like corners (x1, y1, x2, y2); give x, y, width, height"
-        )
+    require_width_and_height(given, table[:, 4:], index.source)
 
 
 def _opened(record: Record, index: Index, open_images: OpenImages) -> Record | Problem:

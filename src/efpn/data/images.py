@@ -31,8 +31,8 @@ DAMAGE = (
     RuntimeError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
 )
+Image.MAX_IMAGE_PIXELS = None  # the files are the user's own, and satellites take larger ones than Pillow trusts
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF
 EIGHT_BITS = "save it with 8 or 16 bits a channel"
 

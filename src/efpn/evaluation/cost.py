@@ -66,7 +66,8 @@ def stopwatch(cfg: DictConfig, run: SavedRun, variant: Variant) -> Callable[[int
     """A function that detects in some validation images of a run and says how many seconds each took on average."""
     data = eval_data(cfg, run, pairs=True)
     data.eval_batch_size, data.limit_val = 1, None  # timed on the same images however few are scored
-    device = quiet_trainer(cfg.trainer, run).strategy.root_device
+    strategy = quiet_trainer(cfg.trainer, run).strategy  # with the precision that the run detects in
+    device = strategy.root_device
     loader = zip(range(IMAGES), data.val_dataloader(), strict=False)
     batches = [move_data_to_device(batch, device) for _, batch in loader]
     detector = rebuild(cfg, run, read_checkpoint(run.checkpoint), variant, data).eval().to(device)
@@ -74,8 +75,9 @@ def stopwatch(cfg: DictConfig, run: SavedRun, variant: Variant) -> Callable[[int
     def measured(turn: int) -> float:
         synchronise(device)
         start = time.perf_counter()
-        for batch in batches:
-            variant.predict(detector, batch)
+        with strategy.precision_plugin.forward_context():
+            for batch in batches:
+                variant.predict(detector, batch)
         synchronise(device)
         return (time.perf_counter() - start) / len(batches)
 

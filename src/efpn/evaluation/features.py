@@ -54,13 +54,15 @@ def draw_features(cfg: DictConfig, extended: Sequence[SavedRun], folder: Path) -
         detector = rebuild_detector(run, read_checkpoint(run.checkpoint), detail=cfg.detail, changes=cfg.model).eval()
         for found, sample in zip(maps, samples, strict=True):
             levels = compared_maps(detector, *sample[:2])
-            if not np.allclose(found.setdefault(TARGET, levels["target"]), levels["target"], atol=1e-3):
+            target = found.setdefault(TARGET, levels["target"])
+            if target.shape != levels["target"].shape or not np.allclose(target, levels["target"], atol=1e-3):
                 other = f"another baseline than {extended[0].name}"
                 raise UserError(f"features: {name} comes from {other}; draw them apart")
             found |= {WITHOUT: levels["p2"], f"P2' {name}": levels["p2_ext"]}
     rows = [_row(sample, found) for sample, found in zip(samples, maps, strict=True)]
     numbers = {row.title: {name: relative_error(m, row.target) for name, m in row.maps.items()} for row in rows}
-    return keep(folder / "features", feature_sheet(rows, title=f"Extended level on {cfg.split}"), numbers)
+    sheet = feature_sheet(rows, title=f"Extended level on {cfg.split}") if rows else None  # none without an object
+    return keep(folder / "features", sheet, numbers)
 
 
 def with_extension(runs: Sequence[SavedRun]) -> list[SavedRun]:

@@ -54,7 +54,7 @@ def write_row(one: Evaluation, images: int = 0, tt100k: bool = False) -> Drawn:
     log.info("%s on %s: %s", one.name, one.split, one.folder)
     title = f"{one.name} on {one.split}: the images with most misses (score >= {one.shown_threshold:.2f})"
     sheet = outcome_sheet(one, images, title) if images else None
-    return {f"{one.name}/images": save(sheet, one.folder / IMAGES)} if sheet else {}
+    return {f"{one.name}/{stem}": path for stem, path in keep(one.folder / "images", sheet).items()}
 
 
 def draw_row(one: Evaluation) -> Drawn:
@@ -64,9 +64,11 @@ def draw_row(one: Evaluation) -> Drawn:
     for kind, which in said.items():
         sheet = worst_sheet(one, kind, title=f"{one.name}, score >= {one.shown_threshold:.2f}: {which}")
         drawn |= keep(one.folder / f"worst_{kind}", sheet)
+    stem, title = one.folder / "scales_by_level", f"{one.name}: each pyramid level's detections alone, and all"
     if one.by_level:
-        title = f"{one.name}: each pyramid level's detections alone, and all"
-        drawn |= draw_scales(one.folder / "scales_by_level", one, {"all": one.detections, **one.by_level}, title)
+        drawn |= draw_scales(stem, one, {"all": one.detections, **one.by_level}, title)
+    else:
+        keep(stem, None)
     return {f"{one.name}/{stem}": path for stem, path in drawn.items()}
 
 
@@ -112,12 +114,11 @@ def draw_scales(
 
 
 def draw_losses(stem: Path, rows: Sequence[Evaluation], title: str = "") -> Drawn:
-    """Why objects were missed, by size (raises `UserError`: rows of different rules or ground truths)."""
+    """Why objects were missed, by size (raises `UserError`: rows of different ground truths)."""
     funnels = {one.name: one.funnel for one in rows}
     objects = [{name: band.objects for name, band in one.by_band.items()} for one in funnels.values()]
-    rules = [(one.size_rule, one.bands) for one in funnels.values()]
-    if any(one != rules[0] for one in rules) or any(one != objects[0] for one in objects):
-        raise UserError(f"losses of {', '.join(funnels)}: not of the same ground truth, bands and size rule")
+    if any(one != objects[0] for one in objects):
+        raise UserError(f"losses of {', '.join(funnels)}: not of the same ground truth")
     misses = {run: {name: band.misses for name, band in one.by_band.items()} for run, one in funnels.items()}
     figure = loss_bars(misses, objects[0], title=title)
     return keep(stem, figure, {run: asdict(one) for run, one in funnels.items()})

@@ -71,13 +71,13 @@ class Row:
     @property
     def terms(self) -> dict[str, Any]:
         """Split and rules; two rows compare only where these agree. What a record does not say is left out."""
-        found = {term: self.record.get(term) for term in ("split", "rules", "objects")}
+        found = {term: self.record.get(term) for term in ("split", "rules", "objects", "classes")}
         found["threshold"] = self.record.get("thresholds", {}).get("fixed")
         return {term: value for term, value in found.items() if value is not None}
 
 
 def load_row(path: Path) -> Row:
-    """Read a run directory (its ``metrics.json``) or such a file (raises `UserError`: missing, or without metrics)."""
+    """Read an evaluation's folder, or its ``metrics.json`` (raises `UserError`: missing, or without metrics)."""
     file = path / METRICS if path.is_dir() else path
     record = read_json(file)
     if not isinstance(record, dict) or not isinstance(record.get("metrics"), dict):
@@ -93,15 +93,20 @@ def load_rows(paths: Iterable[Path]) -> list[Row]:
 def comparable(rows: Sequence[Row]) -> list[Row]:
     """The rows under names that tell them apart (raises `UserError`: none, or two measured under different terms)."""
     if not rows:
-        raise UserError("nothing to compare: name at least one run directory with a metrics.json")
+        raise UserError("nothing to compare: name at least one evaluation's folder with a metrics.json")
     first = rows[0]
     for other in rows[1:]:
-        for term in first.terms.keys() & other.terms.keys():
-            mine, theirs = first.terms[term], other.terms[term]
-            if mine != theirs:
-                differs = f"{term} differs ({mine} and {theirs}); evaluate both alike"
-                raise UserError(f"{first.source} and {other.source} cannot be compared: {differs}")
+        if differs := difference(first, other):
+            raise UserError(f"{first.source} and {other.source} cannot be compared: {differs}; evaluate both alike")
     return told_apart(rows)
+
+
+def difference(one: Row, other: Row) -> str:
+    """In which of their terms two rows differ, in words; empty where they compare."""
+    for term, mine in one.terms.items():
+        if (theirs := other.terms.get(term, mine)) != mine:
+            return f"{term} differs ({mine} and {theirs})"
+    return ""
 
 
 def told_apart(rows: Sequence[Row]) -> list[Row]:

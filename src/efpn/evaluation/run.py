@@ -20,7 +20,7 @@ from efpn.evaluation.cost import equal_cost_scales, seconds_per_image
 from efpn.evaluation.detect import detect, read_file
 from efpn.evaluation.features import draw_features, with_extension
 from efpn.evaluation.report import Drawn, draw_costs, draw_row, draw_together, keep, write_html, write_row
-from efpn.evaluation.rows import METRICS, Row, comparable, label, load_row
+from efpn.evaluation.rows import METRICS, Row, comparable, difference, label, load_row
 from efpn.evaluation.tracking import start_tracking, track
 from efpn.evaluation.variants import OWN, Variant, find_variants
 from efpn.metrics import metric_names, restrict
@@ -84,7 +84,14 @@ def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Row]:
         if not first_process():
             return []  # the first process has written and prints for all
         evaluations = [one for one, _ in made]
-        rows = comparable([*map(load_row, plan.before), *map(Row.of, evaluations)])
+        own = [Row.of(one) for one in evaluations]
+        before = []
+        for row in map(load_row, plan.before):
+            if differs := difference(row, own[0]):
+                log.warning("%s is left out, measured otherwise: %s", row.source, differs)
+            else:
+                before.append(row)
+        rows = comparable([*before, *own])
         show(rows, plan.comparison, cfg.columns)
 
         drawn = {name: path for _, sheets in made for name, path in sheets.items()}
@@ -92,7 +99,8 @@ def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Row]:
             drawn |= draw_features(cfg, extended, plan.report)
         elif cfg.figures:
             keep(plan.report / "features", None)  # one that is not asked for goes where the others are drawn
-        drawn |= draw_costs(plan.report, rows)
+        if cfg.figures or cfg.timed:
+            drawn |= draw_costs(plan.report, rows)
         page = None
         if cfg.figures:
             for one in evaluations:

@@ -117,7 +117,7 @@ def funnel_markdown(funnel: Funnel, title: str = "Where objects get lost") -> st
         )
     fates, false_alarms, proposals, rois = [], [], [], []
     for name, one in funnel.by_band.items():
-        size = "{} [{:g}, {:g})".format(name, *funnel.bands[name])
+        size = band_name(name, funnel.bands[name])
         counts = [one.hits, *(one.misses[cause] for cause in misses)]
         known = [
             MISSING if count is None or not one.objects else f"{count} ({100 * count / one.objects:.1f} %)"

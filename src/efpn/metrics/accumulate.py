@@ -40,17 +40,20 @@ class DetectionAccumulator(Metric):
     def update(self, image_ids: Iterable[int | Tensor], detections: Sequence[Mapping[str, Tensor]]) -> None:
         """Add a batch: per image ``boxes (n, 4)`` xyxy in native pixels, ``scores`` and ``labels`` ``(n,)``."""
         for image_id, found in zip(image_ids, detections, strict=True):
-            boxes = found["boxes"].detach().to(self.device, torch.float64).reshape(-1, 4)
+            boxes = found["boxes"].detach().cpu().double().reshape(-1, 4)  # Apple's devices have no float64
             columns = [boxes.new_full((len(boxes), 1), int(image_id)), boxes]
-            columns += [found[key].detach().to(boxes).reshape(-1, 1) for key in ("scores", "labels")]
+            columns += [found[key].detach().cpu().double().reshape(-1, 1) for key in ("scores", "labels")]
             self.rows.append(torch.cat(columns, dim=1))
-            self.visits.append(torch.tensor([[int(image_id), len(boxes)]], device=self.device))
+            self.visits.append(torch.tensor([[int(image_id), len(boxes)]]))
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Gather as torchmetrics does; a process that saw nothing takes part with tables of the right shape."""
         if not self.visits:
-            self.rows.append(torch.empty(0, 7, dtype=torch.float64, device=self.device))
-            self.visits.append(torch.empty(0, 2, dtype=torch.int64, device=self.device))
+            self.rows.append(torch.empty(0, 7, dtype=torch.float64))
+            self.visits.append(torch.empty(0, 2, dtype=torch.int64))
+        if torch.distributed.is_initialized():  # whose backend may know its own device alone
+            self.rows = [table.to(self.device) for table in self.rows]
+            self.visits = [visit.to(self.device) for visit in self.visits]
         super().sync(*args, **kwargs)
 
     def compute(self) -> Collected:

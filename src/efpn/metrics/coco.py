@@ -72,9 +72,11 @@ def judged(
 ) -> COCOeval_faster:
     """COCOeval after its work; ``each_image`` keeps what it found on each. Other arguments as `coco_metrics`."""
     results = _as_results(ground_truth, detections)
-    full = sum(count >= MAX_DETS for count in Counter(found["image_id"] for found in results).values())
+    counts = Counter((found["image_id"], found["category_id"]) for found in results)
+    full = len({image_id for (image_id, _), count in counts.items() if count > MAX_DETS})
     if full:
-        log.warning("images with max_dets=%d detections or more: %d; the cap may drop small objects", MAX_DETS, full)
+        what = "images with more than max_dets=%d detections of a class: %d; the cap may drop small objects"
+        log.warning(what, MAX_DETS, full)
     annotations = []
     for number, box in enumerate(ground_truth["annotations"], start=1):  # COCOeval takes a matched id of 0 for none
         area = box.get("area", box["bbox"][2] * box["bbox"][3])

@@ -193,6 +193,7 @@ class Evaluation:
             "images": len(truth["images"]),
             "detections": len(self.detections),
             "categories": len(wanted),
+            "classes": {str(one["id"]): one["name"] for one in truth["categories"] if one["id"] in set(wanted)},
             **dict.fromkeys(("seed", "commit", "command", "seconds", "hardware")),
             "more": {},
             **self.facts,

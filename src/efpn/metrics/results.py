@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from efpn.errors import Problem, UserError, raise_problems
-from efpn.given import is_id, is_number, look_like_corners, shown
+from efpn.given import is_id, is_number, require_width_and_height, shown
 from efpn.metrics.bands import Boxes, Truth
 
 Missing = Literal["error", "empty"]
@@ -42,7 +42,7 @@ def read_results(content: Any, ground_truth: Truth, source: str, missing: Missin
             "({'imgs': {id: {'objects': [...]}}}); write one of these"
         )
     raise_problems(source, _problems(detections, ground_truth, Path(source)))
-    _require_width_and_height(detections, ground_truth, source)
+    _require_no_corners(detections, ground_truth, source)
     return [{**found, "bbox": [float(value) for value in found["bbox"]]} for found in detections]
 
 
@@ -103,16 +103,9 @@ def _problems(detections: Sequence[Any], ground_truth: Truth, source: Path) -> I
             yield told(f"score is {shown(score)}", "give it from 0 to 1 (divide the TT100K toolkit's by 1000)")
 
 
-def _require_width_and_height(detections: Boxes, truth: Truth, source: str) -> None:
+def _require_no_corners(detections: Boxes, truth: Truth, source: str) -> None:
     """Refuse boxes that fit their images as corners (x1, y1, x2, y2) and mostly not as x, y, width, height."""
     sizes = {i["id"]: (i["width"], i["height"]) for i in truth["images"] if i.get("width") and i.get("height")}
     rows = [(*found["bbox"], *sizes[found["image_id"]]) for found in detections if found["image_id"] in sizes]
     boxes, images = np.split(np.array(rows, dtype=np.float64).reshape(-1, 6), [4], axis=1)
-    over = look_like_corners(boxes, images)
-    if over is not None:
-        first = int(np.flatnonzero(over)[0])
-        raise UserError(
-            f"{source}: {int(over.sum())} of {len(rows)} boxes reach beyond their images, such as "
-            f"{boxes[first].tolist()} in one of {images[first, 0]:g} x {images[first, 1]:g} pixels: they look like "
-            "corners (x1, y1, x2, y2); give x, y, width, height"
-        )
+    require_width_and_height(boxes, images, source)

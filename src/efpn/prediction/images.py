@@ -108,7 +108,8 @@ class Slices:
         """Windows that cover an image of that size and nothing else, row by row; the image itself first, if `whole`.
 
         They are spread evenly, so that neighbours share at least ``overlap`` of a side (to the whole pixel); along a
-        side that is shorter than ``size``, they are as long as the image, which comes alone where it fits in one.
+        side that is shorter than ``size``, they are as long as the image, which comes alone where it fits in one; that
+        side then decides how they are resized, as it does of an image.
         """
         stride = max(1, int(self.size * (1 - self.overlap)))
         starts = []
