@@ -191,8 +191,10 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
         if resume and point:
             require_same_shapes(point["state_dict"], task.state_dict(), f"resume point {resume}", [])
             data.batches_done = point["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"]
-        record = read_record(resume.parent) if resume else {"started_from": source.config_hash if source else None}
-        record |= {"phase": run.name}
+        record: dict[str, Any] = {"started_from": source.config_hash if source else None}
+        if resume:
+            record = read_record(resume.parent)
+        record["phase"] = run.name
         step = images_a_step(cfg, data, trainer.world_size)
         if record.setdefault("images_a_step", step) != step:  # its rate, and its place in the stream, are of another
             raise UserError(
