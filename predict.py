@@ -8,16 +8,23 @@ import hydra
 from omegaconf import DictConfig
 
 from efpn.entry import call, check_one_device, check_sweep, start
+from efpn.errors import UserError
 from efpn.prediction.images import DRAWN, check_out, find_images, slices_of
 from efpn.ranges import PREDICT, check_values
 from efpn.runs.files import require_place
 from efpn.runs.saved import latest_run
+
+COMES_ALONG = "models/signs/seed0", "examples/signs"  # what there is to try without a run of one's own
 
 
 def run(cfg: DictConfig) -> int:
     """Find run and images without torch, then predict; return how many images could not be read."""
     check_sweep(cfg)
     check_one_device(cfg)
+    if cfg.run is None and cfg.images is None:
+        cfg.run, cfg.images = COMES_ALONG
+    elif missing := next((key for key in ("run", "images") if cfg[key] is None), None):
+        raise UserError(f"{missing} is not given; {missing}=VALUE, see --help")
     check_values(cfg, PREDICT)
     slices_of(cfg)
     saved = latest_run(cfg.run)

@@ -1,8 +1,8 @@
 """A crowd of one class, as a COCO json: ``python examples/crowd.py data/tt100k_mosaic data/crowd``.
 
-Crops of the objects of a TT100K-format set are pasted on quarters of its images, 50 to 115 in an image of 640 px, nine
-in ten of them below 32 px; what the scenes hold already counts too. Train and test are made of the set's own, so that
-no crop crosses. See docs/experiments.md, entry 11.
+Crops of the objects of a TT100K-format set are pasted on windows over four of its images side by side, up to 50 to 114
+objects in 640 px, nine in ten below 32 px; what the scenes hold already counts too. Train and test are made of the
+set's own, so that no crop crosses. See docs/experiments.md, entry 11.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def quarters(scenes: list[Any], random: np.random.Generator) -> tuple[np.ndarray
         scene, own = scenes[random.integers(len(scenes))]
         top, left = 512 * (place // 2), 512 * (place % 2)
         whole[top : top + 512, left : left + 512] = cv2.resize(scene, (512, 512))
-        boxes += [[x0 + left, y0 + top, x1 + left, y1 + top] for x0, y0, x1, y1 in own]
+        wide, high = 512 / scene.shape[1], 512 / scene.shape[0]
+        boxes += [[x0 * wide + left, y0 * high + top, x1 * wide + left, y1 * high + top] for x0, y0, x1, y1 in own]
     x, y = random.integers(0, 385, 2)
     inside = np.clip(np.array(boxes).reshape(-1, 4) - [x, y, x, y], 0, SIDE)
     seen = [box for box in inside.tolist() if box[2] - box[0] > 4 and box[3] - box[1] > 4]
@@ -65,7 +66,7 @@ def quarters(scenes: list[Any], random: np.random.Generator) -> tuple[np.ndarray
 
 
 def paste(image: np.ndarray, boxes: list[list[float]], crops: list[np.ndarray], random: np.random.Generator) -> None:
-    """Paste crops where they hide less than a seventh of each other; both arguments grow."""
+    """Paste crops, each where 15 % of it at most lie on what is there; both arguments grow."""
     wanted = random.integers(50, 115)
     for _ in range(1500):
         if len(boxes) >= wanted:

@@ -161,6 +161,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["images=conf", "slices.size=big"], "slices.size=big: must be a whole number, at least 1"),
         (["images=conf", "score_threshold=50"], "score_threshold=50: must be a number from 0 to 1"),
         (["images=conf", "trainer=ddp"], "trainer.devices=-1: this runs on one device"),
+        ([], "images is not given; images=VALUE, see --help"),
+        (["run=null", "images=conf"], "run is not given; run=VALUE, see --help"),
     ],
 )
 def test_what_cannot_be_predicted_is_named_at_once(finished: Path, arguments: list[str], message: str) -> None:

@@ -64,7 +64,7 @@ def test_the_oracle_stands_beside_the_baseline_that_it_bounds(trained: Path, cap
     assert "demo/baseline oracle" in (trained / "comparison-val-oracle.md").read_text()
     cfg = config("evaluate", *place, "split=val", "variant=oracle", "score_threshold=0.3")
     assert [result.name for result in evaluate(cfg, saved_runs(cfg.run))] == ["demo/baseline oracle"]
-    assert "baseline/eval/val/metrics.json is left out, measured otherwise: threshold differs" in caplog.text
+    assert "baseline/eval/val/metrics.json is left out, measured otherwise: threshold differ" in caplog.text
 
 
 def test_runs_of_a_sweep_compare_in_one_call(trained: Path, tmp_path: Path) -> None:

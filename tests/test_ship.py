@@ -59,7 +59,7 @@ def test_the_model_that_comes_along_finds_drawn_signs_without_a_word(tmp_path: P
     for one in json.loads((tmp_path / "detections.json").read_text()):
         if one["score"] >= 0.5:
             x, y, width, height = one["bbox"]
-            found[files[one["image_id"]]][classes[one["category_id"]]] = [x, y, x + width, y + height]
+            found[files[one["image_id"]]].setdefault(classes[one["category_id"]], [x, y, x + width, y + height])
     for name, signs in SIGNS.items():
         for kind, box in signs.items():
             assert found[name][kind] == pytest.approx(box, abs=5), (name, kind)

@@ -57,8 +57,8 @@ def shown(value: Any) -> str:
 def require_width_and_height(boxes: np.ndarray, images: np.ndarray, source: object) -> None:
     """Refuse boxes ``(n, 4)`` given as x1, y1, x2, y2 where x, y, width, height are due (raises `UserError`).
 
-    Beside them stand width and height of the image of each ``(n, 2)``, in the same pixels. Refused are they where more
-    than a fifth reach beyond their images as x, y, width, height, and practically all fit as corners.
+    Beside them stand width and height of the image of each ``(n, 2)``, in the same pixels. They are refused
+    where more than a fifth reach beyond their images as x, y, width, height, and practically all fit as corners.
     """
     over = (boxes[:, :2] + boxes[:, 2:] > images + SLACK).any(axis=1)
     fit = (boxes[:, 2:] >= boxes[:, :2]).all(axis=1) & (boxes[:, 2:] <= images + SLACK).all(axis=1)

@@ -113,7 +113,7 @@ PATH: Final = Rule(
 )
 PATHS: Final = Rule(f"{PATH.words}, or a list of those", lambda v: PATH.allows(v) or several(PATH).allows(v))
 WORDS: Final = several(Rule("text", lambda v: isinstance(v, str)))
-PRECISION: Final = choice("auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")  # boxes stay float32
+PRECISION: Final = choice("auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")  # boxes are float32
 SIZE: Final = Rule(
     "pixels, at least 32, or HEIGHTxWIDTH such as 700x1000",
     lambda v: re.fullmatch(r"\d+(x\d+)?", str(v)) is not None and min(map(int, str(v).split("x"))) >= 32,

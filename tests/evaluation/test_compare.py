@@ -103,7 +103,7 @@ def test_rows_of_one_name_are_told_apart(tmp_path):
 def test_runs_measured_differently_are_refused(tmp_path, more, term):
     first = run(tmp_path / "a", "FPN", FPN, rules={"f1_size_rule": "long_side"}, classes={"1": "a", "2": "b"})
     other = run(tmp_path / "b", "EFPN", EFPN, **more)
-    with pytest.raises(UserError, match=f"cannot be compared: {term} differs"):
+    with pytest.raises(UserError, match=f"cannot be compared: {term} differ"):
         load_rows([first, other])
 
 

@@ -98,8 +98,8 @@ def gain_shares(rows: Sequence[Row]) -> str:
 
     The gain is the difference of two heads that were trained alike: the bound's on P2 of the second pass and the
     control head's on P2 itself. A share is (row - control head) / (bound - control head), all three of one seed and
-    with the same changes to the model; where two runs in the table have a bound, whose it is is not known, and it is
-    passed over. Shares of a gain of less than half a point mean nothing and are left out.
+    with the same changes to the model. A bound that two runs in the table have is passed over, and so are shares of a
+    gain of less than half a point, which mean nothing.
     """
     alike = [(row.record.get("seed"), row.identity.get("changed in the model") or "nothing") for row in rows]
     claims = [(row.phase, *terms) for row, terms in zip(rows, alike, strict=True)]

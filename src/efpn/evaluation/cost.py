@@ -75,8 +75,8 @@ def stopwatch(cfg: DictConfig, run: SavedRun, variant: Variant) -> Callable[[int
     def measured(turn: int) -> float:
         synchronise(device)
         start = time.perf_counter()
-        with strategy.precision_plugin.forward_context():
-            for batch in batches:
+        for batch in batches:
+            with strategy.precision_plugin.forward_context():  # for each, as Lightning does: it keeps cast weights
                 variant.predict(detector, batch)
         synchronise(device)
         return (time.perf_counter() - start) / len(batches)

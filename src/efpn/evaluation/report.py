@@ -54,7 +54,8 @@ def write_row(one: Evaluation, images: int = 0, tt100k: bool = False) -> Drawn:
     log.info("%s on %s: %s", one.name, one.split, one.folder)
     title = f"{one.name} on {one.split}: the images with most misses (score >= {one.shown_threshold:.2f})"
     sheet = outcome_sheet(one, images, title) if images else None
-    return {f"{one.name}/{stem}": path for stem, path in keep(one.folder / "images", sheet).items()}
+    (one.folder / IMAGES).unlink(missing_ok=True)  # of earlier numbers
+    return {f"{one.name}/images": save(sheet, one.folder / IMAGES)} if sheet else {}
 
 
 def draw_row(one: Evaluation) -> Drawn:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from efpn.errors import UserError
 from efpn.evaluation.variants import OWN
+from efpn.given import shown
 from efpn.metrics.evaluation import Evaluation
 from efpn.metrics.resample import BEST
 from efpn.runs.files import read_json
@@ -105,7 +106,10 @@ def difference(one: Row, other: Row) -> str:
     """In which of their terms two rows differ, in words; empty where they compare."""
     for term, mine in one.terms.items():
         if (theirs := other.terms.get(term, mine)) != mine:
-            return f"{term} differs ({mine} and {theirs})"
+            if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+                key = next(key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key))
+                mine, theirs = ({key: of.get(key)} for of in (mine, theirs))
+            return f"{term} differ ({shown(mine)} and {shown(theirs)})"
     return ""
 
 

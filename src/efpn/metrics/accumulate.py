@@ -51,7 +51,7 @@ class DetectionAccumulator(Metric):
         if not self.visits:
             self.rows.append(torch.empty(0, 7, dtype=torch.float64))
             self.visits.append(torch.empty(0, 2, dtype=torch.int64))
-        if torch.distributed.is_initialized():  # whose backend may know its own device alone
+        if torch.distributed.is_available() and torch.distributed.is_initialized():  # NCCL gathers CUDA tensors only
             self.rows = [table.to(self.device) for table in self.rows]
             self.visits = [visit.to(self.device) for visit in self.visits]
         super().sync(*args, **kwargs)

@@ -113,10 +113,10 @@ def build_faster_rcnn(
         roi: see `RoISettings`.
         small: see `SmallRoIs`.
         resize: see `Resize`.
-        tiles: see `Tiles`; None computes P2' whole, as is done where no RoI reads it.
+        tiles: see `Tiles`; None computes P2' whole, as is done where RoIs read P3'.
     """
-    reads_tiles = small is not None and small.level == "p2_ext"
-    neck = make_neck(backbone, channels, extension, detail, tiles if reads_tiles else None)
+    reads_p3_ext = small is not None and small.level == "p3_ext"
+    neck = make_neck(backbone, channels, extension, detail, None if reads_p3_ext else tiles)
     levels = (*neck.fpn.levels, *extended_levels(channels))
     proposer = PyramidRPN(channels, rpn or RPNSettings())
     heads = PyramidRoIHeads(levels, num_classes, roi or RoISettings(), small)

@@ -88,7 +88,7 @@ class PhaseRun:
             )
 
     def clear(self, resume_point: bool) -> None:
-        """Remove the checkpoint of an earlier run of this phase, and its ``resume_point`` if so asked; reports stay."""
+        """Remove an earlier run's checkpoint and, if asked, its ``resume_point`` with the record; reports stay."""
         for name in (CHECKPOINT_FILE, FORMER_FILE, *((RESUME_FILE, METRICS_FILE) if resume_point else ())):
             (self.folder / name).unlink(missing_ok=True)
 

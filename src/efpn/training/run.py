@@ -35,6 +35,7 @@ from efpn.runs.files import (
     METRICS_FILE,
     RESUME_FILE,
     naming,
+    read_config,
     read_record,
     require_space,
     write_json,
@@ -43,6 +44,7 @@ from efpn.runs.files import (
 from efpn.runs.lock import lock, refuse_or_clear
 from efpn.runs.phases import (
     PhaseRun,
+    command,
     find_init,
     model_config,
     own_config,
@@ -106,16 +108,16 @@ def run_or_keep(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[
 
 
 def require_same_start(cfg: DictConfig, run: PhaseRun) -> None:
-    """Neither keep nor go on with what began with weights that were trained anew since, with another config."""
+    """Raise `UserError` for a phase whose starting weights were trained anew since, with another config."""
     before = run.config.init_from
-    if cfg.init_ckpt or before is None:
+    if before is None or cfg.init_ckpt or read_config(run.folder / CONFIG_FILE).get("init_ckpt"):
         return
     there = read_record(Path(own_config(cfg, before).paths.run) / before)
     started_from, now = read_record(run.folder).get("started_from"), there.get("config_hash")
     if None not in (started_from, now) and started_from != now:
         raise UserError(
             f"phase={run.name} in {run.folder} started from another {before} (config {started_from}, now {now}); "
-            f"phase={run.name} overwrite=true trains it again"
+            f"`{command(run.name)} overwrite=true` trains it again"
         )
 
 
@@ -178,10 +180,20 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
     watch = SignalWatch()
     trainer = build_trainer(cfg, run, watch)
     data = build_data(cfg, run, trainer.world_size)
+    record: dict[str, Any] = read_record(resume.parent) if resume else {}
+    record["phase"], step = run.name, images_a_step(cfg, data, trainer.world_size)
+    if record.setdefault("images_a_step", step) != step:  # learning rate and place in the stream belong to that many
+        raise UserError(
+            f"phase={run.name} is under way with {record['images_a_step']} images a step, not {step}; go on with as "
+            "many, by trainer.devices, trainer.accumulate_grad_batches and data.batch_size, or start again with "
+            "overwrite=true"
+        )
     weights = {"backbone": {"weights": None}} if resume or init else {}  # a checkpoint replaces the backbone's own
     node = model_config(cfg, run.name)
     detector: EFPNDetector = instantiate(node, num_classes=data.num_classes, **weights, _convert_="all")
     source = read_checkpoint(init) if init else None
+    if not resume:
+        record["started_from"] = source.config_hash if source else None
     if source and init:
         load_checkpoint(detector, source, new_parts(cfg, run, detector), init)
     task = build_task(cfg, run, detector, data, trainer.world_size)
@@ -191,18 +203,8 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
         if resume and point:
             require_same_shapes(point["state_dict"], task.state_dict(), f"resume point {resume}", [])
             data.batches_done = point["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"]
-        record: dict[str, Any] = {"started_from": source.config_hash if source else None}
-        if resume:
-            record = read_record(resume.parent)
-        record["phase"] = run.name
-        step = images_a_step(cfg, data, trainer.world_size)
-        if record.setdefault("images_a_step", step) != step:  # its rate, and its place in the stream, are of another
-            raise UserError(
-                f"phase={run.name} is under way with {record['images_a_step']} images a step, not {step}; go on with "
-                "as many, by trainer.devices and trainer.accumulate_grad_batches"
-            )
         if trainer.is_global_zero:
-            open_folder(cfg, run, record, detector, keep=resume is not None)
+            open_folder(cfg, run, record, detector, keep=resume == run.folder / RESUME_FILE)
             print_summary(run, data, detector, resume or init)
         start = time.perf_counter()
         with watch, naming(run.folder):  # what a logger cannot write has no name
@@ -220,7 +222,7 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
 
 
 def open_folder(cfg: DictConfig, run: PhaseRun, record: dict[str, Any], detector: EFPNDetector, keep: bool) -> None:
-    """Write config and record so far, if there is room; unless an earlier run goes on, clear what it has left."""
+    """Write config and record so far, if there is room, and clear what was left; ``keep`` the resume point or not."""
     there = [file.stat().st_size for file in (run.folder / RESUME_FILE, run.checkpoint) if file.is_file()]
     room = 2 * state_bytes(detector, optimizer=True)  # the new one is written before the old one goes
     require_space(run.folder, room - sum(there), f"saving phase={run.name}")
