@@ -24,14 +24,14 @@ def crowd(source: Path, split: str, target: Path, images: int, seed: int) -> Non
     random = np.random.default_rng(seed)
     listed = json.loads((source / "annotations.json").read_text())["imgs"]
     scenes, crops = [], []
-    for number in (source / split / "ids.txt").read_text().split():
-        scene = cv2.imread(str(source / listed[number]["path"]))
-        assert scene is not None, listed[number]["path"]
+    for image_id in (source / split / "ids.txt").read_text().split():
+        scene = cv2.imread(str(source / listed[image_id]["path"]))
+        assert scene is not None, listed[image_id]["path"]
         boxes = [
-            [thing["bbox"][key] for key in ("xmin", "ymin", "xmax", "ymax")] for thing in listed[number]["objects"]
+            [thing["bbox"][key] for key in ("xmin", "ymin", "xmax", "ymax")] for thing in listed[image_id]["objects"]
         ]
         scenes.append((scene, boxes))
-        for x0, y0, x1, y1 in np.round(boxes).astype(int).reshape(-1, 4).tolist():
+        for x0, y0, x1, y1 in np.round(boxes).astype(int).reshape(-1, 4):
             if min(x1 - x0, y1 - y0) >= 14:
                 crops.append(scene[y0:y1, x0:x1])
     (target / split).mkdir(parents=True, exist_ok=True)
