@@ -31,7 +31,7 @@ def test_lists_become_arrays_and_what_is_not_given_is_unknown() -> None:
         ({"boxes": [BOX], "labels": [1, 2]}, r"labels is \(2,\); with 1 boxes it has to be \(1,\)"),
         ({"crowd": [False, True, False]}, r"crowd is \(3,\); with 1 boxes"),
         ({"area": 5.0}, r"area is \(\); with 1 boxes"),
-        ({"boxes": [BOX[:3]]}, r"boxes is \(1, 3\); with 1 boxes it has to be \(1, 4\)"),
+        ({"boxes": [BOX[:3]]}, r"boxes is \(1, 3\); it has to be \(n, 4\)"),
         ({"boxes": BOX}, r"boxes is \(4,\)"),
         ({"boxes": [BOX, BOX[:3]], "labels": [1, 1]}, "inhomogeneous"),
         ({"labels": [1.5]}, r"labels \[1.5\] are not whole numbers"),

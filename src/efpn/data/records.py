@@ -64,8 +64,12 @@ class Record:
                 "area": np.full(count, np.nan) if area is None else np.asarray(area, np.float64),
             }
         except (TypeError, ValueError, IndexError) as error:
-            raise UserError(f"Record of image {image_id} ({path}): {error}; see efpn.data.records") from error
-        for name, shape in (("boxes", (count, 4)), ("labels", (count,)), ("crowd", (count,)), ("area", (count,))):
+            raise UserError(
+                f"Record of image {image_id} ({path}): {error}; see A data format in CONTRIBUTING.md"
+            ) from error
+        if corners.shape != (count, 4):
+            raise UserError(f"Record of image {image_id} ({path}): boxes is {corners.shape}; it has to be (n, 4)")
+        for name, shape in (("labels", (count,)), ("crowd", (count,)), ("area", (count,))):
             if given[name].shape != shape:
                 raise UserError(
                     f"Record of image {image_id} ({path}): {name} is {given[name].shape}; with {count} boxes it has to "

@@ -163,7 +163,8 @@ def make_extension(
         inspect.signature(upsampler).bind(channels=channels)
     except TypeError as error:
         name = getattr(upsampler, "func", upsampler).__name__
-        raise UserError(f"extension.upsampler: {name} is built with channels={channels}, but {error}") from None
+        fix = "let its __init__ take channels, the pyramid's depth"
+        raise UserError(f"extension.upsampler: {name} is built with channels={channels}, but {error}; {fix}") from None
     return Extension(
         upsampler(channels=channels), c2_channels, channels, c3_channels=c3_channels if c3 else None, **more
     )
