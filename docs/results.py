@@ -104,9 +104,9 @@ class Page:
         told = [c in SHARED and bound[c] - floor[c] >= 0.005 for c in columns]
         return [f"{share(row, floor, bound, c):.0%}" if one else "" for c, one in zip(columns, told, strict=True)]
 
-    def shares_of(self, path: str, row: str, columns: Sequence[str]) -> list[str]:
-        """What a row takes of the oracle head's gain by a summary, as cells of a table."""
-        found = self._row(path, row)["shares"]["oracle_head"]
+    def shares_of(self, path: str, row: str, columns: Sequence[str], bound: str = "oracle_head") -> list[str]:
+        """What a row takes of the oracle head's gain by a summary that calls it ``bound``, as cells of a table."""
+        found = self._row(path, row)["shares"][bound]
         return [share_told(found.get(column)) for column in columns]
 
     def glance(self, sets: dict[str, str], metrics: Sequence[str]) -> str:
@@ -204,9 +204,9 @@ def cell(result: Result, column: str) -> str:
 
 
 def spread(of: dict[str, Any]) -> str:
-    """A mean over seeds and their standard deviation."""
-    mean, std = (f"{of[key]:.3f}".removeprefix("0") for key in ("mean", "std"))
-    return f"{mean} ± {std}"
+    """A mean over seeds and their standard deviation, where there are several."""
+    numbers = [of[key] for key in ("mean", "std") if of.get(key) is not None]
+    return " ± ".join(f"{value:.3f}".removeprefix("0") for value in numbers)
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
