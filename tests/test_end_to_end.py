@@ -231,14 +231,14 @@ def test_a_phase_of_a_replaced_baseline_is_not_kept(trained: Path, data: Path, t
     shutil.copytree(trained, tmp_path / "demo/seed0")
     changed_baseline = "phases.baseline.task.optimizer.lr=0.001"
     train(tiny(tmp_path, data, "phase=baseline", "overwrite=true", changed_baseline))
-    with pytest.raises(UserError, match=r"phase=distill .* started from another baseline .*overwrite=true trains it"):
+    with pytest.raises(UserError, match=r"phase=distill .* started from another baseline .*overwrite=true` trains it"):
         train(tiny(tmp_path, data, "resume=true", changed_baseline))
     assert broken_lineage(saved_runs(str(trained))) == []
     said = broken_lineage(saved_runs(str(tmp_path / "demo/seed0")))
     assert "demo/distill started from another baseline than the one that stands here" in said
     assert not any("finetune" in one for one in said)  # its distillation is the one that stands here
     train(tiny(tmp_path, data, "phase=distill", "overwrite=true", changed_baseline))
-    with pytest.raises(UserError, match=r"phase=finetune .* started from another distill .*overwrite=true trains it"):
+    with pytest.raises(UserError, match=r"phase=finetune .* started from another distill .*overwrite=true` trains it"):
         train(tiny(tmp_path, data, "resume=true", changed_baseline))
     assert len(broken_lineage(saved_runs(str(tmp_path / "demo/seed0")))) == 1
     under_way = dict.fromkeys(("state_dict", "loops", "optimizer_states", "lr_schedulers", "global_step", "epoch"))

@@ -13,7 +13,7 @@ from torch import nn
 from deploy.conftest import SIZES, agrees, blank, noise, random_detector
 from efpn.deploy.graph import DetectorGraph
 from efpn.models import Resize, fasterrcnn_resnet50_efpn
-from efpn.models.filters import picked, survivors
+from efpn.models.filters import survivors
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("graph")]  # what is exported once serves all
 
@@ -50,7 +50,8 @@ class Survivors(nn.Module):
     """NMS over the boxes of some score, whose number the trace does not know."""
 
     def forward(self, boxes, scores):
-        boxes, scores = picked(scores > 0.5, boxes, scores)
+        rows = torch.where(scores > 0.5)[0]
+        boxes, scores = boxes[rows], scores[rows]
         return boxes[survivors(boxes, scores, 0.5)]
 
 
