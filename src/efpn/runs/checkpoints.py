@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -45,12 +44,14 @@ def first_non_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
     named = [(name, tensor) for name, tensor in tensors if tensor.is_floating_point() and tensor.numel()]
     if not named:
         return None
-    largest = torch.stack([norm.float() for norm in torch._foreach_norm([t for _, t in named], math.inf)])
-    if largest.isfinite().all():  # the one time that a GPU is waited for
+    sizes = torch.stack([norm.float() for norm in torch._foreach_norm([t for _, t in named])])
+    if sizes.isfinite().all():  # the one time that a GPU is waited for
         return None
-    found = largest.isfinite().logical_not().nonzero()[0].item()
-    name, tensor = named[int(found)]
-    return f"{name} is {'nan' if tensor.isnan().any() else 'inf'}"
+    for at in sizes.isfinite().logical_not().nonzero().flatten().tolist():  # a sum of squares may overflow by itself
+        name, tensor = named[at]
+        if not tensor.isfinite().all():
+            return f"{name} is {'nan' if tensor.isnan().any() else 'inf'}"
+    return None
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
