@@ -12,7 +12,8 @@ import torch
 from helpers import TINY
 from scripts import Call
 
-from efpn.runs.checkpoints import read_checkpoint, read_tensors
+from efpn.runs.checkpoints import read_checkpoint
+from efpn.weights import read_tensors
 
 pytestmark = pytest.mark.slow
 

@@ -14,9 +14,10 @@ from helpers import TINY, tiny
 from scripts import Call
 
 from efpn.errors import Interrupted
-from efpn.runs.checkpoints import Checkpoint, read_checkpoint, read_tensors
+from efpn.runs.checkpoints import Checkpoint, read_checkpoint
 from efpn.tasks.base import DetectorTask
 from efpn.training.run import train
+from efpn.weights import read_tensors
 
 pytestmark = pytest.mark.slow
 PLACE = "demo/seed0/baseline/weights.ckpt"

@@ -77,9 +77,14 @@ def test_no_network_is_named_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> 
 def test_weights_come_from_a_local_file(tmp_path: Path) -> None:
     net = timm.create_model("convnext_atto", num_classes=3)
     torch.save(net.state_dict(), tmp_path / "weights.pth")
-    backbone = Timm("convnext_atto", weights=str(tmp_path / "weights.pth"))
-    assert torch.equal(backbone.net["stages_1"].blocks[0].conv_dw.weight, net.stages[1].blocks[0].conv_dw.weight)
-    with pytest.raises(UserError, match=r"does not fit convnext_femto: \d+ missing or of another shape"):
+    pytest.importorskip("safetensors.torch").save_file(net.state_dict(), tmp_path / "weights.safetensors")
+    for file in ("weights.pth", "weights.safetensors"):
+        backbone = Timm("convnext_atto", weights=str(tmp_path / file))
+        assert torch.equal(backbone.net["stages_1"].blocks[0].conv_dw.weight, net.stages[1].blocks[0].conv_dw.weight)
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "weights.safetensors").read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"weights file .*cut.safetensors: damaged or truncated .* or copy it anew"):
+        Timm("convnext_atto", weights=str(tmp_path / "cut.safetensors"))
+    with pytest.raises(UserError, match=r"does not fit: \d+ of another shape .*; give timm.s .* of convnext_femto"):
         Timm("convnext_femto", weights=str(tmp_path / "weights.pth"))
     with pytest.raises(UserError, match=r"nothing.pth: not found"):
         Timm("convnext_atto", weights=str(tmp_path / "nothing.pth"))

@@ -9,7 +9,8 @@ import torch
 
 from efpn.errors import UserError
 from efpn.models import FTT, EFPNDetector, Extension, ResNet, SmallRoIs, build_faster_rcnn
-from efpn.runs.checkpoints import Checkpoint, load_checkpoint, read_checkpoint, read_tensors
+from efpn.runs.checkpoints import Checkpoint, load_checkpoint, read_checkpoint
+from efpn.weights import read_tensors
 
 
 def detector(*, extended: bool = False, own_head: bool = False, channels: int = 8) -> EFPNDetector:
@@ -67,9 +68,7 @@ def test_a_part_that_is_there_is_not_started_again() -> None:
     ],
 )
 def test_another_architecture_is_refused(model: EFPNDetector, saved: EFPNDetector, fresh: list[str]) -> None:
-    with pytest.raises(
-        UserError, match=r"checkpoint x \(phase baseline\) is of another architecture: .*use the backbone"
-    ):
+    with pytest.raises(UserError, match=r"checkpoint x \(phase baseline\) does not fit: .*use the backbone"):
         load_checkpoint(model, checkpoint(saved), fresh, Path("x"))
 
 

@@ -15,10 +15,10 @@ from helpers import TINY, run, tiny
 from efpn.entry import WAYS_OUT, in_one_line
 from efpn.errors import UserError
 from efpn.runs import files
-from efpn.runs.checkpoints import read_tensors
 from efpn.runs.saved import saved_runs
 from efpn.tasks.base import DetectorTask
 from efpn.training.run import train
+from efpn.weights import read_tensors
 
 pytestmark = pytest.mark.slow
 
@@ -93,7 +93,7 @@ def test_what_is_no_resume_point_is_named(interrupted: Path, data: Path, tmp_pat
 
 def test_a_resume_point_of_another_model_is_named(interrupted: Path, data: Path, tmp_path: Path) -> None:
     options = [f"ckpt_path={interrupted / 'last.ckpt'}", "name=other", "model.channels=16"]
-    with pytest.raises(UserError, match=r"resume point .*last\.ckpt is of another architecture: .*instead of"):
+    with pytest.raises(UserError, match=r"resume point .*last\.ckpt does not fit: .*instead of"):
         train(tiny(tmp_path, data, "phase=baseline", *options))
 
 

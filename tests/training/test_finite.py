@@ -9,9 +9,10 @@ import torch
 from helpers import TINY, run, tiny
 
 from efpn.errors import UserError
-from efpn.runs.checkpoints import Checkpoint, first_non_finite, read_tensors
+from efpn.runs.checkpoints import Checkpoint
 from efpn.tasks import DetectionTask
 from efpn.training.run import train
+from efpn.weights import first_non_finite, read_tensors
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
-import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from efpn.errors import UserError
 from efpn.types import LevelSpec
+from efpn.weights import read_tensors, require_fit
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NAMES, STRIDES = ("c2", "c3", "c4", "c5"), (4, 8, 16, 32)
@@ -155,17 +155,9 @@ class ResNet(Backbone):
 
     def load_weights(self, weights: str, arch: str) -> None:
         """Load ImageNet weights by name or from a local file, strictly but for the classifier ``fc``."""
-        state = _downloaded(arch) if weights == "imagenet" else read_state_dict(weights)
-        state = {k: v.float() for k, v in state.items() if not k.startswith("fc.") and "num_batches" not in k}
-        own = {k: v for k, v in self.state_dict().items() if "num_batches" not in k}
-        wrong = {
-            "missing": [k for k in own if k not in state],
-            "unexpected": [k for k in state if k not in own],
-            "of another shape": [k for k in own if k in state and own[k].shape != state[k].shape],
-        }
-        if any(wrong.values()):
-            found = ", ".join(_few(what, keys) for what, keys in wrong.items())
-            raise UserError(f"backbone.weights={weights}: does not fit {arch}: {found}; give torchvision's {arch}")
+        state = _downloaded(arch) if weights == "imagenet" else read_weights(weights)
+        state = {k: v.float() for k, v in state.items() if not k.startswith("fc.")}
+        require_fit(state, self.state_dict(), f"backbone.weights={weights}", f"give torchvision's {arch}")
         self.load_state_dict(state, strict=False)
 
 
@@ -176,19 +168,10 @@ def checked_norm(norm: str) -> str:
     return norm
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read a flat state dict with ``weights_only=True``.
-
-    Raises:
-        UserError: the file is missing, truncated or holds something else.
-    """
-    if not Path(path).is_file():
-        raise UserError(f"weights file {path}: not found; check the path (backbone.weights=FILE)")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen types for a damaged file
-        raise UserError(f"weights file {path}: cannot be read ({error}); download or copy it again") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
+def read_weights(path: str) -> dict[str, Tensor]:
+    """A file's state dict, also where it lies there as ``state_dict`` or ``model`` (raises `UserError`: none)."""
+    state = read_tensors(Path(path), "weights file", "give backbone.weights=FILE")
+    state = state.get("state_dict", state.get("model", state))
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"weights file {path}: holds no state dict (name -> tensor); save model.state_dict()")
     return state
@@ -215,8 +198,3 @@ def _downloaded(arch: str) -> dict[str, Tensor]:
             "and give its path as backbone.weights=FILE, or train from random weights with backbone.weights=null "
             "backbone.norm=batch backbone.trainable_stages=5"
         ) from error
-
-
-def _few(what: str, keys: list[str]) -> str:
-    shown = ", ".join(keys[:3]) + (" ..." if len(keys) > 3 else "")
-    return f"{len(keys)} {what}" + (f" ({shown})" if keys else "")

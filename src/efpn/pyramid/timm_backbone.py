@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from efpn.errors import UserError
-from efpn.pyramid.backbones import NAMES, STRIDES, Backbone, checked_norm
+from efpn.pyramid.backbones import NAMES, STRIDES, Backbone, checked_norm, read_weights
 from efpn.types import LevelSpec
+from efpn.weights import require_fit
 
 
 class Timm(Backbone):
@@ -98,27 +98,15 @@ class Timm(Backbone):
 
     def _load(self, path: str, name: str) -> None:
         """Load timm's state dict from a local file; ``features_only`` calls ``stages.0`` ``stages_0``."""
-        from timm.models import load_state_dict
-
-        if not Path(path).is_file():
-            raise UserError(f"weights file {path}: not found; check the path (backbone.weights=FILE)")
-        try:
-            given: dict[str, Tensor] = load_state_dict(path, use_ema=False, weights_only=True)
-        except Exception as error:  # half a dozen types for a damaged file
-            raise UserError(f"weights file {path}: cannot be read ({error}); download or copy it again") from error
         children = {".".join(child.rsplit("_", 1)): child for child in self.net if "_" in child}
-        state = {}
-        for key, value in given.items():
+        own, state = self.net.state_dict(), {}
+        for key, value in read_weights(path).items():
             dotted = next((old for old in children if key.startswith(f"{old}.")), None)
-            state[key.replace(dotted, children[dotted], 1) if dotted else key] = value
-        own = {k: v for k, v in self.net.state_dict().items() if "num_batches" not in k}
-        wrong = [k for k, v in own.items() if k not in state or state[k].shape != v.shape]
-        if wrong:
-            raise UserError(
-                f"backbone.weights={path}: does not fit {name}: {len(wrong)} missing or of another shape "
-                f"({', '.join(wrong[:3])} ...); give timm's own state dict of {name}"
-            )
-        self.net.load_state_dict({k: state[k].float() for k in own}, strict=False)
+            key = key.replace(dotted, children[dotted], 1) if dotted else key
+            if key in own:  # not the classifier
+                state[key] = value.float()
+        require_fit(state, own, f"backbone.weights={path}", f"give timm's own state dict of {name}")
+        self.net.load_state_dict(state, strict=False)
 
 
 def _features_of(name: str, pretrained: bool) -> Any:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from efpn import __version__
 from efpn.errors import UserError
 from efpn.models import EFPNDetector
 from efpn.runs.files import CHECKPOINT_FILE, RESUME_FILE, write_bytes
+from efpn.weights import first_non_finite, read_tensors, require_fit
+
+AS_TRAINED: Final = "use the backbone, extension and classes that it was trained with"
 
 
 @dataclass(frozen=True)
@@ -37,39 +39,6 @@ class Checkpoint:
         file = io.BytesIO()
         torch.save(asdict(self), file)
         write_bytes(path, file.getvalue())
-
-
-def first_non_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
-    """The first of the named tensors that holds NaN or infinity, as ``name is nan``; None where all are finite."""
-    named = [(name, tensor) for name, tensor in tensors if tensor.is_floating_point() and tensor.numel()]
-    if not named:
-        return None
-    sizes = torch.stack([norm.float() for norm in torch._foreach_norm([t for _, t in named])])
-    if sizes.isfinite().all():  # the one time that a GPU is waited for
-        return None
-    for at in sizes.isfinite().logical_not().nonzero().flatten().tolist():  # a sum of squares may overflow by itself
-        name, tensor = named[at]
-        if not tensor.isfinite().all():
-            return f"{name} is {'nan' if tensor.isnan().any() else 'inf'}"
-    return None
-
-
-def read_tensors(path: Path) -> dict[str, Any]:
-    """Load a checkpoint of ours, ``weights_only=True`` (raises `UserError`: it is missing, damaged or none of ours)."""
-    if not path.is_file():
-        raise UserError(f"checkpoint {path}: not found; check the path")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(state, dict):
-            raise TypeError(f"it holds a {type(state).__name__}")
-        return state
-    except Exception as error:  # torch raises half a dozen types for a damaged file
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(error, UnpicklingError):
-            first = "no checkpoint, or one that is more than numbers and text"  # torch's advice is to run its code
-        raise UserError(
-            f"checkpoint {path}: damaged or truncated ({first}); delete it and run its phase again, or copy it anew"
-        ) from error
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -94,38 +63,13 @@ def read_resume_point(path: Path) -> dict[str, Any]:
     return state
 
 
-def state_bytes(model: nn.Module, optimizer: bool = False) -> int:
-    """Bytes of a model's weights and buffers, and at the least of an optimizer's memory of what trains."""
-    tensors = [*model.state_dict().values(), *(p for p in model.parameters() if optimizer and p.requires_grad)]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def require_same_shapes(
-    state: Mapping[str, Tensor], own: Mapping[str, Tensor], what: str, may_lack: Sequence[str]
-) -> None:
-    """Raise `UserError` unless two state dicts have the same keys and shapes; ``may_lack`` are prefixes of keys."""
-    lacking = [key for key in own if key not in state and not key.startswith(tuple(may_lack))]
-    unexpected = [key for key in state if key not in own]
-    reshaped = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    if lacking or unexpected or reshaped:
-        raise UserError(
-            f"{what} is of another architecture: {len(lacking)} missing {lacking[:3]}, {len(unexpected)} unexpected "
-            f"{unexpected[:3]}, {len(reshaped)} of another shape {reshaped[:2]}; use the backbone, extension and "
-            "classes that it was trained with"
-        )
-
-
 def load_checkpoint(detector: EFPNDetector, checkpoint: Checkpoint, fresh: Sequence[str], source: Path) -> None:
     """Load strictly (raises `UserError`: any difference, and ``source``, the file).
 
     Only parts of ``fresh``, prefixes of `EFPNDetector.starters`, may be lacking: these are started.
     """
     state, own = checkpoint.state_dict, detector.state_dict()
-    require_same_shapes(state, own, f"checkpoint {source} (phase {checkpoint.phase})", fresh)
+    require_fit(state, own, f"checkpoint {source} (phase {checkpoint.phase})", AS_TRAINED, fresh)
     missing = [key for key in own if key not in state]
     detector.load_state_dict(state, strict=False)
     for prefix, start in detector.starters().items():

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from efpn.errors import Interrupted, UserError
-from efpn.runs.checkpoints import first_non_finite, state_bytes
 from efpn.runs.files import RESUME_FILE, naming
 from efpn.signals import TIME_UP, SignalWatch, requeue
 from efpn.tasks.base import DetectorTask
+from efpn.weights import first_non_finite, state_bytes
 
 SMALLEST_SCALE = 1.0  # of the loss in 16-mixed: from here on it is no overflow of half precision any more
 

@@ -20,14 +20,7 @@ from efpn.errors import UserError
 from efpn.metrics.score import SplitScorer, metric_names
 from efpn.models import EFPNDetector
 from efpn.ranges import TRAIN, check_targets, check_values
-from efpn.runs.checkpoints import (
-    Checkpoint,
-    load_checkpoint,
-    read_checkpoint,
-    read_resume_point,
-    require_same_shapes,
-    state_bytes,
-)
+from efpn.runs.checkpoints import AS_TRAINED, Checkpoint, load_checkpoint, read_checkpoint, read_resume_point
 from efpn.runs.files import (
     CHECKPOINT_FILE,
     CONFIG_FILE,
@@ -60,6 +53,7 @@ from efpn.signals import SignalWatch, requeued
 from efpn.tasks.base import DetectorTask
 from efpn.training.callbacks import ResumePoint, StopNonFinite
 from efpn.training.progress import print_summary
+from efpn.weights import require_fit, state_bytes
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +195,7 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
         for logger in trainer.loggers:  # before the folder: one without an account costs an earlier run no weights
             logger.log_hyperparams(plain_config(cfg))
         if resume and point:
-            require_same_shapes(point["state_dict"], task.state_dict(), f"resume point {resume}", [])
+            require_fit(point["state_dict"], task.state_dict(), f"resume point {resume}", AS_TRAINED)
             data.batches_done = point["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"]
         if trainer.is_global_zero:
             open_folder(cfg, run, record, detector, keep=resume == run.folder / RESUME_FILE)
