@@ -170,8 +170,9 @@ MODEL: Final = keys({
     SHARE: "model.*_iou model.*.score_thresh model.*.nms_thresh model.r*.positive_fraction",
     maybe(SHARE): "*mining.nms",
     maybe(number(" greater than 0, up to 1", lambda v: 0 < v <= 1)): "*mining.keep",
-    FLAG: "model.small.own_head *extension.c3 *extension.post_conv *extension.upsampler.outer_skip "
+    FLAG: "model.small.own_head *extension.c3 *extension.upsampler.outer_skip "
     "*extension.upsampler.tail",
+    choice("true", "false", "separable"): "*extension.post_conv",
     choice("p2", "p3", "p2_ext", "p3_ext"): "model.small.level",
 })  # fmt: skip
 TRAINER: Final = keys({
