@@ -6,11 +6,10 @@ A new one is an `EFPNDetector` that turns levels into losses and detections, and
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
@@ -150,17 +149,6 @@ class EFPNDetector(nn.Module, abc.ABC):
             raise ValueError("a pair comes at its size: build the detector with resize=None")
         batch_1x, _ = self.transform(images_1x)
         return batch_1x, self._double(batch_1x, images_1x, images_2x)
-
-    @torch.no_grad()
-    def detect(self, features: Features, images: ImageList, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
-        """Heads and post-processing on ready-made levels.
-
-        Args:
-            features: the levels by name.
-            images: torchvision's `ImageList` of the batch.
-            sizes: ``(height, width)`` that the boxes are brought back to.
-        """
-        return self.transform.postprocess(self.detections(features, images), images.image_sizes, list(sizes))
 
 
 def make_transform(backbone: EFPNBackbone, resize: Resize | None) -> GeneralizedRCNNTransform:
