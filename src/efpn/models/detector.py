@@ -64,7 +64,7 @@ class EFPNDetector(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def losses(self, features: Features, images: ImageList, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Named losses of a batch.
+        """Named losses of a batch, whatever is frozen (an extension may train alone).
 
         Args:
             features: levels by name.
@@ -79,9 +79,6 @@ class EFPNDetector(nn.Module, abc.ABC):
     @abc.abstractmethod
     def starters(self) -> dict[str, Callable[[], None]]:
         """Parts that a phase may add to a trained detector: name prefix -> how they start from what is trained."""
-
-    def give_losses(self, mode: bool) -> None:
-        """Give losses in training whatever is frozen (an extension may train alone)."""
 
     def forward(
         self,

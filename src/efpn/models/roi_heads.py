@@ -202,10 +202,10 @@ class PyramidRoIHeads(RoIHeads):
         """Classify and refine the proposals; all boxes in 1x pixels.
 
         Returns:
-            In training no detections and the losses ``loss_classifier`` and ``loss_box_reg``; else per image
+            With targets no detections and the losses ``loss_classifier`` and ``loss_box_reg``; else per image
             ``boxes, labels, scores`` after one NMS over the RoIs of all levels, and no losses.
         """
-        if self.training:
+        if targets is not None:  # frozen heads are in eval mode in training too
             proposals, labels, deltas = self._training_rois(features, proposals, image_shapes, targets)
             outputs = self.box_outputs(features, proposals, image_shapes)
             return [], box_losses(*outputs, labels, deltas)
@@ -223,7 +223,13 @@ class PyramidRoIHeads(RoIHeads):
 
         In float32 under autocast too: boxes are decoded in their dtype.
         """
-        logits, deltas = self._by_level(self.box_roi_pool(features, proposals, image_shapes), proposals)
+        pooled = self.box_roi_pool(features, proposals, image_shapes)
+        if self.small_head is None:
+            logits, deltas = self.box_predictor(self.box_head(pooled))
+        else:
+            small = self.box_roi_pool.is_small(torch.cat(proposals))
+            others, smalls = self.box_predictor(self.box_head(pooled[~small])), self.small_head(pooled[small])
+            logits, deltas = (interleave(*pair, small) for pair in zip(others, smalls, strict=True))
         return logits.float(), deltas.float()
 
     def ranked(
@@ -240,14 +246,6 @@ class PyramidRoIHeads(RoIHeads):
         decoded = self.box_coder.decode_single(deltas, proposals).unflatten(1, (-1, 4))
         return chosen(decoded[:, 1:], logits.softmax(-1)[:, 1:], size)
 
-    def _by_level(self, pooled: Tensor, proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
-        if self.small_head is None:
-            return self.box_predictor(self.box_head(pooled))
-        small = self.box_roi_pool.is_small(torch.cat(proposals))
-        others = self.box_predictor(self.box_head(pooled[~small]))
-        smalls = self.small_head(pooled[small])
-        return interleave(others[0], smalls[0], small), interleave(others[1], smalls[1], small)
-
     def start_small_head(self) -> None:
         """Start the small RoIs' head from the other one."""
         assert self.small_head is not None, "the model was built without a head for small RoIs"
@@ -261,13 +259,13 @@ class PyramidRoIHeads(RoIHeads):
         features: dict[str, Tensor],
         proposals: list[Tensor],
         image_shapes: list[tuple[int, int]],
-        targets: list[dict[str, Tensor]] | None,
+        targets: list[dict[str, Tensor]],
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         if self.ohem is None:
-            rois, labels, deltas = self.candidates(proposals, targets or [])
+            rois, labels, deltas = self.candidates(proposals, targets)
             chosen = self.subsample(labels)
         else:
-            rois, labels, deltas = self.small_candidates(proposals, targets or [])
+            rois, labels, deltas = self.small_candidates(proposals, targets)
             with torch.no_grad():
                 outputs = self.box_outputs(features, rois, image_shapes)
                 losses = roi_losses(*outputs, torch.cat(labels), torch.cat(deltas))
