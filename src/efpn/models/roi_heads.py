@@ -19,7 +19,7 @@ from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.ops import MultiScaleRoIAlign, nms
 from torchvision.ops.poolers import initLevelMapper
 
-from efpn.errors import UserError, require_count, require_share
+from efpn.errors import UserError
 from efpn.models.crowds import leave_out_crowds
 from efpn.models.filters import DetectionFilter, Ranked
 from efpn.pyramid.tiles import TiledLevel
@@ -44,10 +44,6 @@ class RoISettings:
     # (COCO's ``small_roi_below``), 448 moves all levels down by one, so that P2 is read again
     canonical_size: int = 224
 
-    def __post_init__(self) -> None:
-        """Refuse a size by which eq. 2 has no level."""
-        require_count("model.roi.canonical_size", self.canonical_size, least=1)
-
 
 @dataclass(frozen=True)
 class OHEM:
@@ -65,15 +61,10 @@ class OHEM:
     nms: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse numbers by which nothing could be mined."""
-        if self.per_image is not None:
-            require_count("mining.per_image", self.per_image, least=1)
-        for name in ("keep", "nms"):
-            value = getattr(self, name)
-            if value is not None:
-                require_share(f"mining.{name}", value)
-        if self.keep == 0:
-            raise UserError("mining.keep=0: nothing would train; give a share above 0, or null for all")
+        """Refuse numbers by which nothing would train, without a word."""
+        for name in ("per_image", "keep"):
+            if getattr(self, name) == 0:
+                raise UserError(f"mining.{name}=0: nothing would train; null for all")
 
     def hardest(self, rois: list[Tensor], losses: Tensor) -> list[Tensor]:
         """Rows of the RoIs that train, image by image, hardest first.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from efpn.errors import UserError
-from efpn.pyramid.backbones import NAMES, STRIDES, Backbone, FrozenBatchNorm, checked_norm, read_weights
+from efpn.pyramid.backbones import NAMES, NORMS, STRIDES, Backbone, FrozenBatchNorm, read_weights
 from efpn.types import LevelSpec
 from efpn.weights import require_fit
 
@@ -38,7 +38,7 @@ class Timm(Backbone):
     ) -> None:
         super().__init__()
         self.net = _features_of(name, pretrained=weights == "imagenet")
-        if checked_norm(norm) == "frozen":
+        if NORMS[norm] is FrozenBatchNorm:
             freeze_norms(self.net)
         if weights not in (None, "imagenet"):
             self._load(str(weights), name)
