@@ -26,6 +26,7 @@ from efpn.pyramid.tiles import TiledLevel
 from efpn.types import LevelSpec
 
 POOLED_SIDE = 7
+SAMPLES = 2  # points per pooled cell and axis
 LEVELS = ("p2", "p3", "p4", "p5")
 
 
@@ -110,7 +111,6 @@ class PyramidRoIAlign(nn.Module):
     Args:
         levels: what there is to pool from.
         small: the rule for small RoIs, or None for a plain FPN.
-        sampling_ratio: sampling points per pooled cell and axis.
         canonical_size: of eq. 2, see `RoISettings`.
     """
 
@@ -118,14 +118,13 @@ class PyramidRoIAlign(nn.Module):
         self,
         levels: Sequence[LevelSpec],
         small: SmallRoIs | None = None,
-        sampling_ratio: int = 2,
         canonical_size: int = 224,
     ) -> None:
         super().__init__()
         named = {level.name: level for level in levels}
         self.small = small
-        self.regular = pooler([named[name] for name in LEVELS], sampling_ratio, canonical_size)
-        self.extended = pooler([named[small.level]], sampling_ratio) if small else None
+        self.regular = pooler([named[name] for name in LEVELS], canonical_size)
+        self.extended = pooler([named[small.level]]) if small else None
 
     def forward(self, features: dict[str, Any], proposals: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         """Pool every RoI from its level, ``(R, C, S, S)`` in the order of ``proposals`` (boxes in 1x pixels)."""
@@ -290,13 +289,13 @@ class PyramidRoIHeads(RoIHeads):
         return _pick(rois, small), _pick(labels, small), _pick(deltas, small)
 
 
-def pooler(levels: Sequence[LevelSpec], sampling_ratio: int, canonical_size: int = 224) -> MultiScaleRoIAlign:
+def pooler(levels: Sequence[LevelSpec], canonical_size: int = 224) -> MultiScaleRoIAlign:
     """torchvision's RoIAlign over ``levels`` by eq. 2, told their strides.
 
     It would guess them from its first batch and keep them, wrong for good if those images are under about 45 px.
     """
     names = [level.name for level in levels]
-    align = MultiScaleRoIAlign(names, POOLED_SIDE, sampling_ratio, canonical_scale=canonical_size)
+    align = MultiScaleRoIAlign(names, POOLED_SIDE, SAMPLES, canonical_scale=canonical_size)
     align.scales = [1 / level.stride for level in levels]
     finest, coarsest = (int(math.log2(level.stride)) for level in (levels[0], levels[-1]))
     align.map_levels = initLevelMapper(finest, coarsest, align.canonical_scale, align.canonical_level)

@@ -135,13 +135,14 @@ class WholePass(nn.Module):
 
     Args:
         channels: depth of the pyramid.
-        source: which map is given as P3', as in `Extension`.
-        depths: of the backbone's stages; not needed.
+        c2_channels: not needed.
+        c3_channels: not needed.
     """
 
-    def __init__(self, channels: int, source: Source = "inner", **depths: int) -> None:
+    source: Source = "inner"  # which map is given as P3', see `Extension`
+
+    def __init__(self, channels: int, c2_channels: int | None = None, c3_channels: int | None = None) -> None:
         super().__init__()
-        self.source = source
         self.levels = extended_levels(channels)
 
     def extend(self, backbone: EFPNBackbone, pyramid: Pyramid, fine: Fine) -> tuple[Tensor, Tensor]:
@@ -153,7 +154,7 @@ class WholePass(nn.Module):
         if fine.cells == 1:
             raise UserError("WholePass runs on an image of twice the size: give detail=doubled or image_2x")
         second = backbone.pyramid(fine.map)
-        return (second.inner if self.source == "inner" else second.output)["p3"], second.output["p2"]
+        return second.inner["p3"], second.output["p2"]
 
     def start_from(self, fpn: FPN) -> None:
         """There is nothing to start."""

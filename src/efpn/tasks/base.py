@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import pytorch_lightning as pl
 import torch
@@ -20,11 +20,8 @@ from efpn.types import Detections, split_batch
 log = logging.getLogger(__name__)
 
 
-class Scorer(Protocol):
-    """Turns the detections of the images seen into named numbers."""
-
-    def __call__(self, detections: list[dict[str, Any]], image_ids: Sequence[int]) -> Mapping[str, float | None]:
-        """Score COCO-format detections (native pixels) of the images ``image_ids``."""
+# COCO-format detections (native pixels) and the ids of the images seen, to named numbers
+Scorer = Callable[[list[dict[str, Any]], Sequence[int]], Mapping[str, float | None]]
 
 
 class DetectorTask(pl.LightningModule):
