@@ -6,7 +6,7 @@ A new one is an `EFPNDetector` that turns levels into losses and detections, and
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,10 +115,7 @@ class EFPNDetector(nn.Module, abc.ABC):
         """The 2x batch, exactly twice the size of the 1x one."""
         wanted = [(2 * h, 2 * w) for h, w in batch.image_sizes]
         if not isinstance(self.transform, NormalizeAndPad):
-            images_2x = [
-                F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
-                for image, size in zip(images_2x or images, wanted, strict=True)
-            ]
+            images_2x = [to_size(image, size) for image, size in zip(images_2x or images, wanted, strict=True)]
         elif images_2x is None:
             raise ValueError("the extended level reads the 2x images: call the detector with images_2x=")
         if (given := [tuple(image.shape[-2:]) for image in images_2x]) != wanted:
@@ -146,6 +143,13 @@ class EFPNDetector(nn.Module, abc.ABC):
             raise ValueError("a pair comes at its size: build the detector with resize=None")
         batch_1x, _ = self.transform(images_1x)
         return batch_1x, self._double(batch_1x, images_1x, images_2x)
+
+
+def to_size(image: Tensor, size: Sequence[int]) -> Tensor:
+    """A ``(3, h, w)`` image at ``size``, height and width; as it is where it has that."""
+    if list(image.shape[-2:]) == list(size):
+        return image
+    return F.interpolate(image[None], size=list(size), mode="bilinear", antialias=True)[0]
 
 
 def make_transform(backbone: EFPNBackbone, resize: Resize | None) -> GeneralizedRCNNTransform:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops import batched_nms
 
-from efpn.models.detector import EFPNDetector
+from efpn.models.detector import EFPNDetector, to_size
 from efpn.pyramid.upsamplers import upsample2x
 from efpn.types import Detections
 
@@ -129,10 +129,3 @@ def resized(image: Tensor, factor: float) -> Tensor:
     if factor == 0.5:
         return F.avg_pool2d(image, 2)
     return to_size(image, [round(side * factor) for side in image.shape[-2:]])
-
-
-def to_size(image: Tensor, size: Sequence[int]) -> Tensor:
-    """A ``(3, h, w)`` image at ``size``, height and width; as it is where it has that."""
-    if list(image.shape[-2:]) == list(size):
-        return image
-    return F.interpolate(image[None], size=list(size), mode="bilinear", antialias=True)[0]
