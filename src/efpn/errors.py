@@ -33,12 +33,6 @@ def require_count(option: str, value: Any, least: int) -> None:
         raise UserError(f"{option}={value}: must be a whole number, at least {least}")
 
 
-def require_share(option: str, value: Any) -> None:
-    """Raise `UserError` if ``value`` is no number from 0 to 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise UserError(f"{option}={value}: must be a number from 0 to 1")
-
-
 @dataclass(frozen=True)
 class Problem:
     """One mistake in what was given."""

@@ -63,11 +63,11 @@ class DualLoss:
         on_p3_ext: supervise P3' too (dual supervision); False leaves P2' alone.
 
     Raises:
-        UserError: a weight that is no number or negative.
+        UserError: a negative weight, or one that is not finite.
     """
 
     def __init__(self, lambda_pos: float = 1.0, on_p3_ext: bool = True) -> None:
-        if not isinstance(lambda_pos, int | float) or not 0 <= lambda_pos < float("inf"):
+        if not 0 <= lambda_pos < float("inf"):
             raise UserError(f"loss.lambda_pos={lambda_pos}: must be a number, 0 or greater")
         self.lambda_pos = lambda_pos
         self.on_p3_ext = on_p3_ext

@@ -77,7 +77,8 @@ def number(words: str, within: Callable[[float], bool]) -> Rule:
 
 def choice(*values: str) -> Rule:
     """One of a few words (or what YAML makes of them)."""
-    return Rule(f"one of {', '.join(values)}", lambda v: str(v).lower() in values)
+    said = lambda v: str(v).lower() if isinstance(v, bool) else str(v)  # noqa: E731
+    return Rule(f"one of {', '.join(values)}", lambda v: said(v) in values)
 
 
 def maybe(rule: Rule) -> Rule:
@@ -102,6 +103,7 @@ JITTER: Final = Rule(  # beyond, an image without a crop fills the memory
     lambda v: several(POSITIVE, 2).allows(v) and 0.05 <= v[0] <= v[1] <= 4,
 )
 COUNT: Final = whole(1)
+KERNEL: Final = Rule("1 or 3, the kernel of a convolution", lambda v: type(v) is int and v in (1, 3))
 FLAG: Final = Rule("true or false", lambda v: isinstance(v, bool))
 FOLDER_NAME: Final = Rule(
     "the name of one folder: no / or \\, no control characters, not . or .., at most 200 bytes",
@@ -160,12 +162,15 @@ DATA: Final = SHAPE | keys({
 })  # fmt: skip
 MODEL: Final = keys({
     COUNT: "model.channels model.rpn.batch_size model.roi.batch_size model.roi.head_width model.roi.canonical_size "
-    "model.*.detections_per_image model.dense.candidates model.tiles.grid",
+    "model.*.detections_per_image model.dense.candidates model.tiles.grid *extension.upsampler.width "
+    "*extension.upsampler.groups",
+    whole(0): "*extension.upsampler.blocks",
+    whole(0, 5): "*backbone.trainable_stages",
     several(COUNT): "model.*.anchor_sizes",
     several(COUNT, 2): "model.rpn.p*_nms_top_n",
     maybe(COUNT): "*mining.per_image",
     maybe(whole(0)): "model.tiles.margin",
-    POSITIVE: "model.dense.center_radius model.tiles.dense_from",
+    POSITIVE: "model.dense.center_radius model.tiles.dense_from *small.below",
     several(POSITIVE): "model.*.aspect_ratios",
     SHARE: "model.*_iou model.*.score_thresh model.*.nms_thresh model.r*.positive_fraction",
     maybe(SHARE): "*mining.nms",
@@ -173,6 +178,9 @@ MODEL: Final = keys({
     FLAG: "model.small.own_head *extension.c3 *extension.upsampler.outer_skip "
     "*extension.upsampler.tail",
     choice("true", "false", "separable"): "*extension.post_conv",
+    choice("inner", "output"): "*extension.source",
+    KERNEL: "*extension.upsampler.reduction",
+    choice("frozen", "batch"): "*backbone.norm",
     choice("p2", "p3", "p2_ext", "p3_ext"): "model.small.level",
 })  # fmt: skip
 TRAINER: Final = keys({
@@ -188,7 +196,6 @@ TRAIN: Final = DATA | MODEL | TRAINER | keys({
     choice("auto", "true", "false"): "resume",
     FLAG: "overwrite loss.on_p3_ext phases.*.pairs",
     whole(0, 2**32 - 1): "seed",
-    whole(0, 5): "backbone.trainable_stages",
     whole(0): "phases.*.schedule.warmup_steps",
     COUNT: "ftt_width phases.*.max_steps phases.*.checkpoint_every phases.*.val_every callbacks.progress.every",
     maybe(COUNT): "phases.*.reference_batch",

@@ -14,7 +14,6 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
-from efpn.errors import UserError
 from efpn.models import (
     FTT,
     Doubled,
@@ -209,8 +208,6 @@ def test_proposals_of_low_objectness_are_dropped_in_testing_alone() -> None:
     targets = [{"boxes": torch.tensor([[10.0, 10.0, 40.0, 40.0]])}]
     assert len(model.rpn.train()(images, features, targets)[0][0])
     assert len(model.rpn.eval()(images, features, targets)[0][0])  # finetuning, where the RPN is frozen
-    with pytest.raises(UserError, match=r"model.rpn.score_thresh=7: must be a number from 0 to 1"):
-        RPNSettings(score_thresh=7)
 
 
 def test_a_detector_that_resizes_makes_the_2x_image_of_the_file_itself() -> None:

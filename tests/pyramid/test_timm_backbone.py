@@ -65,6 +65,23 @@ def test_a_stage_sees_as_far_as_its_blocks_after_its_stride() -> None:
     assert reach(Timm("resnet18", weights=None).stages[1]) == reach(ResNet("resnet18", weights=None).stages[1]) == 7
 
 
+@pytest.mark.parametrize("name", ["resnet18", "regnety_002"])
+def test_frozen_norms_keep_the_dtype_of_autocast_and_are_timms_in_float32(name: str) -> None:
+    torch.manual_seed(0)
+    learned, frozen = (Timm(name, weights=None, norm=norm).eval() for norm in ("batch", "frozen"))
+    for module in learned.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
+                torch.nn.init.uniform_(tensor, 0.5, 1.5)
+    theirs = timm.layers.freeze_batch_norm_2d(learned.net)
+    assert list(frozen.net.state_dict()) == list(theirs.state_dict())
+    frozen.net.load_state_dict(theirs.state_dict())
+    images = torch.rand(1, 3, 64, 96)
+    torch.testing.assert_close(list(frozen(images).values()), theirs(images)[-4:], rtol=1e-4, atol=1e-4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert {one.dtype for one in frozen(images).values()} == {torch.bfloat16}
+
+
 def test_no_network_is_named_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*args, **options):
         raise OSError("no connection")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ import pytest
 from helpers import tiny
 
 from efpn.errors import UserError
-from efpn.runs.lock import SILENT, Owner, birth, lock
+from efpn.runs.lock import SILENT, Owner, birth, lock, refuse_or_clear
 from efpn.runs.phases import phase_run
 from efpn.training.run import run_or_keep, train
 
@@ -152,3 +153,28 @@ def test_a_damaged_lock_counts_until_it_is_old(damage: bytes, tmp_path: Path) ->
     os.utime(path, (0, 0))
     with lock(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("third", [None, Owner("node9", 4713, "7", None)], ids=["no links", "a third process"])
+def test_the_new_lock_of_a_faster_process_is_put_back(
+    third: Owner | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, rename = leave(tmp_path, Owner("node7", 4711, "5", None), SILENT + 60), Path.rename
+    faster = Owner("node8", 4712, "6", None)
+
+    def late(self: Path, target: Path) -> Path:
+        leave(tmp_path, faster)
+        moved = rename(self, target)
+        if third:
+            leave(tmp_path, third)
+        return moved
+
+    def no_links(*args: object) -> None:
+        raise PermissionError(errno.EPERM, "a file system without links")
+
+    monkeypatch.setattr(Path, "rename", late)
+    if not third:
+        monkeypatch.setattr(os, "link", no_links)
+    refuse_or_clear(path)
+    assert json.loads(path.read_text()) == asdict(third or faster)
+    assert [file.name for file in tmp_path.iterdir()] == [".lock"]

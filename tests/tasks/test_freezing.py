@@ -74,6 +74,18 @@ def test_distillation_moves_every_parameter_of_the_extension_and_nothing_else() 
         assert moved == key.startswith("backbone.extension."), key
 
 
+def test_an_extension_alone_learns_from_the_losses_of_frozen_heads() -> None:
+    model = detector()
+    model.backbone.start_extension()
+    task = DetectionTask(model, trainable=["backbone.extension.*"]).train()
+    task.log_dict = lambda *args, **options: None  # type: ignore[method-assign]
+    images_1x, _, targets = batch()
+    task.training_step((images_1x, targets), 0).backward()
+    assert not any(module.training for module in model.roi_heads.modules() if list(module.parameters()))
+    assert set(task.losses) == {"loss_classifier", "loss_box_reg", "loss"}
+    assert model.backbone.extension.lateral.weight.grad.abs().sum() > 0
+
+
 def test_the_teacher_is_the_same_network_on_the_2x_image() -> None:
     model = detector()
     task = DistillationTask(model, loss=DualLoss(), trainable=["backbone.extension.*"]).train()

@@ -13,6 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from efpn.errors import UserError
+from efpn.runs.sweeps import key_of
 
 PRECISIONS: Final = {"32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 SIZE: Final = 700  # pixels, where none is given
@@ -158,8 +159,3 @@ def choose(option: str, asked: Sequence[str] | None, known: Sequence[str]) -> li
     if strange := [name for name in asked if name not in known]:
         raise UserError(f"{option}={list(asked)}: unknown {', '.join(strange)}; choose from {', '.join(known)}")
     return [name for name in known if name in asked]
-
-
-def key_of(word: str) -> str:
-    """The key of an override, ``size`` of ``size=700``."""
-    return word.split("=", 1)[0].lstrip("+~")

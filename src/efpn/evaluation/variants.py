@@ -9,14 +9,13 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from omegaconf import ListConfig
-from torch import Tensor
 
 from efpn.errors import UserError
-from efpn.models import EFPNDetector, HalfOracle, MultiScale, OnP3Ext, Oracle
+from efpn.models import EFPNDetector, Oracle, half_oracle, multi_scale, on_p3_ext
 from efpn.runs.saved import SavedRun
-from efpn.types import split_batch
+from efpn.types import Detections, split_batch
 
-Found = list[dict[str, Tensor]]
+Found = list[Detections]
 OWN: Final = "own"
 P3_EXT_FROM_P3: Final = {"p3_ext": "p3"}
 
@@ -94,7 +93,7 @@ def find_variants(
 def all_variants(scales: Sequence[float], scaled: Sequence[float]) -> list[Variant]:
     """Every variant; ``scales`` are the multi-scale test's, ``scaled`` those of the plain FPN on an enlarged image."""
     halves = {"c2": EXTENDED, "c3": EXTENDED, "p4": CONTINUED}
-    on_p3_ext: dict[str, Any] = {"pairs": True, "level": "p3_ext", "every_roi": True}
+    of_2x: dict[str, Any] = {"pairs": True, "level": "p3_ext", "every_roi": True}
     enlarged: dict[str, Any] = {"pairs": True, "recorded": False}
     return [
         Variant(OWN, _own),
@@ -103,8 +102,8 @@ def all_variants(scales: Sequence[float], scaled: Sequence[float]) -> list[Varia
         *(Variant("fpn_scaled", partial(_scaled, [one]), PLAIN, marks=f"{one:g}x", **enlarged) for one in scaled),
         *(Variant(f"true_{part}", partial(_half_oracle, part), of, pairs=True) for part, of in halves.items()),
         Variant("on_p3", lambda d, batch: d(batch[0]), PLAIN, level="p3", every_roi=True),
-        Variant("on_p3_2x", lambda d, batch: Oracle(d, P3_EXT_FROM_P3)(batch[1]), PLAIN, **on_p3_ext),
-        Variant("on_p3_ext", lambda d, batch: OnP3Ext(d)(*batch[:2]), DISTILLED, extension=True, **on_p3_ext),
+        Variant("on_p3_2x", lambda d, batch: Oracle(d, P3_EXT_FROM_P3)(batch[1]), PLAIN, **of_2x),
+        Variant("on_p3_ext", lambda d, batch: on_p3_ext(d, *batch[:2]), DISTILLED, extension=True, **of_2x),
         Variant("multi_scale", partial(_scaled, scales), marks="-".join(f"{s:g}" for s in scales), **enlarged),
     ]
 
@@ -115,12 +114,15 @@ def _own(detector: EFPNDetector, batch: Any) -> Found:
 
 
 def _half_oracle(part: str, detector: EFPNDetector, batch: Any) -> Found:
-    return HalfOracle(detector, part)(*batch[:2])
+    return half_oracle(detector, part, *batch[:2])
 
 
 def _scaled(scales: Sequence[float], detector: EFPNDetector, batch: Any) -> Found:
-    return MultiScale(detector, scales)(batch[1])
+    return multi_scale(detector, scales, batch[1])
 
 
 def _fpn_2x(detector: EFPNDetector, batch: Any) -> Found:
-    return [{**found, "boxes": found["boxes"] / 2} for found in detector(batch[1])]
+    found: Found = detector(batch[1])
+    for one in found:
+        one["boxes"] = one["boxes"] / 2
+    return found

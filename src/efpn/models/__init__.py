@@ -3,7 +3,7 @@
 from efpn.models.dense import FCOS, FCOSSettings, RetinaNet, RetinaNetSettings, build_fcos, build_retinanet
 from efpn.models.detector import EFPNDetector, Resize
 from efpn.models.faster_rcnn import FasterRCNN, build_faster_rcnn, fasterrcnn_resnet50_efpn
-from efpn.models.probes import HalfOracle, MultiScale, OnP3Ext, Oracle
+from efpn.models.probes import Oracle, half_oracle, multi_scale, on_p3_ext
 from efpn.models.roi_heads import OHEM, PyramidRoIHeads, RoISettings, SmallRoIs
 from efpn.models.rpn import PyramidRPN, RPNSettings
 from efpn.pyramid.backbones import Backbone, ResNet
@@ -29,11 +29,8 @@ __all__ = [
     "Extension",
     "FCOSSettings",
     "FasterRCNN",
-    "HalfOracle",
     "Image2x",
-    "MultiScale",
     "Nearest",
-    "OnP3Ext",
     "Oracle",
     "Pyramid",
     "PyramidRPN",
@@ -55,5 +52,8 @@ __all__ = [
     "build_fcos",
     "build_retinanet",
     "fasterrcnn_resnet50_efpn",
+    "half_oracle",
     "make_extension",
+    "multi_scale",
+    "on_p3_ext",
 ]

@@ -26,7 +26,7 @@ from torchvision.ops import box_iou
 
 from efpn.errors import UserError
 from efpn.models.crowds import LEFT_OUT, leave_out_crowds
-from efpn.models.detector import EFPNDetector, Features, Resize, make_neck, make_transform
+from efpn.models.detector import EFPNDetector, Features, make_neck, make_transform
 from efpn.models.roi_heads import SmallRoIs
 from efpn.models.rpn import Float32Anchors, require_anchors
 from efpn.pyramid.backbones import Backbone
@@ -82,7 +82,6 @@ class DenseDetector(EFPNDetector):
         levels: those that the head reads, the finest first.
         num_classes: classes with the background.
         small: whether the first level has a head of its own; None: not.
-        resize: see `Resize`; None where the data are already at their size.
     """
 
     head: Any
@@ -97,10 +96,9 @@ class DenseDetector(EFPNDetector):
         levels: Sequence[LevelSpec],
         num_classes: int,
         small: SmallRoIs | None,
-        resize: Resize | None,
     ) -> None:
         """Say which levels the head reads, the one that may have a head of its own first."""
-        self.transform = make_transform(backbone, resize)
+        self.transform = make_transform(backbone, None)
         self.level_names = [level.name for level in levels]
         self.num_classes = num_classes
         self.small = small
@@ -174,7 +172,6 @@ class RetinaNet(DenseDetector, tv.RetinaNet):
         num_classes: int,
         settings: RetinaNetSettings,
         small: SmallRoIs | None = None,
-        resize: Resize | None = None,
     ) -> None:
         names = [level.name for level in backbone.fpn.levels]
         sizes = dict(zip(names, map(float, settings.anchor_sizes), strict=True))
@@ -196,7 +193,7 @@ class RetinaNet(DenseDetector, tv.RetinaNet):
             detections_per_img=settings.detections_per_image,
             topk_candidates=settings.candidates,
         )
-        self.set_up(backbone, levels, num_classes, small, resize)
+        self.set_up(backbone, levels, num_classes, small)
 
     def loss_terms(
         self,
@@ -226,7 +223,6 @@ class FCOS(DenseDetector, tv.FCOS):
         num_classes: int,
         settings: FCOSSettings,
         small: SmallRoIs | None = None,
-        resize: Resize | None = None,
     ) -> None:
         tv.FCOS.__init__(
             self,
@@ -240,7 +236,7 @@ class FCOS(DenseDetector, tv.FCOS):
             detections_per_img=settings.detections_per_image,
             topk_candidates=settings.candidates,
         )
-        self.set_up(backbone, levels, num_classes, small, resize)
+        self.set_up(backbone, levels, num_classes, small)
 
     def loss_terms(
         self,
@@ -271,7 +267,6 @@ def _build(
     detail: Detail | None = None,
     dense: RetinaNetSettings | FCOSSettings | None = None,
     small: SmallRoIs | None = None,
-    resize: Resize | None = None,
 ) -> DenseDetector:
     """Put a detector together; arguments as in `build_faster_rcnn`, ``dense`` its numbers.
 
@@ -285,7 +280,7 @@ def _build(
         raise UserError(f"model.small.level={small.level}: a dense head reads p2 or p2_ext, which its levels join")
     _, p2_ext = extended_levels(channels)
     extra = [p2_ext] if small is not None and small.level == "p2_ext" else []
-    detector = kind(neck, [*extra, *neck.fpn.levels], num_classes, dense or default(), small, resize)
+    detector = kind(neck, [*extra, *neck.fpn.levels], num_classes, dense or default(), small)
     return detector.to(memory_format=torch.channels_last)
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
@@ -65,7 +64,7 @@ class EFPNDetector(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def losses(self, features: Features, images: ImageList, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Named losses of a batch.
+        """Named losses of a batch, whatever is frozen (an extension may train alone).
 
         Args:
             features: levels by name.
@@ -80,9 +79,6 @@ class EFPNDetector(nn.Module, abc.ABC):
     @abc.abstractmethod
     def starters(self) -> dict[str, Callable[[], None]]:
         """Parts that a phase may add to a trained detector: name prefix -> how they start from what is trained."""
-
-    def give_losses(self, mode: bool) -> None:
-        """Give losses in training whatever is frozen (an extension may train alone)."""
 
     def forward(
         self,
@@ -119,10 +115,7 @@ class EFPNDetector(nn.Module, abc.ABC):
         """The 2x batch, exactly twice the size of the 1x one."""
         wanted = [(2 * h, 2 * w) for h, w in batch.image_sizes]
         if not isinstance(self.transform, NormalizeAndPad):
-            images_2x = [
-                F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
-                for image, size in zip(images_2x or images, wanted, strict=True)
-            ]
+            images_2x = [to_size(image, size) for image, size in zip(images_2x or images, wanted, strict=True)]
         elif images_2x is None:
             raise ValueError("the extended level reads the 2x images: call the detector with images_2x=")
         if (given := [tuple(image.shape[-2:]) for image in images_2x]) != wanted:
@@ -151,16 +144,12 @@ class EFPNDetector(nn.Module, abc.ABC):
         batch_1x, _ = self.transform(images_1x)
         return batch_1x, self._double(batch_1x, images_1x, images_2x)
 
-    @torch.no_grad()
-    def detect(self, features: Features, images: ImageList, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
-        """Heads and post-processing on ready-made levels.
 
-        Args:
-            features: the levels by name.
-            images: torchvision's `ImageList` of the batch.
-            sizes: ``(height, width)`` that the boxes are brought back to.
-        """
-        return self.transform.postprocess(self.detections(features, images), images.image_sizes, list(sizes))
+def to_size(image: Tensor, size: Sequence[int]) -> Tensor:
+    """A ``(3, h, w)`` image at ``size``, height and width; as it is where it has that."""
+    if list(image.shape[-2:]) == list(size):
+        return image
+    return F.interpolate(image[None], size=list(size), mode="bilinear", antialias=True)[0]
 
 
 def make_transform(backbone: EFPNBackbone, resize: Resize | None) -> GeneralizedRCNNTransform:

@@ -83,10 +83,6 @@ class FasterRCNN(EFPNDetector):
             "roi_heads.small_head.": self.roi_heads.start_small_head,
         }
 
-    def give_losses(self, mode: bool) -> None:
-        """See `EFPNDetector.give_losses`; torchvision's RoI heads ask their own mode."""
-        self.roi_heads.training = mode
-
 
 def build_faster_rcnn(
     backbone: Backbone,

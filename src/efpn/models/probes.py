@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops import batched_nms
 
-from efpn.models.detector import EFPNDetector
+from efpn.models.detector import EFPNDetector, to_size
 from efpn.pyramid.upsamplers import upsample2x
 from efpn.types import Detections
 
@@ -40,111 +41,87 @@ class Oracle(nn.Module):
         features = dict(self.detector.backbone.pyramid(batch.tensors).output)
         targets = self.detector.backbone.pyramid(batch_2x).output
         features |= {level: targets[source] for level, source in self.levels.items()}
-        return self.detector.detect(features, batch, sizes_of(images_1x))
+        return self.detector.detections(features, batch)
 
 
-class OnP3Ext(nn.Module):
+@torch.no_grad()
+def on_p3_ext(detector: EFPNDetector, images_1x: list[Tensor], images_2x: list[Tensor]) -> list[Detections]:
     """Detection on P3' itself (Table V), as what it imitates: the level-3 map of the 2x image.
 
     Args:
         detector: with an extension and a ``small`` rule that sends every RoI to ``p3_ext``.
+        images_1x: ``(3, h, w)`` each; the boxes are in their pixels.
+        images_2x: of each, twice the size.
     """
-
-    def __init__(self, detector: EFPNDetector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    @torch.no_grad()
-    def forward(self, images_1x: list[Tensor], images_2x: list[Tensor]) -> list[Detections]:
-        """Detect in the ``(3, h, w)`` images, given those of twice the size."""
-        batch, double = self.detector.batch_pair(images_1x, images_2x)
-        backbone = self.detector.backbone
-        pyramid, fine = backbone.prepare(batch.tensors, double)
-        p3_ext, _ = backbone.extension.extend(backbone, pyramid, fine)
-        if backbone.extension.source == "inner":  # heads read output maps
-            p3_ext = backbone.fpn.layer_blocks[1](p3_ext)
-        return self.detector.detect({**pyramid.output, "p3_ext": p3_ext}, batch, sizes_of(images_1x))
+    batch, double = detector.batch_pair(images_1x, images_2x)
+    backbone = detector.backbone
+    pyramid, fine = backbone.prepare(batch.tensors, double)
+    p3_ext, _ = backbone.extension.extend(backbone, pyramid, fine)
+    if backbone.extension.source == "inner":  # heads read output maps
+        p3_ext = backbone.fpn.layer_blocks[1](p3_ext)
+    return detector.detections({**pyramid.output, "p3_ext": p3_ext}, batch)
 
 
-class HalfOracle(nn.Module):
+@torch.no_grad()
+def half_oracle(
+    detector: EFPNDetector, part: str, images_1x: list[Tensor], images_2x: list[Tensor]
+) -> list[Detections]:
     """An extended detector with one part of what makes P2' taken from the 2x image: what that part still loses.
 
     Args:
         detector: with an `Extension`.
         part: ``c2`` puts the true C2 in the place of C2', ``c3`` the true C3 in that of C3' (or, in the paper's form,
             the true P3 in that of P3'), ``p4`` the true P4 in that of what the upsampler makes of P3.
+        images_1x: ``(3, h, w)`` each; the boxes are in their pixels.
+        images_2x: of each, twice the size.
     """
-
-    def __init__(self, detector: EFPNDetector, part: str) -> None:
-        super().__init__()
-        self.detector = detector
-        self.part = part
-
-    @torch.no_grad()
-    def forward(self, images_1x: list[Tensor], images_2x: list[Tensor]) -> list[Detections]:
-        """Detect in the ``(3, h, w)`` images, given those of twice the size."""
-        batch, double = self.detector.batch_pair(images_1x, images_2x)
-        backbone = self.detector.backbone
-        extension = backbone.extension
-        pyramid, fine = backbone.prepare(batch.tensors, double)
-        true = backbone.body(double)
-        second = backbone.fpn(true)
-        maps = extension.sources(pyramid)
-        stage2, stage3, *_ = backbone.body.stages
-        c2 = stage2(fine.entry(fine.map))
-        used = {"c2": c2, "c3": stage3(c2), "p4": extension.upsampler(maps["p3"], maps["p2"])}
-        used[self.part] = {**true, "p4": upsample2x(second.inner["p4"])}[self.part]
-        p3_ext = extension.with_c3(used["p4"], used["c3"])
-        if self.part == "c3" and extension.lateral3 is None:
-            p3_ext = extension.sources(second)["p3"]
-        p2_ext = extension.merge(upsample2x(p3_ext), used["c2"])
-        return self.detector.detect({**pyramid.output, "p2_ext": p2_ext}, batch, sizes_of(images_1x))
+    batch, double = detector.batch_pair(images_1x, images_2x)
+    backbone = detector.backbone
+    extension = backbone.extension
+    pyramid, fine = backbone.prepare(batch.tensors, double)
+    true = backbone.body(double)
+    second = backbone.fpn(true)
+    maps = extension.sources(pyramid)
+    stage2, stage3, *_ = backbone.body.stages
+    c2 = stage2(fine.entry(fine.map))
+    used = {"c2": c2, "c3": stage3(c2), "p4": extension.upsampler(maps["p3"], maps["p2"])}
+    used[part] = {**true, "p4": upsample2x(second.inner["p4"])}[part]
+    p3_ext = extension.with_c3(used["p4"], used["c3"])
+    if part == "c3" and extension.lateral3 is None:
+        p3_ext = extension.sources(second)["p3"]
+    p2_ext = extension.merge(upsample2x(p3_ext), used["c2"])
+    return detector.detections({**pyramid.output, "p2_ext": p2_ext}, batch)
 
 
-class MultiScale(nn.Module):
+@torch.no_grad()
+def multi_scale(detector: EFPNDetector, scales: Sequence[float], images_2x: list[Tensor]) -> list[Detections]:
     """Multi-scale test (Table VI): the detections at several sizes of an image, united by NMS per class.
 
     Args:
         detector: any.
         scales: sizes relative to the 1x image, above 0 and up to 2, beyond which no detail comes.
+        images_2x: ``(3, 2h, 2w)`` each, of which all sizes are made; the boxes are in 1x pixels.
     """
+    found = [_at_scale(detector, scale, images_2x) for scale in scales]
+    united = []
+    for of_one in zip(*found, strict=True):
+        boxes, scores, labels = (torch.cat([one[key] for one in of_one]) for key in ("boxes", "scores", "labels"))
+        kept = batched_nms(boxes, scores, labels, detector.nms_thresh)[: detector.detections_per_img]
+        united.append(Detections(boxes=boxes[kept], scores=scores[kept], labels=labels[kept]))
+    return united
 
-    def __init__(self, detector: EFPNDetector, scales: Sequence[float]) -> None:
-        super().__init__()
-        self.detector = detector
-        self.scales = tuple(scales)
 
-    @torch.no_grad()
-    def forward(self, images_2x: list[Tensor]) -> list[Detections]:
-        """Detect in 1x pixels, given the 2x images ``(3, 2h, 2w)``, from which all sizes are made."""
-        found = [self._at(scale, images_2x) for scale in self.scales]
-        return [self._united(one) for one in zip(*found, strict=True)]
-
-    def _at(self, scale: float, images_2x: list[Tensor]) -> list[Detections]:
-        images = [resized(image, scale / 2) for image in images_2x]
+def _at_scale(detector: EFPNDetector, scale: float, images_2x: list[Tensor]) -> list[Detections]:
+    images = [resized(image, scale / 2) for image in images_2x]
+    doubled = None
+    if detector.backbone.reads_2x:
         doubled = [
             to_size(big, [2 * side for side in small.shape[-2:]]) for big, small in zip(images_2x, images, strict=True)
         ]
-        back = [
-            torch.tensor([big.shape[-1], big.shape[-2]], device=big.device)
-            / (2 * torch.tensor([small.shape[-1], small.shape[-2]], device=big.device))
-            for big, small in zip(images_2x, images, strict=True)
-        ]
-        found = self.detector(images, images_2x=doubled if self.detector.backbone.reads_2x else None)
-        for one, ratio in zip(found, back, strict=True):
-            one["boxes"] = one["boxes"] * ratio.repeat(2)
-        return found
-
-    def _united(self, found: Sequence[Detections]) -> Detections:
-        boxes, scores, labels = (torch.cat([one[key] for one in found]) for key in ("boxes", "scores", "labels"))
-        detector = self.detector
-        kept = batched_nms(boxes, scores, labels, detector.nms_thresh)[: detector.detections_per_img]
-        return {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}
-
-
-def sizes_of(images: Sequence[Tensor]) -> list[tuple[int, int]]:
-    """``(height, width)`` of each image."""
-    return [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
+    found = detector(images, images_2x=doubled)
+    for one, big, small in zip(found, images_2x, images, strict=True):
+        one["boxes"] = resize_boxes(one["boxes"], list(small.shape[-2:]), [side // 2 for side in big.shape[-2:]])
+    return found
 
 
 def resized(image: Tensor, factor: float) -> Tensor:
@@ -152,10 +129,3 @@ def resized(image: Tensor, factor: float) -> Tensor:
     if factor == 0.5:
         return F.avg_pool2d(image, 2)
     return to_size(image, [round(side * factor) for side in image.shape[-2:]])
-
-
-def to_size(image: Tensor, size: Sequence[int]) -> Tensor:
-    """A ``(3, h, w)`` image at ``size``, height and width; as it is where it has that."""
-    if list(image.shape[-2:]) == list(size):
-        return image
-    return F.interpolate(image[None], size=list(size), mode="bilinear", antialias=True)[0]

@@ -19,13 +19,14 @@ from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.ops import MultiScaleRoIAlign, nms
 from torchvision.ops.poolers import initLevelMapper
 
-from efpn.errors import UserError, require_count, require_share
+from efpn.errors import UserError
 from efpn.models.crowds import leave_out_crowds
 from efpn.models.filters import DetectionFilter, Ranked
 from efpn.pyramid.tiles import TiledLevel
 from efpn.types import LevelSpec
 
 POOLED_SIDE = 7
+SAMPLES = 2  # points per pooled cell and axis
 LEVELS = ("p2", "p3", "p4", "p5")
 
 
@@ -44,10 +45,6 @@ class RoISettings:
     # (COCO's ``small_roi_below``), 448 moves all levels down by one, so that P2 is read again
     canonical_size: int = 224
 
-    def __post_init__(self) -> None:
-        """Refuse a size by which eq. 2 has no level."""
-        require_count("model.roi.canonical_size", self.canonical_size, least=1)
-
 
 @dataclass(frozen=True)
 class OHEM:
@@ -65,15 +62,10 @@ class OHEM:
     nms: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse numbers by which nothing could be mined."""
-        if self.per_image is not None:
-            require_count("mining.per_image", self.per_image, least=1)
-        for name in ("keep", "nms"):
-            value = getattr(self, name)
-            if value is not None:
-                require_share(f"mining.{name}", value)
-        if self.keep == 0:
-            raise UserError("mining.keep=0: nothing would train; give a share above 0, or null for all")
+        """Refuse numbers by which nothing would train, without a word."""
+        for name in ("per_image", "keep"):
+            if getattr(self, name) == 0:
+                raise UserError(f"mining.{name}=0: nothing would train; null for all")
 
     def hardest(self, rois: list[Tensor], losses: Tensor) -> list[Tensor]:
         """Rows of the RoIs that train, image by image, hardest first.
@@ -119,7 +111,6 @@ class PyramidRoIAlign(nn.Module):
     Args:
         levels: what there is to pool from.
         small: the rule for small RoIs, or None for a plain FPN.
-        sampling_ratio: sampling points per pooled cell and axis.
         canonical_size: of eq. 2, see `RoISettings`.
     """
 
@@ -127,14 +118,13 @@ class PyramidRoIAlign(nn.Module):
         self,
         levels: Sequence[LevelSpec],
         small: SmallRoIs | None = None,
-        sampling_ratio: int = 2,
         canonical_size: int = 224,
     ) -> None:
         super().__init__()
         named = {level.name: level for level in levels}
         self.small = small
-        self.regular = pooler([named[name] for name in LEVELS], sampling_ratio, canonical_size)
-        self.extended = pooler([named[small.level]], sampling_ratio) if small else None
+        self.regular = pooler([named[name] for name in LEVELS], canonical_size)
+        self.extended = pooler([named[small.level]]) if small else None
 
     def forward(self, features: dict[str, Any], proposals: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         """Pool every RoI from its level, ``(R, C, S, S)`` in the order of ``proposals`` (boxes in 1x pixels)."""
@@ -202,10 +192,10 @@ class PyramidRoIHeads(RoIHeads):
         """Classify and refine the proposals; all boxes in 1x pixels.
 
         Returns:
-            In training no detections and the losses ``loss_classifier`` and ``loss_box_reg``; else per image
+            With targets no detections and the losses ``loss_classifier`` and ``loss_box_reg``; else per image
             ``boxes, labels, scores`` after one NMS over the RoIs of all levels, and no losses.
         """
-        if self.training:
+        if targets is not None:  # frozen heads are in eval mode in training too
             proposals, labels, deltas = self._training_rois(features, proposals, image_shapes, targets)
             outputs = self.box_outputs(features, proposals, image_shapes)
             return [], box_losses(*outputs, labels, deltas)
@@ -223,7 +213,13 @@ class PyramidRoIHeads(RoIHeads):
 
         In float32 under autocast too: boxes are decoded in their dtype.
         """
-        logits, deltas = self._by_level(self.box_roi_pool(features, proposals, image_shapes), proposals)
+        pooled = self.box_roi_pool(features, proposals, image_shapes)
+        if self.small_head is None:
+            logits, deltas = self.box_predictor(self.box_head(pooled))
+        else:
+            small = self.box_roi_pool.is_small(torch.cat(proposals))
+            others, smalls = self.box_predictor(self.box_head(pooled[~small])), self.small_head(pooled[small])
+            logits, deltas = (interleave(*pair, small) for pair in zip(others, smalls, strict=True))
         return logits.float(), deltas.float()
 
     def ranked(
@@ -240,14 +236,6 @@ class PyramidRoIHeads(RoIHeads):
         decoded = self.box_coder.decode_single(deltas, proposals).unflatten(1, (-1, 4))
         return chosen(decoded[:, 1:], logits.softmax(-1)[:, 1:], size)
 
-    def _by_level(self, pooled: Tensor, proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
-        if self.small_head is None:
-            return self.box_predictor(self.box_head(pooled))
-        small = self.box_roi_pool.is_small(torch.cat(proposals))
-        others = self.box_predictor(self.box_head(pooled[~small]))
-        smalls = self.small_head(pooled[small])
-        return interleave(others[0], smalls[0], small), interleave(others[1], smalls[1], small)
-
     def start_small_head(self) -> None:
         """Start the small RoIs' head from the other one."""
         assert self.small_head is not None, "the model was built without a head for small RoIs"
@@ -261,13 +249,13 @@ class PyramidRoIHeads(RoIHeads):
         features: dict[str, Tensor],
         proposals: list[Tensor],
         image_shapes: list[tuple[int, int]],
-        targets: list[dict[str, Tensor]] | None,
+        targets: list[dict[str, Tensor]],
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         if self.ohem is None:
-            rois, labels, deltas = self.candidates(proposals, targets or [])
+            rois, labels, deltas = self.candidates(proposals, targets)
             chosen = self.subsample(labels)
         else:
-            rois, labels, deltas = self.small_candidates(proposals, targets or [])
+            rois, labels, deltas = self.small_candidates(proposals, targets)
             with torch.no_grad():
                 outputs = self.box_outputs(features, rois, image_shapes)
                 losses = roi_losses(*outputs, torch.cat(labels), torch.cat(deltas))
@@ -301,13 +289,13 @@ class PyramidRoIHeads(RoIHeads):
         return _pick(rois, small), _pick(labels, small), _pick(deltas, small)
 
 
-def pooler(levels: Sequence[LevelSpec], sampling_ratio: int, canonical_size: int = 224) -> MultiScaleRoIAlign:
+def pooler(levels: Sequence[LevelSpec], canonical_size: int = 224) -> MultiScaleRoIAlign:
     """torchvision's RoIAlign over ``levels`` by eq. 2, told their strides.
 
     It would guess them from its first batch and keep them, wrong for good if those images are under about 45 px.
     """
     names = [level.name for level in levels]
-    align = MultiScaleRoIAlign(names, POOLED_SIDE, sampling_ratio, canonical_scale=canonical_size)
+    align = MultiScaleRoIAlign(names, POOLED_SIDE, SAMPLES, canonical_scale=canonical_size)
     align.scales = [1 / level.stride for level in levels]
     finest, coarsest = (int(math.log2(level.stride)) for level in (levels[0], levels[-1]))
     align.map_levels = initLevelMapper(finest, coarsest, align.canonical_scale, align.canonical_level)

@@ -11,7 +11,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
-from efpn.errors import UserError, require_share
+from efpn.errors import UserError
 from efpn.models.crowds import leave_out_crowds
 from efpn.models.filters import ProposalFilter, Ranked
 
@@ -41,7 +41,6 @@ class RPNSettings:
         require_anchors("model.rpn.anchor_sizes", self.anchor_sizes)
         if self.bg_iou > self.fg_iou:
             raise UserError(f"model.rpn.bg_iou={self.bg_iou}: must be at most model.rpn.fg_iou={self.fg_iou}")
-        require_share("model.rpn.score_thresh", self.score_thresh)
 
 
 def require_anchors(option: str, sizes: Sequence[int]) -> None:

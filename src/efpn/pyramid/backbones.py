@@ -117,14 +117,14 @@ class ResNet(Backbone):
             loaded, as torchvision's detectors do.
 
     Raises:
-        UserError: an unknown ``arch`` or ``norm``, a download that failed, or a file that does not fit.
+        UserError: an unknown ``arch``, a download that failed, or a file that does not fit.
     """
 
     def __init__(
         self, arch: str = "resnet50", weights: str | None = "imagenet", norm: str = "frozen", trainable_stages: int = 3
     ) -> None:
         super().__init__()
-        net = _torchvision_resnet(arch, NORMS[checked_norm(norm)])
+        net = _torchvision_resnet(arch, NORMS[norm])
         self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
         depths = [net.fc.in_features // share for share in (8, 4, 2, 1)]
@@ -159,13 +159,6 @@ class ResNet(Backbone):
         state = {k: v.float() for k, v in state.items() if not k.startswith("fc.")}
         require_fit(state, self.state_dict(), f"backbone.weights={weights}", f"give torchvision's {arch}")
         self.load_state_dict(state, strict=False)
-
-
-def checked_norm(norm: str) -> str:
-    """Raise `UserError` if ``norm`` is neither ``frozen`` nor ``batch``."""
-    if norm not in NORMS:
-        raise UserError(f"backbone.norm={norm}: unknown; use one of {', '.join(NORMS)}")
-    return norm
 
 
 def read_weights(path: str) -> dict[str, Tensor]:

@@ -40,7 +40,7 @@ class Extension(nn.Module):
         c3_channels: depth of C3' (512 in ResNet-50), to be read by a lateral; None for the paper's form.
 
     Raises:
-        UserError: an unknown ``source``, or an upsampler that does not give P3' (`check_upsampler`).
+        UserError: an upsampler that does not give P3' (`check_upsampler`).
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Extension(nn.Module):
         c3_channels: int | None = None,
     ) -> None:
         super().__init__()
-        self.source = checked(source)
+        self.source = source
         self.upsampler = upsampler
         self.lateral = nn.Conv2d(c2_channels, channels, 1)
         self.lateral3 = nn.Conv2d(c3_channels, channels, 1) if c3_channels else None
@@ -97,7 +97,7 @@ class Extension(nn.Module):
 
     def sources(self, pyramid: Pyramid) -> dict[str, Tensor]:
         """The maps that feed the upsampler; P3 of the 2x pass from here is the target of P3'."""
-        return pyramid.inner if self.source == "inner" else pyramid.output
+        return getattr(pyramid, self.source)
 
     def targets(self, pyramid_2x: Pyramid) -> tuple[Tensor, Tensor]:
         """What P3' and P2' should be, read from the same network's pass on the 2x image (eq. 5)."""
@@ -135,13 +135,14 @@ class WholePass(nn.Module):
 
     Args:
         channels: depth of the pyramid.
-        source: which map is given as P3', as in `Extension`.
-        depths: of the backbone's stages; not needed.
+        c2_channels: not needed.
+        c3_channels: not needed.
     """
 
-    def __init__(self, channels: int, source: Source = "inner", **depths: int) -> None:
+    source: Source = "inner"  # which map is given as P3', see `Extension`
+
+    def __init__(self, channels: int, c2_channels: int | None = None, c3_channels: int | None = None) -> None:
         super().__init__()
-        self.source = checked(source)
         self.levels = extended_levels(channels)
 
     def extend(self, backbone: EFPNBackbone, pyramid: Pyramid, fine: Fine) -> tuple[Tensor, Tensor]:
@@ -153,7 +154,7 @@ class WholePass(nn.Module):
         if fine.cells == 1:
             raise UserError("WholePass runs on an image of twice the size: give detail=doubled or image_2x")
         second = backbone.pyramid(fine.map)
-        return (second.inner if self.source == "inner" else second.output)["p3"], second.output["p2"]
+        return second.inner["p3"], second.output["p2"]
 
     def start_from(self, fpn: FPN) -> None:
         """There is nothing to start."""
@@ -215,10 +216,3 @@ def check_upsampler(upsampler: nn.Module, channels: int) -> None:
             f"extension.upsampler: {name} makes {said} of {given_to}; P3' has the depth of P3 and twice its "
             f"resolution, {(*p2.shape,)}"
         )
-
-
-def checked(source: Source) -> Source:
-    """Raise `UserError` if ``source`` is neither ``inner`` nor ``output``."""
-    if source not in ("inner", "output"):
-        raise UserError(f"extension.source={source}: unknown; use inner or output")
-    return source

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
-from efpn.errors import UserError, require_count
+from efpn.errors import UserError
 from efpn.pyramid.backbones import Backbone
 from efpn.pyramid.detail import Fine, entry_on
 from efpn.pyramid.extension import Extension
@@ -50,15 +50,10 @@ class Tiles:
     dense_from: float = 0.9  # share of the whole map's work from which the map is computed whole
 
     def __post_init__(self) -> None:
-        """Refuse numbers that cut nothing."""
-        require_count("model.tiles.grid", self.grid, least=1)
-        if self.margin is not None:
-            require_count("model.tiles.margin", self.margin, least=0)
-        share = self.dense_from
-        if isinstance(share, bool) or not isinstance(share, int | float) or not share > 0:
-            raise UserError(
-                f"model.tiles.dense_from={share}: must be a number greater than 0; model.tiles=null: always whole"
-            )
+        """Refuse numbers that would cut wrongly, without a word."""
+        for name, value, least in (("grid", self.grid, 1), ("margin", self.margin, 0)):
+            if value is not None and value < least:
+                raise UserError(f"model.tiles.{name}={value}: must be at least {least}")
 
 
 class Rect(NamedTuple):

@@ -7,10 +7,10 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from efpn.errors import UserError
-from efpn.pyramid.backbones import NAMES, STRIDES, Backbone, checked_norm, read_weights
+from efpn.pyramid.backbones import NAMES, NORMS, STRIDES, Backbone, FrozenBatchNorm, read_weights
 from efpn.types import LevelSpec
 from efpn.weights import require_fit
 
@@ -38,10 +38,8 @@ class Timm(Backbone):
     ) -> None:
         super().__init__()
         self.net = _features_of(name, pretrained=weights == "imagenet")
-        if checked_norm(norm) == "frozen":
-            from timm.layers import freeze_batch_norm_2d
-
-            self.net = freeze_batch_norm_2d(self.net)
+        if NORMS[norm] is FrozenBatchNorm:
+            freeze_norms(self.net)
         if weights not in (None, "imagenet"):
             self._load(str(weights), name)
         depths = self.net.feature_info.channels()[-len(NAMES) :]
@@ -107,6 +105,31 @@ class Timm(Backbone):
                 state[key] = value.float()
         require_fit(state, own, f"backbone.weights={path}", f"give timm's own state dict of {name}")
         self.net.load_state_dict(state, strict=False)
+
+
+class FrozenNormAct(FrozenBatchNorm):
+    """A batch-norm of timm's, frozen, with the dropout and the activation that some of them bring along.
+
+    timm's own ``freeze_batch_norm_2d`` promotes maps to float32 under autocast, as torchvision's does.
+    """
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__(norm.num_features, norm.eps)
+        self.load_state_dict(norm.state_dict(), strict=False)  # one that is not affine has neither weight nor bias
+        self.drop, self.act = (getattr(norm, name, nn.Identity()) for name in ("drop", "act"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``(N, C, h, w)`` and activate it."""
+        return self.act(self.drop(super().forward(x)))
+
+
+def freeze_norms(module: nn.Module) -> None:
+    """Put a frozen norm in the place of every batch-norm inside of ``module``."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            module.add_module(name, FrozenNormAct(child))
+        else:
+            freeze_norms(child)
 
 
 def _features_of(name: str, pretrained: bool) -> Any:

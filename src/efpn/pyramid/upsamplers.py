@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from efpn.errors import UserError, require_count
+from efpn.errors import UserError
 from efpn.pyramid.receptive import reach, weights
 
 SLOPE = 0.1
@@ -107,7 +107,7 @@ class FTT(TwoStage):
         groups: of the convolutions of the residual blocks and the tail, see `mixing`.
 
     Raises:
-        UserError: ``groups`` does not divide ``width``, ``reduction`` is neither 1 nor 3, or a number is too small.
+        UserError: ``groups`` does not divide ``width``.
     """
 
     def __init__(
@@ -121,7 +121,8 @@ class FTT(TwoStage):
         groups: int = 1,
     ) -> None:
         super().__init__()
-        _require_ftt(width, blocks, reduction, groups)
+        if width % groups:
+            raise UserError(f"extension.upsampler.groups={groups}: must divide the width, {width}; use 1 or {width}")
         self.outer_skip = outer_skip
         content = [ResidualBlock(width, groups) for _ in range(blocks)]
         texture = [ResidualBlock(width, groups) for _ in range(blocks)]
@@ -191,7 +192,6 @@ class Nearest(TwoStage):
 
     def __init__(self, channels: int = 256, blocks: int = 0) -> None:
         super().__init__()
-        require_count("extension.upsampler.blocks", blocks, least=0)
         self.refine = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
         self.reach, self.work = (reach(self), 0), (weights(self), 0)
 
@@ -207,12 +207,3 @@ class Nearest(TwoStage):
 def upsample2x(x: Tensor) -> Tensor:
     """Nearest-neighbour upsampling by two, the arrow of eq. 1."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
-
-
-def _require_ftt(width: int, blocks: int, reduction: int, groups: int) -> None:
-    for name, value, least in (("width", width, 1), ("blocks", blocks, 0), ("groups", groups, 1)):
-        require_count(f"extension.upsampler.{name}", value, least=least)
-    if width % groups:
-        raise UserError(f"extension.upsampler.groups={groups}: must divide the width, {width}; use 1 or {width}")
-    if reduction not in (1, 3):
-        raise UserError(f"extension.upsampler.reduction={reduction}: must be 1 or 3, the kernel of a convolution")

@@ -68,10 +68,9 @@ def load_checkpoint(detector: EFPNDetector, checkpoint: Checkpoint, fresh: Seque
 
     Only parts of ``fresh``, prefixes of `EFPNDetector.starters`, may be lacking: these are started.
     """
-    state, own = checkpoint.state_dict, detector.state_dict()
-    require_fit(state, own, f"checkpoint {source} (phase {checkpoint.phase})", AS_TRAINED, fresh)
-    missing = [key for key in own if key not in state]
-    detector.load_state_dict(state, strict=False)
+    state = checkpoint.state_dict
+    require_fit(state, detector.state_dict(), f"checkpoint {source} (phase {checkpoint.phase})", AS_TRAINED, fresh)
+    missing = detector.load_state_dict(state, strict=False).missing_keys
     for prefix, start in detector.starters().items():
         if any(key.startswith(prefix) for key in missing):
             start()

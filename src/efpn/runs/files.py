@@ -28,6 +28,7 @@ METRICS_FILE = "metrics.json"
 LOCK_FILE = ".lock"
 ROW_FILE = "row.json"  # in the folder of a sweep's job: which row of a table it is
 
+CONFIG_KEYS: Final = ("name", "seed", "phases", "data", "model", "trainer")  # without which it is none
 FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -142,14 +143,14 @@ def read_json(path: Path, fix: str = "write it with evaluate.py", what: str = ""
     return content
 
 
-def read_config(path: Path, keys: Sequence[str] = ("name", "seed", "phases", "data", "model", "trainer")) -> DictConfig:
-    """Read the ``config.yaml`` of a run, with these ``keys`` at least (raises `UserError`: missing or damaged)."""
+def read_config(path: Path) -> DictConfig:
+    """Read the ``config.yaml`` of a run (raises `UserError`: missing or damaged)."""
     way_out = "copy the one of another phase of the same run here, or train the phase again with overwrite=true"
     if not path.is_file():
         raise UserError(f"{path}: no such file; {way_out}")
     try:
         config = OmegaConf.load(path)
-        lacking = [key for key in keys if key not in config]
+        lacking = [key for key in CONFIG_KEYS if key not in config]
         reason = f"without {', '.join(lacking)}" if lacking else ""
     except Exception as error:  # YAML's, OmegaConf's and the codec's own
         reason = " ".join(str(error).split())

@@ -113,21 +113,17 @@ def lock(folder: Path, wait: bool = False) -> Iterator[None]:
 
 
 def created(path: Path, text: str) -> bool:
-    """Make the lock file, whole, unless there is one."""
-    whole = path.with_name(f".lock.{socket.gethostname()}.{os.getpid()}")
-    whole.write_text(text)
+    """Make the lock file unless there is one; one that is still being written counts, of an unknown process."""
     try:
-        os.link(whole, path)  # fails if it exists, over NFS too
+        file = path.open("x")
     except FileExistsError:
         return False
-    except OSError:  # a file system without links
-        try:
-            with path.open("x") as file:
-                file.write(text)
-        except FileExistsError:
-            return False
-    finally:
-        whole.unlink(missing_ok=True)
+    try:
+        with file:
+            file.write(text)
+    except OSError:  # a full disk
+        path.unlink(missing_ok=True)
+        raise
     return True
 
 
@@ -159,8 +155,8 @@ def refuse_or_clear(path: Path) -> None:
         path.rename(aside)
     except FileNotFoundError:
         return
-    if aside.read_text(errors="replace") != found:
-        os.link(aside, path)
+    if (moved := aside.read_text(errors="replace")) != found:
+        created(path, moved)  # back to where it was, if a third process has not been faster still
     else:
         log.warning("%s: taken over from %s, which is dead", path.parent, who)
     aside.unlink()

@@ -163,10 +163,7 @@ def latest_run(path: str, option: str = "run") -> SavedRun:
 
 
 def _saved(checkpoint: Path) -> SavedRun:
-    config = checkpoint.parent / CONFIG_FILE
-    if not config.is_file():
-        raise UserError(f"{config}: not found beside {checkpoint.name}; evaluation needs the config of the run")
-    loaded = read_config(config)
+    loaded = read_config(checkpoint.parent / CONFIG_FILE)
     phase = checkpoint.parent.name
     if phase not in loaded.get("phases", {}):
         raise UserError(

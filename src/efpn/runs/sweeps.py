@@ -35,17 +35,18 @@ def swept_words() -> list[str]:
     """This job's values of what is swept, ``loss.lambda_pos=0.5``, and its row, be it the only one; none without -m."""
     if not in_sweep():
         return []
-    keys = {"row", *SweptKeys().keys, *map(_key, HydraConfig.get().sweeper.params or {})}
-    return [word for word in HydraConfig.get().overrides.task if _key(word) in keys]
+    keys = {"row", *SweptKeys().keys, *map(key_of, HydraConfig.get().sweeper.params or {})}
+    return [word for word in HydraConfig.get().overrides.task if key_of(word) in keys]
 
 
 def own_words() -> list[str]:
     """Those of `swept_words` that make this job another run than the unswept one."""
-    return [word for word in swept_words() if _key(word) not in ALIKE]
+    return [word for word in swept_words() if key_of(word) not in ALIKE]
 
 
-def _key(word: str) -> str:
-    return word.split("=")[0].lstrip("+")
+def key_of(word: str) -> str:
+    """The key of an override, ``size`` of ``size=700``."""
+    return word.split("=")[0].lstrip("+~")
 
 
 def sweep_folder() -> str:
@@ -70,8 +71,8 @@ def note_row(cfg: DictConfig, last: Path) -> None:
     if (name := HydraConfig.get().runtime.choices.get("sweep")) is not None:
         sweeps[name] = HydraConfig.get().job.num  # of the job: the order of the rows
     title = cfg.title or path.parent.parent.name
-    if "row" in map(_key, own_words()):
-        title = ", ".join([title, *(word for word in own_words() if _key(word) != "row")])
+    if "row" in map(key_of, own_words()):
+        title = ", ".join([title, *(word for word in own_words() if key_of(word) != "row")])
     phase = os.path.relpath(last, path.parent)
     if cfg.phase != "all":  # a part of the row trained by itself is not the row
         phase = before.get("phase", phase)

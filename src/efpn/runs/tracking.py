@@ -19,7 +19,8 @@ from efpn.runs.sweeps import read_row, rows_artifact
 
 log = logging.getLogger(__name__)
 
-COLUMNS: Final = ("AP", "AP50", "AP_S", "AP_M", "AP_L", "AR_S", "F1_S")  # on the validation split
+# of the validation, told of a run; the rest is in metrics.json and with the loggers
+COLUMNS: Final = ("AP", "AP50", "AP_S", "AP_M", "AP_L", "AR_S", "F1_S")
 
 
 @contextmanager

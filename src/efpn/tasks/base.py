@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import pytorch_lightning as pl
 import torch
@@ -15,16 +15,13 @@ from torch.optim.lr_scheduler import LRScheduler
 from efpn.metrics.accumulate import DetectionAccumulator
 from efpn.models import EFPNDetector
 from efpn.tasks.freezing import hold_frozen, train_only
-from efpn.types import split_batch
+from efpn.types import Detections, split_batch
 
 log = logging.getLogger(__name__)
 
 
-class Scorer(Protocol):
-    """Turns the detections of the images seen into named numbers."""
-
-    def __call__(self, detections: list[dict[str, Any]], image_ids: Sequence[int]) -> Mapping[str, float | None]:
-        """Score COCO-format detections (native pixels) of the images ``image_ids``."""
+# COCO-format detections (native pixels) and the ids of the images seen, to named numbers
+Scorer = Callable[[list[dict[str, Any]], Sequence[int]], Mapping[str, float | None]]
 
 
 class DetectorTask(pl.LightningModule):
@@ -75,7 +72,7 @@ class DetectorTask(pl.LightningModule):
         hold_frozen(self.detector)
         return self
 
-    def forward(self, images: list[Tensor], images_2x: list[Tensor] | None = None) -> list[dict[str, Tensor]]:
+    def forward(self, images: list[Tensor], images_2x: list[Tensor] | None = None) -> list[Detections]:
         """Detect; boxes in pixels of the 1x images."""
         return self.detector(images, images_2x=images_2x)
 
@@ -120,7 +117,7 @@ class DetectorTask(pl.LightningModule):
         }
 
 
-def count_capped(detector: EFPNDetector, found: Sequence[Mapping[str, Tensor]]) -> int:
+def count_capped(detector: EFPNDetector, found: Sequence[Detections]) -> int:
     """How many images hold as many detections as the detector's own cap allows."""
     return sum(len(one["boxes"]) >= detector.detections_per_img for one in found)
 
@@ -133,10 +130,13 @@ def warn_of_cap(detector: EFPNDetector, capped: int, what: str = "images") -> No
 
 
 def native_detections(
-    found: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Tensor]]
+    found: Sequence[Detections], targets: Sequence[Mapping[str, Tensor]]
 ) -> tuple[list[int], list[dict[str, Tensor]]]:
     """Bring detections from 1x pixels back to the file's pixels; returns image ids and detections."""
     ids = [int(target["image_id"]) for target in targets]
     scales = [target["scale"].repeat(2).to(one["boxes"]) for one, target in zip(found, targets, strict=True)]
-    native = [{**one, "boxes": one["boxes"] / scale} for one, scale in zip(found, scales, strict=True)]
+    native = [
+        {"boxes": one["boxes"] / scale, "scores": one["scores"], "labels": one["labels"]}
+        for one, scale in zip(found, scales, strict=True)
+    ]
     return ids, native

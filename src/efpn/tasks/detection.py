@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 from torch import Tensor
 
@@ -16,12 +16,6 @@ class DetectionTask(DetectorTask):
     With everything trainable these are the four losses of Faster R-CNN. With the RPN and the first head frozen and
     `OHEM` in the RoI heads they are the two losses of the hardest small RoIs.
     """
-
-    def train(self, mode: bool = True) -> Self:
-        """Switch modes; heads give losses even with all their weights frozen (an extension trains alone)."""
-        super().train(mode)
-        self.detector.give_losses(mode)
-        return self
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Take ``(images, targets)`` or ``(images, images_2x, targets)`` and return the total loss."""

@@ -14,9 +14,9 @@ from pytorch_lightning.callbacks import RichProgressBar
 from efpn.data.datamodule import DetectionDataModule
 from efpn.models import EFPNDetector
 from efpn.runs.phases import PhaseRun
+from efpn.runs.tracking import COLUMNS
 
 log = logging.getLogger(__name__)
-TOLD = ("AP", "AP50", "AP_S", "AP_M", "AP_L", "AR_S", "F1_S")  # the rest is in metrics.json and with the loggers
 DEPTH = 2  # of the parameter table: backbone.extension, roi_heads.small_head ...
 
 
@@ -52,7 +52,7 @@ class LogProgress(pl.Callback):
         """Log the validation metrics, and keep their time out of the pace."""
         found = {k.removeprefix("val/"): float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
         if trainer.is_global_zero:
-            told = "  ".join(f"{name} {found[name]:.3f}" for name in TOLD if name in found)
+            told = "  ".join(f"{name} {found[name]:.3f}" for name in COLUMNS if name in found)
             log.info("validation at step %d: %s", trainer.global_step, told or "nothing to score")
         self.since = (trainer.global_step, time.perf_counter())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -175,7 +176,8 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
     trainer = build_trainer(cfg, run, watch)
     data = build_data(cfg, run, trainer.world_size)
     record: dict[str, Any] = read_record(resume.parent) if resume else {}
-    record["phase"], step = run.name, images_a_step(cfg, data, trainer.world_size)
+    record["phase"] = run.name
+    step = data.batch_size * trainer.world_size * cfg.trainer.get("accumulate_grad_batches", 1)  # images, all processes
     if record.setdefault("images_a_step", step) != step:  # learning rate and place in the stream belong to that many
         raise UserError(
             f"phase={run.name} is under way with {record['images_a_step']} images a step, not {step}; go on with as "
@@ -185,12 +187,12 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
     weights = {"backbone": {"weights": None}} if resume or init else {}  # a checkpoint replaces the backbone's own
     node = model_config(cfg, run.name)
     detector: EFPNDetector = instantiate(node, num_classes=data.num_classes, **weights, _convert_="all")
-    source = read_checkpoint(init) if init else None
+    fresh, source = new_parts(cfg, run, detector), read_checkpoint(init) if init else None
     if not resume:
         record["started_from"] = source.config_hash if source else None
     if source and init:
-        load_checkpoint(detector, source, new_parts(cfg, run, detector), init)
-    task = build_task(cfg, run, detector, data, trainer.world_size)
+        load_checkpoint(detector, source, fresh, init)
+    task = build_task(cfg, run, detector, data, step, fresh)
     with tracked_phase(trainer, cfg):
         for logger in trainer.loggers:  # before the folder: one without an account costs an earlier run no weights
             logger.log_hyperparams(plain_config(cfg))
@@ -275,27 +277,21 @@ def new_parts(cfg: DictConfig, run: PhaseRun, detector: EFPNDetector) -> list[st
     return [part for part in there if not any(key.startswith(part) for key in before)]
 
 
-def images_a_step(cfg: DictConfig, data: DetectionDataModule, world_size: int) -> int:
-    """Images of one optimizer step, over all processes."""
-    return data.batch_size * world_size * cfg.trainer.get("accumulate_grad_batches", 1)
-
-
 def build_task(
-    cfg: DictConfig, run: PhaseRun, detector: EFPNDetector, data: DetectionDataModule, world_size: int
+    cfg: DictConfig, run: PhaseRun, detector: EFPNDetector, data: DetectionDataModule, step: int, fresh: Sequence[str]
 ) -> DetectorTask:
     """The LightningModule of a phase.
 
     Its learning rate is meant for ``reference_batch`` images a step over all processes and taken in proportion to what
-    a step has (Goyal et al., 2017); null: for any number. What the phase before has not is trained whether
-    ``trainable`` names it or not.
+    a ``step`` has (Goyal et al., 2017); null: for any number. ``fresh``, what the phase before has not, is trained
+    whether ``trainable`` names it or not.
     """
     rate, reference = run.config.task.optimizer.lr, run.config.reference_batch
-    step = images_a_step(cfg, data, world_size)
     if reference not in (None, step):
         scaled = rate * step / reference
         log.info("learning rate %g instead of %g: a step is %d images, not %d", scaled, rate, step, reference)
         rate = scaled
-    trainable = [*run.config.task.trainable, *(f"{part}*" for part in new_parts(cfg, run, detector))]
+    trainable = [*run.config.task.trainable, *(f"{part}*" for part in fresh)]
     scorer = SplitScorer(data.index("val").to_coco(), data.categories.evaluated_ids, cfg.score_threshold)
     return instantiate(
         run.config.task,
