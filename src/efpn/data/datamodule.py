@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, DistributedSampler, Sampler
 
-from efpn.data.balance import BalancePlan, make_plan
+from efpn.data.balance import make_plan
 from efpn.data.check import OnError, OpenImages, check_index, log_report
 from efpn.data.dataset import DetectionDataset, PairSample, Sample, StreamSampler
 from efpn.data.records import Categories, Index
@@ -114,21 +114,16 @@ class DetectionDataModule(pl.LightningDataModule):
 
         Balanced, and without empty images, if so configured.
         """
-        plan, records = self.plan(), self.index("train").records
-        order = np.arange(len(records)) if plan is None else plan.order
-        labels = np.zeros(len(order), np.int64) if plan is None else plan.labels
+        index = self.index("train")
+        order, labels = np.arange(len(index)), np.zeros(len(index), np.int64)
+        if self.balance is not None:
+            order, labels = make_plan(index, self.balance, self.train_transform.repeat_window)
         if self.keep_empty:
             return order, labels
-        has_box = np.array([record.trainable.any() for record in records])
-        log.info("data.keep_empty=false: %d of %d training images have no box", (~has_box).sum(), len(records))
+        has_box = np.array([record.trainable.any() for record in index.records])
+        log.info("data.keep_empty=false: %d of %d training images have no box", (~has_box).sum(), len(index))
         kept = has_box[order]
         return order[kept], labels[kept]
-
-    def plan(self) -> BalancePlan | None:
-        """The balance plan, or None without `balance`."""
-        if self.balance is None:
-            return None
-        return make_plan(self.index("train"), self.balance, window=self.train_transform.repeat_window)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The stream's current epoch in full batches."""
