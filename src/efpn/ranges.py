@@ -76,8 +76,8 @@ def number(words: str, within: Callable[[float], bool]) -> Rule:
 
 
 def choice(*values: str) -> Rule:
-    """One of a few words (or what YAML makes of them)."""
-    return Rule(f"one of {', '.join(values)}", lambda v: str(v).lower() in values)
+    """One of a few words, in lower case (or what YAML makes of them: true, or a number)."""
+    return Rule(f"one of {', '.join(values)}", lambda v: (str(v).lower() if isinstance(v, int) else v) in values)
 
 
 def maybe(rule: Rule) -> Rule:

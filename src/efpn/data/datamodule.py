@@ -22,7 +22,7 @@ from efpn.data.dataset import DetectionDataset, PairSample, Sample, StreamSample
 from efpn.data.records import Categories, Index
 from efpn.data.splits import Source, SplitRule, load_role
 from efpn.data.transforms import Transform
-from efpn.errors import UserError, require_count
+from efpn.errors import UserError
 from efpn.signals import leave_to_main
 
 log = logging.getLogger(__name__)
@@ -56,12 +56,6 @@ class DetectionDataModule(pl.LightningDataModule):
 
     def __post_init__(self) -> None:
         super().__init__()
-        require_count("data.batch_size", self.batch_size, least=1)
-        require_count("data.eval_batch_size", self.eval_batch_size, least=1)
-        require_count("data.num_workers", self.num_workers, least=0)
-        for option, choices in (("on_unreadable", ("error", "skip")), ("check_images", ("all", "header", "none"))):
-            if (value := getattr(self, option)) not in choices:
-                raise UserError(f"data.{option}={value}: unknown; use one of {', '.join(choices)}")
         # what an interrupted run has already had of the epoch that the next training loader begins with
         self.batches_done = 0
         self._indices: dict[str, Index] = {}
@@ -103,11 +97,6 @@ class DetectionDataModule(pl.LightningDataModule):
                 said.update([head, *lines])
         if errors:
             raise UserError("\n".join(errors))
-
-    def setup(self, stage: str) -> None:
-        """Check what `stage` (``fit``, ``validate``, ``test``) will read, before it begins."""
-        roles: dict[str, tuple[Role, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
-        self.check(*roles.get(stage, ()))
 
     def train_order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Record numbers of one training pass, and for whose label they come (0: none).
