@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from efpn.metrics import score
 from efpn.metrics.evaluation import Evaluation
+from efpn.metrics.score import score
 
 NAMES = {4: "pl40", 9: "pn"}
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from efpn.evaluation.report import write_row
 from efpn.figures.sheet import outcome_sheet
-from efpn.metrics import score
+from efpn.metrics.score import score
 from efpn.provenance import command_line, git_commit, hardware
 
 # By hand. Class pl40 has two objects and detections at 0.9 (IoU 19/21 = 0.905: a hit at nine of ten thresholds), at 0.8

@@ -11,8 +11,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from efpn.errors import UserError
-from efpn.metrics import COCO_BANDS, coco_metrics, restrict
-from efpn.metrics.coco import class_metrics
+from efpn.metrics.bands import COCO_BANDS
+from efpn.metrics.coco import class_metrics, coco_metrics, restrict
 
 TWELVE = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR1", "AR10", "AR", "AR_S", "AR_M", "AR_L")
 NAMES = {"AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR", "AR_S", "AR_M", "AR_L"}

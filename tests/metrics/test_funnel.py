@@ -10,10 +10,10 @@ import pytest
 
 from efpn.errors import UserError
 from efpn.evaluation.table import funnel_markdown
-from efpn.metrics import score
 from efpn.metrics.causes import FALSE_ALARMS, MISSES
 from efpn.metrics.funnel import Proposals, StageRecord, loss_funnel
 from efpn.metrics.matching import Objects
+from efpn.metrics.score import score
 from efpn.runs.files import plain
 
 LEVELS = ("p2_ext", "p2", "p3")

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from efpn.errors import UserError
-from efpn.metrics import coco_metrics
+from efpn.metrics.coco import coco_metrics
 from efpn.metrics.score import by_scale
 
 

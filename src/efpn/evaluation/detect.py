@@ -18,11 +18,11 @@ from efpn.errors import UserError
 from efpn.evaluation.rows import changed
 from efpn.evaluation.stages import StageRecorder
 from efpn.evaluation.variants import Variant
-from efpn.metrics import best_f1_threshold
 from efpn.metrics.accumulate import Collected, DetectionAccumulator
 from efpn.metrics.bands import Boxes
 from efpn.metrics.funnel import StageRecord
 from efpn.metrics.results import read_results
+from efpn.metrics.score import best_f1_threshold
 from efpn.models import EFPNDetector, FasterRCNN
 from efpn.ranges import one_device
 from efpn.runs.checkpoints import Checkpoint, read_checkpoint

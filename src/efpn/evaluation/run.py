@@ -23,8 +23,9 @@ from efpn.evaluation.report import Drawn, draw_costs, draw_row, draw_together, k
 from efpn.evaluation.rows import METRICS, Row, comparable, difference, label, load_row
 from efpn.evaluation.tracking import start_tracking, track
 from efpn.evaluation.variants import OWN, Variant, find_variants
-from efpn.metrics import metric_names, restrict
+from efpn.metrics.coco import restrict
 from efpn.metrics.evaluation import Evaluation
+from efpn.metrics.score import metric_names
 from efpn.provenance import command_line, hardware, own_commit
 from efpn.ranges import EVALUATE, check_values
 from efpn.runs.files import require_place

@@ -77,7 +77,7 @@ class Evaluation:
 
     @cached_property
     def metrics(self) -> dict[str, float | None]:
-        """All numbers of :func:`efpn.metrics.score` at the fixed threshold."""
+        """All numbers of :func:`efpn.metrics.score.score` at the fixed threshold."""
         every, wanted = self.matcher, self.evaluated
         return score(self.truth, self.detections, score_threshold=self.threshold, category_ids=wanted, matcher=every)
 
