@@ -33,9 +33,10 @@ def test_a_size_without_objects_has_no_curve(evaluation, ground_truth):
     assert evaluation().curves["large"] is None
 
 
-def test_scales_by_level(tmp_path, evaluation, detections):
+def test_scales_by_level(tmp_path, evaluation, detections, monkeypatch):
+    monkeypatch.setattr("efpn.metrics.score.EDGES", (0, 32, 96, 200))
     runs = {"p2_ext": detections[:1], "p2": detections[1:3], "p3": detections[3:]}
-    draw_scales(tmp_path / "scales", evaluation(), runs, edges=(0, 32, 96, 200))
+    draw_scales(tmp_path / "scales", evaluation(), runs)
     record = json.loads((tmp_path / "scales.json").read_text())
     assert [one["objects"] for one in record["p2_ext"]] == [1, 1, 1]
     assert [record[level][0]["ar"] > 0 for level in runs] == [True, False, False]
