@@ -65,8 +65,8 @@ def test_losses(tmp_path, evaluation):
 def test_images_and_losses_are_shown_at_the_best_threshold(evaluation):
     fixed, best = evaluation(), evaluation(best_threshold=0.15, best_chosen_on="toy/val")
     assert (fixed.shown_threshold, best.shown_threshold) == (0.5, 0.15)
-    shown = {one["score"] for of in best.outcomes.values() for one in of.detections}
-    assert 0.2 in shown and 0.2 not in {one["score"] for of in fixed.outcomes.values() for one in of.detections}
+    shown = {score for of in best.outcomes.values() for score in of.scores}
+    assert 0.2 in shown and 0.2 not in {score for of in fixed.outcomes.values() for score in of.scores}
     assert best.funnel.score_threshold == 0.15
     assert [at.split(",")[0] for at in best.by_size] == ["0.15", "0.50"]
     draw_losses(best.folder / "losses", [fixed, evaluation(name="B", best_threshold=0.15, best_chosen_on="toy/val")])

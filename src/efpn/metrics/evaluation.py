@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,11 +26,12 @@ LoadImage = Callable[[int], np.ndarray]
 class Outcomes:
     """What became of each box of one image: of its objects (no crowds) and its detections from the threshold on."""
 
-    objects: Boxes  # COCO annotations of the evaluated categories
-    detections: Boxes  # COCO results of the evaluated categories
     object_boxes: np.ndarray  # (n, 4) xyxy, native pixels
+    object_classes: np.ndarray  # (n,) category ids, evaluated ones alone
     object_sizes: np.ndarray  # (n,) longer sides, native pixels
     detection_boxes: np.ndarray  # (d, 4) xyxy, native pixels
+    detection_classes: np.ndarray  # (d,) category ids, likewise
+    scores: np.ndarray  # (d,) of the detections
     hits: np.ndarray  # (h,) indices of detections that found an object
     found: np.ndarray  # (h,) indices of the objects that they found, in the same order
     false_alarms: np.ndarray  # (f,) detections that found none (background, wrong class, poor overlap, duplicate)
@@ -119,18 +120,24 @@ class Evaluation:
         """What became of every box from the threshold on that images show, by image id."""
         truth, found = self.matcher.truth, self.matcher.found
         matched, kept = self.matcher.match(self.shown_threshold), found.scores >= self.shown_threshold
-        real = self._by_image(box for box in self.truth["annotations"] if not box.get("iscrowd", 0))
-        seen = self._by_image(self.detections)
         outcomes = {}
         for number in (image["id"] for image in self.truth["images"]):
             g, d = (slice(*np.searchsorted(side.images, (number, number + 1))) for side in (truth, found))
-            shown = [one for one, keep in zip(seen[number], kept[d], strict=True) if keep]
-            of = matched[d][kept[d]]  # the object of each detection
+            shown = d.start + np.flatnonzero(kept[d])
+            of = matched[shown]  # the object of each detection
             hits = np.flatnonzero(of >= 0)
-            fates = hits, of[hits] - g.start, np.flatnonzero(of < 0)
-            misses = np.setdiff1d(np.arange(len(real[number])), fates[1])
-            boxes = truth.boxes[g], self.matcher.truth_sizes[g], found.boxes[d][kept[d]]
-            outcomes[number] = Outcomes(real[number], shown, *boxes, *fates, misses)
+            outcomes[number] = Outcomes(
+                object_boxes=truth.boxes[g],
+                object_classes=truth.classes[g],
+                object_sizes=self.matcher.truth_sizes[g],
+                detection_boxes=found.boxes[shown],
+                detection_classes=found.classes[shown],
+                scores=found.scores[shown],
+                hits=hits,
+                found=of[hits] - g.start,
+                false_alarms=np.flatnonzero(of < 0),
+                misses=np.setdiff1d(np.arange(g.start, g.stop), of) - g.start,
+            )
         return outcomes
 
     @cached_property
@@ -198,14 +205,6 @@ class Evaluation:
             "more": {},
             **self.facts,
         }
-
-    def _by_image(self, boxes: Iterable[Mapping[str, Any]]) -> dict[int, list[Mapping[str, Any]]]:
-        """The boxes of evaluated categories by image id; an empty list for an image without any."""
-        table, wanted = defaultdict[int, list[Mapping[str, Any]]](list), set(self.evaluated)
-        for box in boxes:
-            if box["category_id"] in wanted:
-                table[box["image_id"]].append(box)
-        return table
 
 
 def _as_lists(bands: Bands) -> dict[str, list[float | None]]:
