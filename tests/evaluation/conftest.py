@@ -65,7 +65,7 @@ def evaluation(tmp_path, ground_truth, detections, facts, load_image):
             "truth": ground_truth,
             "detections": detections,
             "threshold": 0.5,
-            "category_ids": [4, 9],
+            "evaluated": [4, 9],
             "load_image": load_image,
             "folder": tmp_path,
             "facts": facts,

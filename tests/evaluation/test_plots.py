@@ -59,7 +59,7 @@ def test_losses(tmp_path, evaluation):
     draw_losses(tmp_path / "losses", [evaluation(name="FPN")])
     assert json.loads((tmp_path / "losses.json").read_text())["FPN"]["by_band"]["small"]["hits"] == 1
     with pytest.raises(UserError, match="losses of FPN, EFPN: not of the same ground truth"):
-        draw_losses(tmp_path / "losses", [evaluation(name="FPN"), evaluation(category_ids=[4])])
+        draw_losses(tmp_path / "losses", [evaluation(name="FPN"), evaluation(evaluated=[4])])
 
 
 def test_images_and_losses_are_shown_at_the_best_threshold(evaluation):

@@ -182,7 +182,7 @@ def evaluate_job(
         truth=restrict(index.to_coco(), found.image_ids),
         detections=found.detections,
         threshold=float(cfg.score_threshold),
-        category_ids=list(found.data.categories.evaluated_ids),
+        evaluated=list(found.data.categories.evaluated_ids),
         best_threshold=found.best,
         best_chosen_on=None if found.best is None else found.data.index("val").name,
         stages=found.stages,
@@ -194,8 +194,8 @@ def evaluate_job(
             "command": command_line(),
             "seconds": round(time.perf_counter() - start, 1),
             "hardware": hardware(),
-            "seconds_per_image": taken,
             "more": found.more,
+            "seconds_per_image": taken,
         },
     )
     return one, write_row(one, cfg.images, tt100k=isinstance(found.data.source, TT100K))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,36 +40,22 @@ class Outcomes:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Detections, what they are scored against, by which rules; everything that follows is worked out once, when asked.
-
-    Raises:
-        ValueError: a best threshold without the split where it was chosen, or the other way round.
-    """
+    """Detections, what they are scored against, by which rules; what follows is worked out once, when asked."""
 
     name: str  # of the row in tables and figures, such as demo/finetune
     split: str  # what was scored, such as tt100k_mosaic/test
     truth: Truth  # COCO ground truth of the images that were scored, native pixels
     detections: Boxes  # COCO results, native pixels, of all scores
     threshold: float  # the fixed score threshold of accuracy, recall and F1
-    category_ids: Sequence[int] | None = None  # the evaluated categories; all of the ground truth's by default
+    evaluated: Sequence[int]  # ids of the categories that count
+    # seed, commit, command, seconds, hardware, and more: all that says what was evaluated (phase, variant, what was
+    # changed in the model)
+    facts: Mapping[str, Any]
     best_threshold: float | None = None  # the one of best F1 on best_chosen_on; None where none was chosen
     best_chosen_on: str | None = None  # the split where it was chosen; never the one scored
     stages: StageRecord | None = None  # what the detector did before its detections, if it was recorded
     load_image: LoadImage | None = None  # image id to (H, W, 3) uint8, native pixels; only figures need it
     folder: Path = Path()  # of its report
-    # seed, commit, command, seconds, hardware, and more: all that says what was evaluated (phase, variant, what was
-    # changed in the model)
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if (self.best_threshold is None) != (self.best_chosen_on is None):
-            raise ValueError("best_threshold and best_chosen_on belong together: give both or none")
-
-    @cached_property
-    def evaluated(self) -> list[int]:
-        """Ids of the evaluated categories."""
-        every = [category["id"] for category in self.truth["categories"]]
-        return every if self.category_ids is None else list(self.category_ids)
 
     @cached_property
     def matcher(self) -> Matcher:
@@ -201,8 +187,6 @@ class Evaluation:
             "detections": len(self.detections),
             "categories": len(wanted),
             "classes": {str(one["id"]): one["name"] for one in truth["categories"] if one["id"] in set(wanted)},
-            **dict.fromkeys(("seed", "commit", "command", "seconds", "hardware")),
-            "more": {},
             **self.facts,
         }
 
