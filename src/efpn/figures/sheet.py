@@ -11,7 +11,6 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from PIL import Image
 
@@ -148,7 +147,6 @@ def worst_sheet(evaluation: Evaluation, kind: WorstKind, count: int = 18, title:
     rows, side = -(-len(mistakes) // columns), WIDTH / columns
     height = HEAD + rows * (CROP_TITLE + 0.95 * side)
     figure = Figure(figsize=(WIDTH, height), dpi=130, facecolor="white")
-    FigureCanvasAgg(figure)
     figure.text(0.01, 1 - 0.18 / height, title, fontsize=10.5, weight="bold", va="center")
     legend(figure, loc="upper left", bbox_to_anchor=(0.0, 1 - 0.28 / height), fontsize=8.5)
     for place, (image_id, box, label, weight) in enumerate(mistakes):
@@ -258,7 +256,6 @@ def _paged(count: int, width: float, head: float, height: float, dpi: int) -> tu
     columns = min(2, count)
     heights = [head, *[height] * -(-count // columns)]
     figure = Figure(figsize=(width, sum(heights)), dpi=dpi, facecolor="white")
-    FigureCanvasAgg(figure)
     grid = figure.add_gridspec(len(heights), columns, height_ratios=heights, wspace=0, hspace=0)
     top = figure.add_subfigure(grid[0, :])
     return figure, top, [figure.add_subfigure(grid[1 + n // columns, n % columns]) for n in range(count)]
