@@ -27,7 +27,7 @@ from efpn.metrics.coco import restrict
 from efpn.metrics.evaluation import Evaluation
 from efpn.metrics.score import metric_names
 from efpn.provenance import command_line, hardware, own_commit
-from efpn.ranges import EVALUATE, check_values
+from efpn.ranges import EVALUATE, check_values, one_device
 from efpn.runs.files import require_place
 from efpn.runs.rebuild import first_process
 from efpn.runs.saved import SavedRun, broken_lineage, row_names
@@ -67,6 +67,10 @@ def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Row]:
         raise UserError(f"cost_of={cfg.cost_of}: is the cost of variant=fpn_scaled; name that too")
     if unknown := [str(column) for column in cfg.columns if column not in metric_names()]:
         raise UserError(f"columns: no metric {', '.join(unknown)}; choose from {', '.join(metric_names())}")
+    if cfg.timed and cfg.detections:
+        raise UserError("timed=true: a result file has no model to be timed; leave it out")
+    if (cfg.timed or cfg.cost_of) and not one_device(cfg):
+        raise UserError("timed, cost_of: are measured on one device; give trainer.devices=1")
     plan = plan_file(cfg, runs) if cfg.detections else plan_runs(cfg, runs)
     ways = {job.name: job.source for job in plan.jobs if isinstance(job.source, tuple)}
     used = list(dict.fromkeys(run for run, _ in ways.values()))
@@ -77,8 +81,6 @@ def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Row]:
     extended = with_extension(used) if cfg.features and used else []
     own_commit()  # of the code that runs, not of what a checkout has become by the end
     with start_tracking(cfg, plan.called) if first_process() else nullcontext() as tracked:
-        if cfg.timed and not ways:
-            raise UserError("timed=true: a result file has no model to be timed; leave it out")
         seconds = seconds_per_image(cfg, list(ways.values())) if cfg.timed else [None] * len(plan.jobs)
         jobs = zip(plan.jobs, seconds, strict=True)
         made = [done for job, taken in jobs if (done := evaluate_job(cfg, job, runs, taken)) is not None]
