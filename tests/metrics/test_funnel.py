@@ -42,7 +42,7 @@ def record(proposals=None, cut=(), cap=2, depth=4):
     for image_id in (1, 2, 3):
         boxes = np.array((proposals or {}).get(image_id, []), dtype=float).reshape(-1, 4)
         levels = np.full(min(cap, len(boxes)), "p2_ext")
-        images[image_id] = Proposals(boxes, np.linspace(1, 0, len(boxes)), levels)
+        images[image_id] = Proposals(boxes, levels)
     filtered = {"proposals": {"nms": 6, "cap": 3, "kept": 9}}
     return StageRecord(cap, depth, 100, LEVELS, images, list(cut), {}, filtered)
 
