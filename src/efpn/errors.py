@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 SHOWN: Final = 20  # lines of one message; the rest are counted
 ALIKE: Final = 3  # mistakes of one kind that are told in full; more are counted, with as many examples
@@ -25,12 +25,6 @@ class Interrupted(BaseException):
         super().__init__(number, message)
         self.number = number  # of the signal
         self.message = message  # what was saved, for a reader
-
-
-def require_count(option: str, value: Any, least: int) -> None:
-    """Raise `UserError` if ``value`` is no whole number from ``least`` on."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UserError(f"{option}={value}: must be a whole number, at least {least}")
 
 
 @dataclass(frozen=True)

@@ -76,9 +76,8 @@ def number(words: str, within: Callable[[float], bool]) -> Rule:
 
 
 def choice(*values: str) -> Rule:
-    """One of a few words (or what YAML makes of them)."""
-    said = lambda v: str(v).lower() if isinstance(v, bool) else str(v)  # noqa: E731
-    return Rule(f"one of {', '.join(values)}", lambda v: said(v) in values)
+    """One of a few words, in lower case (or what YAML makes of them: true, or a number)."""
+    return Rule(f"one of {', '.join(values)}", lambda v: (str(v).lower() if isinstance(v, int) else v) in values)
 
 
 def maybe(rule: Rule) -> Rule:

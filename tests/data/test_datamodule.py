@@ -8,6 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from efpn.data.balance import count_matrix
 from efpn.data.datamodule import DetectionDataModule, thin_out
 from efpn.data.transforms import EvalTransform, TrainTransform
 from efpn.data.tt100k import TT100K
@@ -106,12 +107,10 @@ def test_balanced_images_come_again_as_crops_around_their_class(module):
 
 def test_balance_repeats_rare_classes(module):
     data = module(balance=9)
-    plan = data.plan()
-    assert plan is not None
-    counts = dict(zip(data.categories.names, plan.after.tolist(), strict=True))
-    assert plan.before[1] < 9 <= counts["pl50"]
     order, labels = data.train_order()
-    assert len(order) == len(labels) == plan.repeats.sum() > 20
+    counts, rare = count_matrix(data.index("train")), data.categories.names.index("pl50")
+    assert counts[:, rare].sum() < 9 <= counts[order, rare].sum()
+    assert len(order) == len(labels) > 20
     assert (np.bincount(labels) > 0).tolist() == [True, False, True]  # none, pn has enough, pl50
 
 
@@ -202,8 +201,8 @@ def test_all_that_a_fit_reads_is_checked_in_one_go(module):
         data.index(role).records[0].path.unlink()
     data = DetectionDataModule(data.source, data.splits, data.train_transform, data.eval_transform)
     with pytest.raises(UserError, match=r"(?s)signs/train: 1 problem.*signs/train \(its part for val\): 1 problem"):
-        data.setup("fit")
-    data.setup("test")
+        data.check("train", "val")
+    data.check("test")
 
 
 def test_what_a_reader_could_not_make_sense_of_is_said_once_for_both_parts_of_a_split(module, monkeypatch):
@@ -214,7 +213,7 @@ def test_what_a_reader_could_not_make_sense_of_is_said_once_for_both_parts_of_a_
     odd = Problem(Path("labels.txt"), "line 4", "is 'x'", "write a number")
     monkeypatch.setattr(TT100K, "load", lambda self, split: replace(load(self, split), problems=(odd,)))
     with pytest.raises(UserError) as caught:
-        data.setup("fit")
+        data.check("train", "val")
     first, *lines = str(caught.value).splitlines()
     assert first == "signs/train: 2 problems" and lines[0] == f"  {odd}" and len(lines) == 2 and str(gone) in lines[1]
 
@@ -240,11 +239,3 @@ def test_what_both_splits_have_wrong_is_said_once(module):
         with pytest.raises(UserError) as caught:
             broken.check("train", "val")
         assert str(caught.value).count(file) == 1
-
-
-@pytest.mark.parametrize(
-    "option, value, least", [("batch_size", 0, 1), ("eval_batch_size", "8", 1), ("num_workers", -1, 0)]
-)
-def test_counts_that_cannot_be_are_refused(module, option, value, least):
-    with pytest.raises(UserError, match=f"data.{option}={value}: must be a whole number, at least {least}"):
-        module(**{option: value})

@@ -12,7 +12,6 @@ from efpn.data.augment import ColorJitter, HorizontalFlip
 from efpn.data.coco import CocoJson
 from efpn.data.dataset import DetectionDataset, halve, to_tensor
 from efpn.data.images import ImageError, probe_image, read_image, read_smaller
-from efpn.data.records import Problem
 from efpn.data.transforms import EvalTransform, TrainTransform
 from efpn.errors import UserError
 
@@ -143,19 +142,6 @@ def test_errors_survive_the_way_out_of_a_worker(broken):
     loader = DataLoader(DetectionDataset(broken, EvalTransform(15, 20)), num_workers=1, collate_fn=list)
     with pytest.raises(ImageError, match=r"1.jpg: cannot be read"):
         list(loader)
-
-
-def test_an_index_with_problems_is_refused(index, tmp_path):
-    from dataclasses import replace
-
-    flawed = replace(index([]), problems=(Problem(tmp_path, "image 5", "is odd", "mend it"),))
-    with pytest.raises(UserError, match=r"set/train: 1 problem\n.*image 5: is odd; mend it"):
-        DetectionDataset(flawed, EvalTransform(15, 20))
-
-
-def test_an_empty_split_is_refused(index):
-    with pytest.raises(UserError, match=r"set/train: the split is empty; check data.splits"):
-        DetectionDataset(index(), EvalTransform(15, 20))
 
 
 def test_records_travel_to_workers(index):

@@ -56,8 +56,3 @@ def test_a_plan_with_repeats_is_followed():
     drawn = list(StreamSampler([0, 1, 1, 4], 0, 4, labels=[0, 0, 7, 0]))
     assert sorted((number, label) for number, _, label in drawn) == [(0, 0), (1, 0), (1, 7), (4, 0)]
     assert [number for number, *_ in drawn] == [number for number, *_ in StreamSampler([0, 1, 1, 4], 0, 4)]
-
-
-def test_nothing_to_sample():
-    with pytest.raises(ValueError, match="nothing to sample from"):
-        StreamSampler([], 0, 1)

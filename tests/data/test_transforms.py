@@ -3,7 +3,6 @@ import pytest
 
 from efpn.data.augment import ColorJitter, HorizontalFlip
 from efpn.data.transforms import EvalTransform, TrainTransform, clip_boxes, size_factor
-from efpn.errors import UserError
 
 SIGNS = {"short_side": 96, "max_size": 96, "scale_jitter": (0.6, 2.0), "crop": 64, "object_crop_prob": 0.8}
 
@@ -154,19 +153,6 @@ def test_colour_jitter_changes_colours_not_geometry():
     assert abs(other.image.mean() / one.image.mean() - 0.5) < 0.03
 
 
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        ({"scale_jitter": (2, 1)}, "0 < low <= high"),
-        ({"scale_jitter": (2,)}, r"scale_jitter=\[2.0\]: give \[low, high\]"),
-        ({"crop": 0}, "crop is 0"),
-    ],
-)
-def test_senseless_options(option, message):
-    with pytest.raises(UserError, match=message):
-        TrainTransform(64, 64, **option)
-
-
 def test_a_repeat_is_a_crop_around_the_object_it_comes_for():
     image = painted(200, 200, (150, 20, 170, 40))
     boxes = np.array([[10.0, 150, 40, 190], [150, 20, 170, 40]])
@@ -197,5 +183,3 @@ def test_the_window_of_a_repeat_in_native_pixels():
     assert TrainTransform(50, 100, crop=20).repeat_window((100, 100)) == 40
     assert np.isinf(TrainTransform(50, 100).repeat_window((100, 100)))
     assert np.isinf(TrainTransform(50, 100, repeat_crop=20).repeat_window(None))
-    with pytest.raises(UserError, match="repeat_crop is 0; give a side in 1x pixels, or null for whole images"):
-        TrainTransform(50, 100, repeat_crop=0)

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from efpn.metrics import score
 from efpn.metrics.evaluation import Evaluation
+from efpn.metrics.score import score
 
 NAMES = {4: "pl40", 9: "pn"}
 
@@ -65,7 +65,7 @@ def evaluation(tmp_path, ground_truth, detections, facts, load_image):
             "truth": ground_truth,
             "detections": detections,
             "threshold": 0.5,
-            "category_ids": [4, 9],
+            "evaluated": [4, 9],
             "load_image": load_image,
             "folder": tmp_path,
             "facts": facts,

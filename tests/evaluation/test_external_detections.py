@@ -64,6 +64,23 @@ def test_without_data_it_asks_for_them(tmp_path: Path) -> None:
         evaluate(config("evaluate", f"detections={found}"), [])
 
 
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["detections=FILE"], "timed=true: a result file has no model to be timed; leave it out"),
+        (["run=x", "trainer.devices=2"], "timed, cost_of: are measured on one device; give trainer.devices=1"),
+    ],
+)
+def test_what_cannot_be_timed_is_told_before_tracking_starts(
+    words: list[str], message: str, things: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("efpn.evaluation.run.start_tracking", lambda *given: pytest.fail("tracking has started"))
+    found = results(tmp_path / "yolo.json", (1, 15, 0.9))
+    words = [word.replace("FILE", str(found)) for word in words]
+    with pytest.raises(UserError, match=message):
+        evaluate(config("evaluate", *words, "timed=true", *overrides(things)), [])
+
+
 @pytest.mark.slow
 def test_a_missing_file_and_a_wrong_one_are_answered_without_a_traceback(things: Path, tmp_path: Path) -> None:
     done = run_here("evaluate.py", f"detections={tmp_path / 'none.json'}", *overrides(things))

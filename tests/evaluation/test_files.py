@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from efpn.errors import UserError
-from efpn.metrics import score
 from efpn.metrics.results import read_results
+from efpn.metrics.score import score
 from efpn.runs.files import as_tt100k_results, plain, read_json, write_json, write_text
 
 

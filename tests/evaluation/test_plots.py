@@ -33,9 +33,10 @@ def test_a_size_without_objects_has_no_curve(evaluation, ground_truth):
     assert evaluation().curves["large"] is None
 
 
-def test_scales_by_level(tmp_path, evaluation, detections):
+def test_scales_by_level(tmp_path, evaluation, detections, monkeypatch):
+    monkeypatch.setattr("efpn.metrics.score.EDGES", (0, 32, 96, 200))
     runs = {"p2_ext": detections[:1], "p2": detections[1:3], "p3": detections[3:]}
-    draw_scales(tmp_path / "scales", evaluation(), runs, edges=(0, 32, 96, 200))
+    draw_scales(tmp_path / "scales", evaluation(), runs)
     record = json.loads((tmp_path / "scales.json").read_text())
     assert [one["objects"] for one in record["p2_ext"]] == [1, 1, 1]
     assert [record[level][0]["ar"] > 0 for level in runs] == [True, False, False]
@@ -58,14 +59,14 @@ def test_losses(tmp_path, evaluation):
     draw_losses(tmp_path / "losses", [evaluation(name="FPN")])
     assert json.loads((tmp_path / "losses.json").read_text())["FPN"]["by_band"]["small"]["hits"] == 1
     with pytest.raises(UserError, match="losses of FPN, EFPN: not of the same ground truth"):
-        draw_losses(tmp_path / "losses", [evaluation(name="FPN"), evaluation(category_ids=[4])])
+        draw_losses(tmp_path / "losses", [evaluation(name="FPN"), evaluation(evaluated=[4])])
 
 
 def test_images_and_losses_are_shown_at_the_best_threshold(evaluation):
     fixed, best = evaluation(), evaluation(best_threshold=0.15, best_chosen_on="toy/val")
     assert (fixed.shown_threshold, best.shown_threshold) == (0.5, 0.15)
-    shown = {one["score"] for of in best.outcomes.values() for one in of.detections}
-    assert 0.2 in shown and 0.2 not in {one["score"] for of in fixed.outcomes.values() for one in of.detections}
+    shown = {score for of in best.outcomes.values() for score in of.scores}
+    assert 0.2 in shown and 0.2 not in {score for of in fixed.outcomes.values() for score in of.scores}
     assert best.funnel.score_threshold == 0.15
     assert [at.split(",")[0] for at in best.by_size] == ["0.15", "0.50"]
     draw_losses(best.folder / "losses", [fixed, evaluation(name="B", best_threshold=0.15, best_chosen_on="toy/val")])

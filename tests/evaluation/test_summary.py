@@ -51,8 +51,14 @@ def make(tmp_path: Path) -> Make:
             json.dumps({"title": f"the {row}_row", "phase": phase, "sweeps": {"lambda": number}})
         )
         truth, found = found_with(rate, seed)
-        facts = {"seed": seed, "more": {"phase": phase, "trained with": "efpn 0, config abc"}}
-        write_row(Evaluation(row, "signs/test", truth, found, 0.5, folder=folder / "eval" / split, facts=facts))
+        facts = {
+            **dict.fromkeys(("commit", "command", "seconds", "hardware")),
+            "seed": seed,
+            "more": {"phase": phase, "trained with": "efpn 0, config abc"},
+        }
+        ids = [one["id"] for one in truth["categories"]]
+        place = folder / "eval" / split
+        write_row(Evaluation(row, "signs/test", truth, found, 0.5, ids, facts=facts, folder=place))
         return folder
 
     return one

@@ -150,7 +150,8 @@ def test_sheet_is_written_and_has_pixels_of_each_kind(tmp_path):
 
 def test_no_image_has_no_sheet():
     nothing = {"images": [], "annotations": [], "categories": []}
-    assert outcome_sheet(Evaluation("x", "toy/test", nothing, [], 0.5, load_image=lambda number: GREY)) is None
+    one = Evaluation("x", "toy/test", nothing, [], 0.5, [], facts={}, load_image=lambda number: GREY)
+    assert outcome_sheet(one) is None
 
 
 def test_a_dollar_in_a_name_begins_no_formula(tmp_path):

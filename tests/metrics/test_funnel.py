@@ -10,10 +10,10 @@ import pytest
 
 from efpn.errors import UserError
 from efpn.evaluation.table import funnel_markdown
-from efpn.metrics import score
 from efpn.metrics.causes import FALSE_ALARMS, MISSES
 from efpn.metrics.funnel import Proposals, StageRecord, loss_funnel
 from efpn.metrics.matching import Objects
+from efpn.metrics.score import score
 from efpn.runs.files import plain
 
 LEVELS = ("p2_ext", "p2", "p3")
@@ -42,7 +42,7 @@ def record(proposals=None, cut=(), cap=2, depth=4):
     for image_id in (1, 2, 3):
         boxes = np.array((proposals or {}).get(image_id, []), dtype=float).reshape(-1, 4)
         levels = np.full(min(cap, len(boxes)), "p2_ext")
-        images[image_id] = Proposals(boxes, np.linspace(1, 0, len(boxes)), levels)
+        images[image_id] = Proposals(boxes, levels)
     filtered = {"proposals": {"nms": 6, "cap": 3, "kept": 9}}
     return StageRecord(cap, depth, 100, LEVELS, images, list(cut), {}, filtered)
 

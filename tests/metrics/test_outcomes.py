@@ -22,7 +22,7 @@ def judged(truth, found, threshold=0.0):
         "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
     }
     detections = [coco(*one[:3], score=float(one[3])) for one in found]
-    outcomes = Evaluation("x", "toy/test", content, detections, threshold).outcomes
+    outcomes = Evaluation("x", "toy/test", content, detections, threshold, [1, 2], facts={}).outcomes
     return {
         number: tuple([int(i) for i in part] for part in (one.hits, one.found, one.false_alarms, one.misses))
         for number, one in outcomes.items()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from efpn.metrics import score
 from efpn.metrics.resample import Resampled, column_names
+from efpn.metrics.score import score
 
 THRESHOLDS = (0.5, 0.7)
 COLUMNS = column_names()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from efpn.errors import UserError
-from efpn.metrics import coco_metrics
+from efpn.metrics.coco import coco_metrics
 from efpn.metrics.results import read_results
 from efpn.runs.files import as_tt100k_results
 

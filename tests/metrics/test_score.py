@@ -7,8 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from efpn.metrics import best_f1_threshold, coco_metrics, score
+from efpn.metrics.coco import coco_metrics
 from efpn.metrics.matching import Matcher
+from efpn.metrics.score import best_f1_threshold, score
 
 RATES = [f"{rate}{tail}" for tail in ("", "_S", "_M", "_L") for rate in ("acc", "rec", "F1")]
 

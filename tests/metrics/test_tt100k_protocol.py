@@ -8,7 +8,7 @@ import time
 import pytest
 
 from efpn.data.tt100k import CLASSES_45
-from efpn.metrics import TT100K_BINS
+from efpn.metrics.bands import TT100K_BINS
 from efpn.metrics.matching import Matcher, Objects
 
 CASES = [

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,34 +20,17 @@ WindowOf = Callable[[Size], float]
 MAX_REPEATS = 30  # above the 1000 / 70 that TT100K's rarest evaluated class needs when each image has one instance
 
 
-@dataclass(frozen=True, eq=False)
-class BalancePlan:
-    """How often each image comes in one pass."""
-
-    order: NDArray[np.int64]  # ``(n,)`` record numbers of one pass
-    labels: NDArray[np.int64]  # ``(n,)`` the class for whose sake each comes again, 0 the first time
-    before: NDArray[np.int64]  # ``(K,)`` instances without repeats
-    after: NDArray[np.int64]  # ``(K,)`` instances with repeats; of crops, those to be expected in their windows
-
-    @property
-    def repeats(self) -> NDArray[np.int64]:
-        """``(images,)`` how often each image comes in one pass, once or more."""
-        return np.bincount(self.order)
-
-
-def whole(size: Size) -> float:
-    """The window of a repeat that shows the whole image."""
-    return np.inf
-
-
-def make_plan(index: Index, target: int, max_repeats: int = MAX_REPEATS, window: WindowOf = whole) -> BalancePlan:
+def make_plan(index: Index, target: int, window: WindowOf) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Repeat images until each evaluated class has about `target` instances.
 
     Classes are served from the rarest on, so that what a rare class's images bring along counts for the commoner
     ones. A class takes its images in turn, each time the one repeated least, and among those the one that adds the
     fewest instances of classes already at the target. Such a class is never repeated for its own sake, and an image
-    comes at most `max_repeats` times. `window` gives the native side of the square that a repeat of an image of
-    that size shows; infinite for the whole image.
+    comes at most `MAX_REPEATS` times. `window` gives the native side of the square that a repeat of an image of that
+    size shows; infinite for the whole image.
+
+    Returns:
+        The record numbers of one pass ``(n,)``, and for the sake of which class each comes, 0 the first time ``(n,)``.
     """
     counts = count_matrix(index)
     before = counts.sum(axis=0)
@@ -64,7 +46,7 @@ def make_plan(index: Index, target: int, max_repeats: int = MAX_REPEATS, window:
         heapq.heapify(queue)
         while queue and missing > 0:
             count, swells, row = heapq.heappop(queue)
-            if count < max_repeats:
+            if count < MAX_REPEATS:
                 times[row] = count + 1
                 rows.append(row)
                 missing -= gains[row, label - 1]
@@ -74,8 +56,7 @@ def make_plan(index: Index, target: int, max_repeats: int = MAX_REPEATS, window:
         after += gains[order[-1]].sum(axis=0)
     joined = np.concatenate(order)
     place = np.argsort(joined, kind="stable")
-    after = np.rint(after).astype(np.int64)
-    return BalancePlan(joined[place], np.concatenate(labels)[place], before, after)
+    return joined[place], np.concatenate(labels)[place]
 
 
 def count_matrix(index: Index) -> NDArray[np.int64]:

@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, DistributedSampler, Sampler
 
-from efpn.data.balance import BalancePlan, make_plan
+from efpn.data.balance import make_plan
 from efpn.data.check import OnError, OpenImages, check_index, log_report
 from efpn.data.dataset import DetectionDataset, PairSample, Sample, StreamSampler
 from efpn.data.records import Categories, Index
 from efpn.data.splits import Source, SplitRule, load_role
 from efpn.data.transforms import Transform
-from efpn.errors import UserError, require_count
+from efpn.errors import UserError
 from efpn.signals import leave_to_main
 
 log = logging.getLogger(__name__)
@@ -56,12 +56,6 @@ class DetectionDataModule(pl.LightningDataModule):
 
     def __post_init__(self) -> None:
         super().__init__()
-        require_count("data.batch_size", self.batch_size, least=1)
-        require_count("data.eval_batch_size", self.eval_batch_size, least=1)
-        require_count("data.num_workers", self.num_workers, least=0)
-        for option, choices in (("on_unreadable", ("error", "skip")), ("check_images", ("all", "header", "none"))):
-            if (value := getattr(self, option)) not in choices:
-                raise UserError(f"data.{option}={value}: unknown; use one of {', '.join(choices)}")
         # what an interrupted run has already had of the epoch that the next training loader begins with
         self.batches_done = 0
         self._indices: dict[str, Index] = {}
@@ -104,31 +98,21 @@ class DetectionDataModule(pl.LightningDataModule):
         if errors:
             raise UserError("\n".join(errors))
 
-    def setup(self, stage: str) -> None:
-        """Check what `stage` (``fit``, ``validate``, ``test``) will read, before it begins."""
-        roles: dict[str, tuple[Role, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
-        self.check(*roles.get(stage, ()))
-
     def train_order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Record numbers of one training pass, and for whose label they come (0: none).
 
         Balanced, and without empty images, if so configured.
         """
-        plan, records = self.plan(), self.index("train").records
-        order = np.arange(len(records)) if plan is None else plan.order
-        labels = np.zeros(len(order), np.int64) if plan is None else plan.labels
+        index = self.index("train")
+        order, labels = np.arange(len(index)), np.zeros(len(index), np.int64)
+        if self.balance is not None:
+            order, labels = make_plan(index, self.balance, self.train_transform.repeat_window)
         if self.keep_empty:
             return order, labels
-        has_box = np.array([record.trainable.any() for record in records])
-        log.info("data.keep_empty=false: %d of %d training images have no box", (~has_box).sum(), len(records))
+        has_box = np.array([record.trainable.any() for record in index.records])
+        log.info("data.keep_empty=false: %d of %d training images have no box", (~has_box).sum(), len(index))
         kept = has_box[order]
         return order[kept], labels[kept]
-
-    def plan(self) -> BalancePlan | None:
-        """The balance plan, or None without `balance`."""
-        if self.balance is None:
-            return None
-        return make_plan(self.index("train"), self.balance, window=self.train_transform.repeat_window)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The stream's current epoch in full batches."""

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset, Sampler
 from efpn.data.images import ImageError, read_smaller
 from efpn.data.records import Index, Record
 from efpn.data.transforms import Boxes, Transform, View
-from efpn.errors import UserError, raise_problems
+from efpn.errors import UserError
 from efpn.types import Target
 
 log = logging.getLogger(__name__)
@@ -42,14 +42,11 @@ class DetectionDataset(Dataset[Sample | PairSample]):
 
     def __init__(
         self,
-        index: Index,  # what to load
+        index: Index,  # what to load, as `efpn.data.check` has left it
         transform: Transform,  # see `efpn.data.transforms`
         pairs: bool = False,  # give both scales
         on_unreadable: Literal["error", "skip"] = "error",  # or warn, count it in `unreadable`, take the next one
     ) -> None:
-        raise_problems(index.name, index.problems)
-        if not len(index):
-            raise UserError(f"{index.name}: the split is empty; check data.splits and {index.source}")
         self.index = index
         self.transform = transform
         self.pairs = pairs
@@ -112,8 +109,6 @@ class StreamSampler(Sampler[tuple[int, int, int]]):
     labels: Sequence[int] | None = None  # for whose sake each of `order` comes, 0 for none; None for none at all
 
     def __post_init__(self) -> None:
-        if not len(self.order):
-            raise ValueError("nothing to sample from")
         self.epoch = self.skip = 0
 
     def resume(self, epoch: int, samples: int) -> None:

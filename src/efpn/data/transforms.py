@@ -143,7 +143,7 @@ class TrainTransform(Transform):
 
     A JPEG that ends up at half of its size or less (files from four times the 1x size on, since 1x is made of the 2x
     image) may be read at that size, see `shrink`; its pixels are then libjpeg's means in place of OpenCV's. Sides are
-    those before jitter. What makes no sense is a `UserError`.
+    those before jitter.
     """
 
     scale_jitter: Sequence[float] | None = None  # (low, high) factor on that size, drawn log-uniformly; None for none
@@ -155,13 +155,8 @@ class TrainTransform(Transform):
     augment: Any = None  # a list of transforms, or some by name, done one after the other, see `efpn.data.augment`
 
     def __post_init__(self) -> None:
-        given = (1.0, 1.0) if self.scale_jitter is None else tuple(map(float, self.scale_jitter))
-        if len(given) != 2 or not 0 < given[0] <= given[1]:
-            raise UserError(f"data.train_transform.scale_jitter={list(given)}: give [low, high] with 0 < low <= high")
-        self.jitter: tuple[float, float] = given
-        for name, side in (("crop", self.crop), ("repeat_crop", self.repeat_crop)):
-            if side is not None and side < 1:
-                raise UserError(f"{name} is {side}; give a side in 1x pixels, or null for whole images")
+        low, high = (1.0, 1.0) if self.scale_jitter is None else self.scale_jitter
+        self.jitter = float(low), float(high)
         self.augment = augmentations(self.augment)
 
     def __call__(

@@ -17,7 +17,6 @@ from efpn.benchmark.timing import interleave, synchronise
 from efpn.errors import UserError
 from efpn.evaluation.detect import eval_data, rebuild
 from efpn.evaluation.variants import PLAIN, Variant, find_variants
-from efpn.ranges import one_device
 from efpn.runs.checkpoints import read_checkpoint
 from efpn.runs.rebuild import quiet_trainer
 from efpn.runs.saved import SavedRun, latest_run
@@ -32,8 +31,7 @@ TURNS: Final = 3
 def equal_cost_scales(cfg: DictConfig, runs: Sequence[SavedRun]) -> list[float]:
     """The scales of ``variant=fpn_scaled``: those given, or the one at which it takes the time of ``cfg.cost_of``.
 
-    That is searched between 1 and 2, to two digits (raises `UserError`: there is no plain FPN to be enlarged, or as
-    `seconds_per_image`).
+    That is searched between 1 and 2, to two digits (raises `UserError`: there is no plain FPN to be enlarged).
     """
     if cfg.cost_of is None:
         return list(dict.fromkeys(cfg.scale))
@@ -55,8 +53,6 @@ def equal_cost_scales(cfg: DictConfig, runs: Sequence[SavedRun]) -> list[float]:
 
 def seconds_per_image(cfg: DictConfig, ways: Sequence[tuple[SavedRun, Variant]]) -> list[float]:
     """How long each way takes for an image, on one device: the median over turns that they take with each other."""
-    if not one_device(cfg):
-        raise UserError("timed, cost_of: are measured on one device; give trainer.devices=1")
     timed = {place: stopwatch(cfg, run, variant) for place, (run, variant) in enumerate(ways)}
     with torch.inference_mode():
         return [median(seconds) for seconds in interleave(timed, TURNS, warmup=1).values()]

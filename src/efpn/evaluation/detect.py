@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +19,11 @@ from efpn.errors import UserError
 from efpn.evaluation.rows import changed
 from efpn.evaluation.stages import StageRecorder
 from efpn.evaluation.variants import Variant
-from efpn.metrics import best_f1_threshold
 from efpn.metrics.accumulate import Collected, DetectionAccumulator
 from efpn.metrics.bands import Boxes
 from efpn.metrics.funnel import StageRecord
 from efpn.metrics.results import read_results
+from efpn.metrics.score import best_f1_threshold
 from efpn.models import EFPNDetector, FasterRCNN
 from efpn.ranges import one_device
 from efpn.runs.checkpoints import Checkpoint, read_checkpoint
@@ -92,14 +93,11 @@ def detect(cfg: DictConfig, run: SavedRun, variant: Variant) -> Detected | None:
     detector = rebuild(cfg, run, checkpoint, variant, data)
     index = scored_index(data, cfg.split)
     best = choose_threshold(cfg, data, lambda: collect(cfg, run, detector, variant, data, "val").detections)
-    stages = None
-    # in one pass, with a record of what comes before the detections
+    recorder = None  # of what comes before the detections
     if one_device(cfg) and variant.recorded and isinstance(detector, FasterRCNN):
-        with StageRecorder(detector, list(data.categories.ids)) as recorder:
-            seen = collect(cfg, run, detector, recorder.watch(variant), data, cfg.split)
-        stages = recorder.record()
-    else:
-        seen = collect(cfg, run, detector, variant, data, cfg.split)
+        recorder = StageRecorder(detector, list(data.categories.ids))
+    with recorder or nullcontext():
+        seen = collect(cfg, run, detector, variant, data, cfg.split, recorder)
     if missing := {record.image_id for record in index.records} - set(seen.image_ids):
         message = f"{index.name}: {len(missing)} of {len(index)} images were not scored (ids {sorted(missing)[:5]})"
         if data.on_unreadable == "error":
@@ -108,6 +106,7 @@ def detect(cfg: DictConfig, run: SavedRun, variant: Variant) -> Detected | None:
     if not first_process():
         return None
     more = said_of(cfg, run, variant, checkpoint, detector)
+    stages = None if recorder is None else recorder.record()
     return Detected(data, seen.detections, seen.image_ids, best, more, run.config.seed, stages)
 
 
@@ -191,11 +190,17 @@ def rebuild(
 
 
 def collect(
-    cfg: DictConfig, run: SavedRun, detector: EFPNDetector, variant: Variant, data: DetectionDataModule, role: Role
+    cfg: DictConfig,
+    run: SavedRun,
+    detector: EFPNDetector,
+    variant: Variant,
+    data: DetectionDataModule,
+    role: Role,
+    recorder: StageRecorder | None = None,
 ) -> Collected:
-    """Detect in all images of ``role``: each once, boxes in native pixels."""
+    """Detect in all images of ``role``: each once, boxes in native pixels; ``recorder`` keeps what comes before."""
     trainer = quiet_trainer(cfg.trainer, run)
-    task = EvaluationTask(detector, variant, list(data.categories.ids))
+    task = EvaluationTask(detector, variant, list(data.categories.ids), recorder)
     data.trainer = trainer
     trainer.test(task, dataloaders=data.val_dataloader() if role == "val" else data.test_dataloader(), verbose=False)
     assert task.collected is not None
@@ -205,12 +210,18 @@ def collect(
 class EvaluationTask(pl.LightningModule):
     """Has ``collected`` a detector's boxes after ``Trainer.test``, on any number of processes.
 
-    ``category_ids`` are by label.
+    ``category_ids`` are by label; ``recorder`` is of the detector.
     """
 
-    def __init__(self, detector: EFPNDetector, variant: Variant, category_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        detector: EFPNDetector,
+        variant: Variant,
+        category_ids: Sequence[int],
+        recorder: StageRecorder | None = None,
+    ) -> None:
         super().__init__()
-        self.detector, self.variant = detector, variant
+        self.detector, self.variant, self.recorder = detector, variant, recorder
         self.detections = DetectionAccumulator(category_ids)
         self.collected: Collected | None = None
         self.capped = 0
@@ -218,6 +229,8 @@ class EvaluationTask(pl.LightningModule):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Detect and keep the boxes."""
         found = self.variant.predict(self.detector, batch)
+        if self.recorder is not None:
+            self.recorder.file(batch)
         self.capped += count_capped(self.detector, found)
         self.detections.update(*native_detections(found, batch[-1]))
 

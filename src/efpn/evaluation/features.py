@@ -8,7 +8,6 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch import Tensor
@@ -132,7 +131,6 @@ def feature_sheet(rows: Sequence[FeatureRow], *, title: str = "") -> Figure:
     columns = 2 + len(rows[0].maps)
     size = (PANEL * columns, 0.5 + (PANEL + 0.32) * len(rows))
     figure = Figure(figsize=size, dpi=130, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10.5, weight="bold")
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for axes, row in zip(grid, rows, strict=True):

@@ -24,7 +24,7 @@ from efpn.figures.sheet import WorstKind, difference_sheet, outcome_sheet, save,
 from efpn.markdown import MISSING, number
 from efpn.metrics.bands import TT100K_BINS, Boxes
 from efpn.metrics.evaluation import Evaluation
-from efpn.metrics.score import EDGES, by_scale, rule_used
+from efpn.metrics.score import by_scale, rule_used
 from efpn.runs.files import CONFIG_FILE, as_tt100k_results, write_json, write_text
 
 log = logging.getLogger(__name__)
@@ -97,15 +97,13 @@ def draw_curves(stem: Path, rows: Sequence[Evaluation], title: str = "") -> Draw
     return keep(stem, accuracy_recall(runs, title=title), {**rules, "runs": runs})
 
 
-def draw_scales(
-    stem: Path, one: Evaluation, runs: Mapping[str, Boxes], title: str = "", edges: Sequence[float] = EDGES
-) -> Drawn:
-    """AP and AR against object size, in bins of ``sqrt(area)`` with these edges, native pixels (Fig. 1b).
+def draw_scales(stem: Path, one: Evaluation, runs: Mapping[str, Boxes], title: str = "") -> Drawn:
+    """AP and AR against object size, in bins of ``sqrt(area)``, native pixels (Fig. 1b).
 
     ``runs`` are detections of other rows or of pyramid levels; the ground truth and the categories of ``one`` count.
     """
     wanted = one.evaluated
-    bins = {run: by_scale(one.truth, found, edges=edges, category_ids=wanted) for run, found in runs.items()}
+    bins = {run: by_scale(one.truth, found, wanted) for run, found in runs.items()}
     series = {run: {"AP": [scale.ap for scale in row], "AR": [scale.ar for scale in row]} for run, row in bins.items()}
     first = next(iter(bins.values()))
     names, objects = [scale.name for scale in first], [scale.objects for scale in first]

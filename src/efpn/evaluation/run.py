@@ -23,10 +23,11 @@ from efpn.evaluation.report import Drawn, draw_costs, draw_row, draw_together, k
 from efpn.evaluation.rows import METRICS, Row, comparable, difference, label, load_row
 from efpn.evaluation.tracking import start_tracking, track
 from efpn.evaluation.variants import OWN, Variant, find_variants
-from efpn.metrics import metric_names, restrict
+from efpn.metrics.coco import restrict
 from efpn.metrics.evaluation import Evaluation
+from efpn.metrics.score import metric_names
 from efpn.provenance import command_line, hardware, own_commit
-from efpn.ranges import EVALUATE, check_values
+from efpn.ranges import EVALUATE, check_values, one_device
 from efpn.runs.files import require_place
 from efpn.runs.rebuild import first_process
 from efpn.runs.saved import SavedRun, broken_lineage, row_names
@@ -66,6 +67,10 @@ def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Row]:
         raise UserError(f"cost_of={cfg.cost_of}: is the cost of variant=fpn_scaled; name that too")
     if unknown := [str(column) for column in cfg.columns if column not in metric_names()]:
         raise UserError(f"columns: no metric {', '.join(unknown)}; choose from {', '.join(metric_names())}")
+    if cfg.timed and cfg.detections:
+        raise UserError("timed=true: a result file has no model to be timed; leave it out")
+    if (cfg.timed or cfg.cost_of) and not one_device(cfg):
+        raise UserError("timed, cost_of: are measured on one device; give trainer.devices=1")
     plan = plan_file(cfg, runs) if cfg.detections else plan_runs(cfg, runs)
     ways = {job.name: job.source for job in plan.jobs if isinstance(job.source, tuple)}
     used = list(dict.fromkeys(run for run, _ in ways.values()))
@@ -76,8 +81,6 @@ def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Row]:
     extended = with_extension(used) if cfg.features and used else []
     own_commit()  # of the code that runs, not of what a checkout has become by the end
     with start_tracking(cfg, plan.called) if first_process() else nullcontext() as tracked:
-        if cfg.timed and not ways:
-            raise UserError("timed=true: a result file has no model to be timed; leave it out")
         seconds = seconds_per_image(cfg, list(ways.values())) if cfg.timed else [None] * len(plan.jobs)
         jobs = zip(plan.jobs, seconds, strict=True)
         made = [done for job, taken in jobs if (done := evaluate_job(cfg, job, runs, taken)) is not None]
@@ -181,7 +184,7 @@ def evaluate_job(
         truth=restrict(index.to_coco(), found.image_ids),
         detections=found.detections,
         threshold=float(cfg.score_threshold),
-        category_ids=list(found.data.categories.evaluated_ids),
+        evaluated=list(found.data.categories.evaluated_ids),
         best_threshold=found.best,
         best_chosen_on=None if found.best is None else found.data.index("val").name,
         stages=found.stages,
@@ -193,8 +196,8 @@ def evaluate_job(
             "command": command_line(),
             "seconds": round(time.perf_counter() - start, 1),
             "hardware": hardware(),
-            "seconds_per_image": taken,
             "more": found.more,
+            "seconds_per_image": taken,
         },
     )
     return one, write_row(one, cfg.images, tt100k=isinstance(found.data.source, TT100K))

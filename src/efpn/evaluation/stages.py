@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -15,9 +14,9 @@ import torch
 from torch import Tensor
 
 from efpn.errors import UserError
-from efpn.evaluation.variants import Found, Variant
+from efpn.metrics.accumulate import coco_results
 from efpn.metrics.funnel import Proposals, StageRecord
-from efpn.models import EFPNDetector, FasterRCNN
+from efpn.models import FasterRCNN
 from efpn.models.filters import Ranked
 from efpn.models.roi_heads import LEVELS, PyramidRoIAlign
 
@@ -52,16 +51,6 @@ class StageRecorder:
         """Leave the detector as it was."""
         self.rpn.watcher = self.heads.watcher = None
 
-    def watch(self, variant: Variant) -> Variant:
-        """The same way to detect, with each batch filed under its images' ids."""
-
-        def predict(detector: EFPNDetector, batch: Any) -> Found:
-            found = variant.predict(detector, batch)
-            self.file(batch)
-            return found
-
-        return replace(variant, predict=predict)
-
     def file(self, batch: Any) -> None:
         """Keep what was done with a batch (1x images first, targets last); raises `UserError`: several processes."""
         parallel = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -75,18 +64,15 @@ class StageRecorder:
             height, width = proposed.size
             native = target["scale"].cpu() * torch.tensor([width / image.shape[-1], height / image.shape[-2]])
             scale = native.repeat(2)
-            boxes, scores = (part[: self.depth].cpu() for part in (proposed.boxes, proposed.scores))
+            boxes = proposed.boxes[: self.depth].cpu()
             levels = pooled_from(self.heads.box_roi_pool, rois)
-            self._proposals[image_id] = Proposals((boxes / scale).numpy(), scores.numpy(), levels)
+            self._proposals[image_id] = Proposals((boxes / scale).numpy(), levels)
             self._sources[image_id] = levels[(detected.rows // (self.classes - 1)).cpu().numpy()[: detected.cap]]
             for kind, one in (("proposals", proposed), ("detections", detected)):
                 self._filtered[kind].update(one.fates())
             parts = (detected.boxes, detected.scores, detected.labels)
             boxes, scores, labels = (part[detected.cap :].cpu() for part in parts)
-            rows = zip((boxes / scale).tolist(), scores.tolist(), labels.tolist(), strict=True)
-            for (x1, y1, x2, y2), score, label in rows:
-                where = {"image_id": image_id, "category_id": self.category_ids[label - 1]}
-                self._cut.append({**where, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score})
+            self._cut += coco_results(image_id, boxes / scale, scores, labels, self.category_ids)
         self._proposed, self._detected = [], []
 
     def record(self) -> StageRecord:

@@ -6,12 +6,11 @@ with any colour vision). What does not exist (None) is left out or said to be n/
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -22,30 +21,17 @@ Curve = Mapping[str, Series]
 WIDTH: Final = 9.5  # inches of a figure
 LEGEND_ROW: Final = 0.26  # inches of each further row of a legend
 TEXT, GRID, BARS, EMPTY = "#222222", "#d9d9d9", "#b8c4cf", "#777777"
-DASH: Final = (0.0, (4.0, 1.4))
+MARKER: Final = 4.5  # points
 SIZES: Final = {"title": 11.0, "label": 9.5, "tick": 8.5}  # points
-
-
-class RunStyle(NamedTuple):
-    """How one run is drawn."""
-
-    colour: str
-    line: Literal["-"] | tuple[float, tuple[float, ...]]
-    marker: str
-
-    def look(self, marked: bool = True) -> dict[str, Any]:
-        """What matplotlib calls it."""
-        marker = self.marker if marked else ""
-        return {"color": self.colour, "linestyle": self.line, "marker": marker, "markersize": 4.5}
-
-
-STYLES: Final = (
-    RunStyle("#0072b2", "-", "o"),
-    RunStyle("#d55e00", "-", "s"),
-    RunStyle("#009e73", DASH, "^"),
-    RunStyle("#cc79a7", DASH, "D"),
-    RunStyle("#333333", (0.0, (1.2, 1.2)), "v"),
-    RunStyle("#e69f00", (0.0, (1.2, 1.2)), "P"),
+DASH: Final = (0.0, (4.0, 1.4))
+DOTS: Final = (0.0, (1.2, 1.2))
+STYLES: Final[Sequence[dict[str, Any]]] = (  # of runs, in matplotlib's words
+    {"color": "#0072b2", "linestyle": "-", "marker": "o"},
+    {"color": "#d55e00", "linestyle": "-", "marker": "s"},
+    {"color": "#009e73", "linestyle": DASH, "marker": "^"},
+    {"color": "#cc79a7", "linestyle": DASH, "marker": "D"},
+    {"color": "#333333", "linestyle": DOTS, "marker": "v"},
+    {"color": "#e69f00", "linestyle": DOTS, "marker": "P"},
 )
 CAUSES: Final[Mapping[str, str]] = {
     "classification": "#0072b2",
@@ -63,23 +49,23 @@ CAUSES: Final[Mapping[str, str]] = {
 
 
 def accuracy_recall(runs: Mapping[str, Mapping[str, Curve | None]], *, title: str = "") -> Figure:
-    """Accuracy against recall, a panel for each size (Fig. 7); raises as `run_styles`.
+    """Accuracy against recall, a panel for each size (Fig. 7).
 
     ``runs`` is name to panel to ``accuracy`` and ``recall`` of equal length, or None where there is no such object. All
     runs have the same panels, drawn in the order of the first.
     """
-    styles, panels = run_styles(runs), list(next(iter(runs.values())))
+    styles, panels = dict(zip(runs, STYLES, strict=False)), list(next(iter(runs.values())))
     figure = _figure(WIDTH, 0.75 + 0.95 * min(WIDTH / len(panels), 3.6))
     for place, panel in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), place + 1)
         for name, curves in runs.items():
             if (curve := curves[panel]) is not None:
-                _line(axes, curve["recall"], curve["accuracy"], styles[name], marked=False)
+                _line(axes, curve["recall"], curve["accuracy"], styles[name] | {"marker": ""})
         _style(axes, panel, "recall", "" if place else "accuracy")
         axes.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
         if not axes.lines:
             axes.text(0.5, 0.5, "n/a: no such object", ha="center", color=EMPTY, fontsize=SIZES["label"])
-    _legend(figure, [Line2D([], [], label=name, **one.look(marked=False)) for name, one in styles.items()], title)
+    _legend(figure, [Line2D([], [], label=name, **one | {"marker": ""}) for name, one in styles.items()], title)
     return figure
 
 
@@ -93,25 +79,23 @@ def scale_curves(
     xlabel: str = "square root of the area, native pixels",
     bars: str = "objects",
 ) -> Figure:
-    """Metrics against object size, with the number of objects below (Fig. 1b); raises as `run_styles`.
+    """Metrics against object size, with the number of objects below (Fig. 1b).
 
     ``runs`` is name (of a run or a pyramid level) to metric to its value in each of the ``bins``, None where there is
     none; ``objects`` are the ground truths in each, or what else ``bars`` says; ``xlabel`` says what the bins measure.
-    The metrics stand side by side where the ``width`` in inches has room, else below each other.
+    The metrics stand side by side; ``width`` is in inches.
     """
-    styles, metrics = run_styles(runs), list(next(iter(runs.values())))
-    columns = len(metrics) if width >= 3.4 * len(metrics) else 1
-    rows, places = len(metrics) // columns, range(len(bins))
-    figure = _figure(width, 0.9 + 2.5 * rows + 1.1)
-    grid = figure.add_gridspec(rows + 1, columns, height_ratios=[2.5] * rows + [0.9])
-    for place, metric in enumerate(metrics):
-        axes = figure.add_subplot(grid[place // columns, place % columns])
+    styles, metrics = dict(zip(runs, STYLES, strict=False)), list(next(iter(runs.values())))
+    places, figure = range(len(bins)), _figure(width, 4.5)
+    grid = figure.add_gridspec(2, len(metrics), height_ratios=[2.5, 0.9])
+    for column, metric in enumerate(metrics):
+        axes = figure.add_subplot(grid[0, column])
         for name, series in runs.items():
             _line(axes, places, series[metric], styles[name])
         _style(axes, metric)
         axes.set(xlim=(-0.6, len(bins) - 0.4), xticks=places, xticklabels=[], ylim=(0, None))
-    for column in range(columns):
-        axes = figure.add_subplot(grid[rows, column])
+    for column in range(len(metrics)):
+        axes = figure.add_subplot(grid[1, column])
         axes.bar(places, objects, color=BARS, width=0.8)
         for place, count in enumerate(objects):
             axes.text(place, count, f"{count}", ha="center", va="bottom", fontsize=SIZES["tick"] - 1.5, color=TEXT)
@@ -119,18 +103,18 @@ def scale_curves(
         axes.grid(False)
         axes.set(xlim=(-0.6, len(bins) - 0.4), ylim=(0, 1.3 * max([*objects, 1])), yticks=[])
         axes.set_xticks(places, bins, rotation=45, ha="right", rotation_mode="anchor")
-    _legend(figure, [Line2D([], [], label=name, **one.look()) for name, one in styles.items()], title)
+    _legend(figure, [Line2D([], [], label=name, **one, markersize=MARKER) for name, one in styles.items()], title)
     return figure
 
 
 def cost_curves(
     runs: Mapping[str, Mapping[str, Sequence[tuple[float | None, float | None]]]], *, title: str = ""
 ) -> Figure:
-    """Metrics against the time of an image, a panel for each metric; raises as `run_styles`.
+    """Metrics against the time of an image, a panel for each metric.
 
     ``runs`` is name to metric to points of milliseconds and value, in order of time. One point alone is a mark.
     """
-    styles, metrics = run_styles(runs), list(next(iter(runs.values())))
+    styles, metrics = dict(zip(runs, STYLES, strict=False)), list(next(iter(runs.values())))
     figure = _figure(WIDTH, 3.6)
     for place, metric in enumerate(metrics):
         axes = figure.add_subplot(1, len(metrics), place + 1)
@@ -139,19 +123,19 @@ def cost_curves(
         _style(axes, metric, "ms an image")
         axes.set_xlim(left=0)
         axes.margins(y=0.15)
-    _legend(figure, [Line2D([], [], label=name, **one.look()) for name, one in styles.items()], title)
+    _legend(figure, [Line2D([], [], label=name, **one, markersize=MARKER) for name, one in styles.items()], title)
     return figure
 
 
 def loss_bars(
     runs: Mapping[str, Mapping[str, Mapping[str, int | None]]], objects: Mapping[str, int], *, title: str = ""
 ) -> Figure:
-    """What becomes lost and why, a panel for each size and a stacked bar for each run; raises as `run_styles`.
+    """What becomes lost and why, a panel for each size and a stacked bar for each run.
 
     ``runs`` is name to size band to cause to number, None where a cause is not known; ``objects`` are the ground truths
     of each band, which the numbers are divided by: a band of 0 is n/a.
     """
-    names, places = list(run_styles(runs)), np.arange(len(runs))
+    names, places = list(runs), np.arange(len(runs))
     causes = [c for c in CAUSES if any(band.get(c) for run in runs.values() for band in run.values())]
     shares = [sum(run[b].get(c) or 0 for c in causes) / max(objects[b], 1) for run in runs.values() for b in objects]
     figure = _figure(WIDTH, 1.15 + 0.75 + 0.34 * len(runs))
@@ -191,31 +175,21 @@ def interval_dots(
     for place, (column, numbers) in enumerate(columns.items()):
         axes = figure.add_subplot(down, across, place + 1)
         mean, low, high = np.array(numbers, float).T
-        axes.hlines(places, low, high, color=STYLES[0].colour, linewidth=1.7)
-        axes.plot(mean, places, STYLES[0].marker, color=STYLES[0].colour, markersize=4.5)
+        axes.hlines(places, low, high, color=STYLES[0]["color"], linewidth=1.7)
+        axes.plot(mean, places, **STYLES[0] | {"linestyle": ""}, markersize=MARKER)
         _style(axes, column)
         axes.set_yticks(places, rows if place % across == 0 else [])
         axes.set_ylim(len(rows) - 0.5, -0.5)
     return figure
 
 
-def run_styles(names: Iterable[str]) -> dict[str, RunStyle]:
-    """A style for each run, in order (raises `ValueError`: there are no runs, or more than styles)."""
-    runs = list(names)
-    if not 1 <= len(runs) <= len(STYLES):
-        raise ValueError(f"{len(runs)} runs: a figure can tell 1 to {len(STYLES)} apart; choose among them")
-    return dict(zip(runs, STYLES, strict=False))
-
-
 def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=150, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), dpi=150, facecolor="white", layout="constrained")
 
 
-def _line(axes: Axes, x: Sequence[Any], y: Sequence[Any], style: RunStyle, marked: bool = True) -> None:
+def _line(axes: Axes, x: Sequence[Any], y: Sequence[Any], style: Mapping[str, Any]) -> None:
     """A line that breaks where a value is None."""
-    axes.plot(np.array(x, float), np.array(y, float), linewidth=1.7, clip_on=False, **style.look(marked))
+    axes.plot(np.array(x, float), np.array(y, float), linewidth=1.7, clip_on=False, markersize=MARKER, **style)
 
 
 def _style(axes: Axes, title: str, xlabel: str = "", ylabel: str = "") -> None:

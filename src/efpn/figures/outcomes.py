@@ -86,9 +86,10 @@ def marks(kind: Kind, boxes: np.ndarray, texts: list[str] | None = None) -> list
 def outcome_marks(outcomes: Outcomes, names: Mapping[int, str]) -> list[Mark]:
     """One image's boxes to draw, native pixels, with class, score and size in words; ``names`` by category id."""
     truth, found = outcomes.object_boxes, outcomes.detection_boxes
-    sides = (truth[:, 2:] - truth[:, :2]).max(axis=1, initial=0)
-    said = [f"{names[one['category_id']]} {one['score']:.2f}" for one in outcomes.detections]
-    wanted = [f"{names[one['category_id']]}, {side:.0f} px" for one, side in zip(outcomes.objects, sides, strict=True)]
+    shown = zip(outcomes.detection_classes.tolist(), outcomes.scores.tolist(), strict=True)
+    objects = zip(outcomes.object_classes.tolist(), outcomes.object_sizes.tolist(), strict=True)
+    said = [f"{names[label]} {score:.2f}" for label, score in shown]
+    wanted = [f"{names[label]}, {side:.0f} px" for label, side in objects]
     return [
         *marks("truth", truth[outcomes.found]),
         *marks("hit", found[outcomes.hits], [said[i] for i in outcomes.hits]),

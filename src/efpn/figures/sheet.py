@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from PIL import Image
 
@@ -42,7 +41,8 @@ class Mistake(NamedTuple):
     """One miss or false alarm; the greater the weight (size of a miss, score of a false alarm) the worse."""
 
     image_id: int
-    box: Mapping[str, Any]
+    box: Window  # xyxy, native pixels
+    label: int  # category id
     weight: float
 
 
@@ -126,10 +126,11 @@ def worst(evaluation: Evaluation, kind: WorstKind, count: int) -> list[Mistake]:
     """The ``count`` worst mistakes of one kind (misses by their longer side), at most two of an image."""
     mistakes: list[Mistake] = []
     for number, one in evaluation.outcomes.items():
-        if kind == "miss":
-            mistakes += [Mistake(number, one.objects[i], max(one.objects[i]["bbox"][2:])) for i in one.misses]
-        else:
-            mistakes += [Mistake(number, one.detections[i], one.detections[i]["score"]) for i in one.false_alarms]
+        parts, those = (one.detection_boxes, one.detection_classes, one.scores), one.false_alarms
+        if kind == "miss":  # equal sides, which the corners have a rounding error of, stay in the order of the file
+            parts, those = (one.object_boxes, one.object_classes, one.object_sizes.round(6)), one.misses
+        boxes, labels, weights = (part[those].tolist() for part in parts)
+        mistakes += [Mistake(number, tuple(box), *of) for box, *of in zip(boxes, labels, weights, strict=True)]
     chosen: list[Mistake] = []
     for mistake in sorted(mistakes, key=lambda one: -one.weight):
         if len(chosen) < count and sum(other.image_id == mistake.image_id for other in chosen) < 2:
@@ -146,19 +147,17 @@ def worst_sheet(evaluation: Evaluation, kind: WorstKind, count: int = 18, title:
     rows, side = -(-len(mistakes) // columns), WIDTH / columns
     height = HEAD + rows * (CROP_TITLE + 0.95 * side)
     figure = Figure(figsize=(WIDTH, height), dpi=130, facecolor="white")
-    FigureCanvasAgg(figure)
     figure.text(0.01, 1 - 0.18 / height, title, fontsize=10.5, weight="bold", va="center")
     legend(figure, loc="upper left", bbox_to_anchor=(0.0, 1 - 0.28 / height), fontsize=8.5)
-    for place, (image_id, box, weight) in enumerate(mistakes):
+    for place, (image_id, box, label, weight) in enumerate(mistakes):
         row, column = divmod(place, columns)
         bottom = height - HEAD - (row + 1) * (CROP_TITLE + 0.95 * side) + 0.02 * side
         view = figure.add_axes((column / columns + 0.004, bottom / height, 1 / columns - 0.008, 0.93 * side / height))
-        x, y, w, h = box["bbox"]
-        window = zoom_window((x, y, x + w, y + h), context=CROP_SHARE, least=CROP_LEAST)
+        window = zoom_window(box, context=CROP_SHARE, least=CROP_LEAST)
         drawn = outcome_marks(evaluation.outcomes[image_id], names)
         draw_outcomes(view, evaluation.load_image(image_id), drawn, window=window)
         said = f"{weight:.2f}" if kind == "false_alarm" else f"{weight:.0f} px"
-        text = f"{names[box['category_id']]}, {said}\nimage {image_id}"
+        text = f"{names[label]}, {said}\nimage {image_id}"
         view.set_title(text, loc="left", fontsize=7.5, pad=2, parse_math=False)
     return figure
 
@@ -257,7 +256,6 @@ def _paged(count: int, width: float, head: float, height: float, dpi: int) -> tu
     columns = min(2, count)
     heights = [head, *[height] * -(-count // columns)]
     figure = Figure(figsize=(width, sum(heights)), dpi=dpi, facecolor="white")
-    FigureCanvasAgg(figure)
     grid = figure.add_gridspec(len(heights), columns, height_ratios=heights, wspace=0, hspace=0)
     top = figure.add_subfigure(grid[0, :])
     return figure, top, [figure.add_subfigure(grid[1 + n // columns, n % columns]) for n in range(count)]

@@ -64,10 +64,18 @@ class DetectionAccumulator(Metric):
         tables: dict[int, Tensor] = {}
         for (image_id, _), table in zip(visits.tolist(), rows.split(visits[:, 1].tolist()), strict=True):
             tables.setdefault(image_id, table)
-        found = []
-        categories = dict(enumerate(self.category_ids, start=1))
-        for image_id in sorted(tables):
-            for _, x1, y1, x2, y2, score, label in tables[image_id].tolist():
-                where = {"image_id": image_id, "category_id": categories[int(label)]}
-                found.append({**where, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score})
+        found: list[dict[str, Any]] = []
+        for image_id, table in sorted(tables.items()):
+            found += coco_results(image_id, table[:, 1:5], table[:, 5], table[:, 6], self.category_ids)
         return Collected(sorted(tables), found)
+
+
+def coco_results(
+    image_id: int, boxes: Tensor, scores: Tensor, labels: Tensor, category_ids: Sequence[int]
+) -> list[dict[str, Any]]:
+    """One image's ``boxes (n, 4)`` xyxy as COCO has them; ``category_ids`` are of the labels 1 to K."""
+    categories, found = dict(enumerate(category_ids, start=1)), []
+    for (x1, y1, x2, y2), score, label in zip(boxes.tolist(), scores.tolist(), labels.tolist(), strict=True):
+        where = {"image_id": image_id, "category_id": categories[int(label)]}
+        found.append({**where, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score})
+    return found

@@ -26,32 +26,23 @@ logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # six lines at 
 
 
 def coco_metrics(
-    ground_truth: Truth,
-    detections: Boxes,
-    *,
-    bands: Bands = COCO_BANDS,
-    category_ids: Iterable[int] | None = None,
-    edges: Edges = "closed",
+    ground_truth: Truth, detections: Boxes, category_ids: Iterable[int] | None = None
 ) -> dict[str, float | None]:
-    """AP at IoU 0.50:0.95, AP50, AP75, and AP and AR by size band (``AP_S``, ``AR_S``, ...).
+    """AP at IoU 0.50:0.95, AP50, AP75, and AP and AR by `COCO_BANDS` (``AP_S``, ``AR_S``, ...).
 
     Args:
-        ground_truth: a box's size is its ``area`` where given, else ``w * h``. Crowds are ignored, as COCO does.
-        detections: COCO results. A warning says how many images hold `MAX_DETS` or more.
-        bands: compared with ``sqrt(area)``, native pixels. ``all`` gives the names without suffix.
+        ground_truth: a box's size is the root of its ``area`` where given, else of ``w * h``. Crowds are ignored, as
+            COCO does.
+        detections: COCO results. A warning says how many images hold more than `MAX_DETS`.
         category_ids: averaged over, by default all, but for those without an object in a band.
-        edges: ``closed`` is COCOeval's own rule (a box of exactly 32 x 32 counts as small and as medium);
-            ``half_open`` counts every box once.
 
     Returns:
         Metric name to value in [0, 1], or None for a band that holds no object.
 
     Raises:
-        UserError: detections on unknown images, scores or boxes that are not numbers, two bands of one column.
+        UserError: detections on unknown images, scores or boxes that are not numbers.
     """
-    if len({suffix(name) for name in bands}) < len(bands):
-        raise UserError(f"size bands {', '.join(bands)}: two share a first letter, and with it a column; rename one")
-    return _summary(judged(ground_truth, detections, bands, category_ids, edges), bands)
+    return _summary(judged(ground_truth, detections, COCO_BANDS, category_ids))
 
 
 def class_metrics(
@@ -59,7 +50,7 @@ def class_metrics(
 ) -> dict[int, dict[str, float | None]]:
     """The numbers of `coco_metrics`, which has the arguments, for each category alone, by category id."""
     judge = judged(ground_truth, detections, COCO_BANDS, category_ids)
-    return {number: _summary(judge, COCO_BANDS, slice(k, k + 1)) for k, number in enumerate(judge.params.catIds)}
+    return {number: _summary(judge, slice(k, k + 1)) for k, number in enumerate(judge.params.catIds)}
 
 
 def judged(
@@ -70,7 +61,11 @@ def judged(
     edges: Edges = "closed",
     each_image: bool = False,
 ) -> COCOeval_faster:
-    """COCOeval after its work; ``each_image`` keeps what it found on each. Other arguments as `coco_metrics`."""
+    """COCOeval after its work; ``each_image`` keeps what it found on each. Other arguments as `coco_metrics`.
+
+    ``bands`` are compared with the root of a box's area, native pixels. ``edges``: ``closed`` is COCOeval's own rule (a
+    box of exactly 32 x 32 counts as small and as medium), ``half_open`` counts every box once.
+    """
     results = _as_results(ground_truth, detections)
     counts = Counter((found["image_id"], found["category_id"]) for found in results)
     full = len({image_id for (image_id, _), count in counts.items() if count > MAX_DETS})
@@ -132,20 +127,24 @@ def _as_results(ground_truth: Truth, detections: Boxes) -> list[dict[str, Any]]:
     return [{**found, "id": n, "area": areas[n - 1], "iscrowd": 0} for n, found in enumerate(detections, start=1)]
 
 
-def _summary(judge: COCOeval_faster, bands: Bands, classes: slice = slice(None)) -> dict[str, float | None]:
-    """Means over IoU thresholds T, recall points R and some of the categories K of (T, R, K, A) and (T, K, A)."""
-
-    def mean(values: np.ndarray) -> float | None:
-        """Over what exists; COCOeval marks categories without an object by -1."""
-        there = values[values > -1]
-        return float(there.mean()) if there.size else None
-
+def band_means(judge: COCOeval_faster, classes: slice = slice(None)) -> list[tuple[float | None, float | None]]:
+    """AP and AR of each of the bands that `judged` was given, over some of the categories; None without an object."""
     precision, recall = judge.eval["precision"][:, :, classes, :, 0], judge.eval["recall"][:, classes, :, 0]
-    summary: dict[str, float | None] = {}
-    if "all" in bands:
-        over_all = precision[..., list(bands).index("all")]
-        summary["AP"] = mean(over_all)
-        for iou, label in ((0.5, "AP50"), (0.75, "AP75")):
-            summary[label] = mean(over_all[int(np.argmin(np.abs(judge.params.iouThrs - iou)))])
-    summary |= {f"AP{suffix(name)}": mean(precision[..., a]) for a, name in enumerate(bands)}
-    return summary | {f"AR{suffix(name)}": mean(recall[..., a]) for a, name in enumerate(bands)}
+    return [(_mean(precision[..., a]), _mean(recall[..., a])) for a in range(precision.shape[-1])]
+
+
+def _summary(judge: COCOeval_faster, classes: slice = slice(None)) -> dict[str, float | None]:
+    """The numbers of `coco_metrics`, over some of the categories; ``judge`` has judged `COCO_BANDS`."""
+    means = dict(zip(COCO_BANDS, band_means(judge, classes), strict=True))
+    summary = {"AP": means["all"][0]}
+    for iou, label in ((0.5, "AP50"), (0.75, "AP75")):
+        at = int(np.argmin(np.abs(judge.params.iouThrs - iou)))
+        summary[label] = _mean(judge.eval["precision"][at, :, classes, list(COCO_BANDS).index("all"), 0])
+    summary |= {f"AP{suffix(name)}": ap for name, (ap, _) in means.items()}
+    return summary | {f"AR{suffix(name)}": ar for name, (_, ar) in means.items()}
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """Over what exists; COCOeval marks categories without an object by -1."""
+    there = values[values > -1]
+    return float(there.mean()) if there.size else None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,12 @@ LoadImage = Callable[[int], np.ndarray]
 class Outcomes:
     """What became of each box of one image: of its objects (no crowds) and its detections from the threshold on."""
 
-    objects: Boxes  # COCO annotations of the evaluated categories
-    detections: Boxes  # COCO results of the evaluated categories
     object_boxes: np.ndarray  # (n, 4) xyxy, native pixels
+    object_classes: np.ndarray  # (n,) category ids, evaluated ones alone
     object_sizes: np.ndarray  # (n,) longer sides, native pixels
     detection_boxes: np.ndarray  # (d, 4) xyxy, native pixels
+    detection_classes: np.ndarray  # (d,) category ids, likewise
+    scores: np.ndarray  # (d,) of the detections
     hits: np.ndarray  # (h,) indices of detections that found an object
     found: np.ndarray  # (h,) indices of the objects that they found, in the same order
     false_alarms: np.ndarray  # (f,) detections that found none (background, wrong class, poor overlap, duplicate)
@@ -39,36 +40,22 @@ class Outcomes:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Detections, what they are scored against, by which rules; everything that follows is worked out once, when asked.
-
-    Raises:
-        ValueError: a best threshold without the split where it was chosen, or the other way round.
-    """
+    """Detections, what they are scored against, by which rules; what follows is worked out once, when asked."""
 
     name: str  # of the row in tables and figures, such as demo/finetune
     split: str  # what was scored, such as tt100k_mosaic/test
     truth: Truth  # COCO ground truth of the images that were scored, native pixels
     detections: Boxes  # COCO results, native pixels, of all scores
     threshold: float  # the fixed score threshold of accuracy, recall and F1
-    category_ids: Sequence[int] | None = None  # the evaluated categories; all of the ground truth's by default
+    evaluated: Sequence[int]  # ids of the categories that count
+    # seed, commit, command, seconds, hardware, and more: all that says what was evaluated (phase, variant, what was
+    # changed in the model)
+    facts: Mapping[str, Any]
     best_threshold: float | None = None  # the one of best F1 on best_chosen_on; None where none was chosen
     best_chosen_on: str | None = None  # the split where it was chosen; never the one scored
     stages: StageRecord | None = None  # what the detector did before its detections, if it was recorded
     load_image: LoadImage | None = None  # image id to (H, W, 3) uint8, native pixels; only figures need it
     folder: Path = Path()  # of its report
-    # seed, commit, command, seconds, hardware, and more: all that says what was evaluated (phase, variant, what was
-    # changed in the model)
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if (self.best_threshold is None) != (self.best_chosen_on is None):
-            raise ValueError("best_threshold and best_chosen_on belong together: give both or none")
-
-    @cached_property
-    def evaluated(self) -> list[int]:
-        """Ids of the evaluated categories."""
-        every = [category["id"] for category in self.truth["categories"]]
-        return every if self.category_ids is None else list(self.category_ids)
 
     @cached_property
     def matcher(self) -> Matcher:
@@ -77,7 +64,7 @@ class Evaluation:
 
     @cached_property
     def metrics(self) -> dict[str, float | None]:
-        """All numbers of :func:`efpn.metrics.score` at the fixed threshold."""
+        """All numbers of :func:`efpn.metrics.score.score` at the fixed threshold."""
         every, wanted = self.matcher, self.evaluated
         return score(self.truth, self.detections, score_threshold=self.threshold, category_ids=wanted, matcher=every)
 
@@ -119,18 +106,24 @@ class Evaluation:
         """What became of every box from the threshold on that images show, by image id."""
         truth, found = self.matcher.truth, self.matcher.found
         matched, kept = self.matcher.match(self.shown_threshold), found.scores >= self.shown_threshold
-        real = self._by_image(box for box in self.truth["annotations"] if not box.get("iscrowd", 0))
-        seen = self._by_image(self.detections)
         outcomes = {}
         for number in (image["id"] for image in self.truth["images"]):
             g, d = (slice(*np.searchsorted(side.images, (number, number + 1))) for side in (truth, found))
-            shown = [one for one, keep in zip(seen[number], kept[d], strict=True) if keep]
-            of = matched[d][kept[d]]  # the object of each detection
+            shown = d.start + np.flatnonzero(kept[d])
+            of = matched[shown]  # the object of each detection
             hits = np.flatnonzero(of >= 0)
-            fates = hits, of[hits] - g.start, np.flatnonzero(of < 0)
-            misses = np.setdiff1d(np.arange(len(real[number])), fates[1])
-            boxes = truth.boxes[g], self.matcher.truth_sizes[g], found.boxes[d][kept[d]]
-            outcomes[number] = Outcomes(real[number], shown, *boxes, *fates, misses)
+            outcomes[number] = Outcomes(
+                object_boxes=truth.boxes[g],
+                object_classes=truth.classes[g],
+                object_sizes=self.matcher.truth_sizes[g],
+                detection_boxes=found.boxes[shown],
+                detection_classes=found.classes[shown],
+                scores=found.scores[shown],
+                hits=hits,
+                found=of[hits] - g.start,
+                false_alarms=np.flatnonzero(of < 0),
+                misses=np.setdiff1d(np.arange(g.start, g.stop), of) - g.start,
+            )
         return outcomes
 
     @cached_property
@@ -194,18 +187,8 @@ class Evaluation:
             "detections": len(self.detections),
             "categories": len(wanted),
             "classes": {str(one["id"]): one["name"] for one in truth["categories"] if one["id"] in set(wanted)},
-            **dict.fromkeys(("seed", "commit", "command", "seconds", "hardware")),
-            "more": {},
             **self.facts,
         }
-
-    def _by_image(self, boxes: Iterable[Mapping[str, Any]]) -> dict[int, list[Mapping[str, Any]]]:
-        """The boxes of evaluated categories by image id; an empty list for an image without any."""
-        table, wanted = defaultdict[int, list[Mapping[str, Any]]](list), set(self.evaluated)
-        for box in boxes:
-            if box["category_id"] in wanted:
-                table[box["image_id"]].append(box)
-        return table
 
 
 def _as_lists(bands: Bands) -> dict[str, list[float | None]]:

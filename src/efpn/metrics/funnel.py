@@ -22,7 +22,6 @@ class Proposals:
 
     # (p, 4) xyxy, native pixels, best objectness first; beyond the cap too, as far as they were recorded
     boxes: np.ndarray
-    scores: np.ndarray  # (p,) objectness in [0, 1]
     levels: np.ndarray  # (r,) names, the level that each of the first r = min(p, cap) was pooled from
 
 

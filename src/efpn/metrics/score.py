@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-import string
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
-from efpn.errors import UserError
 from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, Bands, Boxes, Edges, SizeRule, Truth, box_sizes, in_band, suffix
-from efpn.metrics.coco import coco_metrics, restrict
+from efpn.metrics.coco import band_means, coco_metrics, judged, restrict
 from efpn.metrics.matching import Matcher, Objects
 
-EDGES: Final = (0, 8, 12, 16, 24, 32, 48, 64, 96, 128, math.inf)
+EDGES: Final = (0, 8, 12, 16, 24, 32, 48, 64, 96, 128, math.inf)  # of the bins of `by_scale`, native pixels
 
 
 def score(
@@ -143,19 +141,14 @@ class ScaleBin(NamedTuple):
         return f"{self.low:g}-{self.high:g}" if self.low else f"<{self.high:g}"
 
 
-def by_scale(
-    ground_truth: Truth, detections: Boxes, *, edges: Sequence[float] = EDGES, category_ids: Sequence[int] | None = None
-) -> list[ScaleBin]:
-    """AP and AR at IoU 0.50:0.95 in bins of ``sqrt(area)`` (Fig. 1b); every object lies in one bin at most.
+def by_scale(ground_truth: Truth, detections: Boxes, category_ids: Sequence[int] | None = None) -> list[ScaleBin]:
+    """AP and AR at IoU 0.50:0.95 in bins of ``sqrt(area)`` (Fig. 1b); every object lies in one of them.
 
-    ``edges`` are 2 to 27 ascending numbers, native pixels; the rest as of :func:`efpn.metrics.coco_metrics`.
+    The arguments are those of `efpn.metrics.coco.coco_metrics`.
     """
-    if not 2 <= len(edges) <= 27 or any(low >= high for low, high in pairwise(edges)):
-        raise UserError(f"edges of size bins: {list(edges)} must be 2 to 27 ascending numbers, native pixels")
-    bands = dict(zip(string.ascii_lowercase, pairwise(edges), strict=False))  # told apart by their first letter
-    found = coco_metrics(ground_truth, detections, bands=bands, category_ids=category_ids, edges="half_open")
+    bands = {f"{low:g} to {high:g}": (low, high) for low, high in pairwise(EDGES)}
+    means = band_means(judged(ground_truth, detections, bands, category_ids, "half_open"))
     objects = objects_by_size(ground_truth, bands, "area", category_ids)
     return [
-        ScaleBin(*band, objects[name], found[f"AP{suffix(name)}"], found[f"AR{suffix(name)}"])
-        for name, band in bands.items()
+        ScaleBin(*band, count, *both) for band, count, both in zip(bands.values(), objects.values(), means, strict=True)
     ]
