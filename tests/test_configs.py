@@ -222,6 +222,8 @@ def test_every_row_is_of_a_sweep_and_builds_in_both_kinds_of_experiments(row: st
         extended |= {"ohem", "no_ohem"}
         detector = blank(cfg, phase_names(cfg)[-1])
         assert (detector.backbone.extension is not None) == (row in extended)
+        if phase_names(cfg)[-1] == "finetune":
+            assert (detector.roi_heads.ohem is None) == (row == "no_ohem")
 
 
 @pytest.mark.slow

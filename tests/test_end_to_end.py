@@ -98,6 +98,9 @@ def test_finetuning_without_distillation_trains_extension_and_head(
 def test_a_phase_that_starts_from_none_there_is_is_named(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"phases\.finetune\.init_from=distil: no such phase; use null or one of"):
         train(tiny(tmp_path, data, "phase=finetune", "phases.finetune.init_from=distil"))
+    with pytest.raises(UserError, match=r"trainable: \['backbone.extension.\*'\] matches no parameter"):
+        train(tiny(tmp_path, data, "phases.distill.model.extension=null", "phases.distill.model.detail=null"))
+    assert not list(tmp_path.rglob("weights.ckpt"))
 
 
 def test_the_control_goes_on_from_the_baseline(trained: Path, data: Path, tmp_path: Path) -> None:

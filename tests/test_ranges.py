@@ -142,6 +142,9 @@ def composed() -> Mapping[str, DictConfig]:
         ("benchmark", "extension.source=middle", "one of inner, output"),
         ("benchmark", "rows.second-pass.model.extension.upsampler.blocks=-1", "a whole number, at least 0"),
         ("benchmark", "+rows.oracle.model.small.below=0", "a number greater than 0"),
+        ("benchmark", "+rows.oracle.model.rpn.score_thresh=7", "a number from 0 to 1"),
+        ("train", "extension.post_conv='false'", "true, false or separable"),
+        ("train", "+phases.distill.task.loss.lambda_pos=abc", "a number, 0 or greater"),
         ("benchmark", "models=[]", "a list of one or more, each text, or null"),
     ],
 )
@@ -156,6 +159,13 @@ def test_it_is_named_with_what_is_allowed(
     key = option.split("=")[0].lstrip("+")
     said = str(caught.value)
     assert said.startswith(f"{key}=") and f": must be {allowed}" in said and "\n" not in said
+
+
+def test_a_class_of_the_users_own_knows_its_options_itself() -> None:
+    own = ["extension.upsampler={_target_: mine.Upsampler, _partial_: true, reduction: 4, groups: null}"]
+    check_values(config("train", "experiment=tt100k_efpn", *own), TRAIN)
+    with pytest.raises(UserError, match="extension.upsampler.reduction=4: must be 1 or 3"):
+        check_values(config("train", "experiment=tt100k_efpn", "extension.upsampler.reduction=4"), TRAIN)
 
 
 @pytest.mark.parametrize("experiment", sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml")))

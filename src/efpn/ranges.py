@@ -176,7 +176,7 @@ MODEL: Final = keys({
     maybe(number(" greater than 0, up to 1", lambda v: 0 < v <= 1)): "*mining.keep",
     FLAG: "model.small.own_head *extension.c3 *extension.upsampler.outer_skip "
     "*extension.upsampler.tail",
-    choice("true", "false", "separable"): "*extension.post_conv",
+    Rule("true, false or separable", lambda v: isinstance(v, bool) or v == "separable"): "*extension.post_conv",
     choice("inner", "output"): "*extension.source",
     KERNEL: "*extension.upsampler.reduction",
     choice("frozen", "batch"): "*backbone.norm",
@@ -193,13 +193,13 @@ TRAIN: Final = DATA | MODEL | TRAINER | keys({
     maybe(PATH): "ckpt_path init_ckpt backbone.weights",
     WORDS: "sequence phases.*.trainable",
     choice("auto", "true", "false"): "resume",
-    FLAG: "overwrite loss.on_p3_ext phases.*.pairs",
+    FLAG: "overwrite *loss.on_p3_ext phases.*.pairs",
     whole(0, 2**32 - 1): "seed",
     whole(0): "phases.*.schedule.warmup_steps",
     COUNT: "ftt_width phases.*.max_steps phases.*.checkpoint_every phases.*.val_every callbacks.progress.every",
     maybe(COUNT): "phases.*.reference_batch",
     POSITIVE: "small_roi_below phases.*.optimizer.lr",
-    NOT_NEGATIVE: "loss.lambda_pos phases.*.optimizer.weight_decay",
+    NOT_NEGATIVE: "*loss.lambda_pos phases.*.optimizer.weight_decay",
     BELOW_ONE: "phases.*.optimizer.momentum",
     SHARE: "score_threshold phases.*.schedule.gamma phases.*.schedule.final",
     several(SHARE): "phases.*.schedule.milestones",
@@ -270,7 +270,10 @@ def check_values(cfg: DictConfig, rules: Mapping[str, Rule]) -> None:
     """Find all values that no run can have (raises `UserError`: with key, value and what is allowed, one line each)."""
     faults = []
     for key, value in leaves(cfg, own=True):
-        short = re.sub(r"^phases\.[^.]+\.(?=(data|model)\.)", "", key)
+        short = re.sub(r"^(phases|rows)\.[^.]+\.(?=(data|model)\.)", "", key)
+        maker = str(OmegaConf.select(cfg, f"{key.rpartition('.')[0]}._target_", default="efpn."))
+        if re.search(r"\b(backbone|extension)\.", short) and not maker.startswith("efpn."):
+            continue  # of a class of the user's own, which knows its options itself
         rule = next((rule for pattern, rule in rules.items() if fnmatchcase(short, pattern)), None)
         if rule and not rule.allows(value):
             faults.append(f"{key}={value}: must be {rule.words}")

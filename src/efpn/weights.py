@@ -46,12 +46,11 @@ def require_fit(
 ) -> None:
     """Refuse a state dict that has not the keys and shapes of a module's ``own`` (raises `UserError`).
 
-    What begins with one of ``may_lack``, and batch-norm's counters, may be missing from either.
+    What begins with one of ``may_lack`` may be missing from it.
     """
-    counted = lambda key: not key.endswith("num_batches_tracked")  # noqa: E731
     faults = {
-        "missing": [key for key in own if key not in state and counted(key) and not key.startswith(tuple(may_lack))],
-        "unexpected": [key for key in state if key not in own and counted(key)],
+        "missing": [key for key in own if key not in state and not key.startswith(tuple(may_lack))],
+        "unexpected": [key for key in state if key not in own],
         "of another shape": [
             f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
             for key in own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,9 @@ def test_weights_come_from_a_local_file(tmp_path: Path) -> None:
     net = timm.create_model("convnext_atto", num_classes=3)
     torch.save(net.state_dict(), tmp_path / "weights.pth")
     pytest.importorskip("safetensors.torch").save_file(net.state_dict(), tmp_path / "weights.safetensors")
-    for file in ("weights.pth", "weights.safetensors"):
+    named = {f"module.{key}": value for key, value in net.state_dict().items() if "num_batches" not in key}
+    torch.save({"state_dict": named, "args": argparse.Namespace(lr=0.1)}, tmp_path / "of_train_py.pth")
+    for file in ("weights.pth", "weights.safetensors", "of_train_py.pth"):
         backbone = Timm("convnext_atto", weights=str(tmp_path / file))
         assert torch.equal(backbone.net["stages_1"].blocks[0].conv_dw.weight, net.stages[1].blocks[0].conv_dw.weight)
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "weights.safetensors").read_bytes()[:-9])

@@ -72,6 +72,13 @@ def test_another_architecture_is_refused(model: EFPNDetector, saved: EFPNDetecto
         load_checkpoint(model, checkpoint(saved), fresh, Path("x"))
 
 
+def test_batch_norm_that_learns_is_another_architecture_than_the_frozen() -> None:
+    learning = build_faster_rcnn(ResNet("resnet18", weights=None, norm="batch"), 3, channels=8)
+    for model, saved in ((learning, detector()), (detector(), learning)):
+        with pytest.raises(UserError, match=r"does not fit: \d+ (missing|unexpected) .*num_batches_tracked"):
+            load_checkpoint(model, checkpoint(saved), [], Path("x"))
+
+
 def test_a_truncated_checkpoint_is_named(tmp_path: Path) -> None:
     path = tmp_path / "weights.ckpt"
     checkpoint(detector()).save(path)

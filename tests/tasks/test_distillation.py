@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from efpn.errors import UserError
 from efpn.losses import DualLoss
 from efpn.models import (
     Detail,
@@ -18,7 +17,6 @@ from efpn.models import (
     ResNet,
     SmallRoIs,
     Stem,
-    WholePass,
     build_faster_rcnn,
     make_extension,
 )
@@ -48,11 +46,3 @@ def test_the_student_is_the_extension_and_the_teacher_the_2x_pass(detail: Detail
     (p2_ext.sum() + p3_ext.sum()).backward()
     learned = {name for name, parameter in detector.named_parameters() if parameter.grad is not None}
     assert learned == {name for name, _ in detector.named_parameters() if name.startswith("backbone.extension.")}
-
-
-@pytest.mark.parametrize("extension", [None, WholePass])
-def test_what_has_nothing_to_distil_is_told(extension: type[WholePass] | None) -> None:
-    backbone = ResNet("resnet18", weights=None, norm="batch")
-    detector = build_faster_rcnn(backbone, 4, channels=8, extension=extension, detail=Image2x() if extension else None)
-    with pytest.raises(UserError, match="extension: nothing in it to distil; give extension=second_pass"):
-        DistillationTask(detector, loss=DualLoss())

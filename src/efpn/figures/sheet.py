@@ -126,9 +126,10 @@ def worst(evaluation: Evaluation, kind: WorstKind, count: int) -> list[Mistake]:
     """The ``count`` worst mistakes of one kind (misses by their longer side), at most two of an image."""
     mistakes: list[Mistake] = []
     for number, one in evaluation.outcomes.items():
-        parts, those = (one.detection_boxes, one.detection_classes, one.scores), one.false_alarms
-        if kind == "miss":  # equal sides, which the corners have a rounding error of, stay in the order of the file
+        if kind == "miss":  # sizes are rounded: objects that differ by float noise alone keep the order of the file
             parts, those = (one.object_boxes, one.object_classes, one.object_sizes.round(6)), one.misses
+        else:
+            parts, those = (one.detection_boxes, one.detection_classes, one.scores), one.false_alarms
         boxes, labels, weights = (part[those].tolist() for part in parts)
         mistakes += [Mistake(number, tuple(box), *of) for box, *of in zip(boxes, labels, weights, strict=True)]
     chosen: list[Mistake] = []

@@ -62,7 +62,7 @@ class OHEM:
     nms: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse numbers by which nothing would train, without a word."""
+        """Refuse numbers by which nothing would train and nobody be told."""
         for name in ("per_image", "keep"):
             if getattr(self, name) == 0:
                 raise UserError(f"mining.{name}=0: nothing would train; null for all")

@@ -6,7 +6,7 @@ A new one is a `Backbone` that names its parts; what is built of it (pyramid, ex
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -156,9 +156,15 @@ class ResNet(Backbone):
     def load_weights(self, weights: str, arch: str) -> None:
         """Load ImageNet weights by name or from a local file, strictly but for the classifier ``fc``."""
         state = _downloaded(arch) if weights == "imagenet" else read_weights(weights)
-        state = {k: v.float() for k, v in state.items() if not k.startswith("fc.")}
-        require_fit(state, self.state_dict(), f"backbone.weights={weights}", f"give torchvision's {arch}")
+        state = without_counters({k: v.float() for k, v in state.items() if not k.startswith("fc.")})
+        own = without_counters(self.state_dict())
+        require_fit(state, own, f"backbone.weights={weights}", f"give torchvision's {arch}")
         self.load_state_dict(state, strict=False)
+
+
+def without_counters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without the batches that batch-norms have counted, which not every file has."""
+    return {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
 
 
 def read_weights(path: str) -> dict[str, Tensor]:

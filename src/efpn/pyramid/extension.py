@@ -134,9 +134,9 @@ class WholePass(nn.Module):
     On the 2x image this is FPN-1x + P2-2x of Table III; on the 1x image doubled it is what the 1x pixels allow.
 
     Args:
-        channels: depth of the pyramid.
-        c2_channels: not needed.
-        c3_channels: not needed.
+        channels: depth of the pyramid; those of C2' and C3', which an `Extension` is built with, are not read.
+        c2_channels: see there.
+        c3_channels: see there.
     """
 
     source: Source = "inner"  # which map is given as P3', see `Extension`

@@ -50,7 +50,7 @@ class Tiles:
     dense_from: float = 0.9  # share of the whole map's work from which the map is computed whole
 
     def __post_init__(self) -> None:
-        """Refuse numbers that would cut wrongly, without a word."""
+        """Refuse numbers by which tiles would be wrong and nobody be told."""
         for name, value, least in (("grid", self.grid, 1), ("margin", self.margin, 0)):
             if value is not None and value < least:
                 raise UserError(f"model.tiles.{name}={value}: must be at least {least}")

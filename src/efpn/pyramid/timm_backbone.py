@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from efpn.errors import UserError
-from efpn.pyramid.backbones import NAMES, NORMS, STRIDES, Backbone, FrozenBatchNorm, read_weights
+from efpn.pyramid.backbones import NAMES, STRIDES, Backbone, FrozenBatchNorm, read_weights, without_counters
 from efpn.types import LevelSpec
 from efpn.weights import require_fit
 
@@ -38,7 +39,7 @@ class Timm(Backbone):
     ) -> None:
         super().__init__()
         self.net = _features_of(name, pretrained=weights == "imagenet")
-        if NORMS[norm] is FrozenBatchNorm:
+        if norm == "frozen":
             freeze_norms(self.net)
         if weights not in (None, "imagenet"):
             self._load(str(weights), name)
@@ -97,8 +98,11 @@ class Timm(Backbone):
     def _load(self, path: str, name: str) -> None:
         """Load timm's state dict from a local file; ``features_only`` calls ``stages.0`` ``stages_0``."""
         children = {".".join(child.rsplit("_", 1)): child for child in self.net if "_" in child}
-        own, state = self.net.state_dict(), {}
-        for key, value in read_weights(path).items():
+        own, state = without_counters(self.net.state_dict()), {}
+        with torch.serialization.safe_globals([argparse.Namespace]):  # options, from timm's train.py
+            given = read_weights(path)
+        for key, value in given.items():
+            key = key.removeprefix("module.").removeprefix("_orig_mod.")  # of several processes, of torch.compile
             dotted = next((old for old in children if key.startswith(f"{old}.")), None)
             key = key.replace(dotted, children[dotted], 1) if dotted else key
             if key in own:  # not the classifier

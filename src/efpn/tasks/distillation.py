@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from efpn.errors import UserError
 from efpn.tasks.base import DetectorTask
 from efpn.types import LevelSpec
 
@@ -23,16 +22,11 @@ class DistillationTask(DetectorTask):
     Args:
         loss: see `efpn.losses.DualLoss`; ``loss((p3_ext, p2_ext), targets, boxes, levels)``.
         others: as for `DetectorTask`.
-
-    Raises:
-        UserError: the detector has no extension, or one in which nothing can be learned.
     """
 
     def __init__(self, *args: Any, loss: DistillationLoss, **others: Any) -> None:
         super().__init__(*args, **others)
         self.loss = loss
-        if not hasattr(self.detector.backbone.extension, "targets"):
-            raise UserError("extension: nothing in it to distil; give extension=second_pass, ftt, espcn or nearest")
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Take ``(images_1x, images_2x, targets)`` and return the loss of eq. 5."""

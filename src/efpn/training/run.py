@@ -52,6 +52,7 @@ from efpn.runs.sweeps import in_sweep, note_row, own_words
 from efpn.runs.tracking import tracked_phase
 from efpn.signals import SignalWatch, requeued
 from efpn.tasks.base import DetectorTask
+from efpn.tasks.freezing import train_only
 from efpn.training.callbacks import ResumePoint, StopNonFinite
 from efpn.training.progress import print_summary
 from efpn.weights import require_fit, state_bytes
@@ -138,7 +139,7 @@ def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
     """Find what would end a phase before the phases ahead of it train, and never write over one unasked."""
     if first_process() and not run.shared:
         refuse_or_clear(run.folder / LOCK_FILE)
-    blank_detector(cfg, run.name)
+    train_only(blank_detector(cfg, run.name), run.config.task.get("trainable", ["*"]))
     if "loss" in run.config.task:
         instantiate(run.config.task.loss)  # a bad weight
     if run.config.init_from not in (None, *cfg.phases):
