@@ -61,6 +61,7 @@ def test_help_names_the_groups_without_torch() -> None:
         ),
         (["data.train_transform.scale_jitter=[3,1]"], "data.train_transform.scale_jitter=[3, 1]: must be [low, high]"),
         (["data.train_transform.scale_jitter=[0.1,100]"], "scale_jitter=[0.1, 100]: must be [low, high] with 0.05"),
+        (["~data._target_"], "data: has no _target_; begin conf/data/NAME.yaml with `defaults: [base, _self_]`"),
         (["trainer.precision=half"], "trainer.precision=half: must be one of auto, 32-true, bf16-mixed"),
     ],
 )
@@ -191,6 +192,16 @@ def test_mistakes_are_answered_before_torch_is_imported(script: str, arguments: 
     command = [sys.executable, "-c", code, *place, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
     assert done.stdout.split() == ["status", "2", "False"]
+
+
+def test_a_config_that_is_no_yaml_is_named_with_the_line(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/broken.yaml").write_text("defaults: [base, _self_]\nsource: [\n")
+    done = run_here("train.py", f"--config-dir={tmp_path}", "data=broken")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert (
+        "error: a config file is no YAML: " in done.stderr and "broken.yaml" in done.stderr and "line 3" in done.stderr
+    )
 
 
 def test_one_call_knows_nothing_of_anothers_failure():

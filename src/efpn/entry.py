@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -149,6 +150,8 @@ def start(main: Callable[[], Any], config_name: str, folder: str = "conf") -> No
             if mistyped
             else str(error).split("Config search path")[0].strip()
         )
+    except yaml.YAMLError as error:
+        message = f"a config file is no YAML: {' '.join(str(error).split())}"
     except ValueError as error:
         if FAILED:  # a sweeper that goes by the jobs' results, and has none
             raise SystemExit(list_failed()) from None

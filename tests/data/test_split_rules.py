@@ -1,5 +1,6 @@
 import pytest
 
+from efpn.data.records import Categories
 from efpn.data.splits import load_role
 from efpn.data.tt100k import TT100K
 from efpn.errors import UserError
@@ -57,8 +58,22 @@ def test_bad_rules(source, rules, message):
 
 def test_a_reader_that_gives_no_index_is_told():
     class Reader:
+        categories = Categories((), (), ())
+
         def load(self, split):
             return [split]
 
     with pytest.raises(UserError, match=r"load\(.train.\) gives list; it has to give an efpn.data.records.Index"):
+        load_role(Reader(), {"train": "train"}, "train")
+
+
+def test_a_reader_without_categories_or_with_another_load_is_told():
+    class Reader:
+        def load(self):
+            return []
+
+    with pytest.raises(UserError, match="data.source: Reader has no categories"):
+        load_role(Reader(), {"train": "train"}, "train")
+    Reader.categories = Categories((), (), ())
+    with pytest.raises(UserError, match=r"Reader.load is called with the name of a split, but too many positional"):
         load_role(Reader(), {"train": "train"}, "train")

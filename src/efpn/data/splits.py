@@ -11,6 +11,7 @@ What is held out of a split is missing from every role that takes that split who
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -55,9 +56,16 @@ def load_role(source: Source, rules: Mapping[str, SplitRule], role: str) -> Inde
 
 def _load(source: Source, split: str) -> Index:
     """The index of a split, if the reader gives one: it may be a user's own."""
+    name = type(source).__name__
+    if not isinstance(getattr(source, "categories", None), Categories):
+        raise UserError(f"data.source: {name} has no categories, an efpn.data.records.Categories")
+    try:
+        inspect.signature(source.load).bind(split)
+    except TypeError as error:
+        raise UserError(f"data.source: {name}.load is called with the name of a split, but {error}") from None
     index = source.load(split)
     if not isinstance(index, Index):
-        what = f"{type(source).__name__}.load({split!r}) gives {type(index).__name__}"
+        what = f"{name}.load({split!r}) gives {type(index).__name__}"
         raise UserError(f"data.source: {what}; it has to give an efpn.data.records.Index")
     return index
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -143,7 +144,7 @@ def _features_of(name: str, pretrained: bool) -> Any:
     except ImportError as error:
         raise UserError("backbone=timm: needs timm, not installed here; pip install -e '.[timm]'") from error
     if not timm.is_model(name.partition(".")[0]):
-        near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5])
+        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), 5))
         raise UserError(f"backbone.name={name}: timm has no such network" + (f"; it has {near} ..." if near else ""))
     try:
         net: Any = timm.create_model(name, features_only=True, pretrained=pretrained)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -57,14 +56,14 @@ class LogProgress(pl.Callback):
         self.since = (trainer.global_step, time.perf_counter())
 
 
-def print_summary(run: PhaseRun, data: DetectionDataModule, model: EFPNDetector, start: Path | None) -> None:
+def print_summary(run: PhaseRun, data: DetectionDataModule, model: EFPNDetector, start: object) -> None:
     """Print phase, data, where it starts, where output goes, how P2' is computed, and each part's parameters."""
     rows = {}
     for role in ("train", "val"):
         index = data.index(role)
         rows[role] = f"{len(index)} images, {index.box_count} boxes ({index.name})"
     rows["classes"] = f"{len(data.categories)}, {sum(data.categories.evaluated)} of them evaluated"
-    rows["starts from"] = str(start or "the backbone's weights")
+    rows["starts from"] = str(start)
     rows["output"] = str(run.folder)
     if model.backbone.extension is not None:
         whole = model.backbone.whole_because

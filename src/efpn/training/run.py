@@ -67,6 +67,8 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     """
     check_values(cfg, TRAIN)
     check_targets(cfg)
+    if "_target_" not in cfg.data:
+        raise UserError("data: has no _target_; begin conf/data/NAME.yaml with `defaults: [base, _self_]`")
     names, asked = phase_names(cfg), settled(cfg)
     if cfg.objective not in metric_names():
         raise UserError(f"objective={cfg.objective}: no metric; choose from {', '.join(metric_names())}")
@@ -87,6 +89,8 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     objects: dict[str, Any] = {}
     for own, run in runs:
         metrics, objects = run_or_keep(own, run)
+    if len(runs) > 1 and not in_sweep() and first_process():
+        log.info("all phases are finished: python evaluate.py run=%s", cfg.paths.run)
     return metrics, objects
 
 
@@ -202,7 +206,8 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
             data.batches_done = point["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"]
         if trainer.is_global_zero:
             open_folder(cfg, run, record, detector, keep=resume == run.folder / RESUME_FILE)
-            print_summary(run, data, detector, resume or init)
+            own = f"backbone.weights={cfg.backbone.weights}" if cfg.backbone.get("weights") else "random weights"
+            print_summary(run, data, detector, resume or init or own)
         start = time.perf_counter()
         with watch, naming(run.folder):  # what a logger cannot write has no name
             trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
