@@ -143,7 +143,7 @@ def composed() -> Mapping[str, DictConfig]:
         ("benchmark", "rows.second-pass.model.extension.upsampler.blocks=-1", "a whole number, at least 0"),
         ("benchmark", "+rows.oracle.model.small.below=0", "a number greater than 0"),
         ("benchmark", "+rows.oracle.model.rpn.score_thresh=7", "a number from 0 to 1"),
-        ("train", "extension.post_conv='false'", "true, false or separable"),
+        ("train", "extension.post_conv='false'", "true or false"),
         ("train", "+phases.distill.task.loss.lambda_pos=abc", "a number, 0 or greater"),
         ("benchmark", "models=[]", "a list of one or more, each text, or null"),
     ],

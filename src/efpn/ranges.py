@@ -174,9 +174,8 @@ MODEL: Final = keys({
     SHARE: "model.*_iou model.*.score_thresh model.*.nms_thresh model.r*.positive_fraction",
     maybe(SHARE): "*mining.nms",
     maybe(number(" greater than 0, up to 1", lambda v: 0 < v <= 1)): "*mining.keep",
-    FLAG: "model.small.own_head *extension.c3 *extension.upsampler.outer_skip "
+    FLAG: "model.small.own_head *extension.c3 *extension.post_conv *extension.upsampler.outer_skip "
     "*extension.upsampler.tail",
-    Rule("true, false or separable", lambda v: isinstance(v, bool) or v == "separable"): "*extension.post_conv",
     choice("inner", "output"): "*extension.source",
     KERNEL: "*extension.upsampler.reduction",
     choice("frozen", "batch"): "*backbone.norm",

@@ -166,24 +166,6 @@ def test_starts_as_the_fpn_continued_by_one_level() -> None:
     torch.testing.assert_close(p2_ext, model.fpn.layer_blocks[0](inner))
 
 
-def test_a_separable_post_convolution_starts_as_near_to_the_fpns_as_it_can_be() -> None:
-    model = backbone(post_conv="separable")
-    whole, post = model.fpn.layer_blocks[0][0], model.extension.post
-    kernels, mixed = torch.randn(8, 1, 3, 3), torch.randn(8, 8, 1, 1)
-    with torch.no_grad():
-        whole.weight.copy_(mixed * kernels.transpose(0, 1))  # one kernel for each input channel
-        whole.bias.normal_()
-    model.start_extension()
-    maps = torch.rand(2, 8, 5, 7)
-    torch.testing.assert_close(post(maps), whole(maps))
-    with torch.no_grad():
-        whole.weight.normal_()
-    model.start_extension()
-    left = whole.weight - post[1].weight * post[0].weight.transpose(0, 1)
-    beyond = torch.linalg.svdvals(whole.weight.flatten(2).transpose(0, 1))[:, 1:]
-    torch.testing.assert_close(left.norm(), beyond.norm())
-
-
 @pytest.mark.parametrize("source", ["inner", "output"])
 def test_source_decides_what_the_upsampler_reads_and_is_taught(source: str) -> None:
     model = backbone(source=source)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from efpn.errors import UserError
 from efpn.pyramid.detail import Fine
 from efpn.pyramid.fpn import FPN, Pyramid, extended_levels
-from efpn.pyramid.upsamplers import TwoStage, Upsampler, mixing, upsample2x
+from efpn.pyramid.upsamplers import TwoStage, Upsampler, upsample2x
 
 if TYPE_CHECKING:
     from efpn.pyramid.neck import EFPNBackbone
@@ -35,8 +35,7 @@ class Extension(nn.Module):
         channels: depth C of the pyramid.
         source: which maps of the pyramid feed the upsampler: ``inner`` (before the FPN's output convolution; the
             release) or ``output``.
-        post_conv: a 3x3 convolution on P2' as on every other FPN level; ``separable``, a depthwise 3x3 and a 1x1 with
-            a ninth of the multiply-adds; or False, eq. 1 to the letter.
+        post_conv: a 3x3 convolution on P2' as on every other FPN level; False is eq. 1 to the letter.
         c3_channels: depth of C3' (512 in ResNet-50), to be read by a lateral; None for the paper's form.
 
     Raises:
@@ -49,7 +48,7 @@ class Extension(nn.Module):
         c2_channels: int,
         channels: int,
         source: Source = "inner",
-        post_conv: bool | Literal["separable"] = True,
+        post_conv: bool = True,
         c3_channels: int | None = None,
     ) -> None:
         super().__init__()
@@ -57,11 +56,7 @@ class Extension(nn.Module):
         self.upsampler = upsampler
         self.lateral = nn.Conv2d(c2_channels, channels, 1)
         self.lateral3 = nn.Conv2d(c3_channels, channels, 1) if c3_channels else None
-        self.post: nn.Module = nn.Identity()
-        if post_conv == "separable":
-            self.post = mixing(channels, groups=channels)
-        elif post_conv:
-            self.post = nn.Conv2d(channels, channels, 3, padding=1)
+        self.post = nn.Conv2d(channels, channels, 3, padding=1) if post_conv else nn.Identity()
         self.levels = extended_levels(channels)
         check_upsampler(upsampler, channels)
 
@@ -110,22 +105,6 @@ class Extension(nn.Module):
             self.lateral3.load_state_dict(fpn.inner_blocks[1][0].state_dict())
         if isinstance(self.post, nn.Conv2d):
             self.post.load_state_dict(fpn.layer_blocks[0][0].state_dict())
-        elif isinstance(self.post, nn.Sequential):
-            start_separable(self.post[0], self.post[1], fpn.layer_blocks[0][0])
-
-
-def start_separable(depthwise: nn.Module, pointwise: nn.Module, whole: nn.Module) -> None:
-    """Make a depthwise convolution and a 1x1 after it the nearest that they can be to a ``whole`` one.
-
-    What ``whole`` does with one input channel is a matrix, outputs by kernel cells; its nearest of rank 1 is one kernel
-    for that channel and one weight for each output.
-    """
-    weight, bias = whole.state_dict()["weight"], whole.state_dict()["bias"]
-    left, sizes, right = torch.linalg.svd(weight.flatten(2).transpose(0, 1), full_matrices=False)
-    roots = sizes[:, :1].sqrt()
-    kernels = (roots * right[:, 0]).reshape(-1, 1, *weight.shape[2:])
-    depthwise.load_state_dict({"weight": kernels, "bias": torch.zeros_like(kernels[:, 0, 0, 0])})
-    pointwise.load_state_dict({"weight": (roots * left[:, :, 0]).T[..., None, None], "bias": bias})
 
 
 class WholePass(nn.Module):
