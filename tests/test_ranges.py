@@ -187,7 +187,8 @@ def test_all_that_can_be_measured_keeps_to_them(what: str) -> None:
 
 def test_every_rule_is_about_a_key_that_exists() -> None:
     schedule = ["+phases.baseline.task.schedule." + word for word in ("final=0.1", "gamma=0.1", "milestones=[0.5]")]
-    more = {"train": ["trainer=slurm", *schedule], "evaluate": ["data=coco", "+model.rpn.score_thresh=0.1"]}
+    loss = "phases.distill.task.loss={_target_: efpn.losses.DualLoss, lambda_pos: 1.0, on_p3_ext: true}"
+    more = {"train": ["trainer=slurm", loss, *schedule], "evaluate": ["data=coco", "+model.rpn.score_thresh=0.1"]}
     known = {key for entry in BY_ENTRY for key, _ in walk(config(entry, *GIVEN[entry], *more.get(entry, [])))}
     for choice in ("extension=ftt", "detector=retinanet", "detector=fcos"):
         known |= {key for key, _ in walk(config("train", choice))}
