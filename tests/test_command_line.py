@@ -35,6 +35,8 @@ def test_help_names_the_groups_without_torch() -> None:
         (["phases.distill.max_step=3"], "no such key (did you mean phases.distill.max_steps?)"),
         (["phase=distil"], "phase=distil: unknown (did you mean phase=distill?)"),
         (["loss.lambda=1"], "loss.lambda: the config has no such key (did you mean loss.lambda_pos?)"),
+        (["trainer={foo: 2}"], "trainer.foo: the config has no such key"),
+        (["loss.lamda=1"], "what else loss's class takes needs a plus, +loss.lamda=VALUE"),
         (["-m", "loss.lambda=1,2"], "loss.lambda: the config has no such key (did you mean loss.lambda_pos?)"),
         (["-m", "seed=0,1", "loss.lamda=3"], "loss.lamda: the config has no such key (did you mean loss.lambda_pos?)"),
         (["--cfg", "job", "-m", "seed=0,1"], "--cfg goes without -m"),
@@ -52,7 +54,7 @@ def test_help_names_the_groups_without_torch() -> None:
         (["model.rpn.bg_iou=0.8"], "model.rpn.bg_iou=0.8: must be at most model.rpn.fg_iou=0.7"),
         (["phase=finetune", "model.tiles.dense_from=0"], "model.tiles.dense_from=0: must be a number greater than"),
         (["trainr.devices=1", "sed=3"], "trainr.devices: the config has no such key (did you mean trainer.devices?)"),
-        (["phase=control", "phases.control=null"], "phases.control=None: a phase is a group of options"),
+        (["phase=control", "phases.control=null"], "phases.control=null: a phase is a group of options"),
         (["loss.lambda_pos="], "loss.lambda_pos=: must be a number, 0 or greater"),
         (["seed=one"], "seed=one: must be a whole number from 0 to 4294967295"),
         (

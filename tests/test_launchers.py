@@ -101,6 +101,25 @@ def test_optuna_looks_for_the_best_f1_of_small_objects(data: Path, tmp_path: Pat
     assert len(rows) == 2 and len(list(tmp_path.glob("demo/**/weights.ckpt"))) == 1
 
 
+@pytest.mark.slow
+def test_a_pruned_trial_counts_with_its_value_and_is_no_row(data: Path, tmp_path: Path) -> None:
+    where = [f"paths.outputs={tmp_path}", f"data.root={data}", *one_step("baseline", "distill", "finetune")]
+    pruner = ["callbacks.pruning.pruner._target_=optuna.pruners.ThresholdPruner", "+callbacks.pruning.pruner.lower=2"]
+    below = [*pruner, "~callbacks.pruning.pruner.n_startup_trials", "hydra.sweeper.n_trials=1"]
+    command = ["train.py", "-m", *TINY, *where, "+sweep=optuna_lambda", *below]
+    for _ in range(2):  # the second time without training
+        done = run(*command)
+        assert done.returncode == 0, done.stderr
+        assert "was pruned" in done.stdout and "evaluate and summarise" not in done.stdout
+        assert OmegaConf.load(tmp_path / "sweeps/demo/optimization_results.yaml").best_value == 0
+        assert [str(path.parent.relative_to(tmp_path)) for path in tmp_path.glob("**/weights.ckpt")] == [
+            "demo/seed0/baseline"
+        ]
+        assert not [*tmp_path.glob("**/row.json")]
+    done = run(*[word for word in command if "pruning" not in word], "callbacks.pruning=null")
+    assert len([*tmp_path.glob("**/weights.ckpt")]) == 3 and len([*tmp_path.glob("**/row.json")]) == 1, done.stderr
+
+
 def test_a_trainings_value_is_its_objective(monkeypatch: pytest.MonkeyPatch) -> None:
     measured = {"val/AP": 0.25, "val/F1_S": 0.5}
     monkeypatch.setattr("efpn.training.run.train", lambda cfg: (measured, {}))

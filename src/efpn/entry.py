@@ -145,8 +145,9 @@ def start(main: Callable[[], Any], config_name: str, folder: str = "conf") -> No
         raise  # no mistake in the config, which `call` answers, but a bug
     except HydraException as error:
         mistyped = re.match(r"Could not override '([^']+)'", str(error))
+        deeper = re.search(r"full_key: (\S+)", str(error.__cause__))  # of KEY={...}, the one in it
         message = (
-            unknown_key(mistyped[1], config_name, folder)
+            unknown_key(mistyped[1], deeper[1] if deeper else "", config_name, folder)
             if mistyped
             else str(error).split("Config search path")[0].strip()
         )
@@ -166,8 +167,11 @@ def start(main: Callable[[], Any], config_name: str, folder: str = "conf") -> No
     raise SystemExit(2)
 
 
-def unknown_key(key: str, config_name: str, folder: str) -> str:
-    """Say that the config has no ``key``, and which one is meant: the nearest in the config without that override."""
+def unknown_key(key: str, deeper: str, config_name: str, folder: str) -> str:
+    """Say that the config has no ``key``, and which one is meant: the nearest in the config without that override.
+
+    ``deeper`` is what Hydra has not found, in a group that was given as a whole; or a part of ``key``.
+    """
     given = [word for word in sys.argv[1:] if "=" in word and not word.startswith(("-", f"{key}="))]
     with initialize_config_dir(str(Path(sys.argv[0]).resolve().parent / folder), version_base="1.3"):
         try:
@@ -176,9 +180,12 @@ def unknown_key(key: str, config_name: str, folder: str) -> str:
             known = [key for key, _ in walk(compose(config_name))]
     if key.startswith("model.") and not any(one.startswith("model.") for one in known):
         return f"{key}: the run's model has its own; change it with a plus, +{key}=VALUE"
+    key = deeper if deeper.startswith(f"{key}.") else key
     near = difflib.get_close_matches(key, known, 1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    return f"{key}: the config has no such key{hint}; --cfg job prints all of them"
+    group = key.rpartition(".")[0]
+    plus = f"; what else {group}'s class takes needs a plus, +{key}=VALUE" if f"{group}._target_" in known else ""
+    return f"{key}: the config has no such key{hint}{plus}; --cfg job prints all of them"
 
 
 def call(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:

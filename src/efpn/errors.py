@@ -18,6 +18,10 @@ class UserError(Exception):
     """
 
 
+class Pruned(Exception):
+    """A job of a sweep has fallen behind the others and goes no further; says where. Its value is in its folder."""
+
+
 class Interrupted(BaseException):
     """A signal has ended the run, in order; no error, so nothing that handles those handles it."""
 

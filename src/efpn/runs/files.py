@@ -27,6 +27,7 @@ CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.json"
 LOCK_FILE = ".lock"
 ROW_FILE = "row.json"  # in the folder of a sweep's job: which row of a table it is
+PRUNING_FILE = "pruning.json"  # there too: its validations so far, and whether it was given up
 
 CONFIG_KEYS: Final = ("name", "seed", "phases", "data", "model", "trainer")  # without which it is none
 FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -103,7 +103,8 @@ def phase_names(cfg: DictConfig) -> list[str]:
             hint = f" (did you mean phase={near[0]}?)" if near else ""
             raise UserError(f"phase={name}: unknown{hint}; use one of {', '.join(known)}")
         if name != "all" and not OmegaConf.is_dict(cfg.phases[name]):
-            raise UserError(f"phases.{name}={cfg.phases[name]}: a phase is a group of options; leave it as it is")
+            given = "null" if cfg.phases[name] is None else cfg.phases[name]
+            raise UserError(f"phases.{name}={given}: a phase is a group of options; leave it as it is")
     return names
 
 

@@ -13,7 +13,7 @@ import wandb
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import WandbLogger
 
-from efpn.errors import UserError
+from efpn.errors import Pruned, UserError
 from efpn.runs.files import ROW_FILE, checkpoint_in, read_record
 from efpn.runs.sweeps import read_row, rows_artifact
 
@@ -34,6 +34,9 @@ def tracked_phase(trainer: pl.Trainer, cfg: DictConfig) -> Iterator[None]:
     try:
         yield
         failed = False
+    except Pruned:
+        failed = False
+        raise
     finally:
         wanted = trainer.is_global_zero and any(isinstance(logger, WandbLogger) for logger in trainer.loggers)
         if wanted and (run := wandb.run) is not None:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
 
 from efpn.data.datamodule import DetectionDataModule
-from efpn.errors import UserError
+from efpn.errors import Pruned, UserError
 from efpn.metrics.score import SplitScorer, metric_names
 from efpn.models import EFPNDetector
 from efpn.ranges import TRAIN, check_targets, check_values
@@ -28,6 +28,7 @@ from efpn.runs.files import (
     LOCK_FILE,
     METRICS_FILE,
     RESUME_FILE,
+    ROW_FILE,
     naming,
     read_config,
     read_record,
@@ -55,6 +56,7 @@ from efpn.tasks.base import DetectorTask
 from efpn.tasks.freezing import train_only
 from efpn.training.callbacks import ResumePoint, StopNonFinite
 from efpn.training.progress import print_summary
+from efpn.training.pruning import pruned_value
 from efpn.weights import require_fit, state_bytes
 
 log = logging.getLogger(__name__)
@@ -63,7 +65,8 @@ log = logging.getLogger(__name__)
 def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     """Run the phases that the config asks for; returns the last one's validation metrics and its objects.
 
-    These are ``detector``, ``task``, ``data`` and ``trainer``. What cannot work is a `UserError`, before training.
+    These are ``detector``, ``task``, ``data`` and ``trainer``. What cannot work is a `UserError`, before training. A
+    job that is pruned, now or when the same sweep ran before, returns its objective where that was, and no object.
     """
     check_values(cfg, TRAIN)
     check_targets(cfg)
@@ -83,12 +86,20 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
         run = phase_run(own_config(cfg, name), name)
         runs.append((settled(own_config(cfg, name), run.shared), run))
         check_phase(*runs[-1])
-    if own_words() and first_process():
-        note_row(cfg, runs[-1][1].folder)
+    job = Path(cfg.paths.run)
     metrics: dict[str, float] = {}
     objects: dict[str, Any] = {}
-    for own, run in runs:
-        metrics, objects = run_or_keep(own, run)
+    try:
+        if cfg.callbacks and cfg.callbacks.get("pruning") and not cfg.overwrite and pruned_value(job) is not None:
+            raise Pruned("before")
+        if own_words() and first_process():
+            note_row(cfg, runs[-1][1].folder)
+        for own, run in runs:
+            metrics, objects = run_or_keep(own, run)
+    except Pruned as pruned:
+        log.info("%s was pruned, %s; callbacks.pruning=null trains it to its end", job, pruned)
+        (job / ROW_FILE).unlink(missing_ok=True)  # no row of a table
+        return {f"val/{cfg.objective}": pruned_value(job) or 0.0}, {}
     if len(runs) > 1 and not in_sweep() and first_process():
         log.info("all phases are finished: python evaluate.py run=%s", cfg.paths.run)
     return metrics, objects
@@ -236,10 +247,10 @@ def open_folder(cfg: DictConfig, run: PhaseRun, record: dict[str, Any], detector
 def build_trainer(cfg: DictConfig, run: PhaseRun, watch: SignalWatch) -> pl.Trainer:
     """Lightning's Trainer for one phase; its epochs are stretches of ``checkpoint_every`` steps."""
     phase = run.config
-    callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node]
+    named = OmegaConf.merge(cfg, {"phase": run.name})  # loggers and callbacks may ask for the phase under way
+    callbacks = [instantiate(node) for node in (named.callbacks or {}).values() if node]
     if not cfg.logger:
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
-    named = OmegaConf.merge(cfg, {"phase": run.name})  # a logger may name its run after the phase under way
     logger = instantiate(named.logger, save_dir=str(run.folder)) if cfg.logger else False
     return make_trainer(
         cfg.trainer,
