@@ -211,12 +211,15 @@ def test_all_faults_are_listed_together() -> None:
         ("loss._target_=torch.pi", "(3.141592653589793 is not a callable object)"),
         ("+phases.baseline.task.optimizer.momentumm=0.9", "torch.optim.SGD takes no such option; it takes params, lr"),
         ("+trainer.max_stepz=3", "pytorch_lightning.Trainer takes no such option"),
+        ("extension._partial_=false", "its config needs _partial_: true beside _target_"),
+        ("extension.upsampler._partial_=false", "its config needs _partial_: true beside _target_"),
+        ("phases.distill.task.optimizer._partial_=false", "its config needs _partial_: true beside _target_"),
     ],
 )
 def test_a_target_that_is_not_there_is_named(option: str, said: str) -> None:
     with pytest.raises(UserError) as caught:
         check_targets(config("train", option))
-    assert str(caught.value).startswith(option.split("=")[0].lstrip("+")) and said in str(caught.value)
+    assert str(caught.value).startswith(option.split("=")[0].lstrip("+").removesuffix("._partial_")) and said in str(caught.value)
 
 
 @pytest.mark.slow

@@ -281,6 +281,9 @@ def check_values(cfg: DictConfig, rules: Mapping[str, Rule]) -> None:
     raise_listed("config", faults)
 
 
+CALLED_LATER = ("extension", "upsampler", "optimizer", "schedule")  # nodes that take what the config cannot know
+
+
 def check_targets(cfg: DictConfig, place: str = "") -> None:
     """Find a ``_target_`` that is not there, or an option that the one there does not take; imports them all.
 
@@ -306,6 +309,8 @@ def check_target(node: DictConfig, place: str) -> None:
             near = difflib.get_close_matches(name, dir(sys.modules[module]), 1)
             reason = f"{module} has no {name}" + (f"; did you mean {near[0]}?" if near else "")
         raise UserError(f"{place}._target_={node._target_}: no class or function to be had ({reason})") from None
+    if place.rpartition(".")[2] in CALLED_LATER and not node.get("_partial_"):
+        raise UserError(f"{place}: called once the model is there; its config needs _partial_: true beside _target_")
     passed_over = ("leaves_out", *(node.get("leaves_out") or ()))  # what the chosen detector does not read
     given = [str(key) for key in node if not str(key).startswith("_") and key not in passed_over]
     strange = [key for key in given if key not in known]
