@@ -118,6 +118,8 @@ def test_a_pruned_trial_counts_with_its_value_and_is_no_row(data: Path, tmp_path
         assert not [*tmp_path.glob("**/row.json")]
     done = run(*[word for word in command if "pruning" not in word], "callbacks.pruning=null")
     assert len([*tmp_path.glob("**/weights.ckpt")]) == 3 and len([*tmp_path.glob("**/row.json")]) == 1, done.stderr
+    done = run(*command)  # what has come to its end stays
+    assert "was pruned" not in done.stdout and len([*tmp_path.glob("**/row.json")]) == 1, done.stderr
 
 
 def test_a_trainings_value_is_its_objective(monkeypatch: pytest.MonkeyPatch) -> None:

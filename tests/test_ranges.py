@@ -219,7 +219,8 @@ def test_all_faults_are_listed_together() -> None:
 def test_a_target_that_is_not_there_is_named(option: str, said: str) -> None:
     with pytest.raises(UserError) as caught:
         check_targets(config("train", option))
-    assert str(caught.value).startswith(option.split("=")[0].lstrip("+").removesuffix("._partial_")) and said in str(caught.value)
+    key = option.split("=")[0].lstrip("+").removesuffix("._partial_")
+    assert str(caught.value).startswith(key) and said in str(caught.value)
 
 
 @pytest.mark.slow

@@ -170,9 +170,10 @@ def start(main: Callable[[], Any], config_name: str, folder: str = "conf") -> No
 def unknown_key(key: str, deeper: str, config_name: str, folder: str) -> str:
     """Say that the config has no ``key``, and which one is meant: the nearest in the config without that override.
 
-    ``deeper`` is what Hydra has not found, in a group that was given as a whole; or a part of ``key``.
+    ``deeper`` is the full key that Hydra has not found where ``key`` was given as a whole group, else passed over.
     """
     given = [word for word in sys.argv[1:] if "=" in word and not word.startswith(("-", f"{key}="))]
+    key = deeper if deeper.startswith(f"{key}.") else key
     with initialize_config_dir(str(Path(sys.argv[0]).resolve().parent / folder), version_base="1.3"):
         try:
             known = [key for key, _ in walk(compose(config_name, given))]
@@ -180,7 +181,6 @@ def unknown_key(key: str, deeper: str, config_name: str, folder: str) -> str:
             known = [key for key, _ in walk(compose(config_name))]
     if key.startswith("model.") and not any(one.startswith("model.") for one in known):
         return f"{key}: the run's model has its own; change it with a plus, +{key}=VALUE"
-    key = deeper if deeper.startswith(f"{key}.") else key
     near = difflib.get_close_matches(key, known, 1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     group = key.rpartition(".")[0]

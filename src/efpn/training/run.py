@@ -27,6 +27,7 @@ from efpn.runs.files import (
     CONFIG_FILE,
     LOCK_FILE,
     METRICS_FILE,
+    PRUNING_FILE,
     RESUME_FILE,
     ROW_FILE,
     naming,
@@ -56,7 +57,7 @@ from efpn.tasks.base import DetectorTask
 from efpn.tasks.freezing import train_only
 from efpn.training.callbacks import ResumePoint, StopNonFinite
 from efpn.training.progress import print_summary
-from efpn.training.pruning import pruned_value
+from efpn.training.pruning import read_job, refuse_pruned
 from efpn.weights import require_fit, state_bytes
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     """Run the phases that the config asks for; returns the last one's validation metrics and its objects.
 
     These are ``detector``, ``task``, ``data`` and ``trainer``. What cannot work is a `UserError`, before training. A
-    job that is pruned, now or when the same sweep ran before, returns its objective where that was, and no object.
+    job that is pruned, now or when the same sweep ran before, returns the last value of its objective and no object.
     """
     check_values(cfg, TRAIN)
     check_targets(cfg)
@@ -86,20 +87,22 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
         run = phase_run(own_config(cfg, name), name)
         runs.append((settled(own_config(cfg, name), run.shared), run))
         check_phase(*runs[-1])
-    job = Path(cfg.paths.run)
     metrics: dict[str, float] = {}
     objects: dict[str, Any] = {}
+    note, pruning = Path(cfg.paths.run, PRUNING_FILE), cfg.callbacks and cfg.callbacks.get("pruning")
     try:
-        if cfg.callbacks and cfg.callbacks.get("pruning") and not cfg.overwrite and pruned_value(job) is not None:
-            raise Pruned("before")
+        if pruning and not asked.overwrite:
+            refuse_pruned(note, cfg.objective)
         if own_words() and first_process():
+            if not pruning or asked.overwrite:
+                note.unlink(missing_ok=True)
             note_row(cfg, runs[-1][1].folder)
         for own, run in runs:
             metrics, objects = run_or_keep(own, run)
     except Pruned as pruned:
-        log.info("%s was pruned, %s; callbacks.pruning=null trains it to its end", job, pruned)
-        (job / ROW_FILE).unlink(missing_ok=True)  # no row of a table
-        return {f"val/{cfg.objective}": pruned_value(job) or 0.0}, {}
+        log.info("%s was pruned, %s; callbacks.pruning=null prunes none", note.parent, pruned)
+        Path(cfg.paths.run, ROW_FILE).unlink(missing_ok=True)  # no row of a table
+        return {f"val/{cfg.objective}": read_job(note, cfg.objective)["value"]}, {}
     if len(runs) > 1 and not in_sweep() and first_process():
         log.info("all phases are finished: python evaluate.py run=%s", cfg.paths.run)
     return metrics, objects
@@ -247,7 +250,8 @@ def open_folder(cfg: DictConfig, run: PhaseRun, record: dict[str, Any], detector
 def build_trainer(cfg: DictConfig, run: PhaseRun, watch: SignalWatch) -> pl.Trainer:
     """Lightning's Trainer for one phase; its epochs are stretches of ``checkpoint_every`` steps."""
     phase = run.config
-    named = OmegaConf.merge(cfg, {"phase": run.name})  # loggers and callbacks may ask for the phase under way
+    # loggers and callbacks may ask for the phase under way, and for all that this call runs
+    named = OmegaConf.merge(cfg, {"phase": run.name, "sequence": phase_names(cfg)})
     callbacks = [instantiate(node) for node in (named.callbacks or {}).values() if node]
     if not cfg.logger:
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
