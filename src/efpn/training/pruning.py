@@ -86,7 +86,7 @@ class Pruning(pl.Callback):
 
 def read_job(file: Path, metric: str) -> dict[str, Any]:
     """What a job has noted of this ``metric``: ``values`` by phase and step, the last ``value``, whether ``pruned``."""
-    blank = {"metric": metric, "values": {}, "value": None, "pruned": False}
+    blank: dict[str, Any] = {"metric": metric, "values": {}, "value": None, "pruned": False}
     if not file.is_file():
         return blank
     record = read_json(file, "remove it", "pruning", blank)
