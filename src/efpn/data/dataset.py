@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 Key = int | tuple[int, int] | tuple[int, int, int]
 Sample = tuple[Tensor, Target]
 PairSample = tuple[Tensor, Tensor, Target]
+GO_ON = "or let training go on without such images: data.on_unreadable=skip"
 MAX_SKIPS = 20  # unreadable images in a row after which the disk, not an image, is at fault
 
 
@@ -84,7 +85,7 @@ class DetectionDataset(Dataset[Sample | PairSample]):
                 return record, *read_smaller(record.path, shrink)
             except ImageError as error:
                 if self.on_unreadable == "error":
-                    raise
+                    raise ImageError(error.path, error.what, f"{error.fix}, {GO_ON}") from None
                 with self._unreadable.get_lock():
                     self._unreadable.value += 1
                 log.warning("%s (skipped; %d so far)", error, self.unreadable)
