@@ -111,7 +111,7 @@ def broken(index):
 
 def test_unreadable_image_names_the_file(broken):
     with pytest.raises(
-        ImageError, match=r"image .*1.jpg: cannot be read \(.*truncated.*\); restore it .*on_unreadable=skip"
+        ImageError, match=r"image .*1.jpg: cannot be read \(.*truncated.*\); restore it or remove it.*on_unreadable="
     ):
         DetectionDataset(broken, EvalTransform(15, 20))[1]
 
