@@ -132,7 +132,7 @@ def test_every_option_of_every_group_composes(group: str) -> None:
 def test_every_extension_instantiates(experiment: str, upsampler: str) -> None:
     cfg = config("train", f"experiment={experiment}", f"extension={upsampler}")
     extension = blank(cfg, "distill").backbone.extension
-    named = "second_pass" if extension.lateral3 else type(extension.upsampler).__name__.lower()
+    named = "second_pass" if extension.last_stage == 3 else type(extension.upsampler).__name__.lower()
     assert named == upsampler
 
 

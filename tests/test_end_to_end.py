@@ -89,7 +89,7 @@ def test_finetuning_without_distillation_trains_extension_and_head(
     assert changed(before, after) == set()
     trains = {name for name, one in objects["detector"].named_parameters() if one.requires_grad}
     assert trains == {key for key in after if key not in before}
-    fpn, lateral = before["backbone.fpn.inner_blocks.0.0.weight"], after["backbone.extension.lateral.weight"]
+    fpn, lateral = before["backbone.fpn.inner_blocks.0.0.weight"], after["backbone.extension.laterals.0.weight"]
     assert 0 < (fpn - lateral).abs().max() < 0.1  # started there, and moved
     with pytest.raises(UserError, match=r"another config: phases\.finetune\.init_from \(baseline -> distill\)"):
         train(tiny(tmp_path, data, "phase=finetune", "resume=true", undistilled[2]))  # the usual one goes elsewhere

@@ -79,7 +79,7 @@ def composed() -> Mapping[str, DictConfig]:
         ("train", "mining.keep=0", "a number greater than 0, up to 1, or null"),
         ("train", "mining.nms=7", "a number from 0 to 1, or null"),
         ("train", "phases.distill.model.small.level=p9", "one of p2, p3, p2_ext, p3_ext"),
-        ("train", "extension.c3=perhaps", "true or false"),
+        ("train", "+extension.last_stage=6", "a whole number from 2 to 5"),
         ("train", "small_roi_below=0", "a number greater than 0"),
         ("train", "model.tiles.margin=-1", "a whole number, at least 0, or null"),
         ("train", "model.tiles.dense_from=high", "a number greater than 0"),

@@ -164,6 +164,7 @@ MODEL: Final = keys({
     "model.*.detections_per_image model.dense.candidates model.tiles.grid *extension.upsampler.width "
     "*extension.upsampler.groups",
     whole(0): "*extension.upsampler.blocks",
+    whole(2, 5): "*extension.last_stage",
     whole(0, 5): "*backbone.trainable_stages",
     several(COUNT): "model.*.anchor_sizes",
     several(COUNT, 2): "model.rpn.p*_nms_top_n",
@@ -174,7 +175,7 @@ MODEL: Final = keys({
     SHARE: "model.*_iou model.*.score_thresh model.*.nms_thresh model.r*.positive_fraction",
     maybe(SHARE): "*mining.nms",
     maybe(number(" greater than 0, up to 1", lambda v: 0 < v <= 1)): "*mining.keep",
-    FLAG: "model.small.own_head *extension.c3 *extension.post_conv *extension.upsampler.outer_skip "
+    FLAG: "model.small.own_head *extension.post_conv *extension.upsampler.outer_skip "
     "*extension.upsampler.tail",
     choice("inner", "output"): "*extension.source",
     KERNEL: "*extension.upsampler.reduction",

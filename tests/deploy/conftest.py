@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
@@ -20,8 +22,8 @@ def random_detector(extended: bool = True, own_head: bool = True, below: float =
     torch.manual_seed(0)
     backbone = ResNet("resnet18", weights=None, norm="frozen", trainable_stages=3)
 
-    def extension(c2_channels: int, channels: int, **others: int) -> Extension:
-        return Extension(FTT(channels, width=8), c2_channels, channels)
+    def extension(stage_channels: Sequence[int], channels: int) -> Extension:
+        return Extension(FTT(channels, width=8), stage_channels[:1], channels)
 
     detector = build_faster_rcnn(
         backbone,

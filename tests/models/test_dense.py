@@ -29,7 +29,7 @@ BUILDERS = pytest.mark.parametrize("build", [build_retinanet, build_fcos])
 
 
 def extension(**depths: int):
-    return make_extension(Nearest, c3=True, **depths)
+    return make_extension(Nearest, last_stage=3, **depths)
 
 
 def detector(build, small: SmallRoIs | None = None) -> DenseDetector:
@@ -87,7 +87,7 @@ def test_the_extended_level_joins_the_others(build, own_head: bool) -> None:
     losses = model.train()(images, targets, doubled)
     sum(losses.values()).backward()
     assert all(value.isfinite() for value in losses.values())
-    assert model.backbone.extension.lateral.weight.grad.abs().sum() > 0
+    assert model.backbone.extension.laterals[0].weight.grad.abs().sum() > 0
     if own_head:
         assert all(p.grad is not None for p in model.small_head.parameters())
     found = model.eval()(images, images_2x=doubled)

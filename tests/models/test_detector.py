@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from functools import partial
 
 import pytest
@@ -42,8 +43,8 @@ def detector(extended: bool = True, own_head: bool = True) -> EFPNDetector:
     torch.manual_seed(0)
     resnet = ResNet("resnet18", weights=None, norm="batch", trainable_stages=5)
 
-    def extension(c2_channels: int, channels: int, **others: int) -> Extension:
-        return Extension(FTT(channels, width=8), c2_channels, channels)
+    def extension(stage_channels: Sequence[int], channels: int) -> Extension:
+        return Extension(FTT(channels, width=8), stage_channels[:1], channels)
 
     small = SmallRoIs(32, own_head=own_head) if extended else None
     return build_faster_rcnn(
@@ -227,7 +228,7 @@ def test_a_detector_that_resizes_makes_the_2x_image_of_the_file_itself() -> None
 
 
 def test_2x_images_are_asked_for_where_the_detector_does_not_resize() -> None:
-    extension = partial(make_extension, Nearest, c3=True)
+    extension = partial(make_extension, Nearest, last_stage=3)
     resnet = ResNet("resnet18", weights=None)
     small = SmallRoIs(32, own_head=True)
     model = build_faster_rcnn(
@@ -248,7 +249,7 @@ def test_2x_images_are_asked_for_where_the_detector_does_not_resize() -> None:
 
 
 def test_tiles_serve_nothing_where_small_rois_read_another_level() -> None:
-    extension = partial(make_extension, Nearest, c3=True)
+    extension = partial(make_extension, Nearest, last_stage=3)
     small, resnet = SmallRoIs(32, level="p3_ext"), ResNet("resnet18", weights=None)
     model = build_faster_rcnn(
         resnet, 4, channels=8, rpn=RPN, roi=ROI, small=small, extension=extension, detail=Doubled(), tiles=Tiles()

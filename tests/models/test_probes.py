@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pytest
@@ -36,8 +36,8 @@ def detector(level: str, extended: bool = False, source: str = "inner") -> EFPND
     resnet = ResNet("resnet18", weights=None, norm="batch", trainable_stages=5)
     roi = RoISettings(head_width=16, score_thresh=0.0, detections_per_image=30)
 
-    def extension(c2_channels: int, channels: int, **others: int) -> Extension:
-        return Extension(Nearest(), c2_channels, channels, source=source)  # type: ignore[arg-type]
+    def extension(stage_channels: Sequence[int], channels: int) -> Extension:
+        return Extension(Nearest(), stage_channels[:1], channels, source=source)  # type: ignore[arg-type]
 
     small = SmallRoIs(math.inf, level=level)
     built = build_faster_rcnn(resnet, 4, channels=8, roi=roi, small=small, extension=extension if extended else None)
@@ -119,12 +119,12 @@ def test_the_2x_image_stays_as_it_is_and_half_of_it_is_the_2x2_mean() -> None:
     assert resized(image, 0.7).shape == (3, 22, 34)
 
 
-def continued(detail: Detail) -> EFPNDetector:
+def continued(detail: Detail, last_stage: int = 3) -> EFPNDetector:
     """With a second pass whose layers are the FPN's own, and P3 as it is in the place of P4 of the 2x image."""
     torch.manual_seed(0)
     resnet = ResNet("resnet18", weights=None, norm="batch", trainable_stages=5)
     roi = RoISettings(head_width=16, score_thresh=0.0, detections_per_image=30)
-    extension = partial(make_extension, Nearest, c3=True)
+    extension = partial(make_extension, Nearest, last_stage=last_stage)
     built = build_faster_rcnn(resnet, 4, channels=8, roi=roi, small=SmallRoIs(40), extension=extension, detail=detail)
     built.backbone.start_extension()
     return built.eval()
@@ -148,15 +148,16 @@ def test_a_true_c2_is_put_in_the_place_of_c2() -> None:
     with torch.no_grad():
         batch, double = model.batch_pair([image], [image_2x])
         p3_ext, own = backbone.extension.extend(backbone, *backbone.prepare(batch.tensors))
-        expected = backbone.extension.merge(F.interpolate(p3_ext, scale_factor=2), backbone.body(double)["c2"])
+        expected = backbone.extension.level(2, backbone.body(double)["c2"], F.interpolate(p3_ext, scale_factor=2))
     torch.testing.assert_close(got, expected)
     assert (got - own).abs().max() > 1e-2
 
 
-def test_of_the_2x_image_only_p4_is_not_the_true_one() -> None:
+@pytest.mark.parametrize("last_stage", [3, 4])
+def test_of_the_2x_image_only_p4_is_not_the_true_one(last_stage: int) -> None:
     image_2x = torch.rand(3, 128, 192)
     image = F.avg_pool2d(image_2x, 2)
-    model = continued(Image2x())
+    model = continued(Image2x(), last_stage)
     own = read_from_p2_ext(model, lambda: model([image], images_2x=[image_2x]))
     true = read_from_p2_ext(model, lambda: Oracle(model)([image_2x]))
     for part, expected in (("c2", own), ("c3", own), ("p4", true)):

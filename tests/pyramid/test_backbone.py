@@ -26,6 +26,7 @@ from efpn.models import (
     Stem,
     Tiles,
     WholePass,
+    make_extension,
 )
 from efpn.pyramid.neck import check_levels
 from efpn.types import LevelSpec
@@ -34,7 +35,7 @@ from efpn.types import LevelSpec
 def backbone(arch: str = "resnet18", channels: int = 8, upsampler: nn.Module | None = None, **options) -> EFPNBackbone:
     resnet = ResNet(arch, weights=None)
     upsampler = upsampler or FTT(channels, width=8)
-    return EFPNBackbone(resnet, channels, Extension(upsampler, resnet.levels[0].channels, channels, **options)).eval()
+    return EFPNBackbone(resnet, channels, Extension(upsampler, [resnet.levels[0].channels], channels, **options)).eval()
 
 
 def extended(model: EFPNBackbone, images: Tensor, images_2x: Tensor | None = None) -> tuple[Pyramid, Tensor, Tensor]:
@@ -63,7 +64,7 @@ def test_a_wrong_spec_is_refused_when_the_model_is_built() -> None:
 def c2_of(model: EFPNBackbone, images: Tensor, images_2x: Tensor | None = None) -> Tensor:
     """C2' as the extension is given it."""
     seen: list[Tensor] = []
-    hook = model.extension.lateral.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    hook = model.extension.laterals[0].register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     model.whole(images, images_2x)
     hook.remove()
     return seen[0]
@@ -81,7 +82,7 @@ def test_c2_of_the_paper_is_stage_2_without_the_max_pool_on_shared_weights() -> 
 @pytest.mark.parametrize("detail", [Doubled(), Image2x()])
 def test_c2_and_c3_of_an_image_of_twice_the_size_are_the_backbones_own(detail: Detail) -> None:
     resnet = ResNet("resnet18", weights=None)
-    extension = Extension(Nearest(8, blocks=1), 64, 8, c3_channels=128)
+    extension = Extension(Nearest(8, blocks=1), [64, 128], 8)
     model = EFPNBackbone(resnet, 8, extension, detail).eval()
     images, images_2x = torch.rand(1, 3, 64, 64), torch.rand(1, 3, 128, 128)
     assert model.reads_2x == isinstance(detail, Image2x)
@@ -90,13 +91,13 @@ def test_c2_and_c3_of_an_image_of_twice_the_size_are_the_backbones_own(detail: D
     torch.testing.assert_close(c2_of(model, images, images_2x), stages["c2"])
     pyramid, p3_ext, p2_ext = extended(model, images, images_2x)
     p3 = F.interpolate(extension.upsampler.refine(pyramid.inner["p3"]), scale_factor=2)
-    torch.testing.assert_close(p3_ext, extension.lateral3(stages["c3"]) + p3)
-    merged = extension.lateral(stages["c2"]) + F.interpolate(p3_ext, scale_factor=2)
+    torch.testing.assert_close(p3_ext, extension.laterals[1](stages["c3"]) + p3)
+    merged = extension.laterals[0](stages["c2"]) + F.interpolate(p3_ext, scale_factor=2)
     torch.testing.assert_close(p2_ext, extension.post(merged))
 
 
 def test_detail_of_the_2x_images_without_them_says_so() -> None:
-    extension = Extension(Nearest(), 64, 8)
+    extension = Extension(Nearest(), [64], 8)
     with pytest.raises(ValueError, match="call the detector with images_2x="):
         EFPNBackbone(ResNet("resnet18", weights=None), 8, extension, Image2x())(torch.rand(1, 3, 64, 64))
 
@@ -113,17 +114,23 @@ def test_a_whole_pass_gives_the_levels_of_the_2x_image() -> None:
         EFPNBackbone(ResNet("resnet18", weights=None), 8, WholePass(8), Stem())
 
 
-def test_a_continued_pyramid_that_starts_from_the_fpn_is_the_fpn_but_for_p4() -> None:
-    """With true P4-2x in the place of what the upsampler gives, P3' and P2' are P3 and P2 of the 2x image."""
-    model = EFPNBackbone(ResNet("resnet18", weights=None), 8, Extension(Nearest(8), 64, 8, c3_channels=128)).eval()
+@pytest.mark.parametrize("last_stage", [3, 4, 5])
+def test_a_continued_pyramid_that_starts_from_the_fpn_is_the_fpn_but_for_what_is_above(last_stage: int) -> None:
+    """With the true level of the 2x image in the place of what the upsampler gives, P3' and P2' are P3 and P2 of it."""
+    body = ResNet("resnet18", weights=None)
+    depths = [level.channels for level in body.levels]
+    model = EFPNBackbone(body, 8, make_extension(Nearest, depths, channels=8, last_stage=last_stage), Image2x()).eval()
     model.start_extension()
     images_2x = torch.rand(1, 3, 128, 128)
     stages = model.body(images_2x)
     pyramid = model.fpn(stages)
-    p3_ext = model.extension.with_c3(F.interpolate(pyramid.inner["p4"], scale_factor=2), stages["c3"])
+    coarse = {"p3": pyramid.inner.get("p4"), "p4": pyramid.inner["p5"]}  # Nearest only brings them to twice the size
+    maps = {**coarse, "p2": torch.empty(0)}
+    p3_ext, p2_ext = model.extension(maps, [stages[f"c{n}"] for n in range(2, last_stage + 1)])
     torch.testing.assert_close(p3_ext, pyramid.inner["p3"])
-    p2_ext = model.extension.merge(F.interpolate(p3_ext, scale_factor=2), stages["c2"])
     torch.testing.assert_close(p2_ext, pyramid.output["p2"])
+    if last_stage == 5:  # nothing of the 1x image is left in it
+        torch.testing.assert_close(extended(model, torch.rand(1, 3, 64, 64), images_2x)[2], pyramid.output["p2"])
 
 
 def test_resnet_gives_what_torchvision_gives(tmp_path: Path) -> None:
@@ -150,10 +157,10 @@ def test_fpn_is_torchvisions_with_its_inner_maps_in_view() -> None:
 
 
 def test_equation_1_to_the_letter_without_the_post_convolution() -> None:
-    extension = Extension(Nearest(), c2_channels=6, channels=4, post_conv=False)
+    extension = Extension(Nearest(), [6], channels=4, post_conv=False)
     p3, p2, c2_ext = torch.rand(1, 4, 2, 2), torch.rand(1, 4, 4, 4), torch.rand(1, 6, 8, 8)
-    p3_ext, p2_ext = extension(p3, p2, c2_ext)
-    torch.testing.assert_close(p2_ext, F.interpolate(p3_ext, scale_factor=2.0) + extension.lateral(c2_ext))
+    p3_ext, p2_ext = extension({"p3": p3, "p2": p2}, [c2_ext])
+    torch.testing.assert_close(p2_ext, F.interpolate(p3_ext, scale_factor=2.0) + extension.laterals[0](c2_ext))
 
 
 def test_starts_as_the_fpn_continued_by_one_level() -> None:

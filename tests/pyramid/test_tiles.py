@@ -55,7 +55,7 @@ def detector(
     tiles: Tiles | None = None,
     resnet: ResNet | None = None,
     detail: Detail | None = None,
-    c3: bool = False,
+    last_stage: int = 2,
     **options: Any,
 ) -> EFPNDetector:
     """With every layer of the extension random, none at zero."""
@@ -64,7 +64,9 @@ def detector(
     roi = RoISettings(head_width=16, score_thresh=0.0, detections_per_image=50)
     rpn = RPNSettings(anchor_sizes=(8, 16, 32, 64, 128), post_nms_top_n=(100, 60))
 
-    extension = partial(make_extension, lambda channels: UPSAMPLERS[upsampler](channels), c3=c3, **options)
+    extension = partial(
+        make_extension, lambda channels: UPSAMPLERS[upsampler](channels), last_stage=last_stage, **options
+    )
     parts: dict[str, Any] = {"small": SmallRoIs(24, own_head=True), "extension": extension, "detail": detail}
     model = build_faster_rcnn(resnet, 4, channels=8, rpn=rpn, roi=roi, tiles=tiles, **parts)
     for module in model.backbone.extension.modules():
@@ -123,27 +125,32 @@ def test_pooled_features_are_those_of_the_dense_map(upsampler: str, arch: str) -
 
 
 @pytest.mark.parametrize(
-    "detail, upsampler, c3, arch",
+    "detail, upsampler, last_stage, arch",
     [
-        (Stem(), "refined", True, "resnet18"),
-        (Doubled(), "refined", True, "resnet18"),
-        (Doubled(), "refined", True, "resnet50"),
-        (Doubled(), "ftt", False, "resnet18"),
-        (Image2x(), "refined", True, "resnet18"),
-        (Image2x(), "ftt", True, "resnet18"),
+        (Stem(), "refined", 3, "resnet18"),
+        (Doubled(), "refined", 3, "resnet18"),
+        (Doubled(), "refined", 3, "resnet50"),
+        (Doubled(), "ftt", 2, "resnet18"),
+        (Image2x(), "refined", 3, "resnet18"),
+        (Image2x(), "ftt", 3, "resnet18"),
+        (Image2x(), "refined", 4, "resnet18"),
+        (Doubled(), "ftt", 4, "resnet18"),
+        (Image2x(), "refined", 5, "resnet18"),
+        pytest.param(Image2x(), "refined", 4, "resnet50", marks=pytest.mark.slow),
+        pytest.param(Image2x(), "refined", 5, "resnet50", marks=pytest.mark.slow),
     ],
 )
-def test_every_source_of_detail_can_be_cut(detail: Detail, upsampler: str, c3: bool, arch: str) -> None:
-    model = detector(upsampler, arch, Tiles(dense_from=100), detail=detail, c3=c3)
+def test_every_source_of_detail_can_be_cut(detail: Detail, upsampler: str, last_stage: int, arch: str) -> None:
+    model = detector(upsampler, arch, Tiles(dense_from=100), detail=detail, last_stage=last_stage)
     every = [box for boxes in BOXES.values() for box in boxes]
     assert differs(model, [every], torch.rand(1, 3, 256, 384)) < 1e-3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source, post_conv", [("inner", False), ("output", True)])
-@pytest.mark.parametrize("c3", [False, True])
-def test_every_form_of_the_extension_can_be_cut(source: str, post_conv: bool, c3: bool) -> None:
-    model = detector(source=source, post_conv=post_conv, c3=c3, tiles=Tiles(dense_from=100))
+@pytest.mark.parametrize("last_stage", [2, 3, 4])
+def test_every_form_of_the_extension_can_be_cut(source: str, post_conv: bool, last_stage: int) -> None:
+    model = detector(source=source, post_conv=post_conv, last_stage=last_stage, tiles=Tiles(dense_from=100))
     every = [box for boxes in BOXES.values() for box in boxes]
     assert differs(model, [every, [], BOXES["corners"]], torch.rand(3, 3, 256, 384)) < 1e-3
 
@@ -202,7 +209,7 @@ def test_detections_are_those_of_the_dense_model(threshold: float) -> None:
 def test_nothing_of_the_extension_runs_without_small_rois() -> None:
     model = detector(tiles=Tiles())
     model.roi_heads.box_roi_pool.small = SmallRoIs(1e-6, own_head=True)
-    model.backbone.extension.forward = model.backbone.extension.merge = None  # type: ignore[assignment,method-assign]
+    model.backbone.extension.forward = model.backbone.extension.level = None  # type: ignore[assignment,method-assign]
     with torch.no_grad():
         assert len(model([torch.rand(3, 96, 128)])[0]["boxes"])
 
@@ -247,7 +254,7 @@ def test_a_tile_of_the_second_pass_is_priced_with_all_its_margins() -> None:
     Stage 3 of a ResNet-18 sees 7 cells of C2' around that, 8 to stay even, and runs on all of them; stage 2 sees 4
     more, stem and pool 2 more.
     """
-    _, level = levels(detector("refined", detail=Doubled(), c3=True), torch.rand(1, 3, 256, 384))
+    _, level = levels(detector("refined", detail=Doubled(), last_stage=3), torch.rand(1, 3, 256, 384))
     stage2, lateral, post = 4 * 9 * 64 * 64, 64 * 8, 9 * 8 * 8
     stage3 = 9 * 64 * 128 + 3 * 9 * 128 * 128 + 64 * 128
     expected = (
@@ -261,9 +268,11 @@ def test_a_tile_of_the_second_pass_is_priced_with_all_its_margins() -> None:
     assert level._price(np.array([[12, 12, 14, 14]])) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("upsampler, detail, c3", [("ftt", Stem(), False), ("refined", Doubled(), True)])
-def test_the_price_of_a_tile_is_the_work_done_for_it(upsampler: str, detail: Detail, c3: bool) -> None:
-    model = detector(upsampler, detail=detail, c3=c3)
+@pytest.mark.parametrize(
+    "upsampler, detail, last_stage", [("ftt", Stem(), 2), ("refined", Doubled(), 3), ("refined", Doubled(), 4)]
+)
+def test_the_price_of_a_tile_is_the_work_done_for_it(upsampler: str, detail: Detail, last_stage: int) -> None:
+    model = detector(upsampler, detail=detail, last_stage=last_stage)
     _, level = levels(model, torch.rand(1, 3, 384, 512))
     done: list[int] = []
     for module in model.modules():

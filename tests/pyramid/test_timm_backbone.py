@@ -17,7 +17,7 @@ timm = pytest.importorskip("timm")
 
 
 def extension(**depths: int):
-    return make_extension(Nearest, c3=True, **depths)
+    return make_extension(Nearest, last_stage=3, **depths)
 
 
 @pytest.mark.parametrize("name", ["convnext_atto", "resnet18", "regnety_002"])

@@ -144,4 +144,4 @@ def test_every_parameter_gets_a_gradient_and_moves(name: str) -> None:
 
 def test_an_upsampler_that_cannot_be_built_says_why() -> None:
     with pytest.raises(UserError, match=r"upsampler: Shallow is built with channels=8, but .*'channels'"):
-        make_extension(Shallow, c2_channels=8, c3_channels=8, channels=8)
+        make_extension(Shallow, [8, 8, 8, 8], channels=8)

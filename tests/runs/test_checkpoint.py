@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from efpn.weights import read_tensors
 
 
 def detector(*, extended: bool = False, own_head: bool = False, channels: int = 8) -> EFPNDetector:
-    def extension(c2_channels: int, channels: int, **others: int) -> Extension:
-        return Extension(FTT(channels, width=8), c2_channels, channels)
+    def extension(stage_channels: Sequence[int], channels: int) -> Extension:
+        return Extension(FTT(channels, width=8), stage_channels[:1], channels)
 
     small = SmallRoIs(32, own_head=own_head) if extended else None
     backbone = ResNet("resnet18", weights=None)
@@ -38,7 +39,7 @@ def test_saves_and_reads_back_whole(tmp_path: Path) -> None:
 def test_the_extension_starts_from_the_fpn_of_the_checkpoint() -> None:
     baseline, model = detector(), detector(extended=True)
     load_checkpoint(model, checkpoint(baseline), ["backbone.extension."], Path("x"))
-    lateral, post = model.backbone.extension.lateral, model.backbone.extension.post
+    lateral, post = model.backbone.extension.laterals[0], model.backbone.extension.post
     assert torch.equal(lateral.weight, baseline.backbone.fpn.inner_blocks[0][0].weight)
     assert torch.equal(post.weight, baseline.backbone.fpn.layer_blocks[0][0].weight)
 

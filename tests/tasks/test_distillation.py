@@ -27,7 +27,7 @@ from efpn.tasks import DistillationTask
 def test_the_student_is_the_extension_and_the_teacher_the_2x_pass(detail: Detail) -> None:
     torch.manual_seed(0)
     backbone = ResNet("resnet18", weights=None, norm="batch", trainable_stages=5)
-    extension = partial(make_extension, partial(Nearest, blocks=1), c3=True)
+    extension = partial(make_extension, partial(Nearest, blocks=1), last_stage=3)
     detector = build_faster_rcnn(backbone, 4, channels=8, small=SmallRoIs(24), extension=extension, detail=detail)
     detector.backbone.start_extension()
     task = DistillationTask(detector, loss=DualLoss(), trainable=["backbone.extension.*"]).train()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
@@ -14,8 +16,8 @@ from efpn.tasks import DetectionTask, DistillationTask
 def detector() -> EFPNDetector:
     backbone = ResNet("resnet18", weights=None, norm="batch", trainable_stages=5)
 
-    def extension(c2_channels: int, channels: int, **others: int) -> Extension:
-        return Extension(FTT(channels, width=8), c2_channels, channels)
+    def extension(stage_channels: Sequence[int], channels: int) -> Extension:
+        return Extension(FTT(channels, width=8), stage_channels[:1], channels)
 
     return build_faster_rcnn(backbone, 3, channels=8, extension=extension, small=SmallRoIs(32, own_head=True))
 
@@ -83,7 +85,7 @@ def test_an_extension_alone_learns_from_the_losses_of_frozen_heads() -> None:
     task.training_step((images_1x, targets), 0).backward()
     assert not any(module.training for module in model.roi_heads.modules() if list(module.parameters()))
     assert set(task.losses) == {"loss_classifier", "loss_box_reg", "loss"}
-    assert model.backbone.extension.lateral.weight.grad.abs().sum() > 0
+    assert model.backbone.extension.laterals[0].weight.grad.abs().sum() > 0
 
 
 def test_the_teacher_is_the_same_network_on_the_2x_image() -> None:

@@ -36,8 +36,7 @@ METHODS: Final = {
     ],
     "fpn": ["backbone.fpn.forward"],
     "extension": [
-        f"backbone.extension.{part}"
-        for part in ("forward", "upsampler.content_of", "upsampler.texture_of", "with_c3", "merge")
+        f"backbone.extension.{part}" for part in ("forward", "upsampler.content_of", "upsampler.texture_of", "level")
     ],
     "rpn": ["rpn.forward"],
     "heads": ["roi_heads.forward", "head.forward", "small_head.forward"],

@@ -42,7 +42,7 @@ EXTENDED: Final = Needs(
 )
 CONTINUED: Final = Needs(
     "a phase whose extension reads C3' (extension=second_pass)",
-    lambda model: EXTENDED.fits(model) and bool(model["extension"].get("c3")),
+    lambda model: EXTENDED.fits(model) and model["extension"].get("last_stage", 2) > 2,
 )
 DISTILLED: Final = Needs(
     "a phase with an extension and the old head alone (distill)",

@@ -171,10 +171,10 @@ def make_neck(
     Args:
         backbone: gives C2 to C5.
         channels: depth of the pyramid.
-        extension: called with ``c2_channels``, ``c3_channels`` and ``channels``; None gives a plain FPN.
+        extension: called with ``stage_channels``, those of C2 to C5, and ``channels``; None gives a plain FPN.
         detail: where C2' comes from; None is the paper's `Stem`.
         tiles: see `Tiles`; None computes P2' whole.
     """
-    depths = {f"{level.name}_channels": level.channels for level in backbone.levels[:2]}
-    built = extension(channels=channels, **depths) if extension else None
+    depths = [level.channels for level in backbone.levels]
+    built = extension(stage_channels=depths, channels=channels) if extension else None
     return EFPNBackbone(backbone, channels, built, detail, tiles)

@@ -103,7 +103,7 @@ def build_faster_rcnn(
         backbone: gives C2 to C5.
         num_classes: classes with the background.
         channels: depth of the pyramid (256 in the paper).
-        extension: called with ``c2_channels``, ``c3_channels`` and ``channels``; None gives a plain FPN.
+        extension: called with ``stage_channels``, those of C2 to C5, and ``channels``; None gives a plain FPN.
         detail: where C2' comes from; None is the paper's `Stem`.
         rpn: see `RPNSettings`.
         roi: see `RoISettings`.
@@ -151,7 +151,7 @@ def fasterrcnn_resnet50_efpn(
     detector = build_faster_rcnn(
         backbone,
         num_classes,
-        extension=partial(make_extension, upsampler, c3=second_pass),
+        extension=partial(make_extension, upsampler, last_stage=3 if second_pass else 2),
         detail=Image2x() if second_pass else Stem(),
         small=SmallRoIs(small_roi_below, own_head=True),
         resize=resize or Resize(),

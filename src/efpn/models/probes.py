@@ -71,7 +71,7 @@ def half_oracle(
     Args:
         detector: with an `Extension`.
         part: ``c2`` puts the true C2 in the place of C2', ``c3`` the true C3 in that of C3' (or, in the paper's form,
-            the true P3 in that of P3'), ``p4`` the true P4 in that of what the upsampler makes of P3.
+            the true P3 in that of P3'), ``p4`` the true P4 in that of P4', or of what the upsampler makes of P3 for it.
         images_1x: ``(3, h, w)`` each; the boxes are in their pixels.
         images_2x: of each, twice the size.
     """
@@ -81,15 +81,15 @@ def half_oracle(
     pyramid, fine = backbone.prepare(batch.tensors, double)
     true = backbone.body(double)
     second = backbone.fpn(true)
-    maps = extension.sources(pyramid)
-    stage2, stage3, *_ = backbone.body.stages
-    c2 = stage2(fine.entry(fine.map))
-    used = {"c2": c2, "c3": stage3(c2), "p4": extension.upsampler(maps["p3"], maps["p2"])}
-    used[part] = {**true, "p4": upsample2x(second.inner["p4"])}[part]
-    p3_ext = extension.with_c3(used["p4"], used["c3"])
-    if part == "c3" and extension.lateral3 is None:
+    stages = extension.second_pass(backbone.body, fine)
+    if part in (names := [level.name for level in backbone.body.levels[: extension.last_stage - 1]]):
+        stages[names.index(part)] = true[part]
+    p3_ext, _ = extension(extension.sources(pyramid), stages)
+    if part == "p4":
+        p3_ext = extension.level(3, stages[1], upsample2x(second.inner["p4"]))
+    elif part == "c3" and extension.last_stage == 2:
         p3_ext = extension.sources(second)["p3"]
-    p2_ext = extension.merge(upsample2x(p3_ext), used["c2"])
+    p2_ext = extension.level(2, stages[0], upsample2x(p3_ext))
     return detector.detections({**pyramid.output, "p2_ext": p2_ext}, batch)
 
 

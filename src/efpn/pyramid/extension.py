@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from efpn.errors import UserError
+from efpn.pyramid.backbones import Backbone
 from efpn.pyramid.detail import Fine
 from efpn.pyramid.fpn import FPN, Pyramid, extended_levels
 from efpn.pyramid.upsamplers import TwoStage, Upsampler, upsample2x
@@ -24,19 +25,24 @@ Source = Literal["inner", "output"]
 class Extension(nn.Module):
     """P2' = post(P3' upsampled + lateral(C2')), eq. 1, with P3' from P3 by an upsampler.
 
-    The paper's form takes P3' from the upsampler alone (FTT, ESPCN or nearest). With ``c3_channels`` the FPN is
-    continued as it is built, by a lateral on C3' too: P3' = lateral3(C3') + upsampler(P3, P2), where the upsampler
-    stands in for the upsampled P4 of the 2x image. Where the upsampler works on parts of a map (`TwoStage`), so does
-    the whole extension.
+    The paper's form takes P3' from the upsampler alone (FTT, ESPCN or nearest). Where a second pass of the backbone
+    goes on to a later stage, the FPN is continued as it is built, by laterals on C3' and so on:
+    Pn' = lateral(Cn') + P(n+1)' upsampled. Above the last of them the upsampler stands in for the pyramid of the 2x
+    image: what it makes of P3 for P4 of that image, what it makes of P4 for P5. After stage 5 there is nothing above,
+    and P2' is that of the whole second pass. Where the upsampler works on parts of a map (`TwoStage`), so does the
+    whole extension.
 
     Args:
-        upsampler: ``(p3, p2) -> p3_ext``.
-        c2_channels: depth of C2' (256 in ResNet-50).
+        upsampler: ``(p3, p2) -> p3_ext``, or the same of P4 and P3 where stage 4 is the last; None where stage 5 is.
+        stage_channels: depths of C2', C3' ... (256, 512 ... in ResNet-50), one for each stage of the second pass; that
+            of C2' alone is the paper's form.
         channels: depth C of the pyramid.
         source: which maps of the pyramid feed the upsampler: ``inner`` (before the FPN's output convolution; the
             release) or ``output``.
         post_conv: a 3x3 convolution on P2' as on every other FPN level; False is eq. 1 to the letter.
-        c3_channels: depth of C3' (512 in ResNet-50), to be read by a lateral; None for the paper's form.
+
+    Attributes:
+        last_stage: of the second pass, 2 to 5.
 
     Raises:
         UserError: an upsampler that does not give P3' (`check_upsampler`).
@@ -44,51 +50,62 @@ class Extension(nn.Module):
 
     def __init__(
         self,
-        upsampler: Upsampler,
-        c2_channels: int,
+        upsampler: Upsampler | None,
+        stage_channels: Sequence[int],
         channels: int,
         source: Source = "inner",
         post_conv: bool = True,
-        c3_channels: int | None = None,
     ) -> None:
         super().__init__()
         self.source = source
         self.upsampler = upsampler
-        self.lateral = nn.Conv2d(c2_channels, channels, 1)
-        self.lateral3 = nn.Conv2d(c3_channels, channels, 1) if c3_channels else None
+        self.laterals = nn.ModuleList(nn.Conv2d(depth, channels, 1) for depth in stage_channels)
+        self.last_stage = len(stage_channels) + 1
         self.post = nn.Conv2d(channels, channels, 3, padding=1) if post_conv else nn.Identity()
         self.levels = extended_levels(channels)
-        check_upsampler(upsampler, channels)
+        if upsampler is not None:
+            check_upsampler(upsampler, channels)
 
-    def forward(self, p3: Tensor, p2: Tensor, c2_ext: Tensor, c3_ext: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    @property
+    def fed(self) -> int:
+        """n of the level Pn of the pyramid that feeds the upsampler."""
+        return max(self.last_stage, 3)
+
+    def forward(self, maps: Mapping[str, Tensor], stages: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Build the extended levels.
 
         Args:
-            p3: ``(N, C, H/8, W/8)``.
-            p2: ``(N, C, H/4, W/4)``.
-            c2_ext: C2' ``(N, C2, H/2, W/2)``.
-            c3_ext: C3' ``(N, C3, H/4, W/4)``, where a lateral reads it.
+            maps: of the pyramid, see `sources`; P3 is ``(N, C, H/8, W/8)``.
+            stages: C2' ``(N, C2, H/2, W/2)``, C3' ``(N, C3, H/4, W/4)`` and so on, as many as laterals.
 
         Returns:
             P3' ``(N, C, H/4, W/4)`` and P2' ``(N, C, H/2, W/2)``.
         """
-        p3_ext = self.with_c3(self.upsampler(p3, p2), c3_ext)
-        return p3_ext, self.merge(upsample2x(p3_ext), c2_ext)
+        above = self.upsampler(maps[f"p{self.fed}"], maps[f"p{self.fed - 1}"]) if self.upsampler else None
+        for number in range(self.last_stage, 2, -1):
+            above = self.level(number, stages[number - 2], above)
+            if number > 3:
+                above = upsample2x(above)
+        assert above is not None, "without an upsampler stage 5 is the last"
+        return above, self.level(2, stages[0], upsample2x(above))
 
-    def with_c3(self, upsampled: Tensor, c3_ext: Tensor | None) -> Tensor:
-        """P3' from what the upsampler gives, ``(N, C, H/4, W/4)``, and C3'."""
-        return upsampled if self.lateral3 is None else upsampled + self.lateral3(c3_ext)
-
-    def merge(self, upsampled: Tensor, c2_ext: Tensor) -> Tensor:
-        """P2' from P3' upsampled, ``(N, C, H/2, W/2)``, and C2' (eq. 1)."""
-        return self.post(upsampled + self.lateral(c2_ext))
+    def level(self, number: int, stage: Tensor, above: Tensor | None) -> Tensor:
+        """Pn' from Cn' and the level above it at its own resolution; P2' of them is eq. 1."""
+        lateral = self.laterals[number - 2](stage)
+        merged = lateral if above is None else lateral + above
+        return self.post(merged) if number == 2 else merged
 
     def extend(self, backbone: EFPNBackbone, pyramid: Pyramid, fine: Fine) -> tuple[Tensor, Tensor]:
         """Build P3' and P2' whole, from one pass of the backbone."""
-        maps = self.sources(pyramid)
-        stage2, stage3, *_ = backbone.body.stages
-        c2_ext = stage2(fine.entry(fine.map))
-        return self(maps["p3"], maps["p2"], c2_ext, stage3(c2_ext) if self.lateral3 else None)
+        return self(self.sources(pyramid), self.second_pass(backbone.body, fine))
+
+    def second_pass(self, body: Backbone, fine: Fine) -> list[Tensor]:
+        """C2', C3' ... of a batch, as far as the laterals read them."""
+        stages, x = [], fine.entry(fine.map)
+        for stage in body.stages[: self.last_stage - 1]:
+            x = stage(x)
+            stages.append(x)
+        return stages
 
     def sources(self, pyramid: Pyramid) -> dict[str, Tensor]:
         """The maps that feed the upsampler; P3 of the 2x pass from here is the target of P3'."""
@@ -100,9 +117,8 @@ class Extension(nn.Module):
 
     def start_from(self, fpn: FPN) -> None:
         """Copy the FPN's own lateral and output convolutions: P2' begins as the FPN continued by one level."""
-        self.lateral.load_state_dict(fpn.inner_blocks[0][0].state_dict())
-        if self.lateral3 is not None:
-            self.lateral3.load_state_dict(fpn.inner_blocks[1][0].state_dict())
+        for lateral, block in zip(self.laterals, fpn.inner_blocks, strict=False):
+            lateral.load_state_dict(block[0].state_dict())
         if isinstance(self.post, nn.Conv2d):
             self.post.load_state_dict(fpn.layer_blocks[0][0].state_dict())
 
@@ -113,14 +129,13 @@ class WholePass(nn.Module):
     On the 2x image this is FPN-1x + P2-2x of Table III; on the 1x image doubled it is what the 1x pixels allow.
 
     Args:
-        channels: depth of the pyramid; those of C2' and C3', which an `Extension` is built with, are not read.
-        c2_channels: see there.
-        c3_channels: see there.
+        channels: depth of the pyramid.
+        stage_channels: those of the backbone's stages, which an `Extension` is built with; not read.
     """
 
     source: Source = "inner"  # which map is given as P3', see `Extension`
 
-    def __init__(self, channels: int, c2_channels: int | None = None, c3_channels: int | None = None) -> None:
+    def __init__(self, channels: int, stage_channels: Sequence[int] = ()) -> None:
         super().__init__()
         self.levels = extended_levels(channels)
 
@@ -140,35 +155,40 @@ class WholePass(nn.Module):
 
 
 def make_extension(
-    upsampler: Callable[..., Upsampler],
-    c2_channels: int,
-    c3_channels: int,
+    upsampler: Callable[..., Upsampler] | None,
+    stage_channels: Sequence[int],
     channels: int,
-    c3: bool = False,
+    last_stage: int = 2,
     **more: Any,
 ) -> Extension:
     """Build an `Extension` around an upsampler class that takes the pyramid's ``channels``.
 
     Args:
-        upsampler: the class, or a partial of it.
-        c2_channels: depth of C2'.
-        c3_channels: depth of C3'.
+        upsampler: the class, or a partial of it; not built where stage 5 is the last, as nothing is above it.
+        stage_channels: depths of the backbone's stages, C2 first.
         channels: depth of the pyramid.
-        c3: read C3' too.
+        last_stage: of the second pass, 2 (the paper's, C2' alone) to 5.
         more: options of `Extension`.
 
     Raises:
-        UserError: the class does not take ``channels``, or asks for more than it was given.
+        UserError: no such stage, no upsampler where one is needed, or a class that does not take ``channels``, or asks
+            for more than it was given.
     """
+    last = len(stage_channels) + 1
+    if last_stage not in range(2, last + 1):
+        raise UserError(f"extension.last_stage={last_stage}: a second pass ends after stage 2 to {last}")
+    read = stage_channels[: last_stage - 1]
+    if last_stage == last:
+        return Extension(None, read, channels, **more)
+    if upsampler is None:
+        raise UserError(f"extension.upsampler: with last_stage={last_stage} something must stand in for what is above")
     try:
         inspect.signature(upsampler).bind(channels=channels)
     except TypeError as error:
         name = getattr(upsampler, "func", upsampler).__name__
         fix = "let its __init__ take channels, the pyramid's depth"
         raise UserError(f"extension.upsampler: {name} is built with channels={channels}, but {error}; {fix}") from None
-    return Extension(
-        upsampler(channels=channels), c2_channels, channels, c3_channels=c3_channels if c3 else None, **more
-    )
+    return Extension(upsampler(channels=channels), read, channels, **more)
 
 
 @torch.no_grad()

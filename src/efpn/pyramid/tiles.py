@@ -1,10 +1,10 @@
 """The extended level where it is read: P2' under small RoIs alone, tile by tile.
 
-Nothing but RoI pooling reads P2', and only small RoIs do. C2', C3', the upsampler, the laterals and the last
-convolution run on tiles under them, each with the margin that its receptive field asks for; at the image's edge a
-tile ends where the map ends, so that zero padding acts there as it does on the whole map. What comes out is the dense
-P2' to float noise. That is tried out when a model is built: a layer that sees further than it says, or the whole map
-(attention, group-norm), makes P2' be computed whole.
+Nothing but RoI pooling reads P2', and only small RoIs do. The second pass (C2', C3' ...), the upsampler, the laterals
+and the last convolution run on tiles under them, each with the margin that its receptive field asks for; at the image's
+edge a tile ends where the map ends, so that zero padding acts there as it does on the whole map. What comes out is the
+dense P2' to float noise. That is tried out when a model is built: a layer that sees further than it says, or the whole
+map (attention, group-norm), makes P2' be computed whole.
 
 Lengths are in cells of P3 (8 px of the 1x image) unless they say otherwise; P3' has 2 and P2' 4 cells for each.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 P2_EXT_PER_P3 = 4  # cells, along each axis
 CROWD = 128  # rectangles; the halves of more are joined by themselves first
+
+TRIAL_ROOM = 6  # cells around what is told to be seen, in which a layer that sees further shows
 
 Price = Callable[[np.ndarray], np.ndarray]  # rectangles (n, 4) to what each costs (n,)
 
@@ -77,10 +79,9 @@ class Rect(NamedTuple):
             min(self.right + margin, width),
         )
 
-    def over(self, divisor: int) -> Rect:
-        """The same part of a map of a lower resolution; it has to begin and end at whole cells there."""
-        assert not any(side % divisor for side in self), f"{self} is no part of a map of 1/{divisor}"
-        return Rect(*(side // divisor for side in self))
+    def halved(self) -> Rect:
+        """The same part of a map of half the resolution, in whole cells that hold all of it."""
+        return Rect(self.top // 2, self.left // 2, -(-self.bottom // 2), -(-self.right // 2))
 
     def of(self, maps: Tensor) -> Tensor:
         """This part of ``(..., h, w)``."""
@@ -98,24 +99,27 @@ class TiledLevel:
 
     Args:
         extension: makes it.
-        backbone: its stages 2 and 3 make C2' and C3'.
+        backbone: its stages make C2', C3' and so on.
         pyramid: of the batch.
         fine: what C2' of the batch is made of.
         settings: how it is cut.
     """
 
     def __init__(self, extension: Extension, backbone: Backbone, pyramid: Pyramid, fine: Fine, settings: Tiles) -> None:
-        assert isinstance(extension.upsampler, TwoStage), "nothing else is cut, see why_whole"
+        assert isinstance(extension.upsampler, TwoStage | None), "nothing else is cut, see why_whole"
         self.extension, self.upsampler = extension, extension.upsampler
-        self.stage2, self.stage3 = backbone.stages[:2]
-        self.fine, self.settings = fine, settings
+        self.body, self.fine, self.settings = backbone, fine, settings
         self.level = extension.levels[1]
-        maps = extension.sources(pyramid)
-        self.p3, self.p2 = maps["p3"], maps["p2"]
-        self.size = (self.p3.shape[-2], self.p3.shape[-1])
-        self.post_reach, self.stage2_reach = reach(extension.post), reach(self.stage2)
-        # stage 3 halves the resolution: it is cut at even cells
-        self.stage3_reach = 2 * math.ceil(reach(self.stage3) / 2) if extension.lateral3 else 0
+        self.maps = extension.sources(pyramid)
+        self.size = (self.maps["p3"].shape[-2], self.maps["p3"].shape[-1])
+        self.last = extension.last_stage
+        # by n, in cells of Cn-1': what stage n sees to each side; from 3 on it halves the resolution, at even cells
+        stages = dict(enumerate(backbone.stages[: self.last - 1], start=2))
+        self.reaches = {n: reach(stage) if n == 2 else 2 * math.ceil(reach(stage) / 2) for n, stage in stages.items()}
+        # by n, in cells of Pn': what the last convolution asks for around a tile
+        self.rims = {2: reach(extension.post)}
+        for number in range(3, extension.fed + 1):
+            self.rims[number] = math.ceil(self.rims[number - 1] / 2)
         self.margins = self._margins()
         self._work = self._priced()
 
@@ -141,8 +145,8 @@ class TiledLevel:
                 order.append(torch.as_tensor(rows + first))
             first += len(own)
         if not parts:
-            return self.p3.new_zeros(0, self.level.channels, *align.output_size)
-        return torch.cat(parts)[torch.argsort(torch.cat(order)).to(self.p3.device)]
+            return self.maps["p3"].new_zeros(0, self.level.channels, *align.output_size)
+        return torch.cat(parts)[torch.argsort(torch.cat(order)).to(self.maps["p3"].device)]
 
     def _pooled_in(self, index: int, part: Rect, boxes: Tensor, align: MultiScaleRoIAlign) -> Tensor:
         """RoIs that lie in one tile of image ``index``."""
@@ -159,72 +163,93 @@ class TiledLevel:
         return np.asarray(grown_areas(rects, margins, self.size) @ work)
 
     def _margins(self) -> tuple[int, int]:
-        """Margins of the upsampler's two stages: that at P3''s resolution around a tile, that at P3's around both."""
+        """Margins of the upsampler's stages, in cells of what it reads: the second's, then the first's around that."""
+        if self.upsampler is None:
+            return 0, 0
         coarse, fine = self.upsampler.reach
-        margins = math.ceil((self._rim + fine) / 2), coarse
+        margins = math.ceil((self.rims[self.extension.fed] + fine) / 2), coarse
         most = self.settings.margin
         return margins if most is None else (min(margins[0], max(most, 1)), min(margins[1], most))
 
-    @property
-    def _rim(self) -> int:
-        """Cells of P3' around a tile that the last convolution asks for."""
-        return math.ceil(self.post_reach / 2)
-
     def _priced(self) -> tuple[np.ndarray, np.ndarray]:
         """Multiply-adds of every part for each cell of P3, and the margin that the part is computed with."""
-        near, far = self.margins
-        ext = self.extension
-        # in cells of C2': what stage 3 sees around P3', or what the last convolution does
-        second = (2 * self._rim + self.stage3_reach) if ext.lateral3 else self.post_reach
-        first = second + self.stage2_reach
-        parts = [
-            (self.upsampler.work[0], near + far),
-            (self.upsampler.work[1], near),
-            (P2_EXT_PER_P3**2 * (weights(ext.lateral) + weights(ext.post)), self.post_reach / P2_EXT_PER_P3),
-            (P2_EXT_PER_P3**2 * weights(self.stage2), first / P2_EXT_PER_P3),
-            (P2_EXT_PER_P3**2 * self.fine.work, (first + self.fine.reach) / P2_EXT_PER_P3),
-        ]
-        if ext.lateral3:
-            parts += [(4 * weights(self.stage3), second / P2_EXT_PER_P3), (4 * weights(ext.lateral3), self._rim / 2)]
+        ext, parts = self.extension, []
+        if self.upsampler is not None:
+            cell, (near, far) = 2 ** (ext.fed - 3), self.margins  # of what it reads, in cells of P3
+            first, second = self.upsampler.work
+            parts += [(first / cell**2, (near + far) * cell), (second / cell**2, near * cell)]
+        around = self.rims[self.last]  # of Cn', in its cells, as n goes down
+        for number in range(self.last, 1, -1):
+            cells = 2 ** (4 - number)  # of Cn' and Pn' in one of P3, along each axis
+            lateral = weights(ext.laterals[number - 2]) + (weights(ext.post) if number == 2 else 0)
+            parts.append((cells**2 * lateral, self.rims[number] / cells))
+            below = around if number == 2 else 2 * around  # in cells of what stage n reads
+            read = below + self.reaches[number]
+            parts.append(
+                (cells**2 * weights(self.body.stages[number - 2]), read / (cells if number == 2 else 2 * cells))
+            )
+            around = read
+        parts.append((P2_EXT_PER_P3**2 * self.fine.work, (around + self.fine.reach) / P2_EXT_PER_P3))
         work, margins = zip(*parts, strict=True)
         return np.array(work, float), np.array(margins, float)
 
     def _whole(self) -> Tensor:
         """P2' of the batch, dense."""
-        c2_ext = self.stage2(self.fine.entry(self.fine.map))
-        c3_ext = self.stage3(c2_ext) if self.extension.lateral3 else None
-        return self.extension(self.p3, self.p2, c2_ext, c3_ext)[1]
+        return self.extension(self.maps, self.extension.second_pass(self.body, self.fine))[1]
 
     def _computed(self, one: slice, part: Rect) -> Tensor:
         """P2' of one image in ``part``, ``(1, C, 4 h, 4 w)`` for a part of ``(h, w)`` cells."""
-        coarse, fine = ([times * side for side in self.size] for times in (2, P2_EXT_PER_P3))
         wanted = part.times(P2_EXT_PER_P3)
-        around = wanted.grown(self.post_reach, *fine)
-        p3_part = part.times(2).grown(self._rim, *coarse)  # of P3', and of C3'
-        c2_part = p3_part.times(2).grown(self.stage3_reach, *fine) if self.extension.lateral3 else around
-        c2_ext = self._c2_ext(one, c2_part, fine)
-        p3_ext = self._upsampled(one, part, p3_part)
-        if self.extension.lateral3:
-            c3_ext = p3_part.within(self.stage3(c2_ext), c2_part.over(2))
-            p3_ext = self.extension.with_c3(p3_ext, c3_ext)
-        upsampled = around.within(upsample2x(p3_ext), p3_part.times(2))
-        return wanted.within(self.extension.merge(upsampled, around.within(c2_ext, c2_part)), around)
+        parts = {2: wanted.grown(self.rims[2], *self._cells(2))}  # by n, of Pn'
+        for number in range(3, self.extension.fed + 1):
+            parts[number] = parts[number - 1].halved()
+        stages = self._second_pass(one, parts)
+        above = self._stand_in(one, part, parts[self.extension.fed])
+        if self.last == 2 and above is not None:
+            above = parts[2].within(upsample2x(above), parts[3].times(2))
+        for number in range(self.last, 1, -1):
+            above = self.extension.level(number, stages[number], above)
+            if number > 2:
+                above = parts[number - 1].within(upsample2x(above), parts[number].times(2))
+        assert above is not None, "P2' is made of something"
+        return wanted.within(above, parts[2])
 
-    def _upsampled(self, one: slice, part: Rect, wanted: Rect) -> Tensor:
-        """What the upsampler gives in ``wanted``, cells of P3' that lie a little around ``part``."""
+    def _cells(self, number: int) -> tuple[int, int]:
+        """Height and width of Cn' and Pn'."""
+        height, width = (side * P2_EXT_PER_P3 // 2 ** (number - 2) for side in self.size)
+        return height, width
+
+    def _second_pass(self, one: slice, parts: Mapping[int, Rect]) -> dict[int, Tensor]:
+        """By n, Cn' in ``parts``."""
+        around = {self.last: parts[self.last]}  # by n, of Cn'
+        for number in range(self.last, 2, -1):
+            around[number - 1] = around[number].times(2).grown(self.reaches[number], *self._cells(number - 1))
+        entered = around[2].grown(self.reaches[2], *self._cells(2))
+        read = entered.grown(self.fine.reach, *self._cells(2))
+        x = entered.within(self.fine.entry(read.times(self.fine.cells).of(self.fine.map[one])), read)
+        stages, there = {}, entered
+        for number, stage in enumerate(self.body.stages[: self.last - 1], start=2):
+            x = around[number].within(stage(x), there if number == 2 else there.halved())
+            there = around[number]
+            stages[number] = parts[number].within(x, there)
+        return stages
+
+    def _stand_in(self, one: slice, part: Rect, wanted: Rect) -> Tensor | None:
+        """What the upsampler gives in ``wanted``, cells of what it makes, which lie a little around ``part``."""
+        upsampler, fed = self.upsampler, self.extension.fed
+        if upsampler is None:
+            return None
+        coarse, texture = self.maps[f"p{fed}"][one], self.maps[f"p{fed - 1}"][one]
         near, far = self.margins
-        middle = part.grown(near, *self.size)
-        outer = middle.grown(far, *self.size)
-        content = middle.times(2).within(self.upsampler.content_of(outer.of(self.p3[one])), outer.times(2))
-        found = self.upsampler.texture_of(middle.of(self.p3[one]), middle.times(2).of(self.p2[one]), content)
-        return wanted.within(found, middle.times(2))
-
-    def _c2_ext(self, one: slice, wanted: Rect, size: Sequence[int]) -> Tensor:
-        """C2' in ``wanted``, cells of it."""
-        beneath = wanted.grown(self.stage2_reach, *size)
-        read = beneath.grown(self.fine.reach, *size)
-        entered = beneath.within(self.fine.entry(read.times(self.fine.cells).of(self.fine.map[one])), read)
-        return wanted.within(self.stage2(entered), beneath)
+        size = coarse.shape[-2], coarse.shape[-1]
+        for _ in range(3, fed):
+            part = part.halved()
+        middle = part.grown(near, *size)
+        outer = middle.grown(far, *size)
+        content = middle.times(2).within(upsampler.content_of(outer.of(coarse)), outer.times(2))
+        return wanted.within(
+            upsampler.texture_of(middle.of(coarse), middle.times(2).of(texture), content), middle.times(2)
+        )
 
 
 @torch.no_grad()
@@ -240,29 +265,36 @@ def why_whole(extension: nn.Module, backbone: Backbone, channels: int) -> str:
         channels: depth of the pyramid.
     """
     upsampler = getattr(extension, "upsampler", extension)
-    if not isinstance(upsampler, TwoStage):
+    if upsampler is not None and not isinstance(upsampler, TwoStage):
         return f"{type(upsampler).__name__} does not say how far it sees, as an efpn.models.TwoStage does"
     if next(backbone.parameters()).is_meta:
         return ""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         tried, trial = copy.deepcopy(extension).eval(), copy.deepcopy(backbone).eval()
-        for part in (tried, trial.entry, *trial.stages[:2]):
-            for weight in part.parameters():  # a layer that starts at zero would hide what is before it
-                nn.init.kaiming_normal_(weight) if weight.ndim > 1 else nn.init.normal_(weight, mean=0.5, std=0.5)
         assert isinstance(tried, Extension)
-        side = 2 * (sum(tried.upsampler.reach) + 6)  # type: ignore[arg-type]
-        maps = {"p3": torch.rand(1, channels, side, side), "p2": torch.rand(1, channels, 2 * side, 2 * side)}
-        image = torch.rand(1, 3, 16 * side, 16 * side)
-        level = TiledLevel(tried, trial, Pyramid(maps, maps), entry_on(trial, image), Tiles())
-        middle = Rect(side // 2 - 1, side // 2, side // 2 + 1, side // 2 + 2)
-        dense, cut = middle.times(P2_EXT_PER_P3).of(level._whole()), level._computed(slice(0, 1), middle)
+        for module in (tried, trial.entry, *trial.stages[: tried.last_stage - 1]):
+            for weight in module.parameters():  # a layer that starts at zero would hide what is before it
+                nn.init.kaiming_normal_(weight) if weight.ndim > 1 else nn.init.normal_(weight, mean=0.5, std=0.5)
+        level = _blank_level(tried, trial, channels, 8)
+        level = _blank_level(tried, trial, channels, 4 * math.ceil((level._work[1].max() + TRIAL_ROOM) / 2))
+        middle = level.size[0] // 2
+        part = Rect(middle - 1, middle, middle + 1, middle + 2)
+        dense, cut = part.times(P2_EXT_PER_P3).of(level._whole()), level._computed(slice(0, 1), part)
     if torch.allclose(cut, dense, rtol=1e-3, atol=1e-3 * float(dense.std())):
         return ""
     names = type(upsampler).__name__, type(backbone).__name__
     reason = f"{names[0]} on {names[1]} is not on tiles what it is on the whole map; a layer sees further than told"
     log.warning("P2' is computed whole: %s", reason)
     return reason
+
+
+def _blank_level(extension: Extension, backbone: Backbone, channels: int, side: int) -> TiledLevel:
+    """Of one image of noise, whose P3 has ``side x side`` cells."""
+    sides = {"p2": 2 * side, "p3": side, "p4": side // 2}
+    maps = {name: torch.rand(1, channels, cells, cells) for name, cells in sides.items()}
+    fine = entry_on(backbone, torch.rand(1, 3, 16 * side, 16 * side))
+    return TiledLevel(extension, backbone, Pyramid(maps, maps), fine, Tiles())
 
 
 def cells_under(boxes: Tensor, size: tuple[int, int], grid: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +17,7 @@ from efpn.models import EFPNDetector
 from efpn.runs.files import CHECKPOINT_FILE, RESUME_FILE, write_bytes
 from efpn.weights import first_non_finite, read_tensors, require_fit
 
+RENAMED: Final = {"extension.lateral.": "extension.laterals.0.", "extension.lateral3.": "extension.laterals.1."}
 AS_TRAINED: Final = "use the backbone, extension and classes that it was trained with"
 
 
@@ -45,7 +46,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a finished phase's checkpoint (raises `UserError`: the file is missing, damaged or not one of ours)."""
     state = read_tensors(path)
     if set(state) == {field.name for field in fields(Checkpoint)}:
-        return Checkpoint(**state)
+        return Checkpoint(**{**state, "state_dict": _named_today(state["state_dict"])})
     raise UserError(
         f"checkpoint {path}: not a phase's checkpoint of this version (fields {sorted(map(str, state))[:5]}); give a "
         f"{CHECKPOINT_FILE}"
@@ -60,7 +61,17 @@ def read_resume_point(path: Path) -> dict[str, Any]:
             f"checkpoint {path}: nothing to resume from (without {', '.join(sorted(lacking))}); give a {RESUME_FILE} "
             "with ckpt_path=FILE, or weights to start from with init_ckpt=FILE"
         )
-    return state
+    return {**state, "state_dict": _named_today(state["state_dict"])}
+
+
+def _named_today(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of before version 0.3, brought to what they are called today."""
+    renamed = {}
+    for name, tensor in state_dict.items():
+        for former, today in RENAMED.items():
+            name = name.replace(former, today)
+        renamed[name] = tensor
+    return renamed
 
 
 def load_checkpoint(detector: EFPNDetector, checkpoint: Checkpoint, fresh: Sequence[str], source: Path) -> None:

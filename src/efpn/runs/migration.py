@@ -17,8 +17,11 @@ def migrated(config: DictConfig) -> DictConfig:
 
     Before version 0.2 the detector's backbone was its ``trunk``, OHEM a node of its own beside ``small``, P2' was
     ``p2x`` and cut into ``windows``, and colour jitter and flip were arguments of the training transform, where they
-    are entries of its ``augment``.
+    are entries of its ``augment``; before 0.3 an extension's second pass ended after stage 3 (``c3``) or 2.
     """
+    for extension in (config.get("extension"), *(phase.model.get("extension") for phase in config.phases.values())):
+        if OmegaConf.is_dict(extension) and "c3" in extension:
+            extension.last_stage = 3 if extension.pop("c3") else 2
     for node in (config, *config.phases.values()):
         _augment(node.get("data", {}).get("train_transform", {}))
     if "check_pictures" in config.data:

@@ -50,7 +50,7 @@ class DistillationTask(DetectorTask):
             student, fine = backbone.prepare(batch_1x.tensors, batch_2x)
             stages_2x = backbone.body(batch_2x)
             wanted = extension.targets(backbone.fpn(stages_2x))
-        if backbone.reads_2x:  # C2' and C3' are the teacher's own C2 and C3
-            maps = extension.sources(student)
-            return extension(maps["p3"], maps["p2"], stages_2x["c2"], stages_2x["c3"]), wanted
+        if backbone.reads_2x:  # C2', C3' ... are the teacher's own C2, C3 ...
+            stages = [stages_2x[level.name] for level in backbone.body.levels[: extension.last_stage - 1]]
+            return extension(extension.sources(student), stages), wanted
         return extension.extend(backbone, student, fine), wanted
