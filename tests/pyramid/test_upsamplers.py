@@ -64,7 +64,7 @@ class Shallow(Upsampler):
 )
 def test_one_that_gives_no_p3_ext_is_named(wrong: type[Upsampler], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        Extension(wrong(), 16, 8)
+        Extension(wrong(), [16], 8)
 
 
 @pytest.mark.parametrize("name", UPSAMPLERS)

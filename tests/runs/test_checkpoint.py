@@ -44,6 +44,19 @@ def test_the_extension_starts_from_the_fpn_of_the_checkpoint() -> None:
     assert torch.equal(post.weight, baseline.backbone.fpn.layer_blocks[0][0].weight)
 
 
+def test_weights_of_an_extension_of_version_2_are_read_by_todays_names(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    saved = checkpoint(detector(extended=True), "distill")
+    former = {key.replace("laterals.0.", "lateral."): value for key, value in saved.state_dict.items()}
+    former["backbone.extension.lateral3.weight"] = torch.ones(8, 128, 1, 1)
+    assert "backbone.extension.lateral.bias" in former
+    Checkpoint(former, "distill", ["a", "b"], "0" * 12, {}, 10).save(tmp_path / "weights.ckpt")
+    read = read_checkpoint(tmp_path / "weights.ckpt").state_dict
+    assert read.pop("backbone.extension.laterals.1.weight").shape == (8, 128, 1, 1)
+    assert read.keys() == saved.state_dict.keys()
+    assert all(torch.equal(value, saved.state_dict[key]) for key, value in read.items())
+
+
 def test_the_new_head_starts_from_the_old_one_of_the_checkpoint() -> None:
     distilled, model = detector(extended=True), detector(extended=True, own_head=True)
     load_checkpoint(model, checkpoint(distilled, "distill"), ["roi_heads.small_head."], Path("x"))

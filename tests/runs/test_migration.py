@@ -26,6 +26,9 @@ def as_before_version_2(cfg):
     for node in (old.backbone, old.model.trunk):
         node._target_ = "efpn.models.ResNetTrunk"
     old.model._target_ = "efpn.models.build_detector"
+    for extension in (old.extension, *(phase.model.get("extension") for phase in old.phases.values())):
+        if extension and "last_stage" in extension:
+            extension.c3 = extension.pop("last_stage") == 3
     for phase in old.phases.values():
         small = phase.model.get("small")
         phase.model.ohem = small.pop("mining", None) if small else None
@@ -40,7 +43,8 @@ def as_before_version_2(cfg):
 def test_a_run_of_version_1_is_read_in_todays_words(tmp_path: Path) -> None:
     cfg = config("train", "experiment=demo", "mining.keep=0.25")
     OmegaConf.save(as_before_version_2(cfg), tmp_path / "config.yaml")
-    assert "trunk" in (tmp_path / "config.yaml").read_text()
+    written = (tmp_path / "config.yaml").read_text()
+    assert "trunk" in written and "c3: true" in written and "last_stage" not in written
     read = read_config(tmp_path / "config.yaml")
     distill = (OmegaConf.to_container(one, resolve=True)["phases"]["distill"] for one in (read, cfg))
     assert next(distill) == next(distill) and read.data.check_images == cfg.data.check_images
