@@ -65,7 +65,7 @@ def read_resume_point(path: Path) -> dict[str, Any]:
 
 
 def _named_today(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of before version 0.3, brought to what they are called today."""
+    """Weights of an extension that read C3' at most, brought to what they are called today."""
     renamed = {}
     for name, tensor in state_dict.items():
         for former, today in RENAMED.items():

@@ -17,7 +17,7 @@ def migrated(config: DictConfig) -> DictConfig:
 
     Before version 0.2 the detector's backbone was its ``trunk``, OHEM a node of its own beside ``small``, P2' was
     ``p2x`` and cut into ``windows``, and colour jitter and flip were arguments of the training transform, where they
-    are entries of its ``augment``; before 0.3 an extension's second pass ended after stage 3 (``c3``) or 2.
+    are entries of its ``augment``. Then an extension said with ``c3`` whether its second pass went on to stage 3.
     """
     for extension in (config.get("extension"), *(phase.model.get("extension") for phase in config.phases.values())):
         if OmegaConf.is_dict(extension) and "c3" in extension:
