@@ -356,6 +356,20 @@ def test_a_smaller_margin_costs_less_and_is_near() -> None:
     assert 1e-4 < differs(near, [BOXES["middle"]], image) < 1
 
 
+@pytest.mark.parametrize("last_stage, exact", [(3, {2: 4, 3: 8}), (4, {2: 4, 3: 8, 4: 8})])
+def test_a_smaller_margin_holds_for_every_stage_of_the_second_pass(last_stage: int, exact: dict[int, int]) -> None:
+    options: dict[str, Any] = {"detail": Doubled(), "last_stage": last_stage}
+    whole, near = (detector("refined", tiles=Tiles(margin=most, dense_from=100), **options) for most in (None, 3))
+    image = torch.rand(1, 3, 256, 384)
+    _, level = levels(whole, image)
+    _, cheaper = levels(near, image)
+    # an even number where the resolution is halved
+    assert level.reaches == exact and cheaper.reaches == {2: 3, **{n: 4 for n in exact if n > 2}}
+    tile = np.array([[10, 10, 12, 12]])
+    assert cheaper._price(tile) < level._price(tile)
+    assert 1e-4 < differs(near, [BOXES["crowd"]], image) < 1
+
+
 @pytest.mark.parametrize("numbers", [{"grid": 0}, {"margin": -1}])
 def test_numbers_that_would_cut_wrongly_are_refused(numbers: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"model\.tiles\.(grid=0|margin=-1): must be at least"):

@@ -46,8 +46,9 @@ class Tiles:
     """How P2' is cut."""
 
     grid: int = 2  # tiles begin and end at multiples of this, so that they have few different sizes
-    # the most that an upsampler sees around a tile in each of its two stages, one after the other; None is what its
-    # receptive field asks for, which is exact. The stage at P3''s resolution takes 1 at least.
+    # the most that each stage of the second pass, and each of the upsampler's two, sees around a tile, in cells of what
+    # it reads; None is what its receptive field asks for, which is exact. The upsampler's second stage takes 1 at
+    # least, a stage that halves the resolution an even number.
     margin: int | None = None
     dense_from: float = 0.9  # share of the whole map's work from which the map is computed whole
 
@@ -114,8 +115,9 @@ class TiledLevel:
         self.size = (self.maps["p3"].shape[-2], self.maps["p3"].shape[-1])
         self.last = extension.last_stage
         # by n, in cells of Cn-1': what stage n sees to each side; from 3 on it halves the resolution, at even cells
-        stages = dict(enumerate(backbone.stages[: self.last - 1], start=2))
-        self.reaches = {n: reach(stage) if n == 2 else 2 * math.ceil(reach(stage) / 2) for n, stage in stages.items()}
+        most = math.inf if settings.margin is None else settings.margin
+        seen = {n: min(reach(stage), most) for n, stage in enumerate(backbone.stages[: self.last - 1], start=2)}
+        self.reaches = {n: int(cells) if n == 2 else 2 * math.ceil(cells / 2) for n, cells in seen.items()}
         # by n, in cells of Pn': what the last convolution asks for around a tile
         self.rims = {2: reach(extension.post)}
         for number in range(3, extension.fed + 1):
