@@ -19,7 +19,11 @@ def migrated(config: DictConfig) -> DictConfig:
     ``p2x`` and cut into ``windows``, and colour jitter and flip were arguments of the training transform, where they
     are entries of its ``augment``. Then an extension said with ``c3`` whether its second pass went on to stage 3.
     """
-    for extension in (config.get("extension"), *(phase.model.get("extension") for phase in config.phases.values())):
+    extensions = [
+        config.get("extension"),
+        *(phase.get("model", {}).get("extension") for phase in config.phases.values()),
+    ]
+    for extension in extensions:
         if OmegaConf.is_dict(extension) and "c3" in extension:
             extension.last_stage = 3 if extension.pop("c3") else 2
     for node in (config, *config.phases.values()):
