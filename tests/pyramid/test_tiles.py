@@ -269,10 +269,19 @@ def test_a_tile_of_the_second_pass_is_priced_with_all_its_margins() -> None:
 
 
 @pytest.mark.parametrize(
-    "upsampler, detail, last_stage", [("ftt", Stem(), 2), ("refined", Doubled(), 3), ("refined", Doubled(), 4)]
+    "upsampler, detail, last_stage, arch",
+    [
+        ("ftt", Stem(), 2, "resnet18"),
+        ("refined", Doubled(), 3, "resnet18"),
+        ("refined", Doubled(), 4, "resnet18"),
+        ("refined", Doubled(), 4, "resnet50"),
+        ("refined", Doubled(), 5, "resnet50"),
+    ],
 )
-def test_the_price_of_a_tile_is_the_work_done_for_it(upsampler: str, detail: Detail, last_stage: int) -> None:
-    model = detector(upsampler, detail=detail, last_stage=last_stage)
+def test_the_price_of_a_tile_is_the_work_done_for_it(
+    upsampler: str, detail: Detail, last_stage: int, arch: str
+) -> None:
+    model = detector(upsampler, arch, detail=detail, last_stage=last_stage)
     _, level = levels(model, torch.rand(1, 3, 384, 512))
     done: list[int] = []
     for module in model.modules():

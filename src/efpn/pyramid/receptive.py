@@ -24,11 +24,12 @@ def weights(module: nn.Module) -> int:
 
 
 def macs_per_cell(module: nn.Module, cells: int) -> int:
-    """Multiply-adds of a chain of layers for each square of ``cells x cells`` that it reads."""
+    """Multiply-adds of a chain of layers and its shortcuts for each square of ``cells x cells`` that it reads."""
     total, stride = 0.0, 1
-    for layer in _chain(module):
-        stride *= _side(layer.stride)
-        if isinstance(layer, nn.Conv2d):
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.MaxPool2d) and not _on_a_shortcut(module, name):
+            stride *= _side(layer.stride)
+        if isinstance(layer, nn.Conv2d):  # a shortcut stands behind the layers of its block, and makes what they make
             total += layer.weight.numel() * (cells / stride) ** 2
     return round(total)
 

@@ -28,7 +28,7 @@ from efpn.pyramid.backbones import Backbone
 from efpn.pyramid.detail import Fine, entry_on
 from efpn.pyramid.extension import Extension
 from efpn.pyramid.fpn import Pyramid
-from efpn.pyramid.receptive import reach, weights
+from efpn.pyramid.receptive import macs_per_cell, reach, weights
 from efpn.pyramid.upsamplers import TwoStage, upsample2x
 
 log = logging.getLogger(__name__)
@@ -185,15 +185,13 @@ class TiledLevel:
             cells = 2 ** (4 - number)  # of Cn' and Pn' in one of P3, along each axis
             lateral = weights(ext.laterals[number - 2]) + (weights(ext.post) if number == 2 else 0)
             parts.append((cells**2 * lateral, self.rims[number] / cells))
-            below = around if number == 2 else 2 * around  # in cells of what stage n reads
-            read = below + self.reaches[number]
-            parts.append(
-                (cells**2 * weights(self.body.stages[number - 2]), read / (cells if number == 2 else 2 * cells))
-            )
-            around = read
+            shrinks = 1 if number == 2 else 2
+            around = shrinks * around + self.reaches[number]  # in cells of what stage n reads
+            work = macs_per_cell(self.body.stages[number - 2], shrinks)  # for a cell of Cn'
+            parts.append((cells**2 * work, around / (shrinks * cells)))
         parts.append((P2_EXT_PER_P3**2 * self.fine.work, (around + self.fine.reach) / P2_EXT_PER_P3))
-        work, margins = zip(*parts, strict=True)
-        return np.array(work, float), np.array(margins, float)
+        works, margins = zip(*parts, strict=True)
+        return np.array(works, float), np.array(margins, float)
 
     def _whole(self) -> Tensor:
         """P2' of the batch, dense."""
