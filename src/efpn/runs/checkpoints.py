@@ -61,7 +61,7 @@ def read_resume_point(path: Path) -> dict[str, Any]:
             f"checkpoint {path}: nothing to resume from (without {', '.join(sorted(lacking))}); give a {RESUME_FILE} "
             "with ckpt_path=FILE, or weights to start from with init_ckpt=FILE"
         )
-    return {**state, "state_dict": _named_today(state["state_dict"])}
+    return state
 
 
 def _named_today(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
