@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from efpn.errors import UserError
 from efpn.models import Image2x, ResNet, SmallRoIs, Stem, Tiles, Timm, build_faster_rcnn, make_extension
-from efpn.pyramid.receptive import reach
+from efpn.pyramid.receptive import macs_per_cell, reach
 from efpn.pyramid.upsamplers import Nearest
 
 timm = pytest.importorskip("timm")
@@ -129,3 +130,19 @@ def test_stages_freeze_from_the_bottom(stages: int, learns: bool) -> None:
 def test_what_is_no_such_network_is_named(name: str, message: str) -> None:
     with pytest.raises(UserError, match=f"backbone.name={name}: .*{message}"):
         Timm(name, weights=None)
+
+
+@pytest.mark.parametrize("name", ["regnetx_002", "convnext_tiny"])
+def test_the_multiply_adds_of_a_stage_are_what_it_does(name: str) -> None:
+    """A shortcut beside wrapped convolutions, and linear layers on cells."""
+    stage = Timm(name, weights=None).eval().stages[1]
+    done: list[int] = []
+    for module in stage.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda conv, _, out: done.append(conv.weight.numel() * out[0, 0].numel()))
+        elif isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda fc, _, out: done.append(fc.weight.numel() * out[0, ..., 0].numel()))
+    channels = Timm(name, weights=None).levels[0].channels
+    with torch.no_grad():
+        stage(torch.rand(1, channels, 16, 16))
+    assert sum(done) == macs_per_cell(stage, 2) * 8 * 8

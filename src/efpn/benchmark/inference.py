@@ -23,9 +23,10 @@ NOTES: Final = (
     "Every turn runs each model once, in rotating order; medians of the turns that count, ratios of medians.",
     "EFPN computes P2' on tiles under small proposals, as it does by default, and so does EFPN without FTT; "
     "model.tiles.margin limits what each stage sees around a tile (without it: all that it can see, which is exact).",
-    "Second pass: stages 2 and 3 on an image of twice the size, under small proposals too, in the place of FTT.",
-    "Backbone includes C2' and C3'; heads are RoI pooling and box heads; rest is normalising and padding. A stage that "
-    "runs inside another one stops the other's clock.",
+    "Second pass: stages 2 to extension.last_stage on an image of twice the size, under small proposals too, in the "
+    "place of FTT.",
+    "Backbone includes the second pass; heads are RoI pooling and box heads; rest is normalising and padding. A stage "
+    "that runs inside another one stops the other's clock.",
     "Peak memory is what a run needs above weights and input: on a CPU the growth of a fresh process, on CUDA that of "
     "the allocated tensors (see efpn.benchmark.measure).",
     "torchvision is its own Faster R-CNN with the same backbone and depth, as it comes (its own memory layout).",

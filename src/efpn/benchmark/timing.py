@@ -32,7 +32,8 @@ REST: Final = "rest"  # what no stage claims: normalising, padding, the glue bet
 # tile; the backbone's, see `Stages`).
 METHODS: Final = {
     "backbone": [
-        f"backbone.body.{part}forward" for part in ("", "conv1.", "bn1.", "relu.", "maxpool.", "layer1.", "layer2.")
+        f"backbone.body.{part}forward"
+        for part in ("", "conv1.", "bn1.", "relu.", "maxpool.", "layer1.", "layer2.", "layer3.", "layer4.")
     ],
     "fpn": ["backbone.fpn.forward"],
     "extension": [
@@ -112,8 +113,8 @@ class Stages:
                 if hasattr(owner, name):
                     setattr(owner, name, self._timed(getattr(owner, name), stage))
         body: Any = getattr(getattr(detector, "backbone", None), "body", None)
-        if isinstance(body, Backbone):  # its entry and first stages are run by themselves for C2' and C3'
-            for layer in (layer for part in (body.entry, *body.stages[:2]) for layer in part.children()):
+        if isinstance(body, Backbone):  # its entry and stages are run by themselves for the second pass
+            for layer in (layer for part in (body.entry, *body.stages) for layer in part.children()):
                 layer.forward = self._timed(layer.forward, "backbone")
 
     @contextmanager

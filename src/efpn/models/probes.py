@@ -86,7 +86,8 @@ def half_oracle(
         stages[names.index(part)] = true[part]
     p3_ext, _ = extension(extension.sources(pyramid), stages)
     if part == "p4":
-        p3_ext = extension.level(3, stages[1], upsample2x(second.inner["p4"]))
+        p3_ext = upsample2x(second.inner["p4"])
+        p3_ext = p3_ext if extension.last_stage == 2 else extension.level(3, stages[1], p3_ext)
     elif part == "c3" and extension.last_stage == 2:
         p3_ext = extension.sources(second)["p3"]
     p2_ext = extension.level(2, stages[0], upsample2x(p3_ext))

@@ -29,7 +29,9 @@ def macs_per_cell(module: nn.Module, cells: int) -> int:
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Conv2d | nn.MaxPool2d) and not _on_a_shortcut(module, name):
             stride *= _side(layer.stride)
-        if isinstance(layer, nn.Conv2d):  # a shortcut stands behind the layers of its block, and makes what they make
+        if isinstance(
+            layer, nn.Conv2d | nn.Linear
+        ):  # a shortcut stands behind the layers of its block, and makes what they make
             total += layer.weight.numel() * (cells / stride) ** 2
     return round(total)
 
@@ -42,12 +44,12 @@ def _chain(module: nn.Module) -> Iterator[Layer]:
 
 
 def _on_a_shortcut(module: nn.Module, name: str) -> bool:
-    """Whether a ``downsample`` stands beside the convolutions of a block; in front of blocks it is in the chain."""
+    """Whether a ``downsample`` stands beside ``conv1`` of a block; in front of blocks it is in the chain."""
     parents, found, _ = name.rpartition("downsample.")
     if not found or not parents:
         return False
     block = module.get_submodule(parents.rstrip("."))
-    return any(isinstance(part, nn.Conv2d) for part in block.children())
+    return any(child == "conv1" for child, _ in block.named_children())
 
 
 def _side(value: int | tuple[int, ...]) -> int:
