@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torchvision.models import detection as tv
@@ -9,6 +11,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from efpn.errors import UserError
 from efpn.models import (
+    Extension,
     FCOSSettings,
     Image2x,
     ResNet,
@@ -28,8 +31,8 @@ SETTINGS = {
 BUILDERS = pytest.mark.parametrize("build", [build_retinanet, build_fcos])
 
 
-def extension(**depths: int):
-    return make_extension(Nearest, last_stage=3, **depths)
+def extension(stage_channels: Sequence[int], channels: int) -> Extension:
+    return make_extension(Nearest, stage_channels, channels, last_stage=3)
 
 
 def detector(build, small: SmallRoIs | None = None) -> DenseDetector:

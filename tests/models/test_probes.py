@@ -148,7 +148,7 @@ def test_a_true_c2_is_put_in_the_place_of_c2() -> None:
     with torch.no_grad():
         batch, double = model.batch_pair([image], [image_2x])
         p3_ext, own = backbone.extension.extend(backbone, *backbone.prepare(batch.tensors))
-        expected = backbone.extension.level(2, backbone.body(double)["c2"], F.interpolate(p3_ext, scale_factor=2))
+        expected = backbone.extension.merged(2, backbone.body(double)["c2"], F.interpolate(p3_ext, scale_factor=2))
     torch.testing.assert_close(got, expected)
     assert (got - own).abs().max() > 1e-2
 
@@ -164,6 +164,8 @@ def test_of_the_2x_image_only_p4_is_not_the_true_one(last_stage: int) -> None:
         got = read_from_p2_ext(model, lambda part=part: half_oracle(model, part, [image], [image_2x]))
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
     assert (own - true).abs().max() > 1e-2
+    with pytest.raises(ValueError, match="no part c5; of c2, c3"):
+        half_oracle(model, "c5", [image], [image_2x])
 
 
 def test_at_every_scale_a_detector_that_reads_2x_images_gets_them() -> None:

@@ -124,7 +124,7 @@ def test_a_continued_pyramid_that_starts_from_the_fpn_is_the_fpn_but_for_what_is
     images_2x = torch.rand(1, 3, 128, 128)
     stages = model.body(images_2x)
     pyramid = model.fpn(stages)
-    coarse = {"p3": pyramid.inner.get("p4"), "p4": pyramid.inner["p5"]}  # Nearest only brings them to twice the size
+    coarse = {"p3": pyramid.inner["p4"], "p4": pyramid.inner["p5"]}  # Nearest only brings them to twice the size
     maps = {**coarse, "p2": torch.empty(0)}
     p3_ext, p2_ext = model.extension(maps, [stages[f"c{n}"] for n in range(2, last_stage + 1)])
     torch.testing.assert_close(p3_ext, pyramid.inner["p3"])

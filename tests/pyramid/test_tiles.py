@@ -209,7 +209,7 @@ def test_detections_are_those_of_the_dense_model(threshold: float) -> None:
 def test_nothing_of_the_extension_runs_without_small_rois() -> None:
     model = detector(tiles=Tiles())
     model.roi_heads.box_roi_pool.small = SmallRoIs(1e-6, own_head=True)
-    model.backbone.extension.forward = model.backbone.extension.level = None  # type: ignore[assignment,method-assign]
+    model.backbone.extension.forward = model.backbone.extension.merged = None  # type: ignore[assignment,method-assign]
     with torch.no_grad():
         assert len(model([torch.rand(3, 96, 128)])[0]["boxes"])
 

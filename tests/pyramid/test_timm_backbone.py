@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,15 +11,15 @@ import torch
 from torch import nn
 
 from efpn.errors import UserError
-from efpn.models import Image2x, ResNet, SmallRoIs, Stem, Tiles, Timm, build_faster_rcnn, make_extension
+from efpn.models import Extension, Image2x, ResNet, SmallRoIs, Stem, Tiles, Timm, build_faster_rcnn, make_extension
 from efpn.pyramid.receptive import macs_per_cell, reach
 from efpn.pyramid.upsamplers import Nearest
 
 timm = pytest.importorskip("timm")
 
 
-def extension(**depths: int):
-    return make_extension(Nearest, last_stage=3, **depths)
+def extension(stage_channels: Sequence[int], channels: int) -> Extension:
+    return make_extension(Nearest, stage_channels, channels, last_stage=3)
 
 
 @pytest.mark.parametrize("name", ["convnext_atto", "resnet18", "regnety_002"])

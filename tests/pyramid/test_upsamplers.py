@@ -142,6 +142,22 @@ def test_every_parameter_gets_a_gradient_and_moves(name: str) -> None:
         assert not torch.equal(value, before[key]), key
 
 
+@pytest.mark.parametrize(
+    "upsampler, stages, said",
+    [
+        (None, [8, 8], "with last_stage=3 something must stand in"),
+        (Nearest(), [8] * 4, "last_stage=5 nothing is above"),
+    ],
+)
+def test_an_upsampler_too_few_or_too_many_is_named(upsampler: Nearest | None, stages: list[int], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Extension(upsampler, stages, 8)
+    with pytest.raises(UserError, match="with last_stage=4 something must stand in"):
+        make_extension(None, [8] * 4, 8, last_stage=4)
+    with pytest.raises(UserError, match="last_stage=6: a second pass ends after stage 2 to 5"):
+        make_extension(Nearest, [8] * 4, 8, last_stage=6)
+
+
 def test_an_upsampler_that_cannot_be_built_says_why() -> None:
     with pytest.raises(UserError, match=r"upsampler: Shallow is built with channels=8, but .*'channels'"):
         make_extension(Shallow, [8, 8, 8, 8], channels=8)

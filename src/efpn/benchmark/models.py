@@ -105,6 +105,8 @@ def trained_detector(setting: Setting, phase: str, changes: Mapping[Any, Any]) -
     small = {**changes["small"], "below": run.config.small_roi_below} if "small" in changes else None
     detector = rebuild_detector(run, read_checkpoint(run.checkpoint), small=small, changes=given)
     if "extension" in changes:
+        if detector.backbone.extension.upsampler is None:
+            raise UserError(f"run={setting.run}: nothing to swap after stage 5; leave rows with another extension out")
         upsampler = instantiate(changes["extension"].upsampler, _convert_="all")
         detector.backbone.extension.upsampler = upsampler(channels=detector.backbone.out_channels)
     return detector.to(memory_format=setting.layout)

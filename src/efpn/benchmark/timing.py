@@ -31,13 +31,10 @@ REST: Final = "rest"  # what no stage claims: normalising, padding, the glue bet
 # passed over. Parts of parts are listed where a model may call them by themselves (what the extension does tile by
 # tile; the backbone's, see `Stages`).
 METHODS: Final = {
-    "backbone": [
-        f"backbone.body.{part}forward"
-        for part in ("", "conv1.", "bn1.", "relu.", "maxpool.", "layer1.", "layer2.", "layer3.", "layer4.")
-    ],
+    "backbone": ["backbone.body.forward"],
     "fpn": ["backbone.fpn.forward"],
     "extension": [
-        f"backbone.extension.{part}" for part in ("forward", "upsampler.content_of", "upsampler.texture_of", "level")
+        f"backbone.extension.{part}" for part in ("forward", "upsampler.content_of", "upsampler.texture_of", "merged")
     ],
     "rpn": ["rpn.forward"],
     "heads": ["roi_heads.forward", "head.forward", "small_head.forward"],

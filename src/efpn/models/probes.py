@@ -74,6 +74,9 @@ def half_oracle(
             the true P3 in that of P3'), ``p4`` the true P4 in that of P4', or of what the upsampler makes of P3 for it.
         images_1x: ``(3, h, w)`` each; the boxes are in their pixels.
         images_2x: of each, twice the size.
+
+    Raises:
+        ValueError: no such part.
     """
     batch, double = detector.batch_pair(images_1x, images_2x)
     backbone = detector.backbone
@@ -82,15 +85,18 @@ def half_oracle(
     true = backbone.body(double)
     second = backbone.fpn(true)
     stages = extension.second_pass(backbone.body, fine)
-    if part in (names := [level.name for level in backbone.body.levels[: extension.last_stage - 1]]):
+    names = [level.name for level in backbone.body.levels[: extension.last_stage - 1]]
+    if part not in (*names, "c3", "p4"):
+        raise ValueError(f"half_oracle: no part {part}; of {', '.join(names)}, c3 and p4")
+    if part in names:
         stages[names.index(part)] = true[part]
     p3_ext, _ = extension(extension.sources(pyramid), stages)
     if part == "p4":
         p3_ext = upsample2x(second.inner["p4"])
-        p3_ext = p3_ext if extension.last_stage == 2 else extension.level(3, stages[1], p3_ext)
+        p3_ext = p3_ext if extension.last_stage == 2 else extension.merged(3, stages[1], p3_ext)
     elif part == "c3" and extension.last_stage == 2:
         p3_ext = extension.sources(second)["p3"]
-    p2_ext = extension.level(2, stages[0], upsample2x(p3_ext))
+    p2_ext = extension.merged(2, stages[0], upsample2x(p3_ext))
     return detector.detections({**pyramid.output, "p2_ext": p2_ext}, batch)
 
 

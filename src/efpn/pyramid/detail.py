@@ -1,4 +1,4 @@
-"""Where the detail of the extended level comes from: what the backbone's first stages are run on for C2' and C3'.
+"""Where the detail of the extended level comes from: what the backbone's stages are run on for C2', C3' ...
 
 The paper runs stage 2 on the stem's map before its max-pool (Table I). Stage 2 has never seen such a map: its filters
 answer to pooled maps at the sampling of a whole image. Run on the stem of an image of twice the size, the same weights

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from efpn.pyramid.neck import EFPNBackbone
 
 Source = Literal["inner", "output"]
+LAST: Final = 5  # stage of a backbone
 
 
 class Extension(nn.Module):
@@ -45,7 +46,7 @@ class Extension(nn.Module):
         last_stage: of the second pass, 2 to 5.
 
     Raises:
-        UserError: an upsampler that does not give P3' (`check_upsampler`).
+        UserError: an upsampler that does not give P3' (`check_upsampler`), none where one is needed, or one too many.
     """
 
     def __init__(
@@ -63,6 +64,9 @@ class Extension(nn.Module):
         self.last_stage = len(stage_channels) + 1
         self.post = nn.Conv2d(channels, channels, 3, padding=1) if post_conv else nn.Identity()
         self.levels = extended_levels(channels)
+        if (upsampler is None) != (self.last_stage == LAST):
+            fault = "nothing is above to stand in for" if upsampler else "something must stand in for what is above"
+            raise UserError(f"extension.upsampler: with last_stage={self.last_stage} {fault}")
         if upsampler is not None:
             check_upsampler(upsampler, channels)
 
@@ -81,19 +85,19 @@ class Extension(nn.Module):
         Returns:
             P3' ``(N, C, H/4, W/4)`` and P2' ``(N, C, H/2, W/2)``.
         """
-        above = self.upsampler(maps[f"p{self.fed}"], maps[f"p{self.fed - 1}"]) if self.upsampler else None
+        above = self.upsampler(maps[f"p{self.fed}"], maps[f"p{self.fed - 1}"]) if self.upsampler is not None else None
         for number in range(self.last_stage, 2, -1):
-            above = self.level(number, stages[number - 2], above)
+            above = self.merged(number, stages[number - 2], above)
             if number > 3:
                 above = upsample2x(above)
         assert above is not None, "without an upsampler stage 5 is the last"
-        return above, self.level(2, stages[0], upsample2x(above))
+        return above, self.merged(2, stages[0], upsample2x(above))
 
-    def level(self, number: int, stage: Tensor, above: Tensor | None) -> Tensor:
+    def merged(self, number: int, stage: Tensor, above: Tensor | None) -> Tensor:
         """Pn' from Cn' and the level above it at its own resolution; P2' of them is eq. 1."""
         lateral = self.laterals[number - 2](stage)
-        merged = lateral if above is None else lateral + above
-        return self.post(merged) if number == 2 else merged
+        both = lateral if above is None else lateral + above
+        return self.post(both) if number == 2 else both
 
     def extend(self, backbone: EFPNBackbone, pyramid: Pyramid, fine: Fine) -> tuple[Tensor, Tensor]:
         """Build P3' and P2' whole, from one pass of the backbone."""
@@ -174,14 +178,13 @@ def make_extension(
         UserError: no such stage, no upsampler where one is needed, or a class that does not take ``channels``, or asks
             for more than it was given.
     """
-    last = len(stage_channels) + 1
-    if last_stage not in range(2, last + 1):
-        raise UserError(f"extension.last_stage={last_stage}: a second pass ends after stage 2 to {last}")
+    if last_stage not in range(2, LAST + 1):
+        raise UserError(f"extension.last_stage={last_stage}: a second pass ends after stage 2 to {LAST}")
     read = stage_channels[: last_stage - 1]
-    if last_stage == last:
-        return Extension(None, read, channels, **more)
+    if last_stage == LAST:
+        upsampler = None
     if upsampler is None:
-        raise UserError(f"extension.upsampler: with last_stage={last_stage} something must stand in for what is above")
+        return Extension(None, read, channels, **more)  # which says that something is missing
     try:
         inspect.signature(upsampler).bind(channels=channels)
     except TypeError as error:

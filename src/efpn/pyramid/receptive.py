@@ -29,9 +29,8 @@ def macs_per_cell(module: nn.Module, cells: int) -> int:
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Conv2d | nn.MaxPool2d) and not _on_a_shortcut(module, name):
             stride *= _side(layer.stride)
-        if isinstance(
-            layer, nn.Conv2d | nn.Linear
-        ):  # a shortcut stands behind the layers of its block, and makes what they make
+        # a shortcut stands behind the layers of its block, and makes what they make
+        if isinstance(layer, nn.Conv2d | nn.Linear):
             total += layer.weight.numel() * (cells / stride) ** 2
     return round(total)
 

@@ -208,7 +208,7 @@ class TiledLevel:
         if self.last == 2 and above is not None:
             above = parts[2].within(upsample2x(above), parts[3].times(2))
         for number in range(self.last, 1, -1):
-            above = self.extension.level(number, stages[number], above)
+            above = self.extension.merged(number, stages[number], above)
             if number > 2:
                 above = parts[number - 1].within(upsample2x(above), parts[number].times(2))
         assert above is not None, "P2' is made of something"
@@ -283,7 +283,7 @@ def why_whole(extension: nn.Module, backbone: Backbone, channels: int) -> str:
         dense, cut = part.times(P2_EXT_PER_P3).of(level._whole()), level._computed(slice(0, 1), part)
     if torch.allclose(cut, dense, rtol=1e-3, atol=1e-3 * float(dense.std())):
         return ""
-    names = type(upsampler).__name__, type(backbone).__name__
+    names = type(extension if upsampler is None else upsampler).__name__, type(backbone).__name__
     reason = f"{names[0]} on {names[1]} is not on tiles what it is on the whole map; a layer sees further than told"
     log.warning("P2' is computed whole: %s", reason)
     return reason

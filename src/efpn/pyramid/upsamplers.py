@@ -1,7 +1,8 @@
 """What turns P3 into P3' at twice the resolution: FTT (Sec. III-B), and those it is compared with.
 
 All are called as ``upsampler(p3, p2) -> p3_ext`` with p3 ``(N, C, H/8, W/8)``, p2 and p3_ext ``(N, C, H/4, W/4)``.
-That is all that an upsampler needs; one that is a `TwoStage` can be run on parts of the maps too.
+Where the second pass goes on to stage 4, P4 and P3 take the place of P3 and P2, and P4' that of P3'. That is all that
+an upsampler needs; one that is a `TwoStage` can be run on parts of the maps too.
 """
 
 from __future__ import annotations
