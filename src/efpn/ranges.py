@@ -169,7 +169,7 @@ MODEL: Final = keys({
     several(COUNT): "model.*.anchor_sizes",
     several(COUNT, 2): "model.rpn.p*_nms_top_n",
     maybe(COUNT): "*mining.per_image",
-    maybe(whole(0)): "model.tiles.margin",
+    maybe(whole(0)): "extension.margin *model.extension.margin",
     POSITIVE: "model.dense.center_radius model.tiles.dense_from *small.below",
     several(POSITIVE): "model.*.aspect_ratios",
     SHARE: "model.*_iou model.*.score_thresh model.*.nms_thresh model.r*.positive_fraction",

@@ -355,7 +355,8 @@ def test_trying_the_tiles_out_leaves_weights_and_random_numbers_alone() -> None:
 
 
 def test_a_smaller_margin_costs_less_and_is_near() -> None:
-    exact, near = (detector(tiles=Tiles(margin=margin, dense_from=100)) for margin in (None, 2))
+    exact, near = (detector(tiles=Tiles(dense_from=100), margin=margin) for margin in (None, 2))
+    assert near.backbone.tiles and not near.backbone.whole_because
     image = torch.rand(1, 3, 256, 384)
     _, level = levels(exact, image)
     _, cheaper = levels(near, image)
@@ -368,7 +369,7 @@ def test_a_smaller_margin_costs_less_and_is_near() -> None:
 @pytest.mark.parametrize("last_stage, exact", [(3, {2: 4, 3: 8}), (4, {2: 4, 3: 8, 4: 8})])
 def test_a_smaller_margin_holds_for_every_stage_of_the_second_pass(last_stage: int, exact: dict[int, int]) -> None:
     options: dict[str, Any] = {"detail": Doubled(), "last_stage": last_stage}
-    whole, near = (detector("refined", tiles=Tiles(margin=most, dense_from=100), **options) for most in (None, 3))
+    whole, near = (detector("refined", tiles=Tiles(dense_from=100), margin=most, **options) for most in (None, 3))
     image = torch.rand(1, 3, 256, 384)
     _, level = levels(whole, image)
     _, cheaper = levels(near, image)
@@ -379,10 +380,11 @@ def test_a_smaller_margin_holds_for_every_stage_of_the_second_pass(last_stage: i
     assert 1e-4 < differs(near, [BOXES["crowd"]], image) < 1
 
 
-@pytest.mark.parametrize("numbers", [{"grid": 0}, {"margin": -1}])
-def test_numbers_that_would_cut_wrongly_are_refused(numbers: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"model\.tiles\.(grid=0|margin=-1): must be at least"):
-        Tiles(**numbers)
+def test_numbers_that_would_cut_wrongly_are_refused() -> None:
+    with pytest.raises(UserError, match=r"model\.tiles\.grid=0: must be at least 1"):
+        Tiles(grid=0)
+    with pytest.raises(UserError, match=r"extension\.margin=-1: must be at least 0"):
+        detector(margin=-1)
 
 
 @pytest.mark.parametrize("upsampler", list(UPSAMPLERS))

@@ -29,6 +29,7 @@ def as_before_version_2(cfg):
     for extension in (old.extension, *(phase.model.get("extension") for phase in old.phases.values())):
         if extension and "last_stage" in extension:
             extension.c3 = extension.pop("last_stage") == 3
+            old.model.windows.margin = extension.pop("margin")
     for phase in old.phases.values():
         small = phase.model.get("small")
         phase.model.ohem = small.pop("mining", None) if small else None
@@ -41,7 +42,7 @@ def as_before_version_2(cfg):
 
 
 def test_a_run_of_version_1_is_read_in_todays_words(tmp_path: Path) -> None:
-    cfg = config("train", "experiment=demo", "mining.keep=0.25")
+    cfg = config("train", "experiment=demo", "mining.keep=0.25", "extension.last_stage=3")
     OmegaConf.save(as_before_version_2(cfg), tmp_path / "config.yaml")
     written = (tmp_path / "config.yaml").read_text()
     assert "trunk" in written and "c3: true" in written and "last_stage" not in written
@@ -52,6 +53,7 @@ def test_a_run_of_version_1_is_read_in_todays_words(tmp_path: Path) -> None:
         expected = OmegaConf.to_container(model_config(cfg, phase), resolve=True)
         assert OmegaConf.to_container(model_config(read, phase), resolve=True) == expected
     detector = instantiate(model_config(read, "finetune"), num_classes=3, backbone={"weights": None}, _convert_="all")
+    assert detector.backbone.extension.margin == cfg.extension.margin == 2
     assert detector.roi_heads.ohem.keep == 0.25 and detector.backbone.tiles.grid == cfg.model.tiles.grid
     OmegaConf.save(read, tmp_path / "again.yaml")
     assert read_config(tmp_path / "again.yaml") == read

@@ -104,16 +104,15 @@ class Setting:
         cfg, how = self.cfg, self.proposals
         if self.run:
             changes = self.changes()
-            margin, objectness = (OmegaConf.select(changes, key) for key in ("tiles.margin", "rpn.score_thresh"))
+            objectness = OmegaConf.select(changes, "rpn.score_thresh")
             own: dict[str, Any] = {"run": self.run_name, "objectness": objectness}
         else:
-            margin = cfg.model.tiles.margin if cfg.model.tiles else None
             own = {"backbone": cfg.backbone.get("arch") or cfg.backbone.get("name"), "channels": cfg.model.channels}
             own |= {"ftt_width": cfg.ftt_width, "classes": cfg.classes}
             own |= {"proposals": how.total, "small": how.small, "objects": how.objects, "small_below": how.below}
         named = ("batch", "channels_last", "compile", "precision", "repeats", "warmup", "seed")
         how_often = {name: cfg[name] for name in named} | {"precision": str(cfg.precision)}
-        return {"size": self.size_name, **own, "margin": margin, **how_often}
+        return {"size": self.size_name, **own, **how_often}
 
 
 def read_setting(cfg: DictConfig) -> Setting:

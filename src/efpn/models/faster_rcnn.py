@@ -146,13 +146,16 @@ def fasterrcnn_resnet50_efpn(
     scratch = weights_backbone is None
     backbone = ResNet(arch, weights_backbone, "batch" if scratch else "frozen", 5 if scratch else trainable_stages)
 
-    second_pass = ftt_width is None
-    upsampler = partial(Nearest, blocks=2) if ftt_width is None else partial(FTT, width=ftt_width)
+    detail: Detail = Image2x() if ftt_width is None else Stem()
+    if ftt_width is None:
+        extension = partial(make_extension, partial(Nearest, blocks=2), last_stage=3, margin=2)
+    else:
+        extension = partial(make_extension, partial(FTT, width=ftt_width))
     detector = build_faster_rcnn(
         backbone,
         num_classes,
-        extension=partial(make_extension, upsampler, last_stage=3 if second_pass else 2),
-        detail=Image2x() if second_pass else Stem(),
+        extension=extension,
+        detail=detail,
         small=SmallRoIs(small_roi_below, own_head=True),
         resize=resize or Resize(),
         tiles=Tiles(),

@@ -41,6 +41,9 @@ class Extension(nn.Module):
         source: which maps of the pyramid feed the upsampler: ``inner`` (before the FPN's output convolution; the
             release) or ``output``.
         post_conv: a 3x3 convolution on P2' as on every other FPN level; False is eq. 1 to the letter.
+        margin: on tiles, the most that each stage of the second pass and each of the upsampler's two sees around a
+            tile, in cells of what it reads; None is what its receptive field asks for, which is exact. The upsampler's
+            second stage takes 1 at least, a stage that halves the resolution an even number.
 
     Attributes:
         last_stage: of the second pass, 2 to 5.
@@ -56,9 +59,12 @@ class Extension(nn.Module):
         channels: int,
         source: Source = "inner",
         post_conv: bool = True,
+        margin: int | None = None,
     ) -> None:
         super().__init__()
-        self.source = source
+        if margin is not None and margin < 0:
+            raise UserError(f"extension.margin={margin}: must be at least 0, or null for all that is seen")
+        self.source, self.margin = source, margin
         self.upsampler = upsampler
         self.laterals = nn.ModuleList(nn.Conv2d(depth, channels, 1) for depth in stage_channels)
         self.last_stage = len(stage_channels) + 1

@@ -1,10 +1,11 @@
 """The extended level where it is read: P2' under small RoIs alone, tile by tile.
 
 Nothing but RoI pooling reads P2', and only small RoIs do. The second pass (C2', C3' ...), the upsampler, the laterals
-and the last convolution run on tiles under them, each with the margin that its receptive field asks for; at the image's
-edge a tile ends where the map ends, so that zero padding acts there as it does on the whole map. What comes out is the
-dense P2' to float noise. That is tried out when a model is built: a layer that sees further than it says, or the whole
-map (attention, group-norm), makes P2' be computed whole.
+and the last convolution run on tiles under them, each with the margin that its receptive field asks for, or with as
+much of it as the extension takes (its ``margin``); at the image's edge a tile ends where the map ends, so that zero
+padding acts there as it does on the whole map. With the former, what comes out is the dense P2' to float noise. That is
+tried out when a model is built: a layer that sees further than it says, or the whole map (attention, group-norm), makes
+P2' be computed whole.
 
 Lengths are in cells of P3 (8 px of the 1x image) unless they say otherwise; P3' has 2 and P2' 4 cells for each.
 """
@@ -46,17 +47,12 @@ class Tiles:
     """How P2' is cut."""
 
     grid: int = 2  # tiles begin and end at multiples of this, so that they have few different sizes
-    # the most that each stage of the second pass, and each of the upsampler's two, sees around a tile, in cells of what
-    # it reads; None is what its receptive field asks for, which is exact. The upsampler's second stage takes 1 at
-    # least, a stage that halves the resolution an even number.
-    margin: int | None = None
     dense_from: float = 0.9  # share of the whole map's work from which the map is computed whole
 
     def __post_init__(self) -> None:
         """Refuse numbers by which tiles would be wrong and nobody be told."""
-        for name, value, least in (("grid", self.grid, 1), ("margin", self.margin, 0)):
-            if value is not None and value < least:
-                raise UserError(f"model.tiles.{name}={value}: must be at least {least}")
+        if self.grid < 1:
+            raise UserError(f"model.tiles.grid={self.grid}: must be at least 1")
 
 
 class Rect(NamedTuple):
@@ -115,7 +111,7 @@ class TiledLevel:
         self.size = (self.maps["p3"].shape[-2], self.maps["p3"].shape[-1])
         self.last = extension.last_stage
         # by n, in cells of Cn-1': what stage n sees to each side; from 3 on it halves the resolution, at even cells
-        most = math.inf if settings.margin is None else settings.margin
+        most = math.inf if extension.margin is None else extension.margin
         seen = {n: min(reach(stage), most) for n, stage in enumerate(backbone.stages[: self.last - 1], start=2)}
         self.reaches = {n: int(cells) if n == 2 else 2 * math.ceil(cells / 2) for n, cells in seen.items()}
         # by n, in cells of Pn': what the last convolution asks for around a tile
@@ -170,7 +166,7 @@ class TiledLevel:
             return 0, 0
         coarse, fine = self.upsampler.reach
         margins = math.ceil((self.rims[self.extension.fed] + fine) / 2), coarse
-        most = self.settings.margin
+        most = self.extension.margin
         return margins if most is None else (min(margins[0], max(most, 1)), min(margins[1], most))
 
     def _priced(self) -> tuple[np.ndarray, np.ndarray]:
@@ -273,6 +269,7 @@ def why_whole(extension: nn.Module, backbone: Backbone, channels: int) -> str:
         torch.manual_seed(0)
         tried, trial = copy.deepcopy(extension).eval(), copy.deepcopy(backbone).eval()
         assert isinstance(tried, Extension)
+        tried.margin = None  # what is cut short is not to be told from a layer that sees further
         for module in (tried, trial.entry, *trial.stages[: tried.last_stage - 1]):
             for weight in module.parameters():  # a layer that starts at zero would hide what is before it
                 nn.init.kaiming_normal_(weight) if weight.ndim > 1 else nn.init.normal_(weight, mean=0.5, std=0.5)

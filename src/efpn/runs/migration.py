@@ -17,7 +17,8 @@ def migrated(config: DictConfig) -> DictConfig:
 
     Before version 0.2 the detector's backbone was its ``trunk``, OHEM a node of its own beside ``small``, P2' was
     ``p2x`` and cut into ``windows``, and colour jitter and flip were arguments of the training transform, where they
-    are entries of its ``augment``. Then an extension said with ``c3`` whether its second pass went on to stage 3.
+    are entries of its ``augment``. Then an extension said with ``c3`` whether its second pass went on to stage 3,
+    and ``tiles`` how far the stages see around one.
     """
     extensions = [
         config.get("extension"),
@@ -36,6 +37,10 @@ def migrated(config: DictConfig) -> DictConfig:
         if model.tiles:
             model.tiles._target_ = RENAMED.get(model.tiles._target_, model.tiles._target_)
             model.tiles.grid = model.tiles.pop("tile")
+    if OmegaConf.is_dict(model.get("tiles")) and (margin := model.tiles.pop("margin", None)) is not None:
+        for extension in filter(OmegaConf.is_dict, extensions):
+            if extension.get("_target_") == "efpn.models.make_extension":
+                extension.margin = margin
     if "leaves_out" in model:
         model.leaves_out = ["tiles" if key == "windows" else key for key in model.leaves_out]
     if "trunk" not in model:
