@@ -320,13 +320,14 @@ def test_wandb_gets_no_image_that_was_not_drawn_this_time(trained: Path, tmp_pat
 
 def test_the_model_can_be_changed_in_evaluation_and_the_label_says_so(trained: Path, tmp_path: Path) -> None:
     where = [f"run={trained / 'finetune'}", *QUICK]
-    for change in ("+model.rpn.score_thresh=0.9999", "+model.tiles=null", "+model.extension.margin=0"):
-        cfg = config("evaluate", *where, change)
+    tiled = ["+model.tiles.dense_from=100", "+model.extension.margin=0"]
+    for change in (["+model.rpn.score_thresh=0.9999"], ["+model.tiles=null"], tiled):
+        cfg = config("evaluate", *where, *change)
         evaluate(cfg, saved_runs(cfg.run))
     few = json.loads((trained / "finetune/eval/val-rpn.score_thresh-0.9999/detections.json").read_text())
     whole = json.loads((trained / "finetune/eval/val-tiles-None/detections.json").read_text())
     assert not few and whole
-    cut = json.loads((trained / "finetune/eval/val-extension.margin-0/detections.json").read_text())
+    cut = json.loads((trained / "finetune/eval/val-tiles.dense_from-100-extension.margin-0/detections.json").read_text())
     assert len(cut) and cut != whole  # what lies under small proposals is seen alone
     evaluate(config("evaluate", *where), saved_runs(str(trained / "finetune")))
     places = [trained / f"finetune/eval/val{mark}" for mark in ("", "-rpn.score_thresh-0.9999", "-tiles-None")]
