@@ -61,16 +61,16 @@ def told(problems: Iterable[Problem]) -> list[str]:
     return lines
 
 
-def raise_problems(where: str, problems: Iterable[Problem]) -> None:
-    """Raise one `UserError` that tells all ``problems`` of ``where``; nothing without any."""
+def raise_problems(where: str, problems: Iterable[Problem], last: str | None = None) -> None:
+    """Raise one `UserError` that tells all ``problems`` of ``where``, and ``last`` below; nothing without any."""
     problems = list(problems)
-    raise_listed(where, told(problems), len(problems))
+    raise_listed(where, told(problems), len(problems), last)
 
 
-def raise_listed(where: str, faults: Sequence[str], count: int | None = None) -> None:
+def raise_listed(where: str, faults: Sequence[str], count: int | None = None, last: str | None = None) -> None:
     """Raise one `UserError` for all ``faults`` found in ``where``, the first 20 in full; nothing without any.
 
-    ``count`` is of what the lines tell, if some tell of several.
+    ``count`` is of what the lines tell, if some tell of several; ``last`` stands below them.
     """
     if not faults:
         return
@@ -78,4 +78,6 @@ def raise_listed(where: str, faults: Sequence[str], count: int | None = None) ->
     lines = [f"  {fault}" for fault in faults[:SHOWN]]
     if len(faults) > SHOWN:
         lines.append(f"  and {len(faults) - SHOWN} more")
+    if last:
+        lines.append(last)
     raise UserError("\n".join([f"{where}: {count} {'problem' if count == 1 else 'problems'}", *lines]))

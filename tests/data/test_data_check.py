@@ -50,7 +50,8 @@ def test_boxes_without_area_are_removed_counted_and_named(index):
     ],
 )
 def test_bad_box(index, box, message):
-    assert message in error_of(index([box]))
+    error = error_of(index([box]))
+    assert message in error and error.endswith("data.on_unreadable=skip")
     checked, report = check_index(index([box, [1, 1, 9, 9]]), on_error="skip")
     assert checked.records[0].boxes.tolist() == [[1, 1, 9, 9]]
     assert "1 broken images or boxes left out" in str(report)
@@ -132,7 +133,7 @@ def test_everything_is_listed_in_one_error(tt100k, tt100k_sign):
 def test_many_faults_of_one_kind_are_one_line(index, caplog):
     boxes = [[9, 5, 5, 9]] * 25
     message = error_of(index(boxes))
-    assert message.startswith("set/train: 25 problems") and len(message.splitlines()) == 2
+    assert message.startswith("set/train: 25 problems") and len(message.splitlines()) == 3
     assert message.count("is inverted") == 3 and "file.json: 25 times, such as image 0 (0.jpg), box 1 (a: 9" in message
     with caplog.at_level("INFO"):
         log_report(check_index(index([[-1, 5, 5, 9]] * 25))[1])
@@ -145,7 +146,7 @@ def test_many_missing_images_are_one_line_with_their_paths(index):
     for record in broken.records:
         record.path.unlink()
     message = error_of(broken)
-    assert len(message.splitlines()) == 2 and message.count("does not exist") == 3
+    assert len(message.splitlines()) == 3 and message.count("does not exist") == 3
     assert all(str(record.path) in message for record in broken.records[:3])
 
 

@@ -214,7 +214,7 @@ def test_what_a_reader_could_not_make_sense_of_is_said_once_for_both_parts_of_a_
     monkeypatch.setattr(TT100K, "load", lambda self, split: replace(load(self, split), problems=(odd,)))
     with pytest.raises(UserError) as caught:
         data.check("train", "val")
-    first, *lines = str(caught.value).splitlines()
+    first, *lines, _ = str(caught.value).splitlines()
     assert first == "signs/train: 2 problems" and lines[0] == f"  {odd}" and len(lines) == 2 and str(gone) in lines[1]
 
 

@@ -76,7 +76,7 @@ def check_index(
         else:
             records.setdefault(one.image_id, _mended(one, index, problems, clipped, flat))
     if on_error == "error":
-        raise_problems(index.name, problems)
+        raise_problems(index.name, problems, "mend them, or go on without them: data.on_unreadable=skip")
     mended = replace(index, records=tuple(records.values()), problems=())
     if not mended.records:
         raise UserError(f"{index.name}: the split is empty; check data.splits and {index.source}")
