@@ -327,7 +327,9 @@ def test_the_model_can_be_changed_in_evaluation_and_the_label_says_so(trained: P
     few = json.loads((trained / "finetune/eval/val-rpn.score_thresh-0.9999/detections.json").read_text())
     whole = json.loads((trained / "finetune/eval/val-tiles-None/detections.json").read_text())
     assert not few and whole
-    cut = json.loads((trained / "finetune/eval/val-tiles.dense_from-100-extension.margin-0/detections.json").read_text())
+    cut = json.loads(
+        (trained / "finetune/eval/val-tiles.dense_from-100-extension.margin-0/detections.json").read_text()
+    )
     assert len(cut) and cut != whole  # what lies under small proposals is seen alone
     evaluate(config("evaluate", *where), saved_runs(str(trained / "finetune")))
     places = [trained / f"finetune/eval/val{mark}" for mark in ("", "-rpn.score_thresh-0.9999", "-tiles-None")]

@@ -139,7 +139,7 @@ def fasterrcnn_resnet50_efpn(
         weights_backbone: ``imagenet``, a local file, or None (then batch-norm learns and all stages train).
         trainable_stages: stages of the backbone that train, from the top.
         small_roi_below: RoIs with ``sqrt(w * h)`` under this read P2' (pixels after resizing).
-        ftt_width: None makes P2' by a second pass of stages 2 and 3 on the image at twice the size, which does best;
+        ftt_width: None makes P2' by a second pass of stages 2 to 4 on the image at twice the size, which does best;
             a number takes the paper's form, FTT of this width and C2' of the stem's map.
         resize: 800/1333 by default.
     """
@@ -148,7 +148,7 @@ def fasterrcnn_resnet50_efpn(
 
     detail: Detail = Image2x() if ftt_width is None else Stem()
     if ftt_width is None:
-        extension = partial(make_extension, partial(Nearest, blocks=2), last_stage=3, margin=2)
+        extension = partial(make_extension, partial(Nearest, blocks=2), last_stage=4, margin=2)
     else:
         extension = partial(make_extension, partial(FTT, width=ftt_width))
     detector = build_faster_rcnn(

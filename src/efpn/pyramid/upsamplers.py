@@ -183,12 +183,12 @@ class ESPCN(TwoStage):
 class Nearest(TwoStage):
     """Nearest-neighbour upsampling: EFPN "w/o FTT" of Table III. No parameters; ``blocks`` above 0 refine P3 first.
 
-    With a few residual blocks it is what stands in for P4 of the 2x image where C3' is read too: P4 of the 2x image is
-    at the resolution of P3, and holds more context.
+    With a few residual blocks it stands in for what is above the last stage of a second pass: P5 of the 2x image is at
+    the resolution of P4 where that is stage 4 (P4 at that of P3 where it is stage 3), and holds more context.
 
     Args:
         channels: depth C of P3 and P3'.
-        blocks: residual blocks on P3.
+        blocks: residual blocks on the map that it is fed.
     """
 
     def __init__(self, channels: int = 256, blocks: int = 0) -> None:
