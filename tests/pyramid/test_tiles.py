@@ -146,6 +146,19 @@ def test_every_source_of_detail_can_be_cut(detail: Detail, upsampler: str, last_
     assert differs(model, [every], torch.rand(1, 3, 256, 384)) < 1e-3
 
 
+def test_tiles_of_one_shape_are_computed_together_whatever_their_image() -> None:
+    model = detector("refined", tiles=Tiles(dense_from=100), detail=Doubled(), last_stage=3)
+    images = torch.rand(2, 3, 512, 768)
+    apart = [[x + 2.0, y + 2, x + 12, y + 12] for x in (96, 288, 480, 672) for y in (160, 352)]
+    edge = [[0.0, 352.0, 6.0, 360.0]]  # is cut off, and so of another shape
+    maps = levels(model, images)
+    calls: list[int] = []
+    handle = model.backbone.body.stages[1].register_forward_hook(lambda _, x, out: calls.append(len(out)))
+    assert differs(model, [apart, [*edge, *apart[:5]]], images, maps) < 1e-3
+    handle.remove()
+    assert sorted(calls) == [1, 1, 4, 4, 4]  # 13 and 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("source, post_conv", [("inner", False), ("output", True)])
 @pytest.mark.parametrize("last_stage", [2, 3, 4])
@@ -288,7 +301,7 @@ def test_the_price_of_a_tile_is_the_work_done_for_it(
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(lambda conv, _, out: done.append(conv.weight.numel() * out[0, 0].numel()))
     with torch.no_grad():
-        level._computed(slice(0, 1), Rect(20, 24, 26, 28))
+        level._computed([(0, level._cut(Rect(20, 24, 26, 28)))])
     assert sum(done) == level._price(np.array([[20, 24, 26, 28]]))[0]
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 P2_EXT_PER_P3 = 4  # cells, along each axis
 CROWD = 128  # rectangles; the halves of more are joined by themselves first
+TOGETHER = 4  # tiles of one shape that are computed as a batch; more were no faster on a CPU
 
 TRIAL_ROOM = 6  # cells around what is told to be seen, in which a layer that sees further shows
 
@@ -84,11 +85,33 @@ class Rect(NamedTuple):
         """This part of ``(..., h, w)``."""
         return maps[..., self.top : self.bottom, self.left : self.right]
 
+    def seen_from(self, other: Rect) -> Rect:
+        """Where this lies if ``other`` begins at 0, 0."""
+        return Rect(self.top - other.top, self.left - other.left, self.bottom - other.top, self.right - other.left)
+
     def within(self, part: Tensor, around: Rect) -> Tensor:
         """This part of a map, given the ``part`` of it that is ``around`` it."""
-        return Rect(
-            self.top - around.top, self.left - around.left, self.bottom - around.top, self.right - around.left
-        ).of(part)
+        return self.seen_from(around).of(part)
+
+
+class Cut(NamedTuple):
+    """What one tile is computed of: parts of maps, each in the cells of its own."""
+
+    tile: Rect  # of P2'
+    levels: dict[int, Rect]  # by n, of Pn'
+    stages: dict[int, Rect]  # by n, of Cn'
+    entered: Rect  # of C2': what stage 2 reads
+    read: Rect  # of C2': what its entry reads
+    middle: Rect  # of the map that feeds the upsampler: what its second stage reads
+    outer: Rect  # what its first stage reads
+
+    @property
+    def shape(self) -> tuple[Rect, ...]:
+        """The same for all tiles that can be one batch: its parts, at the same place around the tile."""
+        fed = 2 ** (max(self.levels) - 1)  # cells of P2' in one of the map that feeds the upsampler, along each axis
+        parts = [part.times(2 ** (n - 2)) for of in (self.levels, self.stages) for n, part in of.items()]
+        parts += [self.tile, self.entered, self.read, self.middle.times(fed), self.outer.times(fed)]
+        return tuple(part.seen_from(self.tile) for part in parts)
 
 
 class TiledLevel:
@@ -133,24 +156,31 @@ class TiledLevel:
         whole = self._price(np.array([[0, 0, *self.size]]))[0] * len(boxes)
         if sum(self._price(one).sum() for one in tiles) >= self.settings.dense_from * whole:
             return self._pooled(self._whole(), list(boxes), align)
-        parts, order = [], []
+        alike: dict[tuple[Rect, ...], list[tuple[int, Cut, Tensor]]] = {}  # image, tile and its RoIs, by shape
         first = 0
-        for index, (own, cells, cut) in enumerate(zip(boxes, wanted, tiles, strict=True)):
-            home = tile_of(cells, cut)
-            for number, row in enumerate(cut):
-                rows = np.flatnonzero(home == number)
-                parts.append(self._pooled_in(index, Rect(*map(int, row)), own[torch.as_tensor(rows)], align))
-                order.append(torch.as_tensor(rows + first))
-            first += len(own)
-        if not parts:
+        for index, (cells, cuts) in enumerate(zip(wanted, tiles, strict=True)):
+            home = tile_of(cells, cuts)
+            for number, row in enumerate(cuts):
+                cut = self._cut(Rect(*map(int, row)))
+                inside = torch.as_tensor(np.flatnonzero(home == number) + first)
+                alike.setdefault(cut.shape, []).append((index, cut, inside))
+            first += len(cells)
+        if not alike:
             return self.maps["p3"].new_zeros(0, self.level.channels, *align.output_size)
+        every, parts, order = torch.cat(list(boxes)), [], []
+        for group in alike.values():
+            for start in range(0, len(group), TOGETHER):
+                batch = group[start : start + TOGETHER]
+                level = self._computed([(index, cut) for index, cut, _ in batch])
+                parts.append(
+                    self._pooled(level, [self._from_corner(every[rows], cut) for _, cut, rows in batch], align)
+                )
+                order += [rows for _, _, rows in batch]
         return torch.cat(parts)[torch.argsort(torch.cat(order)).to(self.maps["p3"].device)]
 
-    def _pooled_in(self, index: int, part: Rect, boxes: Tensor, align: MultiScaleRoIAlign) -> Tensor:
-        """RoIs that lie in one tile of image ``index``."""
-        level = self._computed(slice(index, index + 1), part)
-        corner = boxes.new_tensor([part.left, part.top] * 2) * (P2_EXT_PER_P3 * self.level.stride)
-        return self._pooled(level, [boxes - corner], align)
+    def _from_corner(self, boxes: Tensor, cut: Cut) -> Tensor:
+        """Boxes ``(n, 4)`` in 1x pixels of the tile."""
+        return boxes - boxes.new_tensor([cut.tile.left, cut.tile.top] * 2) * self.level.stride
 
     def _pooled(self, level: Tensor, boxes: list[Tensor], align: MultiScaleRoIAlign) -> Tensor:
         return roi_align(level, boxes, align.output_size, 1 / self.level.stride, align.sampling_ratio)
@@ -193,59 +223,66 @@ class TiledLevel:
         """P2' of the batch, dense."""
         return self.extension(self.maps, self.extension.second_pass(self.body, self.fine))[1]
 
-    def _computed(self, one: slice, part: Rect) -> Tensor:
-        """P2' of one image in ``part``, ``(1, C, 4 h, 4 w)`` for a part of ``(h, w)`` cells."""
-        wanted = part.times(P2_EXT_PER_P3)
-        parts = {2: wanted.grown(self.rims[2], *self._cells(2))}  # by n, of Pn'
+    def _cut(self, part: Rect) -> Cut:
+        """What a tile is computed of, given as a ``part`` of P3."""
+        tile = part.times(P2_EXT_PER_P3)
+        levels = {2: tile.grown(self.rims[2], *self._cells(2))}
         for number in range(3, self.extension.fed + 1):
-            parts[number] = parts[number - 1].halved()
-        stages = self._second_pass(one, parts)
-        above = self._stand_in(one, part, parts[self.extension.fed])
+            levels[number] = levels[number - 1].halved()
+        stages = {self.last: levels[self.last]}
+        for number in range(self.last, 2, -1):
+            stages[number - 1] = stages[number].times(2).grown(self.reaches[number], *self._cells(number - 1))
+        entered = stages[2].grown(self.reaches[2], *self._cells(2))
+        read = entered.grown(self.fine.reach, *self._cells(2))
+        near, far = self.margins
+        for _ in range(3, self.extension.fed):
+            part = part.halved()
+        fed = self._cells(self.extension.fed + 1)  # a level of the 1x image has as many as the next one of the 2x image
+        middle = part.grown(near, *fed)
+        return Cut(tile, levels, stages, entered, read, middle, middle.grown(far, *fed))
+
+    def _computed(self, tiles: Sequence[tuple[int, Cut]]) -> Tensor:
+        """P2' in tiles of one shape, ``(n, C, 4 h, 4 w)`` for such of ``(h, w)`` cells, each given with its image."""
+        cut = tiles[0][1]
+        stages = self._second_pass(tiles)
+        above = self._stand_in(tiles)
         if self.last == 2 and above is not None:
-            above = parts[2].within(upsample2x(above), parts[3].times(2))
+            above = cut.levels[2].within(upsample2x(above), cut.levels[3].times(2))
         for number in range(self.last, 1, -1):
             above = self.extension.merged(number, stages[number], above)
             if number > 2:
-                above = parts[number - 1].within(upsample2x(above), parts[number].times(2))
+                above = cut.levels[number - 1].within(upsample2x(above), cut.levels[number].times(2))
         assert above is not None, "P2' is made of something"
-        return wanted.within(above, parts[2])
+        return cut.tile.within(above, cut.levels[2])
 
     def _cells(self, number: int) -> tuple[int, int]:
         """Height and width of Cn' and Pn'."""
         height, width = (side * P2_EXT_PER_P3 // 2 ** (number - 2) for side in self.size)
         return height, width
 
-    def _second_pass(self, one: slice, parts: Mapping[int, Rect]) -> dict[int, Tensor]:
-        """By n, Cn' in ``parts``."""
-        around = {self.last: parts[self.last]}  # by n, of Cn'
-        for number in range(self.last, 2, -1):
-            around[number - 1] = around[number].times(2).grown(self.reaches[number], *self._cells(number - 1))
-        entered = around[2].grown(self.reaches[2], *self._cells(2))
-        read = entered.grown(self.fine.reach, *self._cells(2))
-        x = entered.within(self.fine.entry(read.times(self.fine.cells).of(self.fine.map[one])), read)
-        stages, there = {}, entered
+    def _second_pass(self, tiles: Sequence[tuple[int, Cut]]) -> dict[int, Tensor]:
+        """By n, Cn' in what the level of each tile asks for."""
+        cut, cells = tiles[0][1], self.fine.cells
+        x = self.fine.entry(torch.cat([one.read.times(cells).of(self.fine.map[i : i + 1]) for i, one in tiles]))
+        x, there = cut.entered.within(x, cut.read), cut.entered
+        stages = {}
         for number, stage in enumerate(self.body.stages[: self.last - 1], start=2):
-            x = around[number].within(stage(x), there if number == 2 else there.halved())
-            there = around[number]
-            stages[number] = parts[number].within(x, there)
+            x = cut.stages[number].within(stage(x), there if number == 2 else there.halved())
+            there = cut.stages[number]
+            stages[number] = cut.levels[number].within(x, there)
         return stages
 
-    def _stand_in(self, one: slice, part: Rect, wanted: Rect) -> Tensor | None:
-        """What the upsampler gives in ``wanted``, cells of what it makes, which lie a little around ``part``."""
-        upsampler, fed = self.upsampler, self.extension.fed
+    def _stand_in(self, tiles: Sequence[tuple[int, Cut]]) -> Tensor | None:
+        """What the upsampler gives in what the level that it makes asks for."""
+        upsampler, fed, cut = self.upsampler, self.extension.fed, tiles[0][1]
         if upsampler is None:
             return None
-        coarse, texture = self.maps[f"p{fed}"][one], self.maps[f"p{fed - 1}"][one]
-        near, far = self.margins
-        size = coarse.shape[-2], coarse.shape[-1]
-        for _ in range(3, fed):
-            part = part.halved()
-        middle = part.grown(near, *size)
-        outer = middle.grown(far, *size)
-        content = middle.times(2).within(upsampler.content_of(outer.of(coarse)), outer.times(2))
-        return wanted.within(
-            upsampler.texture_of(middle.of(coarse), middle.times(2).of(texture), content), middle.times(2)
-        )
+        coarse, texture = self.maps[f"p{fed}"], self.maps[f"p{fed - 1}"]
+        outer = torch.cat([one.outer.of(coarse[i : i + 1]) for i, one in tiles])
+        middle = torch.cat([one.middle.of(coarse[i : i + 1]) for i, one in tiles])
+        texture = torch.cat([one.middle.times(2).of(texture[i : i + 1]) for i, one in tiles])
+        content = cut.middle.times(2).within(upsampler.content_of(outer), cut.outer.times(2))
+        return cut.levels[fed].within(upsampler.texture_of(middle, texture, content), cut.middle.times(2))
 
 
 @torch.no_grad()
@@ -277,7 +314,7 @@ def why_whole(extension: nn.Module, backbone: Backbone, channels: int) -> str:
         level = _blank_level(tried, trial, channels, 4 * math.ceil((level._work[1].max() + TRIAL_ROOM) / 2))
         middle = level.size[0] // 2
         part = Rect(middle - 1, middle, middle + 1, middle + 2)
-        dense, cut = part.times(P2_EXT_PER_P3).of(level._whole()), level._computed(slice(0, 1), part)
+        dense, cut = part.times(P2_EXT_PER_P3).of(level._whole()), level._computed([(0, level._cut(part))])
     if torch.allclose(cut, dense, rtol=1e-3, atol=1e-3 * float(dense.std())):
         return ""
     names = type(extension if upsampler is None else upsampler).__name__, type(backbone).__name__
