@@ -109,16 +109,17 @@ class Page:
         found = self._row(path, row)["shares"][bound]
         return [share_told(found.get(column)) for column in columns]
 
-    def glance(self, sets: dict[str, str], metrics: Sequence[str]) -> str:
+    def glance(self, sets: dict[str, str], metrics: Sequence[str], title: str = "finetune") -> str:
         """A Markdown table of what EFPN gains over the control head, with below it the share of the oracle head's gain.
 
         Args:
             sets: runs below ``results`` that have a ``summary-test.json``, and what to call each.
             metrics: columns of that.
+            title: of its row.
         """
         lines = []
         for run, called in sets.items():
-            row = self._row(f"{run}/summary-test", "finetune")
+            row = self._row(f"{run}/summary-test", title)
             gains = [self.told(row["columns"][metric]) for metric in metrics]
             parts = [row["shares"]["oracle_head"].get(metric) for metric in metrics]
             lines.append([called, str(len(row["seeds"])), *gains])
