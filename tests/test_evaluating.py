@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 from helpers import config
+from omegaconf import OmegaConf
 
 from efpn.errors import UserError
 from efpn.evaluation.detect import eval_data
 from efpn.evaluation.rows import load_rows
 from efpn.evaluation.run import evaluate
 from efpn.runs.checkpoints import read_checkpoint
+from efpn.runs.rebuild import rebuild_detector
 from efpn.runs.saved import latest_run, saved_runs
 
 pytestmark = pytest.mark.slow
@@ -320,21 +322,24 @@ def test_wandb_gets_no_image_that_was_not_drawn_this_time(trained: Path, tmp_pat
 
 def test_the_model_can_be_changed_in_evaluation_and_the_label_says_so(trained: Path, tmp_path: Path) -> None:
     where = [f"run={trained / 'finetune'}", *QUICK]
-    tiled = ["+model.tiles.dense_from=100", "+model.extension.margin=0"]
-    for change in (["+model.rpn.score_thresh=0.9999"], ["+model.tiles=null"], tiled):
-        cfg = config("evaluate", *where, *change)
+    for change in ("+model.rpn.score_thresh=0.9999", "+model.tiles=null"):
+        cfg = config("evaluate", *where, change)
         evaluate(cfg, saved_runs(cfg.run))
     few = json.loads((trained / "finetune/eval/val-rpn.score_thresh-0.9999/detections.json").read_text())
     whole = json.loads((trained / "finetune/eval/val-tiles-None/detections.json").read_text())
     assert not few and whole
-    cut = json.loads(
-        (trained / "finetune/eval/val-tiles.dense_from-100-extension.margin-0/detections.json").read_text()
-    )
-    assert len(cut) and cut != whole  # what lies under small proposals is seen alone
     evaluate(config("evaluate", *where), saved_runs(str(trained / "finetune")))
     places = [trained / f"finetune/eval/val{mark}" for mark in ("", "-rpn.score_thresh-0.9999", "-tiles-None")]
     names = [row.name for row in load_rows(places)]
     assert names == ["demo/finetune", "demo/finetune rpn.score_thresh-0.9999", "demo/finetune tiles-None"]
+
+
+def test_a_change_of_the_extension_leaves_phases_without_one_alone(trained: Path) -> None:
+    change = OmegaConf.create({"extension": {"margin": 0}})
+    for phase in ("baseline", "finetune"):
+        (run,) = saved_runs(str(trained / phase))
+        detector = rebuild_detector(run, read_checkpoint(run.checkpoint), changes=change)
+        assert getattr(detector.backbone.extension, "margin", None) == (0 if phase == "finetune" else None)
 
 
 def test_a_part_that_the_model_has_not_cannot_be_changed(trained: Path) -> None:

@@ -59,6 +59,20 @@ def test_a_run_of_version_1_is_read_in_todays_words(tmp_path: Path) -> None:
     assert read_config(tmp_path / "again.yaml") == read
 
 
+@pytest.mark.parametrize("margin", [1, None])
+def test_what_tiles_saw_around_them_is_what_the_extension_sees(tmp_path: Path, margin: int | None) -> None:
+    old = OmegaConf.create(OmegaConf.to_container(config("train", "experiment=demo"), resolve=True))
+    old.model.tiles.margin = margin
+    for extension in (old.extension, *(phase.model.get("extension") for phase in old.phases.values())):
+        if extension:
+            extension.pop("margin", None)
+    OmegaConf.save(old, tmp_path / "config.yaml")
+    model = model_config(read_config(tmp_path / "config.yaml"), "finetune")
+    assert "margin" not in model.tiles
+    detector = instantiate(model, num_classes=3, backbone={"weights": None}, _convert_="all")
+    assert detector.backbone.extension.margin == margin
+
+
 def test_augmentations_that_were_turned_off_stay_so(tmp_path: Path) -> None:
     old = as_before_version_2(config("train", "experiment=demo"))
     own = {"color_jitter": {"hue": 0.02}, "hflip_prob": 0.5}

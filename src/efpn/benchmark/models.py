@@ -100,8 +100,6 @@ def trained_detector(setting: Setting, phase: str, changes: Mapping[Any, Any]) -
     if run is None:
         raise UserError(f"run={setting.run}: phase {phase} is not finished there; finish it with train.py")
     given = setting.changes()
-    if not model_config(run.config, run.phase).get("extension"):
-        given.pop("extension", None)
     if "tiles" in changes and "tiles" not in run.config.model.leaves_out:
         given.tiles = changes["tiles"]
     small = {**changes["small"], "below": run.config.small_roi_below} if "small" in changes else None

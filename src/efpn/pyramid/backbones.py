@@ -1,4 +1,4 @@
-"""Backbones: images in, C2 to C5 out. Their entry and first stages can be run by themselves, for C2' and C3'.
+"""Backbones: images in, C2 to C5 out. Their entry and first stages can be run by themselves, for C2', C3' ...
 
 A new one is a `Backbone` that names its parts; what is built of it (pyramid, extension, tiles) follows from its levels.
 """

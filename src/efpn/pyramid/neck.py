@@ -22,7 +22,7 @@ class EFPNBackbone(nn.Module):
     """What torchvision's detectors call a backbone: images in, named levels out.
 
     Args:
-        body: the backbone proper (torchvision's name for it); gives ``c2 .. c5``, and its first stages C2' and C3'.
+        body: the backbone proper (torchvision's name for it); gives ``c2 .. c5``, and its first stages C2', C3' ...
         channels: depth of every level.
         extension: builds P3' and P2'. None gives a plain FPN.
         detail: where C2' comes from; None is the paper's `Stem`.

@@ -102,15 +102,15 @@ class Cut(NamedTuple):
     stages: dict[int, Rect]  # by n, of Cn'
     entered: Rect  # of C2': what stage 2 reads
     read: Rect  # of C2': what its entry reads
-    middle: Rect  # of the map that feeds the upsampler: what its second stage reads
-    outer: Rect  # what its first stage reads
+    fed: tuple[Rect, Rect] | None  # of the map that feeds the upsampler: what its first and its second stage read
 
     @property
     def shape(self) -> tuple[Rect, ...]:
         """The same for all tiles that can be one batch: its parts, at the same place around the tile."""
-        fed = 2 ** (max(self.levels) - 1)  # cells of P2' in one of the map that feeds the upsampler, along each axis
         parts = [part.times(2 ** (n - 2)) for of in (self.levels, self.stages) for n, part in of.items()]
-        parts += [self.tile, self.entered, self.read, self.middle.times(fed), self.outer.times(fed)]
+        parts += [self.tile, self.entered, self.read]
+        if self.fed:  # has half the resolution of the topmost level
+            parts += [part.times(2 ** (max(self.levels) - 1)) for part in self.fed]
         return tuple(part.seen_from(self.tile) for part in parts)
 
 
@@ -172,15 +172,13 @@ class TiledLevel:
             for start in range(0, len(group), TOGETHER):
                 batch = group[start : start + TOGETHER]
                 level = self._computed([(index, cut) for index, cut, _ in batch])
-                parts.append(
-                    self._pooled(level, [self._from_corner(every[rows], cut) for _, cut, rows in batch], align)
-                )
+                corners = [
+                    every.new_tensor([cut.tile.left, cut.tile.top] * 2) * self.level.stride for _, cut, _ in batch
+                ]
+                own = [every[rows] - corner for (_, _, rows), corner in zip(batch, corners, strict=True)]
+                parts.append(self._pooled(level, own, align))
                 order += [rows for _, _, rows in batch]
         return torch.cat(parts)[torch.argsort(torch.cat(order)).to(self.maps["p3"].device)]
-
-    def _from_corner(self, boxes: Tensor, cut: Cut) -> Tensor:
-        """Boxes ``(n, 4)`` in 1x pixels of the tile."""
-        return boxes - boxes.new_tensor([cut.tile.left, cut.tile.top] * 2) * self.level.stride
 
     def _pooled(self, level: Tensor, boxes: list[Tensor], align: MultiScaleRoIAlign) -> Tensor:
         return roi_align(level, boxes, align.output_size, 1 / self.level.stride, align.sampling_ratio)
@@ -234,18 +232,22 @@ class TiledLevel:
             stages[number - 1] = stages[number].times(2).grown(self.reaches[number], *self._cells(number - 1))
         entered = stages[2].grown(self.reaches[2], *self._cells(2))
         read = entered.grown(self.fine.reach, *self._cells(2))
-        near, far = self.margins
-        for _ in range(3, self.extension.fed):
-            part = part.halved()
-        fed = self._cells(self.extension.fed + 1)  # a level of the 1x image has as many as the next one of the 2x image
-        middle = part.grown(near, *fed)
-        return Cut(tile, levels, stages, entered, read, middle, middle.grown(far, *fed))
+        return Cut(tile, levels, stages, entered, read, self._fed(part) if self.upsampler else None)
 
-    def _computed(self, tiles: Sequence[tuple[int, Cut]]) -> Tensor:
+    def _fed(self, part: Rect) -> tuple[Rect, Rect]:
+        """What the upsampler's stages read for a ``part`` of P3, in cells of the map that feeds it."""
+        fed, (near, far) = self.extension.fed, self.margins
+        size = self._cells(fed + 1)  # of 1x, where a level has as many as the next one of 2x
+        for _ in range(3, fed):
+            part = part.halved()
+        middle = part.grown(near, *size)
+        return middle.grown(far, *size), middle
+
+    def _computed(self, batch: Sequence[tuple[int, Cut]]) -> Tensor:
         """P2' in tiles of one shape, ``(n, C, 4 h, 4 w)`` for such of ``(h, w)`` cells, each given with its image."""
-        cut = tiles[0][1]
-        stages = self._second_pass(tiles)
-        above = self._stand_in(tiles)
+        cut = batch[0][1]
+        stages = self._second_pass(batch)
+        above = self._stand_in(batch)
         if self.last == 2 and above is not None:
             above = cut.levels[2].within(upsample2x(above), cut.levels[3].times(2))
         for number in range(self.last, 1, -1):
@@ -260,10 +262,10 @@ class TiledLevel:
         height, width = (side * P2_EXT_PER_P3 // 2 ** (number - 2) for side in self.size)
         return height, width
 
-    def _second_pass(self, tiles: Sequence[tuple[int, Cut]]) -> dict[int, Tensor]:
+    def _second_pass(self, batch: Sequence[tuple[int, Cut]]) -> dict[int, Tensor]:
         """By n, Cn' in what the level of each tile asks for."""
-        cut, cells = tiles[0][1], self.fine.cells
-        x = self.fine.entry(torch.cat([one.read.times(cells).of(self.fine.map[i : i + 1]) for i, one in tiles]))
+        cut, cells = batch[0][1], self.fine.cells
+        x = self.fine.entry(torch.cat([one.read.times(cells).of(self.fine.map[i : i + 1]) for i, one in batch]))
         x, there = cut.entered.within(x, cut.read), cut.entered
         stages = {}
         for number, stage in enumerate(self.body.stages[: self.last - 1], start=2):
@@ -272,22 +274,24 @@ class TiledLevel:
             stages[number] = cut.levels[number].within(x, there)
         return stages
 
-    def _stand_in(self, tiles: Sequence[tuple[int, Cut]]) -> Tensor | None:
+    def _stand_in(self, batch: Sequence[tuple[int, Cut]]) -> Tensor | None:
         """What the upsampler gives in what the level that it makes asks for."""
-        upsampler, fed, cut = self.upsampler, self.extension.fed, tiles[0][1]
-        if upsampler is None:
+        upsampler, fed, cut = self.upsampler, self.extension.fed, batch[0][1]
+        if upsampler is None or cut.fed is None:
             return None
+        reads = [(image, one.fed) for image, one in batch if one.fed]
         coarse, texture = self.maps[f"p{fed}"], self.maps[f"p{fed - 1}"]
-        outer = torch.cat([one.outer.of(coarse[i : i + 1]) for i, one in tiles])
-        middle = torch.cat([one.middle.of(coarse[i : i + 1]) for i, one in tiles])
-        texture = torch.cat([one.middle.times(2).of(texture[i : i + 1]) for i, one in tiles])
-        content = cut.middle.times(2).within(upsampler.content_of(outer), cut.outer.times(2))
-        return cut.levels[fed].within(upsampler.texture_of(middle, texture, content), cut.middle.times(2))
+        around = torch.cat([outer.of(coarse[i : i + 1]) for i, (outer, _) in reads])
+        inner = torch.cat([middle.of(coarse[i : i + 1]) for i, (_, middle) in reads])
+        fine = torch.cat([middle.times(2).of(texture[i : i + 1]) for i, (_, middle) in reads])
+        outer, middle = (part.times(2) for part in cut.fed)
+        content = middle.within(upsampler.content_of(around), outer)
+        return cut.levels[fed].within(upsampler.texture_of(inner, fine, content), middle)
 
 
 @torch.no_grad()
 def why_whole(extension: nn.Module, backbone: Backbone, channels: int) -> str:
-    """Why an extension's P2' cannot be computed on tiles; empty where these are what the dense map is.
+    """Why an extension's P2' cannot be computed on tiles; empty where these, of whole margins, are the dense map.
 
     Only an `Extension` whose upsampler says how far it sees can be cut at all. That is tried out on a copy with random
     weights; on the meta device its word is taken.

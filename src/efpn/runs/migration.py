@@ -39,7 +39,7 @@ def migrated(config: DictConfig) -> DictConfig:
             model.tiles.grid = model.tiles.pop("tile")
     if OmegaConf.is_dict(model.get("tiles")) and (margin := model.tiles.pop("margin", None)) is not None:
         for extension in filter(OmegaConf.is_dict, extensions):
-            if extension.get("_target_") == "efpn.models.make_extension":
+            if "upsampler" in extension:
                 extension.margin = margin
     if "leaves_out" in model:
         model.leaves_out = ["tiles" if key == "windows" else key for key in model.leaves_out]

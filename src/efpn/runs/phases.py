@@ -39,7 +39,7 @@ FREE = (
     "model.tiles", "model.leaves_out",
     "model.rpn.score_thresh", "data.num_workers", "data.eval_batch_size", "data.limit_val", "data.check_images",
 )  # fmt: skip
-FREE_OF_PHASE = ("val_", "model.extension.margin")  # of its own node
+MARGIN = "model.extension.margin"  # of a phase's own node, as free as model.tiles
 ONE_PHASE = ("resume=", "overwrite=", "phase=", "ckpt_path=", "init_ckpt=")  # overrides that are not the whole run's
 
 
@@ -113,7 +113,9 @@ def phase_run(cfg: DictConfig, name: str) -> PhaseRun:
     """Describe phase ``name`` of this config."""
     plain = plain_config(cfg)
     identity = {k: v for k, v in leaves(plain) if not any(k == f or k.startswith(f"{f}.") for f in FREE)}
-    identity |= {f"phases.{name}.{k}": v for k, v in leaves(plain["phases"][name]) if not k.startswith(FREE_OF_PHASE)}
+    identity |= {
+        f"phases.{name}.{k}": v for k, v in leaves(plain["phases"][name]) if not k.startswith("val_") and k != MARGIN
+    }
     shared = bool(own_words()) and cfg.paths.run == cfg.paths.unswept
     return PhaseRun(name, Path(cfg.paths.run) / name, cfg.phases[name], identity, shared)
 
