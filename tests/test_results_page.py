@@ -52,7 +52,7 @@ def test_a_sentence_that_the_numbers_contradict_is_refused(results: ModuleType, 
     record = json.loads(path.read_text())
     record["metrics"]["AP_S"] = 0.1
     path.write_text(json.dumps(record))
-    with pytest.raises(results.Contradicted, match="EFPN has -"):
+    with pytest.raises(results.Contradicted, match="and has -"):
         results.written(copy)
 
 
