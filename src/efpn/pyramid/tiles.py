@@ -102,15 +102,15 @@ class Cut(NamedTuple):
     stages: dict[int, Rect]  # by n, of Cn'
     entered: Rect  # of C2': what stage 2 reads
     read: Rect  # of C2': what its entry reads
-    fed: tuple[Rect, Rect] | None  # of the map that feeds the upsampler: what its first and its second stage read
+    inputs: tuple[Rect, Rect] | None  # of the map that feeds the upsampler: what its first and its second stage read
 
     @property
     def shape(self) -> tuple[Rect, ...]:
         """The same for all tiles that can be one batch: its parts, at the same place around the tile."""
         parts = [part.times(2 ** (n - 2)) for of in (self.levels, self.stages) for n, part in of.items()]
         parts += [self.tile, self.entered, self.read]
-        if self.fed:  # has half the resolution of the topmost level
-            parts += [part.times(2 ** (max(self.levels) - 1)) for part in self.fed]
+        if self.inputs:  # of half the resolution of the topmost level
+            parts += [part.times(2 ** (max(self.levels) - 1)) for part in self.inputs]
         return tuple(part.seen_from(self.tile) for part in parts)
 
 
@@ -232,9 +232,9 @@ class TiledLevel:
             stages[number - 1] = stages[number].times(2).grown(self.reaches[number], *self._cells(number - 1))
         entered = stages[2].grown(self.reaches[2], *self._cells(2))
         read = entered.grown(self.fine.reach, *self._cells(2))
-        return Cut(tile, levels, stages, entered, read, self._fed(part) if self.upsampler else None)
+        return Cut(tile, levels, stages, entered, read, self._inputs(part) if self.upsampler else None)
 
-    def _fed(self, part: Rect) -> tuple[Rect, Rect]:
+    def _inputs(self, part: Rect) -> tuple[Rect, Rect]:
         """What the upsampler's stages read for a ``part`` of P3, in cells of the map that feeds it."""
         fed, (near, far) = self.extension.fed, self.margins
         size = self._cells(fed + 1)  # of 1x, where a level has as many as the next one of 2x
@@ -265,7 +265,7 @@ class TiledLevel:
     def _second_pass(self, batch: Sequence[tuple[int, Cut]]) -> dict[int, Tensor]:
         """By n, Cn' in what the level of each tile asks for."""
         cut, cells = batch[0][1], self.fine.cells
-        x = self.fine.entry(torch.cat([one.read.times(cells).of(self.fine.map[i : i + 1]) for i, one in batch]))
+        x = self.fine.entry(gathered(self.fine.map, [(image, one.read.times(cells)) for image, one in batch]))
         x, there = cut.entered.within(x, cut.read), cut.entered
         stages = {}
         for number, stage in enumerate(self.body.stages[: self.last - 1], start=2):
@@ -277,16 +277,20 @@ class TiledLevel:
     def _stand_in(self, batch: Sequence[tuple[int, Cut]]) -> Tensor | None:
         """What the upsampler gives in what the level that it makes asks for."""
         upsampler, fed, cut = self.upsampler, self.extension.fed, batch[0][1]
-        if upsampler is None or cut.fed is None:
+        if upsampler is None or cut.inputs is None:
             return None
-        reads = [(image, one.fed) for image, one in batch if one.fed]
-        coarse, texture = self.maps[f"p{fed}"], self.maps[f"p{fed - 1}"]
-        around = torch.cat([outer.of(coarse[i : i + 1]) for i, (outer, _) in reads])
-        inner = torch.cat([middle.of(coarse[i : i + 1]) for i, (_, middle) in reads])
-        fine = torch.cat([middle.times(2).of(texture[i : i + 1]) for i, (_, middle) in reads])
-        outer, middle = (part.times(2) for part in cut.fed)
+        reads = [(image, *one.inputs) for image, one in batch if one.inputs]
+        around = gathered(self.maps[f"p{fed}"], [(image, outer) for image, outer, _ in reads])
+        coarse = gathered(self.maps[f"p{fed}"], [(image, middle) for image, _, middle in reads])
+        texture = gathered(self.maps[f"p{fed - 1}"], [(image, middle.times(2)) for image, _, middle in reads])
+        outer, middle = (part.times(2) for part in cut.inputs)
         content = middle.within(upsampler.content_of(around), outer)
-        return cut.levels[fed].within(upsampler.texture_of(inner, fine, content), middle)
+        return cut.levels[fed].within(upsampler.texture_of(coarse, texture, content), middle)
+
+
+def gathered(maps: Tensor, parts: Sequence[tuple[int, Rect]]) -> Tensor:
+    """Parts of one size as a batch ``(n, C, h, w)``, each given with the number of its image in ``maps``."""
+    return torch.cat([part.of(maps[image : image + 1]) for image, part in parts])
 
 
 @torch.no_grad()

@@ -28,10 +28,12 @@ def rebuild_detector(
     small: Mapping[str, Any] | None = None,  # node of `efpn.models.SmallRoIs`, if read otherwise than in training
     extension: bool = True,  # False leaves the extension out, whose levels are given then
     detail: DictConfig | None = None,  # where C2' comes from, if otherwise than trained; not read without an extension
-    changes: DictConfig
-    | None = None,  # what else differs from the run's own ``model`` node; of an extension if it learns
+    changes: DictConfig | None = None,  # what else differs from the run's own ``model`` node
 ) -> EFPNDetector:
-    """The detector of the run's own config, with its weights (raises `UserError`: what does not fit together)."""
+    """The detector of the run's own config, with its weights (raises `UserError`: what does not fit together).
+
+    Phases of a run are given the same ``changes``: those of the extension are for such as have one that learns.
+    """
     config = run.config.copy()
     if small_roi_below:
         config.small_roi_below = small_roi_below
@@ -44,7 +46,7 @@ def rebuild_detector(
         node.small.below = small_roi_below
     if detail:
         node.detail = detail
-    if changes and "upsampler" not in (node.get("extension") or {}):  # the phases of a run are given the same changes
+    if changes and "upsampler" not in (node.get("extension") or {}):
         changes = OmegaConf.masked_copy(changes, [str(key) for key in changes if key != "extension"])
     if changes:
         for key, change in changes.items():
