@@ -181,9 +181,10 @@ def unknown_key(key: str, deeper: str, config_name: str, folder: str) -> str:
             known = [key for key, _ in walk(compose(config_name))]
     if key.startswith("model.") and not any(one.startswith("model.") for one in known):
         return f"{key}: the run's model has its own; change it with a plus, +{key}=VALUE"
-    near = difflib.get_close_matches(key, known, 1)
+    group, _, last = key.rpartition(".")
+    moved = [one for one in known if one.rpartition(".")[2] == last]  # the right name in the wrong place
+    near = difflib.get_close_matches(key, moved, 1, cutoff=0) or difflib.get_close_matches(key, known, 1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    group = key.rpartition(".")[0]
     plus = f"; what else {group}'s class takes needs a plus, +{key}=VALUE" if f"{group}._target_" in known else ""
     return f"{key}: the config has no such key{hint}{plus}; --cfg job prints all of them"
 

@@ -220,6 +220,11 @@ def test_a_fault_at_the_third_image_keeps_two_and_the_same_command_does_the_rest
     assert written(tmp_path / "out") == written(tmp_path / "unbroken")
 
 
+def test_a_fault_at_the_first_image_names_no_file_that_is_not_there(trained, folder, tmp_path, caplog):
+    stopped_at(1, trained, folder, tmp_path / "out")
+    assert "stopped before the first image was done" in caplog.text and "partial" not in caplog.text
+
+
 def test_what_was_found_under_other_terms_or_in_a_changed_image_is_not_taken(trained, folder, tmp_path, monkeypatch):
     shots = shutil.copytree(folder, tmp_path / "shots")
     stopped_at(3, trained, shots, tmp_path / "out")

@@ -126,8 +126,10 @@ class ImageWriter(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Say what is kept."""
-        done = len(self.journal.entries)
-        log.error("stopped; %d images are kept in %s, the same command does the rest", done, self.journal.path)
+        if done := len(self.journal.entries):
+            log.error("stopped; %d images are kept in %s, the same command does the rest", done, self.journal.path)
+        else:
+            log.error("stopped before the first image was done")
 
 
 def write_results(
