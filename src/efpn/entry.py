@@ -168,7 +168,9 @@ def start(main: Callable[[], Any], config_name: str, folder: str = "conf") -> No
 
 
 def unknown_key(key: str, deeper: str, config_name: str, folder: str) -> str:
-    """Say that the config has no ``key``, and which one is meant: the nearest in the config without that override.
+    """Say that the config has no ``key``, and which one is meant: the only one of that last name, or the nearest.
+
+    Both are looked for in the config without that override.
 
     ``deeper`` is the full key that Hydra has not found where ``key`` was given as a whole group, else passed over.
     """
@@ -182,8 +184,8 @@ def unknown_key(key: str, deeper: str, config_name: str, folder: str) -> str:
     if key.startswith("model.") and not any(one.startswith("model.") for one in known):
         return f"{key}: the run's model has its own; change it with a plus, +{key}=VALUE"
     group, _, last = key.rpartition(".")
-    moved = [one for one in known if one.rpartition(".")[2] == last]  # the right name in the wrong place
-    near = difflib.get_close_matches(key, moved, 1, cutoff=0) or difflib.get_close_matches(key, known, 1)
+    namesakes = [one for one in known if one.rpartition(".")[2] == last and not one.startswith("phases.")]
+    near = namesakes if len(namesakes) == 1 else difflib.get_close_matches(key, known, 1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     plus = f"; what else {group}'s class takes needs a plus, +{key}=VALUE" if f"{group}._target_" in known else ""
     return f"{key}: the config has no such key{hint}{plus}; --cfg job prints all of them"

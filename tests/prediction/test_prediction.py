@@ -222,7 +222,7 @@ def test_a_fault_at_the_third_image_keeps_two_and_the_same_command_does_the_rest
 
 def test_a_fault_at_the_first_image_names_no_file_that_is_not_there(trained, folder, tmp_path, caplog):
     stopped_at(1, trained, folder, tmp_path / "out")
-    assert "stopped before the first image was done" in caplog.text and "partial" not in caplog.text
+    assert "stopped; no image is kept yet" in caplog.text and "partial" not in caplog.text
 
 
 def test_what_was_found_under_other_terms_or_in_a_changed_image_is_not_taken(trained, folder, tmp_path, monkeypatch):

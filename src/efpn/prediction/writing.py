@@ -129,7 +129,7 @@ class ImageWriter(pl.Callback):
         if done := len(self.journal.entries):
             log.error("stopped; %d images are kept in %s, the same command does the rest", done, self.journal.path)
         else:
-            log.error("stopped before the first image was done")
+            log.error("stopped; no image is kept yet")
 
 
 def write_results(
