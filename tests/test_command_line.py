@@ -35,7 +35,8 @@ def test_help_names_the_groups_without_torch() -> None:
         (["phases.distill.max_step=3"], "no such key (did you mean phases.distill.max_steps?)"),
         (["phase=distil"], "phase=distil: unknown (did you mean phase=distill?)"),
         (["loss.lambda=1"], "loss.lambda: the config has no such key (did you mean loss.lambda_pos?)"),
-        (["model.tiles.margin=1"], "no such key (did you mean extension.margin?)"),  # where it is
+        (["model.tiles.margin=1"], "no such key (did you mean extension.margin?); --cfg job"),  # where it is
+        (["quick=yes"], "quick: a group that is not there by itself; add it with a plus, +quick=CHOICE"),
         (["mining.name=a"], "no such key (did you mean mining.nms?)"),  # the name of several: the nearest
         (["trainer={foo: 2}"], "trainer.foo: the config has no such key"),
         (["loss.lamda=1"], "what else loss's class takes needs a plus, +loss.lamda=VALUE"),

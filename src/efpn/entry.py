@@ -181,13 +181,16 @@ def unknown_key(key: str, deeper: str, config_name: str, folder: str) -> str:
             known = [key for key, _ in walk(compose(config_name, given))]
         except HydraException:  # there is more wrong with the other words, or they are a sweep's
             known = [key for key, _ in walk(compose(config_name))]
+    if (Path(sys.argv[0]).resolve().parent / folder / key).is_dir():
+        return f"{key}: a group that is not there by itself; add it with a plus, +{key}=CHOICE"
     if key.startswith("model.") and not any(one.startswith("model.") for one in known):
         return f"{key}: the run's model has its own; change it with a plus, +{key}=VALUE"
     group, _, last = key.rpartition(".")
     namesakes = [one for one in known if one.rpartition(".")[2] == last and not one.startswith("phases.")]
     near = namesakes if len(namesakes) == 1 else difflib.get_close_matches(key, known, 1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    plus = f"; what else {group}'s class takes needs a plus, +{key}=VALUE" if f"{group}._target_" in known else ""
+    taken = f"{group}._target_" in known and len(namesakes) != 1
+    plus = f"; what else {group}'s class takes needs a plus, +{key}=VALUE" if taken else ""
     return f"{key}: the config has no such key{hint}{plus}; --cfg job prints all of them"
 
 
