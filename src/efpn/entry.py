@@ -37,6 +37,7 @@ from efpn.signals import end_workers, stop_at_sigterm
 
 CONF = Path(__file__).parents[2] / "conf"
 FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable: Hydra lets errors through instead of printing them itself
+ADDED = ("quick", "row", "sweep")  # groups of train.py that are there by a plus alone
 
 ELSEWHERE = "write elsewhere, with paths.outputs=FOLDER in training and out=FOLDER in the other calls"
 IN_THE_WAY = f"something else stands there: move it away, or {ELSEWHERE}"
@@ -181,7 +182,7 @@ def unknown_key(key: str, deeper: str, config_name: str, folder: str) -> str:
             known = [key for key, _ in walk(compose(config_name, given))]
         except HydraException:  # there is more wrong with the other words, or they are a sweep's
             known = [key for key, _ in walk(compose(config_name))]
-    if (Path(sys.argv[0]).resolve().parent / folder / key).is_dir():
+    if config_name == "train" and key in ADDED:
         return f"{key}: a group that is not there by itself; add it with a plus, +{key}=CHOICE"
     if key.startswith("model.") and not any(one.startswith("model.") for one in known):
         return f"{key}: the run's model has its own; change it with a plus, +{key}=VALUE"
