@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from efpn.entry import check_read
 from efpn.errors import UserError
-from efpn.models import EFPNDetector
+from efpn.models import EFPNDetector, Tiles
 from efpn.ranges import TRAIN, check_values
 from efpn.runs.phases import model_config, phase_names, phase_run
 
@@ -57,6 +57,20 @@ def test_every_phase_of_every_experiment_instantiates(experiment: str) -> None:
         assert optimizers["lr_scheduler"]["scheduler"].get_last_lr()[0] > 0
     instantiate(cfg.data.train_transform, _convert_="all")
     instantiate(cfg.data.eval_transform, _convert_="all")
+
+
+def test_a_phase_changes_a_key_of_the_common_model_and_leaves_its_neighbours() -> None:
+    own = ("+phases.finetune.model.tiles.grid=1", "+phases.finetune.model.rpn.score_thresh=0.1")
+    plain, changed = (config("train", "experiment=demo", *more) for more in ((), own))
+    assert blank(changed, "finetune").backbone.tiles == Tiles(grid=1, dense_from=plain.model.tiles.dense_from)
+    before, after = (model_config(cfg, "finetune").rpn for cfg in (plain, changed))
+    assert {**before, "score_thresh": 0.1} == after
+    assert model_config(changed, "distill").rpn == before  # not of this phase
+
+
+def test_a_class_of_a_phases_own_brings_none_of_the_common_ones_keys() -> None:
+    cfg = config("train", "experiment=demo", "+phases.finetune.model.tiles={_target_: efpn.models.Tiles, grid: 3}")
+    assert dict(model_config(cfg, "finetune").tiles) == {"_target_": "efpn.models.Tiles", "grid": 3}
 
 
 @pytest.mark.slow

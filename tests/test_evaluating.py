@@ -112,6 +112,20 @@ def test_a_test_split_that_is_not_there_names_the_way_out(trained: Path, tmp_pat
         evaluate(cfg, saved_runs(cfg.run))
 
 
+@pytest.mark.parametrize("moved", ["", "data_root="])
+def test_a_data_set_that_has_moved_names_the_option_of_evaluate(trained: Path, tmp_path: Path, moved: str) -> None:
+    shutil.copytree(trained / "baseline", tmp_path / "demo/seed0/baseline")
+    saved = OmegaConf.load(tmp_path / "demo/seed0/baseline/config.yaml")
+    coco = {"_target_": "efpn.data.coco.CocoJson", "root": f"{tmp_path}/gone", "splits": {}}
+    saved.data.source = coco
+    OmegaConf.save(saved, tmp_path / "demo/seed0/baseline/config.yaml")
+    words = [f"{moved}{tmp_path}/nowhere"] if moved else []
+    cfg = config("evaluate", f"run={tmp_path}/demo/seed0/baseline", "trainer.accelerator=cpu", *words)
+    gone = "nowhere" if moved else "gone"
+    with pytest.raises(UserError, match=rf"data folder .*/{gone} does not exist; give .* with data_root=FOLDER$"):
+        evaluate(cfg, saved_runs(cfg.run))
+
+
 def test_a_quick_validation_in_training_does_not_shorten_the_evaluation(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained / "baseline", tmp_path / "demo/seed0/baseline")
     saved = tmp_path / "demo/seed0/baseline/config.yaml"

@@ -21,6 +21,7 @@ from efpn.benchmark.report import command
 from efpn.benchmark.setting import Setting, read_setting
 from efpn.benchmark.timing import Stages, Workload
 from efpn.errors import UserError
+from efpn.models import Tiles
 
 pytestmark = pytest.mark.slow
 
@@ -172,6 +173,11 @@ def test_a_row_of_ones_own_is_measured():
     setting = benchmark_setting("+rows.narrow={title: narrow, phase: finetune, model: {channels: 8}}")
     narrow, usual = (multiply_adds(workload(setting, name))["fpn"] for name in ("narrow", "efpn"))
     assert 0 < narrow < usual
+
+
+def test_a_row_changes_a_key_of_a_node_and_leaves_its_neighbours():
+    setting = benchmark_setting("+rows.finer={title: finer, phase: finetune, model: {tiles: {grid: 1}}}")
+    assert build_row(setting, "finer").backbone.tiles == Tiles(grid=1, dense_from=setting.cfg.model.tiles.dense_from)
 
 
 TRAINED = ["repeats=2", "warmup=0", "memory=false"]

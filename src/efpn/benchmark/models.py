@@ -11,7 +11,6 @@ from typing import Any, Final
 import torch
 import torchvision
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
@@ -28,7 +27,7 @@ from efpn.errors import UserError
 from efpn.models import EFPNDetector, FasterRCNN
 from efpn.prediction.images import find_images
 from efpn.runs.checkpoints import read_checkpoint
-from efpn.runs.phases import model_config
+from efpn.runs.phases import changed_model, model_config
 from efpn.runs.rebuild import rebuild_detector, resize_to
 from efpn.runs.saved import saved_runs
 
@@ -51,11 +50,11 @@ def build_row(setting: Setting, name: str) -> nn.Module:
 
 
 def random_detector(setting: Setting, phase: str, changes: Mapping[Any, Any] | None = None) -> EFPNDetector:
-    """The untrained detector of a phase, with ``changes`` in place of the model's own nodes: weights cost no time."""
+    """The untrained detector of a phase, with ``changes`` in the model's own nodes: weights cost no time."""
     torch.manual_seed(setting.cfg.seed)
     read = {key: value for key, value in (changes or {}).items() if key not in setting.cfg.model.leaves_out}
-    node = OmegaConf.create({**model_config(setting.cfg, phase), **read})
-    node._set_parent(setting.cfg)
+    common = dict(model_config(setting.cfg, phase).items_ex(resolve=False))
+    node = changed_model(common, read, setting.cfg)
     given = {"num_classes": setting.cfg.classes, "backbone": {"weights": None}}
     detector: EFPNDetector = instantiate(node, **given, _convert_="all")
     tame(detector)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -142,7 +143,12 @@ def eval_data(cfg: DictConfig, run: SavedRun, pairs: bool = False) -> DetectionD
     if cfg.data_root:
         node.source.root = cfg.data_root
     resize_to(node.eval_transform, cfg.short_side)
-    return instantiate(node, eval_pairs=pairs, _convert_="all")
+    try:
+        return instantiate(node, eval_pairs=pairs, _convert_="all")
+    except InstantiationException as error:
+        if not isinstance(error.__cause__, UserError):
+            raise
+        raise UserError(str(error.__cause__).replace("data.root=", "data_root=")) from None  # as it is called here
 
 
 def scored_index(data: DetectionDataModule, split: Role) -> Index:

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,8 +146,18 @@ def model_config(cfg: DictConfig, name: str) -> DictConfig:
     """The common detector with what phase ``name`` adds, and without nodes that the chosen detector does not read."""
     unread = ("leaves_out", *cfg.model.leaves_out)
     common = {key: value for key, value in cfg.model.items_ex(resolve=False) if key not in unread}
-    merged = OmegaConf.create({**common, **cfg.phases[name].get("model", {})})
-    merged._set_parent(cfg)
+    return changed_model(common, cfg.phases[name].get("model", {}), cfg)
+
+
+def changed_model(model: Mapping[Any, Any], changes: Mapping[Any, Any], root: DictConfig) -> DictConfig:
+    """A ``model`` node of the config ``root``, with ``changes``.
+
+    A node that names its class (``_target_``) takes the place of what is there; another changes keys in that.
+    """
+    new = dict(changes.items())
+    replaced = {key for key, value in new.items() if not OmegaConf.is_dict(value) or "_target_" in value}
+    merged = OmegaConf.merge({key: value for key, value in model.items() if key not in replaced}, new)
+    merged._set_parent(root)
     assert isinstance(merged, DictConfig)
     return merged
 
