@@ -13,7 +13,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from efpn.errors import UserError
 from efpn.ranges import leaves
@@ -156,9 +156,10 @@ def changed_model(model: Mapping[Any, Any], changes: Mapping[Any, Any], root: Di
     """
     new = dict(changes.items())
     replaced = {key for key, value in new.items() if not OmegaConf.is_dict(value) or "_target_" in value}
-    merged = OmegaConf.merge({key: value for key, value in model.items() if key not in replaced}, new)
-    merged._set_parent(root)
-    assert isinstance(merged, DictConfig)
+    merged = OmegaConf.create({key: value for key, value in model.items() if key not in replaced})
+    merged._set_parent(root)  # first, as a node may stand elsewhere (backbone: ${backbone})
+    with open_dict(merged):
+        merged.merge_with(new)
     return merged
 
 
