@@ -50,11 +50,10 @@ def build_row(setting: Setting, name: str) -> nn.Module:
 
 
 def random_detector(setting: Setting, phase: str, changes: Mapping[Any, Any] | None = None) -> EFPNDetector:
-    """The untrained detector of a phase, with ``changes`` in the model's own nodes: weights cost no time."""
+    """The untrained detector of a phase, changed as `changed_model` does: weights cost no time."""
     torch.manual_seed(setting.cfg.seed)
     read = {key: value for key, value in (changes or {}).items() if key not in setting.cfg.model.leaves_out}
-    common = dict(model_config(setting.cfg, phase).items_ex(resolve=False))
-    node = changed_model(common, read, setting.cfg)
+    node = changed_model(model_config(setting.cfg, phase), read, setting.cfg)
     given = {"num_classes": setting.cfg.classes, "backbone": {"weights": None}}
     detector: EFPNDetector = instantiate(node, **given, _convert_="all")
     tame(detector)

@@ -148,7 +148,7 @@ def eval_data(cfg: DictConfig, run: SavedRun, pairs: bool = False) -> DetectionD
     except InstantiationException as error:
         if not isinstance(error.__cause__, UserError):
             raise
-        raise UserError(str(error.__cause__).replace("data.root=", "data_root=")) from None  # as it is called here
+        raise UserError(str(error.__cause__).replace("data.root", "data_root")) from None  # as it is called here
 
 
 def scored_index(data: DetectionDataModule, split: Role) -> Index:

@@ -145,18 +145,19 @@ def own_config(cfg: DictConfig, name: str) -> DictConfig:
 def model_config(cfg: DictConfig, name: str) -> DictConfig:
     """The common detector with what phase ``name`` adds, and without nodes that the chosen detector does not read."""
     unread = ("leaves_out", *cfg.model.leaves_out)
-    common = {key: value for key, value in cfg.model.items_ex(resolve=False) if key not in unread}
+    common = OmegaConf.create({key: value for key, value in cfg.model.items_ex(resolve=False) if key not in unread})
     return changed_model(common, cfg.phases[name].get("model", {}), cfg)
 
 
-def changed_model(model: Mapping[Any, Any], changes: Mapping[Any, Any], root: DictConfig) -> DictConfig:
+def changed_model(model: DictConfig, changes: Mapping[Any, Any], root: DictConfig) -> DictConfig:
     """A ``model`` node of the config ``root``, with ``changes``.
 
-    A node that names its class (``_target_``) takes the place of what is there; another changes keys in that.
+    A node that names its class (``_target_``), like a plain value or null, takes the place of what is there; another
+    changes keys in that. What the changes refer to (``${...}``) is resolved.
     """
-    new = dict(changes.items())
+    new = dict(changes)
     replaced = {key for key, value in new.items() if not OmegaConf.is_dict(value) or "_target_" in value}
-    merged = OmegaConf.create({key: value for key, value in model.items() if key not in replaced})
+    merged = OmegaConf.create({key: value for key, value in model.items_ex(resolve=False) if key not in replaced})
     merged._set_parent(root)  # first, as a node may stand elsewhere (backbone: ${backbone})
     with open_dict(merged):
         merged.merge_with(new)
