@@ -18,6 +18,7 @@ from efpn.errors import UserError
 from efpn.models import EFPNDetector, Tiles
 from efpn.ranges import TRAIN, check_values
 from efpn.runs.phases import model_config, phase_names, phase_run
+from efpn.training.run import train
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
 SWEEPS, ROWS = (sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml")) for group in ("sweep", "row"))
@@ -69,6 +70,33 @@ def test_a_phase_changes_a_key_of_the_common_model_and_leaves_its_neighbours() -
     assert {**plain.backbone, "weights": "FILE"} == model_config(changed, "finetune").backbone
     assert changed.backbone == plain.backbone == model_config(changed, "distill").backbone
     assert model_config(changed, "distill").rpn == before  # not of this phase
+
+
+def test_a_phase_changes_a_key_of_its_extension() -> None:
+    cfg = config("train", "experiment=demo", "++phases.finetune.model.extension.last_stage=3")
+    assert (cfg.extension.last_stage, model_config(cfg, "distill").extension.last_stage) == (4, 4)
+    assert model_config(cfg, "finetune").extension == {**cfg.extension, "last_stage": 3}
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("extension.last_stge=3", r"phases\.finetune\.model\.extension\.last_stge: .*it takes .*last_stage, source"),
+        ("extenson.last_stage=3", r"phases\.finetune\.model\.extenson: efpn\.models\.build_faster_rcnn takes no such"),
+        ("tiles.sise=8", r"phases\.finetune\.model\.tiles\.sise: .* it takes grid, dense_from"),
+        ("roi.head_widht=3", r"phases\.finetune\.model\.roi\.head_widht: .*it takes .*head_width"),
+    ],
+)
+def test_what_no_class_of_a_phases_model_takes_is_named_whatever_phase_is_run(word: str, told: str) -> None:
+    cfg = config("train", "experiment=demo", "phase=baseline", f"+phases.finetune.model.{word}")
+    with pytest.raises(UserError, match=told):
+        train(cfg)
+
+
+def test_a_mistyped_phase_is_no_new_one() -> None:
+    cfg = config("train", "experiment=demo", "+phases.finetun.model.extension.last_stage=3")
+    with pytest.raises(UserError, match=r"phases\.finetun: no phase, .* \(did you mean phases\.finetune\?\)"):
+        phase_names(cfg)
 
 
 def test_a_class_of_a_phases_own_brings_none_of_the_common_ones_keys() -> None:

@@ -169,7 +169,9 @@ def make_extension(
     stage_channels: Sequence[int],
     channels: int,
     last_stage: int = 2,
-    **more: Any,
+    source: Source = "inner",
+    post_conv: bool = True,
+    margin: int | None = None,
 ) -> Extension:
     """Build an `Extension` around an upsampler class that takes the pyramid's ``channels``.
 
@@ -178,7 +180,7 @@ def make_extension(
         stage_channels: depths of the backbone's stages, C2 first.
         channels: depth of the pyramid.
         last_stage: of the second pass, 2 (the paper's, C2' alone) to 5.
-        more: options of `Extension`.
+        source, post_conv, margin: see `Extension`.
 
     Raises:
         UserError: no such stage, no upsampler where one is needed, or a class that does not take ``channels``, or asks
@@ -189,6 +191,7 @@ def make_extension(
     read = stage_channels[: last_stage - 1]
     if last_stage == LAST:
         upsampler = None
+    more: dict[str, Any] = {"source": source, "post_conv": post_conv, "margin": margin}
     if upsampler is None:
         return Extension(None, read, channels, **more)  # which says that something is missing
     try:

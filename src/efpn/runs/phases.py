@@ -96,7 +96,11 @@ class PhaseRun:
 
 
 def phase_names(cfg: DictConfig) -> list[str]:
-    """The phases to run, in order: ``cfg.phase``, or ``cfg.sequence`` for ``all`` (raises `UserError`: unknown)."""
+    """The phases to run, in order: ``cfg.phase``, or ``cfg.sequence`` for ``all`` (raises `UserError`: no phase)."""
+    if strange := [name for name, phase in cfg.phases.items() if OmegaConf.is_dict(phase) and "task" not in phase]:
+        near = difflib.get_close_matches(strange[0], [name for name in cfg.phases if name not in strange], 1)
+        hint = f" (did you mean phases.{near[0]}?)" if near else ""
+        raise UserError(f"phases.{strange[0]}: no phase, as it has no task{hint}; --cfg job prints those there are")
     known = [*cfg.phases, "all"]
     names = list(cfg.sequence) if cfg.phase == "all" else [cfg.phase]
     for name in names:
@@ -153,11 +157,13 @@ def changed_model(model: DictConfig, changes: Mapping[Any, Any], root: DictConfi
     """A ``model`` node of the config ``root``, with ``changes``.
 
     A node that names its class (``_target_``), like a plain value or null, takes the place of what is there; another
-    changes keys in that. What the changes refer to (``${...}``) is resolved.
+    changes keys in that, or in the config's group of its name (``extension``) where the model has none. What the
+    changes refer to (``${...}``) is resolved.
     """
     new = dict(changes)
-    replaced = {key for key, value in new.items() if not OmegaConf.is_dict(value) or "_target_" in value}
-    merged = OmegaConf.create({key: value for key, value in model.items_ex(resolve=False) if key not in replaced})
+    changed = {key for key, value in new.items() if OmegaConf.is_dict(value) and "_target_" not in value}
+    kept = {key: value for key, value in model.items_ex(resolve=False) if key in changed or key not in new}
+    merged = OmegaConf.create({**{key: root[key] for key in changed & root.keys()}, **kept})
     merged._set_parent(root)  # first, as a node may stand elsewhere (backbone: ${backbone})
     with open_dict(merged):
         merged.merge_with(new)

@@ -74,6 +74,8 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     if "_target_" not in cfg.data:
         raise UserError("data: has no _target_; begin conf/data/NAME.yaml with `defaults: [base, _self_]`")
     names, asked = phase_names(cfg), settled(cfg)
+    for name in filter(cfg.phases.get, cfg.phases):  # what a phase changes in the common model has no class beside it
+        check_targets(model_config(cfg, name), f"phases.{name}.model")
     if cfg.objective not in metric_names():
         raise UserError(f"objective={cfg.objective}: no metric; choose from {', '.join(metric_names())}")
     if asked.resume and asked.overwrite:
