@@ -37,6 +37,10 @@ def test_help_names_the_groups_without_torch() -> None:
         (["loss.lambda=1"], "loss.lambda: the config has no such key (did you mean loss.lambda_pos?)"),
         (["model.tiles.margin=1"], "no such key (did you mean extension.margin?); --cfg job"),  # where it is
         (["quick=yes"], "quick: a group that is not there by itself; add it with a plus, +quick=CHOICE"),
+        (
+            ["-m", "+sweep=table2", "row=ftt,espcn"],
+            "row: a group that is not there by itself; add it with a plus, +row=",
+        ),
         (["format=onnx"], "format: the config has no such key"),  # another command's group
         (["mining.name=a"], "no such key (did you mean mining.nms?)"),  # the name of several: the nearest
         (["trainer={foo: 2}"], "trainer.foo: the config has no such key"),

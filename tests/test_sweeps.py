@@ -72,11 +72,13 @@ def test_a_table_is_trained_once_goes_on_after_a_fault_and_is_summarised(
     assert len(evaluate(cfg, saved_runs(cfg.run))) == 4
     done = run_here("summarise.py", f"sweep={folder}", "table=table2", "resamples=20")
     assert done.returncode == 0, done.stderr
+    assert "table2 has control, espcn, ftt, second_pass, control_head, oracle_head too: not trained here" in done.stderr
     summary = json.loads((folder / "summary-test-table2/summary.json").read_text())
     assert [(row["name"], row["seeds"]) for row in summary["rows"]] == [("fpn", [0, 1]), ("undistilled", [0, 1])]
     assert summary["reference"] == "FPN" and summary["columns"][:3] == ["acc_S", "rec_S", "F1_S"]
 
 
+@pytest.mark.parametrize("others, place", [((), "demo"), (("+quick=yes",), "quick/demo")])
 @pytest.mark.parametrize(
     "word, apart",
     [
@@ -90,11 +92,13 @@ def test_a_table_is_trained_once_goes_on_after_a_fault_and_is_summarised(
         ("+row=second_pass", set()),  # the demo's own form
     ],
 )
-def test_jobs_share_what_their_words_do_not_change(word: str, apart: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_share_what_their_words_do_not_change(
+    word: str, apart: set[str], others: tuple[str, ...], place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keys = set() if word.startswith("+row") else {word.split("=")[0]}  # one row is one too
     monkeypatch.setattr(SweptKeys(), "keys", keys)
     composed.cache_clear()
-    words = ["experiment=demo", "seed=3", word, "hydra.mode=MULTIRUN"]
+    words = ["experiment=demo", "seed=3", word, *others, "hydra.mode=MULTIRUN"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         monkeypatch.setattr(HydraConfig.instance(), "cfg", compose("train", words, return_hydra_config=True))
         cfg = compose("train", words)
@@ -102,8 +106,8 @@ def test_jobs_share_what_their_words_do_not_change(word: str, apart: set[str], m
         if word == "+row=undistilled":
             del places["distill"]
         assert {phase for phase, own in places.items() if own is cfg} == apart
-        assert all(own.paths.run == "outputs/demo/seed3" for own in places.values() if own is not cfg)
-        assert cfg.paths.run == f"outputs/demo/{word.lstrip('+').removeprefix('row=').replace('=', '-')}/seed3"
+        assert all(own.paths.run == f"outputs/{place}/seed3" for own in places.values() if own is not cfg)
+        assert cfg.paths.run == f"outputs/{place}/{word.lstrip('+').removeprefix('row=').replace('=', '-')}/seed3"
 
 
 def test_a_part_of_a_row_that_is_trained_by_itself_is_not_the_row(

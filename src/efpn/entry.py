@@ -32,10 +32,9 @@ from omegaconf.errors import InterpolationResolutionError
 from efpn.errors import Interrupted, UserError
 from efpn.ranges import check_target, leaves, one_device, walk
 from efpn.runs.files import FULL, RESUME_FILE, ROW_FILE, finished_in
-from efpn.runs.sweeps import ALIKE, SweptKeys, in_sweep, sweep_folder, swept_words
+from efpn.runs.sweeps import ALIKE, CONF, SweptKeys, in_sweep, sweep_folder, swept_words
 from efpn.signals import end_workers, stop_at_sigterm
 
-CONF = Path(__file__).parents[2] / "conf"
 FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable: Hydra lets errors through instead of printing them itself
 ADDED = ("quick", "row", "sweep")  # groups of train.py that are there by a plus alone
 
@@ -139,9 +138,12 @@ def start(main: Callable[[], Any], config_name: str, folder: str = "conf") -> No
     os.environ.setdefault(FULL_ERROR, "1")
     FAILED.clear()
     try:
+        check_added(config_name)
         main()
     except JobFailed:
         raise SystemExit(list_failed()) from None
+    except UserError as error:
+        message = str(error)
     except InstantiationException:
         raise  # no mistake in the config, which `call` answers, but a bug
     except HydraException as error:
@@ -168,6 +170,13 @@ def start(main: Callable[[], Any], config_name: str, folder: str = "conf") -> No
     raise SystemExit(2)
 
 
+def check_added(config_name: str) -> None:
+    """Refuse one of ``ADDED`` without its plus, which Hydra would cross with the sweep's own."""
+    bare = [group for group in ADDED if any(word.startswith(f"{group}=") for word in sys.argv[1:])]
+    if config_name == "train" and bare:
+        raise UserError(f"{bare[0]}: a group that is not there by itself; add it with a plus, +{bare[0]}=CHOICE")
+
+
 def unknown_key(key: str, deeper: str, config_name: str, folder: str) -> str:
     """Say that the config has no ``key``, and which one is meant: the only one of that last name, or the nearest.
 
@@ -182,8 +191,6 @@ def unknown_key(key: str, deeper: str, config_name: str, folder: str) -> str:
             known = [key for key, _ in walk(compose(config_name, given))]
         except HydraException:  # there is more wrong with the other words, or they are a sweep's
             known = [key for key, _ in walk(compose(config_name))]
-    if config_name == "train" and key in ADDED:
-        return f"{key}: a group that is not there by itself; add it with a plus, +{key}=CHOICE"
     if key.startswith("model.") and not any(one.startswith("model.") for one in known):
         return f"{key}: the run's model has its own; change it with a plus, +{key}=VALUE"
     group, _, last = key.rpartition(".")

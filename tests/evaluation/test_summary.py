@@ -15,7 +15,7 @@ from efpn.errors import UserError
 from efpn.evaluation.report import write_row
 from efpn.evaluation.summary import interval, summarise
 from efpn.metrics.evaluation import Evaluation
-from efpn.metrics.resample import Resampled
+from efpn.metrics.resample import Resampled, check_columns
 from efpn.runs.saved import saved_runs, swept_rows
 
 IMAGES = 40
@@ -160,13 +160,19 @@ def test_what_is_not_trained_or_evaluated_is_left_out_and_said(
 def test_mistakes_are_one_line(make: Make, tmp_path: Path) -> None:
     folder = make("control", 0, 0.5, 0, phase="control")
     for word, said in (
-        ("rows=[cntrl]", r"rows=\['cntrl'\]: no such rows there; it has control, lambda"),
+        ("rows=[control,cntrl]", r"/x: no rows cntrl there; it has control, lambda"),
+        ("rows=table9", r"/x: no rows table9 there; it has control, lambda"),
+        (f"sweep={tmp_path}/xx", r"/xx: no such folder; did you mean .*/x\?"),
         ("reference=fpn", "reference=fpn: no such row; choose from control"),
-        ("columns=[AP_XL]", "columns: no metric AP_XL"),
         ("split=val", "nothing in it is evaluated on split=val; `python evaluate.py"),
     ):
         with pytest.raises(UserError, match=said):
             summed_up(tmp_path, word)
+    with pytest.raises(UserError, match=r"columns: no metric AP_XL; did you mean AP_L\? choose from AP, "):
+        check_columns(["AP_S", "best_F1_S", "AP_XL"])
+    make("control", 0, 0.5, 0, split="val-limit6", phase="control")
+    with pytest.raises(UserError, match=r"on split=val as it was trained and whole \(there is val-limit6\); `python"):
+        summed_up(tmp_path, "split=val")
     (folder / "eval/test/detections.json").write_text("[]")
     with pytest.raises(UserError, match=r"metrics.json does not follow from detections.json and truth.json; evaluate"):
         summed_up(tmp_path)
@@ -185,6 +191,13 @@ def test_seeds_of_known_spread_give_an_interval_that_covers() -> None:
         _, limits = interval(drawn, trial)
         held += limits[0, 0] <= 0 <= limits[1, 0]
     assert 0.88 < held / 200 < 0.99
+
+
+def test_an_interval_of_a_rate_ends_at_0_and_1(make: Make, tmp_path: Path) -> None:
+    make("poor", 0, 1 / IMAGES)
+    (row,) = summed_up(tmp_path)["rows"]
+    low, high = row["columns"]["rec_S"]["interval"]
+    assert row["columns"]["rec_S"]["mean"] == pytest.approx(1 / IMAGES) and low == 0 and 1 / IMAGES < high < 0.2
 
 
 def test_images_of_known_spread_give_an_interval_of_that_width() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from efpn.figures.curves import CAUSES, STYLES, accuracy_recall, loss_bars, scale_curves
+from efpn.figures.curves import CAUSES, STYLES, accuracy_recall, interval_dots, loss_bars, scale_curves
 
 LINE = {"accuracy": [0.0, 0.8, 1.0], "recall": [1.0, 0.6, 0.0]}
 NAMES = ("FPN", "EFPN", "a", "b", "c", "d")
@@ -69,3 +69,11 @@ def test_runs_and_causes_have_colours_of_their_own():
         colours = np.array([to_rgb(CAUSES[cause]) for cause in causes])
         gaps = np.abs(colours[:, None] - colours[None]).sum(axis=2)
         assert gaps[np.triu_indices(len(causes), 1)].min() > 0.3
+
+
+def test_interval_dots_are_open_where_asked_and_leave_out_a_column_without_numbers():
+    columns = {"AP_S": [(0.02, 0.0, 0.05), (0.5, 0.4, 0.6)], "AP_L": [(np.nan,) * 3] * 2}
+    (axes,) = interval_dots(["a", "b"], columns, {"AP_S": [True, False], "AP_L": [False, False]}).axes
+    assert axes.get_title("left") == "AP_S" and axes.get_xlim()[0] >= 0
+    assert [dot.get_markerfacecolor() for dot in axes.lines] == ["white", STYLES[0]["color"]]
+    assert [dot.get_xdata()[0] for dot in axes.lines] == [0.02, 0.5]

@@ -19,7 +19,7 @@ from efpn.evaluation.rows import METRICS, Row, comparable, load_row
 from efpn.evaluation.summary_files import write_summary
 from efpn.evaluation.tracking import start_tracking, track_summary
 from efpn.evaluation.variants import OWN, Variant, find_variants
-from efpn.metrics.resample import Resampled, column_names
+from efpn.metrics.resample import Resampled
 from efpn.runs.files import read_json, read_record
 from efpn.runs.saved import SavedRun, SweptRow
 
@@ -72,10 +72,8 @@ def summarise(cfg: DictConfig, rows: Sequence[SweptRow]) -> Path:
     """Work out means, spread and differences of ``rows``, and write them in every form; returns the folder.
 
     Raises:
-        UserError: nothing is evaluated, evaluations do not belong together, or a column or reference does not exist.
+        UserError: nothing is evaluated, evaluations do not belong together, or a reference does not exist.
     """
-    if unknown := [name for name in [*cfg.columns, *filter(None, [cfg.choose])] if name not in column_names()]:
-        raise UserError(f"columns: no metric {', '.join(unknown)}; choose from {', '.join(column_names())}")
     variants = find_variants(cfg.variant, cfg.scales, cfg.scale)
     met = [(row, way) for row in rows for way in variants if all(way.needs.met_by(run) for run in row.runs.values())]
     entries = [Entry(*one) for one in met]
@@ -83,7 +81,10 @@ def summarise(cfg: DictConfig, rows: Sequence[SweptRow]) -> Path:
         log.warning("not yet evaluated, and left out; `%s` does it", command)
     found = {entry: one for entry in entries if (one := entry.evaluated(cfg.split))}
     if not found:
-        raise UserError(f"sweep={cfg.sweep}: nothing in it is evaluated on split={cfg.split}; `{command}` does it")
+        raise UserError(
+            f"sweep={cfg.sweep}: nothing in it is evaluated on split={cfg.split}{others(entries, cfg.split)}; "
+            f"`{command}` does it"
+        )
     evaluations = [one for by_seed in found.values() for one in by_seed.values()]
     comparable(evaluations)
     reference = choose_reference(cfg, list(found))
@@ -127,6 +128,15 @@ def what_is_missing(cfg: DictConfig, entries: Sequence[Entry], split: str) -> st
     return shlex.join(words)
 
 
+def others(entries: Sequence[Entry], split: str) -> str:
+    """What there is of other evaluations on that split, in words: of few images, or with something changed."""
+    folders = [
+        file.parent for e in entries for run in e.row.runs.values() for file in run.folder.glob(f"eval/*/{METRICS}")
+    ]
+    names = dict.fromkeys(folder.name for folder in folders if folder.name.startswith(f"{split}-"))
+    return f" as it was trained and whole (there is {', '.join(names)})" if names else ""
+
+
 def choose_reference(cfg: DictConfig, entries: Sequence[Entry]) -> Entry:
     """The entry that ``reference=`` names, else the control, else the baseline, else the first."""
     if cfg.reference is not None:
@@ -162,7 +172,7 @@ def statistics(cfg: DictConfig, found: Mapping[Entry, dict[int, Row]], reference
         values = np.stack([one[0] for one in own.values()])
         spread = values.std(axis=0, ddof=1) if len(own) > 1 else np.full_like(mean, np.nan)
         columns: dict[str, dict[str, Any]] = {
-            name: {"mean": mean[place], "std": spread[place], "interval": limits[:, place]}
+            name: {"mean": mean[place], "std": spread[place], "interval": np.clip(limits[:, place], 0, 1)}
             for place, name in enumerate(cfg.columns)
         }
         if paired:
@@ -225,7 +235,7 @@ def draw(cfg: DictConfig, found: Mapping[Entry, dict[int, Row]]) -> Table:
                 raise UserError(f"{row.source}: scored on other images than the rows before it; evaluate all alike")
             values = np.array([row.value(column) for column in cfg.columns], float)
             table[entry][seed] = np.vstack([values, one(counts)])
-        log.info("%s: %d seeds, %d resamples", entry.title, len(rows), cfg.resamples)
+        log.info("%s: seeds %s, %d resamples", entry.title, ", ".join(map(str, rows)), cfg.resamples)
     return table
 
 

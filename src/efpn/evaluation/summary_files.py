@@ -67,7 +67,9 @@ def write_summary(cfg: DictConfig, lines: Sequence[Line], reference: str, evalua
         column: [(line["columns"][column]["mean"], *line["columns"][column]["interval"]) for line in lines]
         for column in columns
     }
-    save(interval_dots(titles, dots, title=name), folder / "summary.png")
+    noise = {column: [bool(line["columns"][column].get("inside_noise")) for line in lines] for column in columns}
+    said = f"{name} (○: not told apart from {reference})" if any(map(any, noise.values())) else name
+    save(interval_dots(titles, dots, noise, title=said), folder / "summary.png")
     log.info("summary: %s", folder)
     return folder
 

@@ -161,12 +161,18 @@ def loss_bars(
 
 
 def interval_dots(
-    rows: Sequence[str], columns: Mapping[str, Sequence[tuple[float, float, float]]], *, title: str = ""
+    rows: Sequence[str],
+    columns: Mapping[str, Sequence[tuple[float, float, float]]],
+    hollow: Mapping[str, Sequence[bool]],
+    *,
+    title: str = "",
 ) -> Figure:
     """Means with their intervals, a panel for each column and a dot for each row, first on top.
 
-    ``columns`` is name to mean, low and high of each row; NaN is left out.
+    ``columns`` is name to mean, low and high of each row; NaN is left out, and a column of nothing else. ``hollow`` is
+    name to which rows have an open dot.
     """
+    columns = {name: numbers for name, numbers in columns.items() if np.isfinite(np.array(numbers, float)[:, 0]).any()}
     across = max(1, min(len(columns), int((WIDTH - 2.5) / 1.7)))
     down = -(-len(columns) // across)
     figure = _figure(WIDTH, 0.7 + down * (0.6 + 0.28 * len(rows)))
@@ -176,8 +182,11 @@ def interval_dots(
         axes = figure.add_subplot(down, across, place + 1)
         mean, low, high = np.array(numbers, float).T
         axes.hlines(places, low, high, color=STYLES[0]["color"], linewidth=1.7)
-        axes.plot(mean, places, **STYLES[0] | {"linestyle": ""}, markersize=MARKER)
+        for row, (at, empty) in enumerate(zip(mean, hollow[column], strict=True)):
+            fill = {"markerfacecolor": "white"} if empty else {}
+            axes.plot(at, row, **STYLES[0] | {"linestyle": ""} | fill, markersize=MARKER)
         _style(axes, column)
+        axes.set_xlim(left=max(axes.get_xlim()[0], 0))
         axes.set_yticks(places, rows if place % across == 0 else [])
         axes.set_ylim(len(rows) - 0.5, -0.5)
     return figure

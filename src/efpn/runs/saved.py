@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import glob
 import logging
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from omegaconf import DictConfig
 
 from efpn.errors import UserError
 from efpn.runs.files import CHECKPOINT_FILE, CONFIG_FILE, ROW_FILE, checkpoint_in, finished_in, read_config, read_record
-from efpn.runs.sweeps import read_row
+from efpn.runs.sweeps import read_row, rows_of
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,12 @@ def swept_rows(sweep: str, rows: str | Sequence[str] | None = None) -> list[Swep
     ``rows`` is a sweep's name, for its rows in its order, or names in order; None for the rows of every sweep or, where
     there was none, each finished phase. None at all, or not these, is a `UserError`.
     """
-    found = {path: read_row(path) for path in Path(sweep).glob(f"*/seed*/{ROW_FILE}")}
+    if not (place := Path(sweep)).is_dir():
+        beside = [one.name for one in place.parent.iterdir() if one.is_dir()] if place.parent.is_dir() else []
+        near = difflib.get_close_matches(place.name, beside, 1)
+        hint = f"did you mean {place.parent / near[0]}?" if near else "give the folder outputs/NAME of a trained run"
+        raise UserError(f"sweep={sweep}: no such folder; {hint}")
+    found = {path: read_row(path) for path in place.glob(f"*/seed*/{ROW_FILE}")}
     by_number = sorted(found, key=lambda path: min(found[path]["sweeps"].values(), default=0))
     if isinstance(rows, str):
         of_sweep = [path for path in found if rows in found[path]["sweeps"]]
@@ -83,16 +89,20 @@ def swept_rows(sweep: str, rows: str | Sequence[str] | None = None) -> list[Swep
         title = found[path]["title"]
         places.setdefault(path.parent.parent.name, {}).setdefault(title, []).append(found[path]["phase"])
     if not found:
-        for path in finished_in(Path(sweep), "**/seed*/*"):
+        for path in finished_in(place, "**/seed*/*"):
             parts = path.parent.relative_to(sweep).parts
             name = "/".join([*parts[:-2], parts[-1]])
             places.setdefault(name, {}).setdefault(name, []).append(path.parent)
     wanted = list(places) if rows is None or isinstance(rows, str) else list(rows)
-    if not wanted or not set(wanted) <= set(places):
-        known = sorted({*places, *(name for record in found.values() for name in record["sweeps"])})
-        asked = "" if rows is None else f" rows={rows}"
+    lacking = [str(name) for name in wanted if name not in places] if wanted else [str(rows)]
+    if lacking:
+        of_rows = {name for path in found for name in (path.parent.parent.name, *found[path]["sweeps"])}
+        known = sorted(of_rows | places.keys())
+        asked = "no finished phase" if rows is None else f"no rows {', '.join(lacking)}"
         have = f"it has {', '.join(known)}" if known else "give the folder outputs/NAME of a trained run"
-        raise UserError(f"sweep={sweep}{asked}: no such rows there; {have}")
+        raise UserError(f"sweep={sweep}: {asked} there; {have}")
+    if isinstance(rows, str) and (untrained := [name for name in rows_of(rows) if name not in places]):
+        log.info("%s has %s too: not trained here", rows, ", ".join(untrained))
     ready = []
     for name in wanted:
         phases = [phase for ones in places[name].values() for phase in ones]

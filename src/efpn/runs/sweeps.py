@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from efpn.runs.files import ROW_FILE, read_json, write_json
 
+CONF = Path(__file__).parents[3] / "conf"
 ALIKE = ("phase", "seed", "experiment")  # swept or not, they have a place of their own in a run's path
 
 
@@ -84,6 +85,13 @@ def read_row(path: Path) -> dict[str, Any]:
     fix = "the sweep's command writes it anew once it is removed"
     record = read_json(path, fix, "row", ("title", "phase", "sweeps"))
     return {**record, "phase": Path(os.path.normpath(path.parent / record["phase"]))}
+
+
+def rows_of(sweep: str) -> list[str]:
+    """The rows that ``conf/sweep`` names for a sweep, in order; none of one that goes over values, or is not there."""
+    file = CONF / "sweep" / f"{sweep}.yaml"
+    words = OmegaConf.select(OmegaConf.load(file), "hydra.sweeper.params", default={}) if file.is_file() else {}
+    return [name.strip() for name in str((words or {}).get("+row", "")).split(",") if name]
 
 
 def rows_artifact(name: str) -> str:
