@@ -1,5 +1,7 @@
 """RESULTS.md from the result files: ``python docs/results.py`` writes it, ``--check`` says whether it is up to date.
 
+README.md shows its beginning, between the same two marks.
+
 ``docs/results.md.j2`` is the page: its numbers are read from ``results/**/*.json``, what `evaluate.py` leaves, and what
 it says of them is checked while it is written, so that no sentence can outlive the numbers that it rests on.
 """
@@ -18,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 SHARED = ("AP_S", "AP_S_any", "AR_S", "F1_S", "best_F1_S")
 NAMES = {"AP_S_any": "AP_S, classes as one", "best_F1_S": "F1_S at the best threshold", "F1_S": "F1_S at 0.5"}
 
+MARKS = ("<!-- at a glance: written by docs/results.py -->", "<!-- end -->")
 MILLISECONDS = "ms an image"
 
 
@@ -109,22 +112,25 @@ class Page:
         found = self._row(path, row)["shares"][bound]
         return [share_told(found.get(column)) for column in columns]
 
-    def glance(self, sets: dict[str, str], metrics: Sequence[str], title: str = "finetune") -> str:
-        """A Markdown table of what EFPN gains over the control head, with below it the share of the oracle head's gain.
+    def glance(self, sets: dict[str, str], columns: Sequence[str], title: str) -> str:
+        """A Markdown table of control head, EFPN and oracle head on each set: their means, EFPN's gain and its share.
 
         Args:
-            sets: runs below ``results`` that have a ``summary-test.json``, and what to call each.
-            metrics: columns of that.
-            title: of its row.
+            sets: what to call each, and its run below ``results``, which has a ``summary-test.json``.
+            columns: of that; the oracle head's gain in `SHARED` ones is shared out.
+            title: of EFPN's row.
         """
         lines = []
-        for run, called in sets.items():
-            row = self._row(f"{run}/summary-test", title)
-            gains = [self.told(row["columns"][metric]) for metric in metrics]
-            parts = [row["shares"]["oracle_head"].get(metric) for metric in metrics]
-            lines.append([called, str(len(row["seeds"])), *gains])
-            lines.append(["of what P2 of the 2x image gains", "", *map(share_told, parts)])
-        return _table(["set", "seeds", *(NAMES.get(metric, metric) for metric in metrics)], lines)
+        for called, run in sets.items():
+            of = {one: self._row(f"{run}/summary-test", one) for one in ("control_head", title, "oracle_head")}
+            efpn, seeds = of[title], len(of[title]["seeds"])
+            means = [[mean(row["columns"][column]) for column in columns] for row in of.values()]
+            gains = [self.told(efpn["columns"][column]) for column in columns]
+            parts = [share_told(efpn["shares"]["oracle_head"].get(c)) if c in SHARED else "" for c in columns]
+            heads = [f"{called}; {seeds} seed{'s'[: seeds - 1]}", "", "", "", ""]
+            names = ["control head", "**EFPN**", "oracle head", "gain of EFPN", "share of the oracle's"]
+            lines += [[*both, *one] for *both, one in zip(heads, names, [*means, gains, parts], strict=True)]
+        return _table(["set", "", *(NAMES.get(column, column) for column in columns)], lines)
 
     def points(self, one: Result, other: Result, metric: str) -> str:
         """How much ``one`` has more, in points."""
@@ -201,13 +207,21 @@ def cell(result: Result, column: str) -> str:
     value = result[column]
     if value is None:
         return "n/a"
-    return f"{value:.0f}" if column == MILLISECONDS else f"{value:.3f}".removeprefix("0")
+    return f"{value:.0f}" if column == MILLISECONDS else _short(value)
 
 
 def spread(of: dict[str, Any]) -> str:
     """A mean over seeds and their standard deviation, where there are several."""
-    numbers = [of[key] for key in ("mean", "std") if of.get(key) is not None]
-    return " ± ".join(f"{value:.3f}".removeprefix("0") for value in numbers)
+    return mean(of) if of.get("std") is None else f"{mean(of)} ± {_short(of['std'])}"
+
+
+def mean(of: dict[str, Any]) -> str:
+    """A mean over seeds, three digits without the zero before the point."""
+    return "n/a" if of["mean"] is None else _short(of["mean"])
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0")
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -233,14 +247,23 @@ def written(root: Path = ROOT) -> str:
     return pages.get_template("results.md.j2").render(**tools)
 
 
+def with_glance(readme: str, page: str) -> str:
+    """The README with what the page has between its two marks."""
+    start, end = MARKS
+    return readme[: readme.index(start)] + page[page.index(start) : page.index(end)] + readme[readme.index(end) :]
+
+
 def main() -> int:
-    """Write RESULTS.md, or with ``--check`` compare it."""
-    target, text = ROOT / "RESULTS.md", written()
-    if "--check" not in sys.argv:
-        target.write_text(text)
-    elif not target.is_file() or target.read_text() != text:
-        print("RESULTS.md is not what the result files say: python docs/results.py", file=sys.stderr)
+    """Write RESULTS.md and the README's part of it, or with ``--check`` compare them."""
+    page = written()
+    texts = {ROOT / "RESULTS.md": page, ROOT / "README.md": with_glance((ROOT / "README.md").read_text(), page)}
+    stale = [target for target, text in texts.items() if not target.is_file() or target.read_text() != text]
+    if "--check" in sys.argv and stale:
+        names = ", ".join(target.name for target in stale)
+        print(f"{names}: not what the result files say: python docs/results.py", file=sys.stderr)
         return 1
+    for target in stale:
+        target.write_text(texts[target])
     return 0
 
 
