@@ -9,6 +9,7 @@ import pytest
 from helpers import ROOT, TINY, config, one_step, run, run_here, wandb_records
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from efpn.entry import SayWhatNext
@@ -145,6 +146,17 @@ def test_a_sweep_ends_with_the_commands_that_look_at_it(
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()[1:]]
     evaluate, summarise = f"python evaluate.py 'run={tmp_path}{said}'", f"python summarise.py sweep={tmp_path}/demo"
     assert lines == ([evaluate, summarise] if said else [])
+
+
+@pytest.mark.parametrize(
+    "phase, status, said",
+    [("all", JobStatus.COMPLETED, True), ("all", JobStatus.FAILED, False), ("distill", JobStatus.COMPLETED, False)],
+)
+def test_a_whole_run_ends_with_the_command_that_evaluates_it(phase: str, status: JobStatus, said: bool, capsys) -> None:
+    cfg = OmegaConf.create({"phase": phase, "paths": {"run": "outputs/quick/demo/seed0"}})
+    SayWhatNext(run=["limit=6"]).on_job_end(cfg, JobReturn(status=status))
+    line = "all phases are finished; evaluate them with\n  python evaluate.py run=outputs/quick/demo/seed0 limit=6\n"
+    assert capsys.readouterr().out == (line if said else "")
 
 
 def test_a_bug_in_a_job_is_shown_and_counted(data: Path, tmp_path: Path) -> None:

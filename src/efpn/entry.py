@@ -23,6 +23,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException, InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
@@ -286,10 +287,20 @@ def list_failed() -> int:
 
 
 class SayWhatNext(Callback):
-    """Prints, when all jobs of a sweep have ended well, the command lines that evaluate and summarise it."""
+    """Prints, when a whole run or all jobs of a sweep have ended well, the command lines that look at what it has left.
 
-    def __init__(self, evaluate: Sequence[str] = ()) -> None:
-        self.evaluate = list(evaluate)  # further words of the first of them
+    ``run`` and ``evaluate`` are further words of ``evaluate.py`` after a run and after a sweep.
+    """
+
+    def __init__(self, run: Sequence[str] = (), evaluate: Sequence[str] = ()) -> None:
+        self.run, self.evaluate = list(run), list(evaluate)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Hydra's call."""
+        if in_sweep() or job_return.status != JobStatus.COMPLETED or config.phase != "all" or follows_another():
+            return
+        command = shlex.join(["python", "evaluate.py", f"run={config.paths.run}", *self.run])
+        print(f"all phases are finished; evaluate them with\n  {command}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra's call; a sweep over experiments has no one folder to speak of."""
@@ -309,9 +320,14 @@ class SayWhatNext(Callback):
         print("\n".join(f"  {shlex.join(['python', *words])}" for words in commands), flush=True)
 
 
+def follows_another() -> bool:
+    """Whether this is a further process of a run of several."""
+    return any(os.environ.get(rank, "0") != "0" for rank in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
 def say_how_to_go_on(stopped: Interrupted, cfg: DictConfig) -> int:
     """Print, on the first process, what a signal has left and the command that goes on; returns the exit status."""
-    if any(os.environ.get(rank, "0") != "0" for rank in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
+    if follows_another():
         return 128 + stopped.number
     if Path(sys.argv[0]).name != "train.py":
         print(stopped.message, file=sys.stderr)

@@ -126,7 +126,8 @@ def warn_of_cap(detector: EFPNDetector, capped: int, what: str = "images") -> No
     """Say if the cap may have cut off something in ``capped`` images (or ``what`` else was counted)."""
     if capped:
         cap = detector.detections_per_img
-        log.warning("%d %s reach detections_per_image=%d: objects may be cut off there", capped, what, cap)
+        told = "%d %s reach the cap of %d detections (model.*.detections_per_image): objects may be cut off there"
+        log.warning(told, capped, what, cap)
 
 
 def native_detections(

@@ -105,8 +105,6 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
         log.info("%s was pruned, %s; callbacks.pruning=null prunes none", note.parent, pruned)
         Path(cfg.paths.run, ROW_FILE).unlink(missing_ok=True)  # no row of a table
         return {f"val/{cfg.objective}": read_job(note, cfg.objective)["value"]}, {}
-    if len(runs) > 1 and not in_sweep() and first_process():
-        log.info("all phases are finished: python evaluate.py run=%s", cfg.paths.run)
     return metrics, objects
 
 
@@ -116,6 +114,8 @@ def run_or_keep(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[
         with lock(run.folder, wait=run.shared) if first_process() else nullcontext():
             if run.shared and (run.finished or run.interrupted):  # what another job has made while this one waited
                 run.require_same_config()
+            if run.finished and cfg.overwrite:
+                log.info("phase %s in %s: trained before, and now again (overwrite=true)", run.name, run.folder)
             if not run.finished or cfg.overwrite:
                 return run_phase(cfg, run)
     require_same_start(cfg, run)
