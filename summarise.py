@@ -6,7 +6,8 @@ import hydra
 from omegaconf import DictConfig
 
 from efpn.entry import call, start
-from efpn.metrics.resample import check_columns
+from efpn.errors import check_metrics
+from efpn.metrics.resample import column_names
 from efpn.ranges import SUMMARISE, check_values
 from efpn.runs.saved import swept_rows
 
@@ -14,7 +15,8 @@ from efpn.runs.saved import swept_rows
 def run(cfg: DictConfig) -> None:
     """Find the rows without torch, then work out and write their tables."""
     check_values(cfg, SUMMARISE)
-    check_columns([*cfg.columns, *filter(None, [cfg.choose])])
+    check_metrics("columns", cfg.columns, column_names())
+    check_metrics("choose", filter(None, [cfg.choose]), column_names())
     rows = swept_rows(cfg.sweep, cfg.rows)
     from efpn.evaluation.summary import summarise  # imports torch, which a mistake in the path need not wait for
 

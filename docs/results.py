@@ -1,6 +1,6 @@
 """RESULTS.md from the result files: ``python docs/results.py`` writes it, ``--check`` says whether it is up to date.
 
-README.md shows its beginning, between the same two marks.
+README.md shows its beginning, what stands between `MARKS`.
 
 ``docs/results.md.j2`` is the page: its numbers are read from ``results/**/*.json``, what `evaluate.py` leaves, and what
 it says of them is checked while it is written, so that no sentence can outlive the numbers that it rests on.
@@ -123,11 +123,14 @@ class Page:
         lines = []
         for called, run in sets.items():
             of = {one: self._row(f"{run}/summary-test", one) for one in ("control_head", title, "oracle_head")}
-            efpn, seeds = of[title], len(of[title]["seeds"])
+            efpn, seeds = of[title], [row["seeds"] for row in of.values()]
+            if any(one != seeds[0] for one in seeds):
+                raise ValueError(f"{run}/summary-test: the rows are of other seeds, {seeds}")
             means = [[mean(row["columns"][column]) for column in columns] for row in of.values()]
             gains = [self.told(efpn["columns"][column]) for column in columns]
             parts = [share_told(efpn["shares"]["oracle_head"].get(c)) if c in SHARED else "" for c in columns]
-            heads = [f"{called}; {seeds} seed{'s'[: seeds - 1]}", "", "", "", ""]
+            count = "one seed" if len(seeds[0]) == 1 else f"{len(seeds[0])} seeds"
+            heads = [f"{called}; {count}", "", "", "", ""]
             names = ["control head", "**EFPN**", "oracle head", "gain of EFPN", "share of the oracle's"]
             lines += [[*both, *one] for *both, one in zip(heads, names, [*means, gains, parts], strict=True)]
         return _table(["set", "", *(NAMES.get(column, column) for column in columns)], lines)
@@ -250,6 +253,8 @@ def written(root: Path = ROOT) -> str:
 def with_glance(readme: str, page: str) -> str:
     """The README with what the page has between its two marks."""
     start, end = MARKS
+    if lacking := [mark for mark in MARKS if mark not in readme]:
+        raise ValueError(f"README.md has lost its mark {lacking[0]}")
     return readme[: readme.index(start)] + page[page.index(start) : page.index(end)] + readme[readme.index(end) :]
 
 
@@ -257,7 +262,7 @@ def main() -> int:
     """Write RESULTS.md and the README's part of it, or with ``--check`` compare them."""
     page = written()
     texts = {ROOT / "RESULTS.md": page, ROOT / "README.md": with_glance((ROOT / "README.md").read_text(), page)}
-    stale = [target for target, text in texts.items() if not target.is_file() or target.read_text() != text]
+    stale = [target for target, text in texts.items() if not (target.is_file() and target.read_text() == text)]
     if "--check" in sys.argv and stale:
         names = ", ".join(target.name for target in stale)
         print(f"{names}: not what the result files say: python docs/results.py", file=sys.stderr)

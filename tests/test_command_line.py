@@ -33,7 +33,7 @@ def test_help_names_the_groups_without_torch() -> None:
     [
         (["experiment=tt100k_efpm"], "Could not find 'experiment/tt100k_efpm'"),
         (["phases.distill.max_step=3"], "no such key (did you mean phases.distill.max_steps?)"),
-        (["phase=distil"], "phase=distil: unknown (did you mean phase=distill?)"),
+        (["phase=distil"], "phase=distil: unknown (did you mean distill?)"),
         (["loss.lambda=1"], "loss.lambda: the config has no such key (did you mean loss.lambda_pos?)"),
         (["model.tiles.margin=1"], "no such key (did you mean extension.margin?); --cfg job"),  # where it is
         (["quick=yes"], "quick: a group that is not there by itself; add it with a plus, +quick=CHOICE"),
@@ -88,6 +88,18 @@ def test_a_mistyped_word_is_named_with_the_right_ones(arguments: list[str], mess
     )
     assert done.returncode == 2 and message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "word, message",
+    [
+        ("columns=[AP_S,AP_XL]", "columns: no metric AP_XL (did you mean AP_L?); choose from AP, AR, "),
+        ("choose=F1_X", "choose: no metric F1_X (did you mean F1_"),
+    ],
+)
+def test_a_column_that_is_not_there_is_told_before_the_rows_are_read(word: str, message: str) -> None:
+    done = run_here("summarise.py", "sweep=nowhere", word)
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {message}"), done.stderr
 
 
 def test_a_missing_data_folder_is_an_error_without_a_traceback(tmp_path: Path) -> None:

@@ -72,31 +72,46 @@ def test_a_phase_changes_a_key_of_the_common_model_and_leaves_its_neighbours() -
     assert model_config(changed, "distill").rpn == before  # not of this phase
 
 
-def test_a_phase_changes_a_key_of_its_extension() -> None:
-    cfg = config("train", "experiment=demo", "++phases.finetune.model.extension.last_stage=3")
-    assert (cfg.extension.last_stage, model_config(cfg, "distill").extension.last_stage) == (4, 4)
-    assert model_config(cfg, "finetune").extension == {**cfg.extension, "last_stage": 3}
-
-
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        ("extension.last_stge=3", r"phases\.finetune\.model\.extension\.last_stge: .*it takes .*last_stage, source"),
+        ("extension.last_stage=3", r"finetune\.model\.extension\.last_stage: .* give extension\.last_stage=VALUE"),
         ("extenson.last_stage=3", r"phases\.finetune\.model\.extenson: efpn\.models\.build_faster_rcnn takes no such"),
         ("tiles.sise=8", r"phases\.finetune\.model\.tiles\.sise: .* it takes grid, dense_from"),
         ("roi.head_widht=3", r"phases\.finetune\.model\.roi\.head_widht: .*it takes .*head_width"),
     ],
 )
 def test_what_no_class_of_a_phases_model_takes_is_named_whatever_phase_is_run(word: str, told: str) -> None:
-    cfg = config("train", "experiment=demo", "phase=baseline", f"+phases.finetune.model.{word}")
+    cfg = config("train", "experiment=demo", "phase=baseline", f"++phases.finetune.model.{word}")
     with pytest.raises(UserError, match=told):
         train(cfg)
 
 
-def test_a_mistyped_phase_is_no_new_one() -> None:
-    cfg = config("train", "experiment=demo", "+phases.finetun.model.extension.last_stage=3")
-    with pytest.raises(UserError, match=r"phases\.finetun: no phase, .* \(did you mean phases\.finetune\?\)"):
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("+phases.finetun.model.tiles.grid=3", r"phases\.finetun: no phase, .* \(did you mean phases\.finetune\?\)"),
+        ("+phases.finetun.task.trainable=[a]", r"phases\.finetun: no phase, .* \(did you mean phases\.finetune\?\)"),
+        ("phases.oracle_head=5", r"phases\.oracle_head=5: a phase is a group"),
+        ("phases.finetune.model=null", r"phases\.finetune\.model=None: is a group"),
+    ],
+)
+def test_what_is_no_phase_is_named_whatever_phase_is_run(word: str, told: str) -> None:
+    cfg = config("train", "experiment=demo", "phase=baseline", word)
+    with pytest.raises(UserError, match=told):
         phase_names(cfg)
+
+
+def test_what_a_phase_leaves_must_fit_the_next_before_anything_trains(tmp_path: Path) -> None:
+    words = (f"paths.outputs={tmp_path}", "+phases.finetune.model.roi.head_width=512")
+    with pytest.raises(UserError, match=r"what phase=distill leaves for finetune does not fit: .* of another shape"):
+        train(config("train", "experiment=demo", *words))
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_phase_changes_nothing_that_the_detector_does_not_read() -> None:
+    words = ("detector=fcos", "+phases.finetune.model.roi.head_width=512")
+    assert "roi" not in model_config(config("train", "experiment=mosaic_efpn", *words), "finetune")
 
 
 def test_a_class_of_a_phases_own_brings_none_of_the_common_ones_keys() -> None:

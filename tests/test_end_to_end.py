@@ -222,12 +222,16 @@ def test_what_was_run_with_another_config_is_neither_kept_nor_continued(trained:
         of_a_sweep.require_same_config()
 
 
-def test_overwriting_clears_the_old_phase_before_it_starts(trained: Path, data: Path, tmp_path: Path) -> None:
+def test_overwriting_says_so_and_clears_the_old_phase_before_it_starts(
+    trained: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     shutil.copytree(trained / "baseline", tmp_path / "demo/seed0/baseline")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyError):
         patch.setattr(DetectorTask, "on_train_batch_start", lambda *args: {}["killed at once"])
         train(tiny(tmp_path, data, "phase=baseline", "overwrite=true", "model.roi.batch_size=8"))
     assert not (tmp_path / "demo/seed0/baseline/weights.ckpt").exists()
+    assert f"{tmp_path}/demo/seed0/baseline: trained before, and now again (overwrite=true)" in caplog.text
 
 
 def test_a_phase_of_a_replaced_baseline_is_not_kept(trained: Path, data: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from helpers import ROOT, TINY, config, one_step, run, run_here, wandb_records
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from efpn.entry import SayWhatNext
@@ -79,7 +80,6 @@ def test_a_table_is_trained_once_goes_on_after_a_fault_and_is_summarised(
     assert summary["reference"] == "FPN" and summary["columns"][:3] == ["acc_S", "rec_S", "F1_S"]
 
 
-@pytest.mark.parametrize("others, place", [((), "demo"), (("+quick=yes",), "quick/demo")])
 @pytest.mark.parametrize(
     "word, apart",
     [
@@ -93,13 +93,11 @@ def test_a_table_is_trained_once_goes_on_after_a_fault_and_is_summarised(
         ("+row=second_pass", set()),  # the demo's own form
     ],
 )
-def test_jobs_share_what_their_words_do_not_change(
-    word: str, apart: set[str], others: tuple[str, ...], place: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_jobs_share_what_their_words_do_not_change(word: str, apart: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     keys = set() if word.startswith("+row") else {word.split("=")[0]}  # one row is one too
     monkeypatch.setattr(SweptKeys(), "keys", keys)
     composed.cache_clear()
-    words = ["experiment=demo", "seed=3", word, *others, "hydra.mode=MULTIRUN"]
+    words = ["experiment=demo", "seed=3", word, "hydra.mode=MULTIRUN"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         monkeypatch.setattr(HydraConfig.instance(), "cfg", compose("train", words, return_hydra_config=True))
         cfg = compose("train", words)
@@ -107,8 +105,8 @@ def test_jobs_share_what_their_words_do_not_change(
         if word == "+row=undistilled":
             del places["distill"]
         assert {phase for phase, own in places.items() if own is cfg} == apart
-        assert all(own.paths.run == f"outputs/{place}/seed3" for own in places.values() if own is not cfg)
-        assert cfg.paths.run == f"outputs/{place}/{word.lstrip('+').removeprefix('row=').replace('=', '-')}/seed3"
+        assert all(own.paths.run == "outputs/demo/seed3" for own in places.values() if own is not cfg)
+        assert cfg.paths.run == f"outputs/demo/{word.lstrip('+').removeprefix('row=').replace('=', '-')}/seed3"
 
 
 def test_a_part_of_a_row_that_is_trained_by_itself_is_not_the_row(
@@ -148,15 +146,35 @@ def test_a_sweep_ends_with_the_commands_that_look_at_it(
     assert lines == ([evaluate, summarise] if said else [])
 
 
+RUN = "hydra.mode=RUN"
+
+
 @pytest.mark.parametrize(
-    "phase, status, said",
-    [("all", JobStatus.COMPLETED, True), ("all", JobStatus.FAILED, False), ("distill", JobStatus.COMPLETED, False)],
+    "words, status, rank, said",
+    [
+        ([RUN], JobStatus.COMPLETED, None, ""),
+        ([RUN, "+quick=yes"], JobStatus.COMPLETED, None, " limit=6 choose_threshold=false figures=false"),
+        ([RUN], JobStatus.FAILED, None, None),
+        ([RUN, "phase=distill"], JobStatus.COMPLETED, None, None),
+        (["hydra.mode=MULTIRUN"], JobStatus.COMPLETED, None, None),  # of a sweep, which has an end of its own
+        ([RUN], JobStatus.COMPLETED, "LOCAL_RANK", None),
+        ([RUN], JobStatus.COMPLETED, "NODE_RANK", None),
+    ],
 )
-def test_a_whole_run_ends_with_the_command_that_evaluates_it(phase: str, status: JobStatus, said: bool, capsys) -> None:
-    cfg = OmegaConf.create({"phase": phase, "paths": {"run": "outputs/quick/demo/seed0"}})
-    SayWhatNext(run=["limit=6"]).on_job_end(cfg, JobReturn(status=status))
-    line = "all phases are finished; evaluate them with\n  python evaluate.py run=outputs/quick/demo/seed0 limit=6\n"
-    assert capsys.readouterr().out == (line if said else "")
+def test_a_whole_run_ends_with_the_command_that_evaluates_it(
+    words: list[str], status: JobStatus, rank: str | None, said: str | None, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    if rank is not None:
+        monkeypatch.setenv(rank, "1")
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        whole = compose("train", ["experiment=demo", "paths.outputs=o", *words], return_hydra_config=True)
+        monkeypatch.setattr(HydraConfig.instance(), "cfg", whole)
+        callback = instantiate(whole.hydra.callbacks.next)
+    callback.on_job_end(whole, JobReturn(status=status))
+    line = f"all phases are finished; evaluate them with\n  python evaluate.py run={whole.paths.run}{said}\n"
+    assert capsys.readouterr().out == ("" if said is None else line)
 
 
 def test_a_bug_in_a_job_is_shown_and_counted(data: Path, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def start(main: Callable[[], Any], config_name: str, folder: str = "conf") -> No
     os.environ.setdefault(FULL_ERROR, "1")
     FAILED.clear()
     try:
-        check_added(config_name)
+        check_added(sys.argv[1:])
         main()
     except JobFailed:
         raise SystemExit(list_failed()) from None
@@ -171,11 +171,16 @@ def start(main: Callable[[], Any], config_name: str, folder: str = "conf") -> No
     raise SystemExit(2)
 
 
-def check_added(config_name: str) -> None:
-    """Refuse one of ``ADDED`` without its plus, which Hydra would cross with the sweep's own."""
-    bare = [group for group in ADDED if any(word.startswith(f"{group}=") for word in sys.argv[1:])]
-    if config_name == "train" and bare:
-        raise UserError(f"{bare[0]}: a group that is not there by itself; add it with a plus, +{bare[0]}=CHOICE")
+def check_added(words: Sequence[str]) -> None:
+    """Refuse one of ``ADDED`` without its plus beside a sweep, with whose own Hydra would cross it."""
+    for group in ADDED if any(word.startswith("+sweep=") for word in words) else ():
+        if any(word.startswith(f"{group}=") for word in words):
+            raise UserError(needs_plus(group))
+
+
+def needs_plus(group: str) -> str:
+    """The message."""
+    return f"{group}: a group that is not there by itself; add it with a plus, +{group}=CHOICE"
 
 
 def unknown_key(key: str, deeper: str, config_name: str, folder: str) -> str:
@@ -192,6 +197,8 @@ def unknown_key(key: str, deeper: str, config_name: str, folder: str) -> str:
             known = [key for key, _ in walk(compose(config_name, given))]
         except HydraException:  # there is more wrong with the other words, or they are a sweep's
             known = [key for key, _ in walk(compose(config_name))]
+    if config_name == "train" and key in ADDED:
+        return needs_plus(key)
     if key.startswith("model.") and not any(one.startswith("model.") for one in known):
         return f"{key}: the run's model has its own; change it with a plus, +{key}=VALUE"
     group, _, last = key.rpartition(".")
@@ -289,17 +296,17 @@ def list_failed() -> int:
 class SayWhatNext(Callback):
     """Prints, when a whole run or all jobs of a sweep have ended well, the command lines that look at what it has left.
 
-    ``run`` and ``evaluate`` are further words of ``evaluate.py`` after a run and after a sweep.
+    ``after_run`` and ``after_sweep`` are further words of ``evaluate.py``.
     """
 
-    def __init__(self, run: Sequence[str] = (), evaluate: Sequence[str] = ()) -> None:
-        self.run, self.evaluate = list(run), list(evaluate)
+    def __init__(self, after_run: Sequence[str] = (), after_sweep: Sequence[str] = ()) -> None:
+        self.after_run, self.after_sweep = list(after_run), list(after_sweep)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Hydra's call."""
         if in_sweep() or job_return.status != JobStatus.COMPLETED or config.phase != "all" or follows_another():
             return
-        command = shlex.join(["python", "evaluate.py", f"run={config.paths.run}", *self.run])
+        command = shlex.join(["python", "evaluate.py", f"run={config.paths.run}", *self.after_run])
         print(f"all phases are finished; evaluate them with\n  {command}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -313,7 +320,7 @@ class SayWhatNext(Callback):
         known = sweep and (CONF / "summarise" / "table" / f"{sweep}.yaml").is_file()
         table = [f"{'table' if known else 'rows'}={sweep}"] if sweep else []
         commands = [
-            ["evaluate.py", f"run={folder}/{runs}", *self.evaluate],
+            ["evaluate.py", f"run={folder}/{runs}", *self.after_sweep],
             ["summarise.py", f"sweep={folder}", *table],
         ]
         print("the sweep is done; evaluate and summarise it with", flush=True)
@@ -321,8 +328,9 @@ class SayWhatNext(Callback):
 
 
 def follows_another() -> bool:
-    """Whether this is a further process of a run of several."""
-    return any(os.environ.get(rank, "0") != "0" for rank in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    """Whether this is a further process of a run of several; `efpn.runs.rebuild.first_process` without torch."""
+    ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK", "NODE_RANK", "GROUP_RANK")
+    return any(os.environ.get(rank, "0") != "0" for rank in ranks)
 
 
 def say_how_to_go_on(stopped: Interrupted, cfg: DictConfig) -> int:

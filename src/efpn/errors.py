@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,18 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.file}: {self.record}: {self.what}; {self.fix}"
+
+
+def nearest(word: object, known: Iterable[str]) -> str:
+    """`` (did you mean ...?)`` with the ``known`` one that is nearest to a mistyped word; empty where none is near."""
+    found = difflib.get_close_matches(str(word), list(known), 1)
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
+def check_metrics(key: str, asked: Iterable[object], known: Sequence[str]) -> None:
+    """Refuse what is none of the ``known`` metrics (raises `UserError`: which of those ``key`` has asked for)."""
+    if unknown := [f"{name}{nearest(name, known)}" for name in asked if name not in known]:
+        raise UserError(f"{key}: no metric {', '.join(unknown)}; choose from {', '.join(known)}")
 
 
 def told(problems: Iterable[Problem]) -> list[str]:

@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from efpn.errors import UserError
 from efpn.evaluation.report import write_row
 from efpn.evaluation.summary import interval, summarise
 from efpn.metrics.evaluation import Evaluation
-from efpn.metrics.resample import Resampled, check_columns
+from efpn.metrics.resample import Resampled
 from efpn.runs.saved import saved_runs, swept_rows
 
 IMAGES = 40
@@ -162,16 +163,14 @@ def test_mistakes_are_one_line(make: Make, tmp_path: Path) -> None:
     for word, said in (
         ("rows=[control,cntrl]", r"/x: no rows cntrl there; it has control, lambda"),
         ("rows=table9", r"/x: no rows table9 there; it has control, lambda"),
-        (f"sweep={tmp_path}/xx", r"/xx: no such folder; did you mean .*/x\?"),
+        (f"sweep={tmp_path}/xx", r"/xx: no such folder \(did you mean .*/x\?\); give"),
         ("reference=fpn", "reference=fpn: no such row; choose from control"),
         ("split=val", "nothing in it is evaluated on split=val; `python evaluate.py"),
     ):
         with pytest.raises(UserError, match=said):
             summed_up(tmp_path, word)
-    with pytest.raises(UserError, match=r"columns: no metric AP_XL; did you mean AP_L\? choose from AP, "):
-        check_columns(["AP_S", "best_F1_S", "AP_XL"])
     make("control", 0, 0.5, 0, split="val-limit6", phase="control")
-    with pytest.raises(UserError, match=r"on split=val as it was trained and whole \(there is val-limit6\); `python"):
+    with pytest.raises(UserError, match=r"on split=val as asked, .* now \(but val-limit6\); `python"):
         summed_up(tmp_path, "split=val")
     (folder / "eval/test/detections.json").write_text("[]")
     with pytest.raises(UserError, match=r"metrics.json does not follow from detections.json and truth.json; evaluate"):
@@ -194,10 +193,25 @@ def test_seeds_of_known_spread_give_an_interval_that_covers() -> None:
 
 
 def test_an_interval_of_a_rate_ends_at_0_and_1(make: Make, tmp_path: Path) -> None:
-    make("poor", 0, 1 / IMAGES)
-    (row,) = summed_up(tmp_path)["rows"]
-    low, high = row["columns"]["rec_S"]["interval"]
-    assert row["columns"]["rec_S"]["mean"] == pytest.approx(1 / IMAGES) and low == 0 and 1 / IMAGES < high < 0.2
+    for number, (name, rate) in enumerate((("poor", 1 / IMAGES), ("good", 1 - 1 / IMAGES))):
+        make(name, 0, rate, number)
+    poor, good = (row["columns"]["rec_S"] for row in summed_up(tmp_path)["rows"])
+    assert poor["interval"][0] == 0 and 1 / IMAGES < poor["interval"][1] < 0.2
+    assert good["interval"][1] == 1 and 0.8 < good["interval"][0] < 1 - 1 / IMAGES
+
+
+def test_the_figure_has_open_dots_where_a_row_is_inside_the_noise(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make("control", 0, 0.5, 0, phase="control")
+    make("same", 0, 0.5, 1)
+    make("better", 0, 0.9, 2)
+    drawn: list[Any] = []
+    monkeypatch.setattr("efpn.evaluation.summary_files.save", lambda figure, path: drawn.append(figure))
+    summed_up(tmp_path)
+    (figure,) = drawn
+    assert figure.get_suptitle() == "x on signs/test (○: not told apart from the control_row)"
+    assert [dot.get_markerfacecolor() == "white" for dot in figure.axes[-1].lines] == [False, True, False]
 
 
 def test_images_of_known_spread_give_an_interval_of_that_width() -> None:

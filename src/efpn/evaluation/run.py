@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from efpn.data.images import read_image
 from efpn.data.tt100k import TT100K
-from efpn.errors import UserError
+from efpn.errors import UserError, check_metrics
 from efpn.evaluation.compare import show
 from efpn.evaluation.cost import equal_cost_scales, seconds_per_image
 from efpn.evaluation.detect import detect, read_file
@@ -65,8 +65,7 @@ def evaluate(cfg: DictConfig, runs: list[SavedRun]) -> list[Row]:
     check_values(cfg, EVALUATE)
     if cfg.cost_of and "fpn_scaled" not in cfg.variant:
         raise UserError(f"cost_of={cfg.cost_of}: is the cost of variant=fpn_scaled; name that too")
-    if unknown := [str(column) for column in cfg.columns if column not in metric_names()]:
-        raise UserError(f"columns: no metric {', '.join(unknown)}; choose from {', '.join(metric_names())}")
+    check_metrics("columns", cfg.columns, metric_names())
     if cfg.timed and cfg.detections:
         raise UserError("timed=true: a result file has no model to be timed; leave it out")
     if (cfg.timed or cfg.cost_of) and not one_device(cfg):

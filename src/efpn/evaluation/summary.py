@@ -81,10 +81,8 @@ def summarise(cfg: DictConfig, rows: Sequence[SweptRow]) -> Path:
         log.warning("not yet evaluated, and left out; `%s` does it", command)
     found = {entry: one for entry in entries if (one := entry.evaluated(cfg.split))}
     if not found:
-        raise UserError(
-            f"sweep={cfg.sweep}: nothing in it is evaluated on split={cfg.split}{others(entries, cfg.split)}; "
-            f"`{command}` does it"
-        )
+        which = f"split={cfg.split}{other_evaluations(entries, cfg.split)}"
+        raise UserError(f"sweep={cfg.sweep}: nothing in it is evaluated on {which}; `{command}` does it")
     evaluations = [one for by_seed in found.values() for one in by_seed.values()]
     comparable(evaluations)
     reference = choose_reference(cfg, list(found))
@@ -128,13 +126,15 @@ def what_is_missing(cfg: DictConfig, entries: Sequence[Entry], split: str) -> st
     return shlex.join(words)
 
 
-def others(entries: Sequence[Entry], split: str) -> str:
-    """What there is of other evaluations on that split, in words: of few images, or with something changed."""
-    folders = [
-        file.parent for e in entries for run in e.row.runs.values() for file in run.folder.glob(f"eval/*/{METRICS}")
-    ]
-    names = dict.fromkeys(folder.name for folder in folders if folder.name.startswith(f"{split}-"))
-    return f" as it was trained and whole (there is {', '.join(names)})" if names else ""
+def other_evaluations(entries: Sequence[Entry], split: str) -> str:
+    """What else there is on that split, in words: of few images, with something changed, or of weights of before."""
+    places = [place for entry in entries for run in entry.row.runs.values() for place in run.folder.glob("eval/*")]
+    names = [place.name for place in places if f"{place.name}-".startswith(f"{split}-")]
+    return (
+        f" as asked, whole and of the weights that are there now (but {', '.join(dict.fromkeys(names))})"
+        if names
+        else ""
+    )
 
 
 def choose_reference(cfg: DictConfig, entries: Sequence[Entry]) -> Entry:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from omegaconf import ListConfig
 
-from efpn.errors import UserError
+from efpn.errors import UserError, nearest
 from efpn.models import EFPNDetector, Oracle, half_oracle, multi_scale, on_p3_ext
 from efpn.runs.saved import SavedRun
 from efpn.types import Detections, split_batch
@@ -82,9 +81,7 @@ def find_variants(
     wanted = list(dict.fromkeys(names if isinstance(names, list | tuple | ListConfig) else [names]))
     for name in wanted:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, 1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise UserError(f"variant={name}: unknown{hint}; use one or a list of {', '.join(known)}")
+            raise UserError(f"variant={name}: unknown{nearest(name, known)}; use one or a list of {', '.join(known)}")
     if not wanted:
         raise UserError(f"variant=[]: name at least one of {', '.join(known)}")
     return [variant for name in wanted for variant in every if variant.key == name]

@@ -6,14 +6,12 @@ cross images, so that a resample only weighs them: where every image is drawn on
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from efpn.errors import UserError
 from efpn.metrics.bands import COCO_BANDS, TT100K_BINS, Bands, Boxes, Truth, suffix
 from efpn.metrics.coco import judged
 from efpn.metrics.matching import Matcher
@@ -30,14 +28,6 @@ def column_names() -> list[str]:
     """What `Resampled` can work out."""
     every = metric_names()
     return [*every, *(f"{BEST}{name}" for name in every if not name.startswith("A"))]
-
-
-def check_columns(asked: Sequence[str]) -> None:
-    """Refuse what is no column (raises `UserError`: which, and those there are)."""
-    if unknown := [name for name in asked if name not in column_names()]:
-        near = [one for name in unknown for one in difflib.get_close_matches(name, column_names(), 1)]
-        hint = f"did you mean {', '.join(near)}? " if near else ""
-        raise UserError(f"columns: no metric {', '.join(unknown)}; {hint}choose from {', '.join(column_names())}")
 
 
 class Ranked(NamedTuple):

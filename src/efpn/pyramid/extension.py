@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -180,7 +181,7 @@ def make_extension(
         stage_channels: depths of the backbone's stages, C2 first.
         channels: depth of the pyramid.
         last_stage: of the second pass, 2 (the paper's, C2' alone) to 5.
-        source, post_conv, margin: see `Extension`.
+        source, post_conv, margin: see `Extension`; by name, for what a config may say is read from this signature.
 
     Raises:
         UserError: no such stage, no upsampler where one is needed, or a class that does not take ``channels``, or asks
@@ -191,16 +192,18 @@ def make_extension(
     read = stage_channels[: last_stage - 1]
     if last_stage == LAST:
         upsampler = None
-    more: dict[str, Any] = {"source": source, "post_conv": post_conv, "margin": margin}
+    build = partial(
+        Extension, stage_channels=read, channels=channels, source=source, post_conv=post_conv, margin=margin
+    )
     if upsampler is None:
-        return Extension(None, read, channels, **more)  # which says that something is missing
+        return build(None)  # which says that something is missing
     try:
         inspect.signature(upsampler).bind(channels=channels)
     except TypeError as error:
         name = getattr(upsampler, "func", upsampler).__name__
         fix = "let its __init__ take channels, the pyramid's depth"
         raise UserError(f"extension.upsampler: {name} is built with channels={channels}, but {error}; {fix}") from None
-    return Extension(upsampler(channels=channels), read, channels, **more)
+    return build(upsampler(channels=channels))
 
 
 @torch.no_grad()

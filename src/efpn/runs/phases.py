@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import shlex
@@ -15,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from efpn.errors import UserError
+from efpn.errors import UserError, nearest
 from efpn.ranges import leaves
 from efpn.runs.files import (
     CHECKPOINT_FILE,
@@ -96,22 +95,37 @@ class PhaseRun:
 
 
 def phase_names(cfg: DictConfig) -> list[str]:
-    """The phases to run, in order: ``cfg.phase``, or ``cfg.sequence`` for ``all`` (raises `UserError`: no phase)."""
-    if strange := [name for name, phase in cfg.phases.items() if OmegaConf.is_dict(phase) and "task" not in phase]:
-        near = difflib.get_close_matches(strange[0], [name for name in cfg.phases if name not in strange], 1)
-        hint = f" (did you mean phases.{near[0]}?)" if near else ""
-        raise UserError(f"phases.{strange[0]}: no phase, as it has no task{hint}; --cfg job prints those there are")
+    """The phases to run, in order: ``cfg.phase``, or ``cfg.sequence`` for ``all``.
+
+    Raises:
+        UserError: one is no phase, or any of the config's is mistyped, no group, or changes what all phases share.
+    """
+    for name, phase in cfg.phases.items():
+        if phase is not None:
+            check_phase_node(cfg, str(name), phase)
     known = [*cfg.phases, "all"]
     names = list(cfg.sequence) if cfg.phase == "all" else [cfg.phase]
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, 1)
-            hint = f" (did you mean phase={near[0]}?)" if near else ""
-            raise UserError(f"phase={name}: unknown{hint}; use one of {', '.join(known)}")
-        if name != "all" and not OmegaConf.is_dict(cfg.phases[name]):
-            given = "null" if cfg.phases[name] is None else cfg.phases[name]
-            raise UserError(f"phases.{name}={given}: a phase is a group of options; leave it as it is")
+            raise UserError(f"phase={name}: unknown{nearest(name, known)}; use one of {', '.join(known)}")
+        if name != "all" and cfg.phases[name] is None:
+            raise UserError(f"phases.{name}=null: a phase is a group of options; leave it as it is")
     return names
+
+
+def check_phase_node(cfg: DictConfig, name: str, phase: Any) -> None:
+    """Refuse a node of ``cfg.phases`` that is no phase (raises `UserError`: what is wrong with it)."""
+    if not OmegaConf.is_dict(phase):
+        raise UserError(f"phases.{name}={phase}: a phase is a group of options; leave it as it is")
+    if not OmegaConf.is_dict(phase.get("model", cfg.model)):
+        raise UserError(f"phases.{name}.model={phase.model}: is a group of options; leave it as it is")
+    if OmegaConf.select(phase, "task._target_") is None:
+        near = nearest(f"phases.{name}", [f"phases.{one}" for one in cfg.phases if one != name])
+        raise UserError(f"phases.{name}: no phase, as it has no task{near}; --cfg job prints those there are")
+    for key, node in phase.get("model", {}).items():
+        if OmegaConf.is_dict(node) and "_target_" not in node and key in cfg and key not in cfg.model:
+            option = f"{key}.{next(iter(node), 'KEY')}"
+            raise UserError(f"phases.{name}.model.{option}: the phases share one {key}; give {option}=VALUE")
 
 
 def phase_run(cfg: DictConfig, name: str) -> PhaseRun:
@@ -150,20 +164,20 @@ def model_config(cfg: DictConfig, name: str) -> DictConfig:
     """The common detector with what phase ``name`` adds, and without nodes that the chosen detector does not read."""
     unread = ("leaves_out", *cfg.model.leaves_out)
     common = OmegaConf.create({key: value for key, value in cfg.model.items_ex(resolve=False) if key not in unread})
-    return changed_model(common, cfg.phases[name].get("model", {}), cfg)
+    own = {key: value for key, value in cfg.phases[name].get("model", {}).items() if key not in unread}
+    return changed_model(common, own, cfg)
 
 
 def changed_model(model: DictConfig, changes: Mapping[Any, Any], root: DictConfig) -> DictConfig:
     """A ``model`` node of the config ``root``, with ``changes``.
 
     A node that names its class (``_target_``), like a plain value or null, takes the place of what is there; another
-    changes keys in that, or in the config's group of its name (``extension``) where the model has none. What the
-    changes refer to (``${...}``) is resolved.
+    changes keys in that. What the changes refer to (``${...}``) is resolved.
     """
     new = dict(changes)
     changed = {key for key, value in new.items() if OmegaConf.is_dict(value) and "_target_" not in value}
     kept = {key: value for key, value in model.items_ex(resolve=False) if key in changed or key not in new}
-    merged = OmegaConf.create({**{key: root[key] for key in changed & root.keys()}, **kept})
+    merged = OmegaConf.create(kept)
     merged._set_parent(root)  # first, as a node may stand elsewhere (backbone: ${backbone})
     with open_dict(merged):
         merged.merge_with(new)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import logging
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from efpn.errors import UserError
+from efpn.errors import UserError, nearest
 from efpn.runs.files import CHECKPOINT_FILE, CONFIG_FILE, ROW_FILE, checkpoint_in, finished_in, read_config, read_record
 from efpn.runs.sweeps import read_row, rows_of
 
@@ -75,10 +74,9 @@ def swept_rows(sweep: str, rows: str | Sequence[str] | None = None) -> list[Swep
     there was none, each finished phase. None at all, or not these, is a `UserError`.
     """
     if not (place := Path(sweep)).is_dir():
-        beside = [one.name for one in place.parent.iterdir() if one.is_dir()] if place.parent.is_dir() else []
-        near = difflib.get_close_matches(place.name, beside, 1)
-        hint = f"did you mean {place.parent / near[0]}?" if near else "give the folder outputs/NAME of a trained run"
-        raise UserError(f"sweep={sweep}: no such folder; {hint}")
+        beside = [str(one) for one in place.parent.iterdir() if one.is_dir()] if place.parent.is_dir() else []
+        near = nearest(place, beside)
+        raise UserError(f"sweep={sweep}: no such folder{near}; give the folder outputs/NAME of a trained run")
     found = {path: read_row(path) for path in place.glob(f"*/seed*/{ROW_FILE}")}
     by_number = sorted(found, key=lambda path: min(found[path]["sweeps"].values(), default=0))
     if isinstance(rows, str):
@@ -101,8 +99,9 @@ def swept_rows(sweep: str, rows: str | Sequence[str] | None = None) -> list[Swep
         asked = "no finished phase" if rows is None else f"no rows {', '.join(lacking)}"
         have = f"it has {', '.join(known)}" if known else "give the folder outputs/NAME of a trained run"
         raise UserError(f"sweep={sweep}: {asked} there; {have}")
-    if isinstance(rows, str) and (untrained := [name for name in rows_of(rows) if name not in places]):
-        log.info("%s has %s too: not trained here", rows, ", ".join(untrained))
+    named = rows_of(rows) if isinstance(rows, str) else []
+    if set(places) < set(named):  # else a row goes over values too, and its folder has another name
+        log.info("%s has %s too: not trained here", rows, ", ".join(name for name in named if name not in places))
     ready = []
     for name in wanted:
         phases = [phase for ones in places[name].values() for phase in ones]

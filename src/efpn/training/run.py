@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
 
 from efpn.data.datamodule import DetectionDataModule
-from efpn.errors import Pruned, UserError
+from efpn.errors import Pruned, UserError, check_metrics
 from efpn.metrics.score import SplitScorer, metric_names
 from efpn.models import EFPNDetector
 from efpn.ranges import TRAIN, check_targets, check_values
@@ -74,10 +74,10 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     if "_target_" not in cfg.data:
         raise UserError("data: has no _target_; begin conf/data/NAME.yaml with `defaults: [base, _self_]`")
     names, asked = phase_names(cfg), settled(cfg)
-    for name in filter(cfg.phases.get, cfg.phases):  # what a phase changes in the common model has no class beside it
-        check_targets(model_config(cfg, name), f"phases.{name}.model")
-    if cfg.objective not in metric_names():
-        raise UserError(f"objective={cfg.objective}: no metric; choose from {', '.join(metric_names())}")
+    for name in cfg.phases:
+        if cfg.phases[name] is not None:  # what it changes in the common model has no class beside it
+            check_targets(model_config(cfg, name), f"phases.{name}.model")
+    check_metrics("objective", [cfg.objective], metric_names())
     if asked.resume and asked.overwrite:
         raise UserError("resume=true and overwrite=true: give one of them")
     if asked.ckpt_path and asked.init_ckpt:
@@ -159,7 +159,8 @@ def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
     """Find what would end a phase before the phases ahead of it train, and never write over one unasked."""
     if first_process() and not run.shared:
         refuse_or_clear(run.folder / LOCK_FILE)
-    train_only(blank_detector(cfg, run.name), run.config.task.get("trainable", ["*"]))
+    detector = blank_detector(cfg, run.name)
+    train_only(detector, run.config.task.get("trainable", ["*"]))
     if "loss" in run.config.task:
         instantiate(run.config.task.loss)  # a bad weight
     if run.config.init_from not in (None, *cfg.phases):
@@ -167,6 +168,10 @@ def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
             f"phases.{run.name}.init_from={run.config.init_from}: no such phase; use null or one of "
             f"{', '.join(cfg.phases)}"
         )
+    if run.config.init_from is not None and not cfg.init_ckpt:
+        before = blank_detector(cfg, run.config.init_from).state_dict()
+        what, fix = f"what phase={run.config.init_from} leaves for {run.name}", "give both phases the same model"
+        require_fit(before, detector.state_dict(), what, fix, new_parts(cfg, run, detector))
     if run.config.val_every % run.config.checkpoint_every:
         raise UserError(
             f"phases.{run.name}.val_every={run.config.val_every}: must be a multiple of checkpoint_every="
