@@ -24,7 +24,8 @@ def run(cfg: DictConfig) -> int:
     if cfg.run is None and cfg.images is None:
         cfg.run, cfg.images = COMES_ALONG
     elif missing := next((key for key in ("run", "images") if cfg[key] is None), None):
-        raise UserError(f"{missing} is not given; {missing}=VALUE, see --help")
+        more = f" (run={COMES_ALONG[0]} is one for drawn signs)" if missing == "run" else ""
+        raise UserError(f"{missing} is not given; {missing}=VALUE{more}, see --help")
     check_values(cfg, PREDICT)
     slices_of(cfg)
     saved = latest_run(cfg.run)

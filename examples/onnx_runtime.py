@@ -31,6 +31,7 @@ def main(model: Path, image: Path, least: float) -> None:
     for box, label, score in zip(boxes / [across, down, across, down], labels, scores, strict=True):
         if score >= least:
             print(facts["classes"][label - 1], f"{score:.3f}", *(f"{side:.1f}" for side in box))
+    print(f"{(scores >= least).sum()} of {len(scores)} detections score {least:g} or more", file=sys.stderr)
 
 
 def resized(native: NDArray[np.uint8], rule: dict[str, Any]) -> Array:

@@ -41,6 +41,7 @@ def test_help_names_the_groups_without_torch() -> None:
             ["-m", "+sweep=table2", "row=ftt,espcn"],
             "row: a group that is not there by itself; add it with a plus, +row=",
         ),
+        (["+row=ftt,espcn"], "+row=ftt,espcn: several rows are a sweep: python train.py -m ... +row=ftt,espcn"),
         (["format=onnx"], "format: the config has no such key"),  # another command's group
         (["mining.name=a"], "no such key (did you mean mining.nms?)"),  # the name of several: the nearest
         (["trainer={foo: 2}"], "trainer.foo: the config has no such key"),
@@ -185,7 +186,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["images=conf", "score_threshold=50"], "score_threshold=50: must be a number from 0 to 1"),
         (["images=conf", "trainer=ddp"], "trainer.devices=-1: this runs on one device"),
         ([], "images is not given; images=VALUE, see --help"),
-        (["run=null", "images=conf"], "run is not given; run=VALUE, see --help"),
+        (
+            ["run=null", "images=conf"],
+            "run is not given; run=VALUE (run=models/signs/seed0 is one for drawn signs), see --help",
+        ),
     ],
 )
 def test_what_cannot_be_predicted_is_named_at_once(finished: Path, arguments: list[str], message: str) -> None:

@@ -222,6 +222,29 @@ def test_what_was_run_with_another_config_is_neither_kept_nor_continued(trained:
         of_a_sweep.require_same_config()
 
 
+def test_data_may_move_and_other_data_are_neither_kept_nor_continued_nor_started_from(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained, tmp_path / "demo/seed0")
+    moved, fewer, renamed = (tmp_path / name for name in ("moved", "fewer", "renamed"))
+    for place in (moved, fewer, renamed):
+        shutil.copytree(data, place)
+    for file in fewer.rglob("annotations.json"):
+        table = json.loads(file.read_text())
+        next(one for one in table["imgs"].values() if one["path"].startswith("train") and one["objects"])[
+            "objects"
+        ] = []
+        file.write_text(json.dumps(table))
+    train(tiny(tmp_path, moved, "resume=true"))  # all is kept
+    with pytest.raises(UserError, match=r"baseline in .* is of other data, 8 images, .*/fewer has, 8 images, .*OTHER"):
+        train(tiny(tmp_path, fewer, "resume=true"))
+    (tmp_path / "demo/seed0/distill/weights.ckpt").rename(tmp_path / "demo/seed0/distill/last.ckpt")
+    checkpoint = read_checkpoint(tmp_path / "demo/seed0/baseline/weights.ckpt")
+    replace(checkpoint, classes=["cat", *checkpoint.classes[1:]]).save(tmp_path / "demo/seed0/baseline/weights.ckpt")
+    with pytest.raises(UserError, match=r"phase=distill starts from .*, trained on other classes \('cat, .*OTHER"):
+        train(tiny(tmp_path, data, "phase=distill", "overwrite=true"))
+
+
 def test_overwriting_says_so_and_clears_the_old_phase_before_it_starts(
     trained: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -231,7 +254,7 @@ def test_overwriting_says_so_and_clears_the_old_phase_before_it_starts(
         patch.setattr(DetectorTask, "on_train_batch_start", lambda *args: {}["killed at once"])
         train(tiny(tmp_path, data, "phase=baseline", "overwrite=true", "model.roi.batch_size=8"))
     assert not (tmp_path / "demo/seed0/baseline/weights.ckpt").exists()
-    assert f"{tmp_path}/demo/seed0/baseline: trained before, and now again (overwrite=true)" in caplog.text
+    assert f"{tmp_path}/demo/seed0/baseline was trained before, and is trained anew" in caplog.text
 
 
 def test_a_phase_of_a_replaced_baseline_is_not_kept(trained: Path, data: Path, tmp_path: Path) -> None:

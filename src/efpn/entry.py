@@ -172,7 +172,13 @@ def start(main: Callable[[], Any], config_name: str, folder: str = "conf") -> No
 
 
 def check_added(words: Sequence[str]) -> None:
-    """Refuse one of ``ADDED`` without its plus beside a sweep, with whose own Hydra would cross it."""
+    """Refuse what Hydra would misread or explain at length of ``ADDED`` (raises `UserError`: how it is written).
+
+    Beside a sweep that is one without its plus, which would be crossed with the sweep's own; without ``-m`` several
+    rows.
+    """
+    if not {"-m", "--multirun"} & set(words) and (several := [w for w in words if re.match(r"\+row=.*,", w)]):
+        raise UserError(f"{several[0]}: several rows are a sweep: python train.py -m ... {several[0]}")
     for group in ADDED if any(word.startswith("+sweep=") for word in words) else ():
         if any(word.startswith(f"{group}=") for word in words):
             raise UserError(needs_plus(group))
@@ -287,7 +293,7 @@ def list_failed() -> int:
     reasons: dict[str, list[str]] = {}
     for one in FAILED.values():
         reasons.setdefault(one.message, []).append(one.job)
-    lines = [f"  {'; '.join(jobs)}: {message}" for message, jobs in reasons.items()]
+    lines = [f"  {'; '.join(filter(None, jobs)) or 'the only job'}: {message}" for message, jobs in reasons.items()]
     told = f"error: {len(FAILED)} of the sweep's jobs failed; the same command does only what is missing"
     print("\n".join([told, *lines]), file=sys.stderr)
     return min(one.status for one in FAILED.values())

@@ -44,7 +44,10 @@ def test_boxes_without_area_are_removed_counted_and_named(index):
     [
         ([41, 5, 50, 9], "box 1 (a: 41, 5, 50, 9): lies outside the image of 40 x 30 pixels; correct or remove it"),
         ([5, -9, 9, -2], "lies outside the image"),
-        ([9, 5, 5, 9], "box 1 (a: 9, 5, 5, 9): is inverted; swap its corners or remove it"),
+        (
+            [9, 5, 5, 9],
+            "box 1 (a: 9, 5, 5, 9): is inverted; give sides above 0 (corners: x1 < x2, y1 <",
+        ),
         ([float("nan"), 5, 9, 9], "box 1 (a: nan, 5, 9, 9): is not a number throughout; give four finite numbers"),
         ([0, 5, float("inf"), 9], "is not a number throughout"),
     ],

@@ -16,6 +16,7 @@ from efpn.runs.phases import PhaseRun
 from efpn.runs.tracking import COLUMNS
 
 log = logging.getLogger(__name__)
+EARLY = 10  # the first step that is told of: how long it will take
 DEPTH = 2  # of the parameter table: backbone.extension, roi_heads.small_head ...
 
 
@@ -38,7 +39,8 @@ class LogProgress(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Log a line every so many optimizer steps."""
         step, (last, clock) = trainer.global_step, self.since
-        if step == last or step % self.every or not trainer.is_global_zero:
+        early = step == EARLY and last == 0
+        if step == last or (step % self.every and not early) or not trainer.is_global_zero:
             return
         now = time.perf_counter()
         pace = (now - clock) / (step - last)

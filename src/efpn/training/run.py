@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
 
 from efpn.data.datamodule import DetectionDataModule
 from efpn.errors import Pruned, UserError, check_metrics
+from efpn.given import shown
 from efpn.metrics.score import SplitScorer, metric_names
 from efpn.models import EFPNDetector
 from efpn.ranges import TRAIN, check_targets, check_values
@@ -115,10 +116,12 @@ def run_or_keep(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[
             if run.shared and (run.finished or run.interrupted):  # what another job has made while this one waited
                 run.require_same_config()
             if run.finished and cfg.overwrite:
-                log.info("phase %s in %s: trained before, and now again (overwrite=true)", run.name, run.folder)
+                log.info("phase %s in %s was trained before, and is trained anew", run.name, run.folder)
             if not run.finished or cfg.overwrite:
                 return run_phase(cfg, run)
     require_same_start(cfg, run)
+    if OmegaConf.select(read_config(run.folder / CONFIG_FILE), "data.root") != cfg.data.get("root"):
+        require_same_data(cfg, run, read_record(run.folder), build_data(cfg, run, world_size=1))
     log.info("phase %s is finished (%s): kept", run.name, run.checkpoint)
     return read_checkpoint(run.checkpoint).metrics, {}
 
@@ -134,6 +137,21 @@ def require_same_start(cfg: DictConfig, run: PhaseRun) -> None:
         raise UserError(
             f"phase={run.name} in {run.folder} started from another {before} (config {started_from}, now {now}); "
             f"`{command(run.name)} overwrite=true` trains it again"
+        )
+
+
+def require_same_data(cfg: DictConfig, run: PhaseRun, record: dict[str, Any], data: DetectionDataModule) -> None:
+    """Note in a phase's record what it trains on (raises `UserError`: it was begun on something else).
+
+    Data may be moved, and so their folder is no part of what makes a phase this one.
+    """
+    index, names = data.index("train"), ", ".join(data.categories.names)
+    now = f"{len(index)} images, {index.box_count} boxes, {len(data.categories)} classes ({names})"
+    before = record.setdefault("train_data", now)
+    if before != now:
+        raise UserError(
+            f"phase={run.name} in {run.folder} is of other data, {before}, than data.root={cfg.data.get('root')} has, "
+            f"{now}; name=OTHER trains on these elsewhere, overwrite=true starts again"
         )
 
 
@@ -203,6 +221,7 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
     data = build_data(cfg, run, trainer.world_size)
     record: dict[str, Any] = read_record(resume.parent) if resume else {}
     record["phase"] = run.name
+    require_same_data(cfg, run, record, data)
     step = data.batch_size * trainer.world_size * cfg.trainer.get("accumulate_grad_batches", 1)  # images, all processes
     if record.setdefault("images_a_step", step) != step:  # learning rate and place in the stream belong to that many
         raise UserError(
@@ -214,6 +233,12 @@ def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[st
     node = model_config(cfg, run.name)
     detector: EFPNDetector = instantiate(node, num_classes=data.num_classes, **weights, _convert_="all")
     fresh, source = new_parts(cfg, run, detector), read_checkpoint(init) if init else None
+    if source and not cfg.init_ckpt and source.classes != list(data.categories.names):
+        was, has = (shown(", ".join(names)) for names in (source.classes, data.categories.names))
+        raise UserError(
+            f"phase={run.name} starts from {init}, trained on other classes ({was}) than the data have ({has}); "
+            "name=OTHER for another data set, or init_ckpt=FILE to start from those weights all the same"
+        )
     if not resume:
         record["started_from"] = source.config_hash if source else None
     if source and init:
