@@ -282,7 +282,7 @@ def test_the_multi_scale_test_stands_beside_the_single_scale_one(trained: Path) 
         ("variant=[own,on_p4]", "variant=on_p4: unknown (did you mean on_p3?)"),
         ("variant=[]", "variant=[]: name at least one of own, oracle"),
         ("columns=[]", "columns=[]: must be a list of one or more, each text"),
-        ("columns=[AP,AP_XS]", "columns: no metric AP_XS; choose from AP, AR, AP_S"),
+        ("columns=[AP,AP_XS]", "columns: no metric AP_XS (did you mean AP_S?); choose from AP, AR, AP_S"),
         ("logger=csv", "an evaluation writes its files anyway"),
     ],
 )

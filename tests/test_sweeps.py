@@ -74,7 +74,7 @@ def test_a_table_is_trained_once_goes_on_after_a_fault_and_is_summarised(
     assert len(evaluate(cfg, saved_runs(cfg.run))) == 4
     done = run_here("summarise.py", f"sweep={folder}", "table=table2", "resamples=20")
     assert done.returncode == 0, done.stderr
-    assert "table2 has control, espcn, ftt, second_pass, control_head, oracle_head too: not trained here" in done.stderr
+    assert "table2 has control, espcn, ftt, second_pass, control_head, oracle_head too: not trained here" in done.stdout
     summary = json.loads((folder / "summary-test-table2/summary.json").read_text())
     assert [(row["name"], row["seeds"]) for row in summary["rows"]] == [("fpn", [0, 1]), ("undistilled", [0, 1])]
     assert summary["reference"] == "FPN" and summary["columns"][:3] == ["acc_S", "rec_S", "F1_S"]
