@@ -185,7 +185,7 @@ def check_added(words: Sequence[str]) -> None:
 
 
 def needs_plus(group: str) -> str:
-    """The message."""
+    """What to say of one of ``ADDED`` that is given without its plus."""
     return f"{group}: a group that is not there by itself; add it with a plus, +{group}=CHOICE"
 
 

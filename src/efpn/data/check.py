@@ -134,12 +134,7 @@ def _mended(
     for mask, into, what, fix in (
         (unknown, problems, "has an unknown category", f"labels are 1 to {count}"),
         (infinite, problems, "is not a number throughout", "give four finite numbers or remove the box"),
-        (
-            inverted,
-            problems,
-            "is inverted",
-            "give sides above 0 (corners: x1 < x2, y1 < y2) or remove it",
-        ),
+        (inverted, problems, "is inverted", "give sides above 0 (corners: x1 < x2, y1 < y2) or remove it"),
         (outside, problems, f"lies outside {image}", "correct or remove it"),
         (over, clipped, f"hangs over the edge of {image}", "clipped"),
         (empty, flat, "has no area", "removed"),
