@@ -61,10 +61,10 @@ def test_every_phase_of_every_experiment_instantiates(experiment: str) -> None:
 
 
 def test_a_phase_changes_a_key_of_the_common_model_and_leaves_its_neighbours() -> None:
-    words = ("tiles.grid=1", "rpn.score_thresh=0.1", "backbone.weights=FILE")
+    words = ("tiles.grid=2", "rpn.score_thresh=0.1", "backbone.weights=FILE")
     own = [f"+phases.finetune.model.{word}" for word in words]
     plain, changed = (config("train", "experiment=demo", "model.tiles.dense_from=0.5", *more) for more in ((), own))
-    assert blank(changed, "finetune").backbone.tiles == Tiles(grid=1, dense_from=0.5)
+    assert blank(changed, "finetune").backbone.tiles == Tiles(grid=2, dense_from=0.5)
     before, after = (model_config(cfg, "finetune").rpn for cfg in (plain, changed))
     assert {**before, "score_thresh": 0.1} == after
     assert {**plain.backbone, "weights": "FILE"} == model_config(changed, "finetune").backbone

@@ -83,10 +83,10 @@ def test_lists_keep_the_order_of_the_known():
 
 
 def test_a_file_is_named_by_what_was_given():
-    words = ["threads=1", "size=64x80", "precision=bf16", "small_roi_below=16", "model.tiles.grid=1"]
+    words = ["threads=1", "size=64x80", "precision=bf16", "small_roi_below=16", "model.tiles.grid=2"]
     cfg = config("benchmark", *words)
     cfg.words = words
-    assert read_setting(cfg).file_name == "inference-cpu-64x80-bf16-model.tiles.grid-1-small_roi_below-16"
+    assert read_setting(cfg).file_name == "inference-cpu-64x80-bf16-model.tiles.grid-2-small_roi_below-16"
     assert benchmark_setting().file_name == "small"
 
 

@@ -177,9 +177,9 @@ def test_a_row_of_ones_own_is_measured():
 
 def test_a_row_changes_a_key_of_a_node_and_leaves_its_neighbours():
     setting = benchmark_setting(
-        "model.tiles.dense_from=0.5", "+rows.finer={title: finer, phase: finetune, model: {tiles: {grid: 1}}}"
+        "model.tiles.dense_from=0.5", "+rows.coarser={title: coarser, phase: finetune, model: {tiles: {grid: 2}}}"
     )
-    assert build_row(setting, "finer").backbone.tiles == Tiles(grid=1, dense_from=0.5)
+    assert build_row(setting, "coarser").backbone.tiles == Tiles(grid=2, dense_from=0.5)
 
 
 TRAINED = ["repeats=2", "warmup=0", "memory=false"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from efpn.models import (
     build_faster_rcnn,
     make_extension,
 )
-from efpn.pyramid.tiles import Price, Rect, TiledLevel, cells_under, grown_areas, joined, tile_of, united
+from efpn.pyramid.tiles import Price, Rect, TiledLevel, alike, cells_under, grown_areas, joined, tile_of, united
 from efpn.pyramid.upsamplers import reach
 
 UPSAMPLERS = {
@@ -156,7 +157,18 @@ def test_tiles_of_one_shape_are_computed_together_whatever_their_image() -> None
     handle = model.backbone.body.stages[1].register_forward_hook(lambda _, x, out: calls.append(len(out)))
     assert differs(model, [apart[:6], [*edge, *apart[:7]]], images, maps) < 1e-3
     handle.remove()
-    assert sorted(calls) == [1, 1, 4, 4, 4]  # 13, of which one batch has two of each image, and 1
+    assert sorted(calls) == [1, 13]
+
+
+def test_no_more_tiles_are_computed_together_than_a_batch_may_have_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("efpn.pyramid.tiles.TOGETHER", 5 * 4)
+    model = detector("refined", tiles=Tiles(dense_from=100), detail=Doubled(), last_stage=3)
+    apart = [[x + 2.0, y + 2, x + 12, y + 12] for x in (96, 288, 480, 672) for y in (160, 352)]
+    image, calls = torch.rand(1, 3, 512, 768), list[int]()
+    maps = levels(model, image)
+    model.backbone.body.stages[1].register_forward_hook(lambda _, x, out: calls.append(len(out)))
+    assert differs(model, [apart], image, maps) < 1e-3
+    assert calls == [5, 3]
 
 
 @pytest.mark.slow
@@ -206,7 +218,7 @@ def test_pooled_features_are_those_of_the_dense_map_on_real_images(
 def test_detections_are_those_of_the_dense_model(threshold: float) -> None:
     images = [torch.rand(3, 200, 300), torch.rand(3, 150, 120), torch.rand(3, 90, 310)]
     found = []
-    for tiles in (None, Tiles(), Tiles(grid=1), Tiles(dense_from=100)):
+    for tiles in (None, Tiles(), Tiles(grid=2), Tiles(dense_from=100)):
         model = detector(tiles=tiles)
         model.roi_heads.box_roi_pool.small = SmallRoIs(threshold, own_head=True)
         with torch.no_grad():
@@ -281,6 +293,7 @@ def test_a_tile_of_the_second_pass_is_priced_with_all_its_margins() -> None:
     assert level._price(np.array([[12, 12, 14, 14]])) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("margin", [None, 0, 1])
 @pytest.mark.parametrize(
     "upsampler, detail, last_stage, arch",
     [
@@ -292,9 +305,9 @@ def test_a_tile_of_the_second_pass_is_priced_with_all_its_margins() -> None:
     ],
 )
 def test_the_price_of_a_tile_is_the_work_done_for_it(
-    upsampler: str, detail: Detail, last_stage: int, arch: str
+    upsampler: str, detail: Detail, last_stage: int, arch: str, margin: int | None
 ) -> None:
-    model = detector(upsampler, arch, detail=detail, last_stage=last_stage)
+    model = detector(upsampler, arch, detail=detail, last_stage=last_stage, margin=margin)
     _, level = levels(model, torch.rand(1, 3, 384, 512))
     done: list[int] = []
     for module in model.modules():
@@ -393,6 +406,35 @@ def test_a_smaller_margin_holds_for_every_stage_of_the_second_pass(last_stage: i
     assert 1e-4 < differs(near, [BOXES["crowd"]], image) < 1
 
 
+@pytest.mark.parametrize("upsampler, detail, last_stage", [("ftt", Stem(), 2), ("refined", Image2x(), 4)])
+def test_without_a_margin_a_tile_is_made_of_what_lies_under_it_alone(
+    upsampler: str, detail: Detail, last_stage: int
+) -> None:
+    """Nothing around it changes it, and at the edge of the image it has the shape of any other."""
+    model = detector(upsampler, detail=detail, last_stage=last_stage, margin=0)
+    _, level = levels(model, torch.rand(1, 3, 256, 384))
+    inside, edge = Rect(10, 10, 12, 14), Rect(0, 44, 2, 48)
+    cut = level._cut(inside)
+    assert cut.shape == level._cut(edge).shape
+    with torch.no_grad():
+        expected = level._computed([(0, cut)])
+        fine = level.fine.map.shape[-1] // level.size[1]
+        level.maps = {
+            "p2": alone(level.maps["p2"], inside.times(2)),
+            "p3": alone(level.maps["p3"], inside),
+            "p4": alone(level.maps["p4"], inside.halved()),
+        }
+        level.fine = replace(level.fine, map=alone(level.fine.map, inside.times(fine)))
+        assert torch.equal(level._computed([(0, cut)]), expected)
+
+
+def alone(maps: Tensor, part: Rect) -> Tensor:
+    """A map of which a part stays and all else is another."""
+    other = torch.rand_like(maps)
+    part.of(other)[:] = part.of(maps)
+    return other
+
+
 def test_numbers_that_would_cut_wrongly_are_refused() -> None:
     with pytest.raises(UserError, match=r"model\.tiles\.grid=0: must be at least 1"):
         Tiles(grid=0)
@@ -466,6 +508,36 @@ def test_the_pair_that_saves_most_is_joined_first() -> None:
         return grown_areas(asked, np.array([0]), (100, 100))[:, 0].astype(float) + 2
 
     assert sorted(joined(rects, price).tolist()) == [[0, 2, 2, 6], [2, 2, 4, 4]]
+
+
+def of_shapes(*shapes: tuple[int, int], size: tuple[int, int] = (40, 60)) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """A tile of each shape in the corner of the map, and all of them made alike; a cell costs 1, a call `CALL`."""
+    tiles = [np.array([[size[0] - h, size[1] - w, *size] for h, w in shapes]).reshape(-1, 4)]
+    return tiles, alike(tiles, lambda rects: grown_areas(rects, np.array([0]), size)[:, 0].astype(float), size)
+
+
+def test_tiles_grow_to_one_shape_where_that_costs_less_than_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("efpn.pyramid.tiles.CALL", 10)
+    _, [made] = of_shapes((2, 4), (4, 2))  # to 4 x 4, 8 cells more each
+    assert made.tolist() == [[38, 56, 40, 60], [36, 58, 40, 60]]
+    _, [made] = of_shapes((4, 4), (4, 2))  # 8 cells more: it begins earlier, as it would leave the map
+    assert made.tolist() == [[36, 56, 40, 60], [36, 56, 40, 60]]
+    _, [made] = of_shapes((4, 4), (4, 2), (4, 2))  # 16 cells more
+    assert made.tolist() == [[36, 56, 40, 60], [36, 58, 40, 60], [36, 58, 40, 60]]
+
+
+def test_shapes_become_one_by_one_the_pair_first_that_saves_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 x 2 and 2 x 3 for 2 cells, then both and 4 x 3 for 12; 20 x 20 stays."""
+    monkeypatch.setattr("efpn.pyramid.tiles.CALL", 12)
+    tiles, [made] = of_shapes((2, 2), (20, 20), (4, 3), (2, 3))
+    assert (made[:, 2:] - made[:, :2]).tolist() == [[4, 3], [20, 20], [4, 3], [4, 3]]
+    assert (made[:, :2] <= tiles[0][:, :2]).all() and (made[:, 2:] >= tiles[0][:, 2:]).all()
+
+
+def test_tiles_of_several_images_are_made_alike_and_none_stays_none() -> None:
+    tiles = [np.array([[0, 0, 2, 2]]), np.empty((0, 4), np.int64), np.array([[4, 4, 6, 8]])]
+    made = alike(tiles, lambda rects: grown_areas(rects, np.array([0]), (40, 60))[:, 0].astype(float), (40, 60))
+    assert [one.tolist() for one in made] == [[[0, 0, 2, 4]], [], [[4, 4, 6, 8]]]
 
 
 def test_a_crowd_of_rectangles_is_joined_in_parts() -> None:

@@ -53,7 +53,7 @@ def test_a_run_of_version_1_is_read_in_todays_words(tmp_path: Path) -> None:
         expected = OmegaConf.to_container(model_config(cfg, phase), resolve=True)
         assert OmegaConf.to_container(model_config(read, phase), resolve=True) == expected
     detector = instantiate(model_config(read, "finetune"), num_classes=3, backbone={"weights": None}, _convert_="all")
-    assert detector.backbone.extension.margin == cfg.extension.margin == 2
+    assert detector.backbone.extension.margin == cfg.extension.margin == 0
     assert detector.roi_heads.ohem.keep == 0.25 and detector.backbone.tiles.grid == cfg.model.tiles.grid
     OmegaConf.save(read, tmp_path / "again.yaml")
     assert read_config(tmp_path / "again.yaml") == read

@@ -22,7 +22,7 @@ from efpn.benchmark.timing import Stages, Workload
 NOTES: Final = (
     "Every turn runs each model once, in rotating order; medians of the turns that count, ratios of medians.",
     "EFPN computes P2' on tiles under small proposals, as it does by default, and so does EFPN without FTT, exactly; a "
-    "second pass sees two cells around a tile, unless rows.ROW.model.extension.margin (of a trained run "
+    "second pass makes a tile of what lies under it alone, unless rows.ROW.model.extension.margin (of a trained run "
     "+model.extension.margin) says otherwise.",
     "Second pass: stages 2 to extension.last_stage on an image of twice the size, under small proposals too, in the "
     "place of FTT.",

@@ -148,7 +148,7 @@ def fasterrcnn_resnet50_efpn(
 
     detail: Detail = Image2x() if ftt_width is None else Stem()
     if ftt_width is None:
-        extension = partial(make_extension, partial(Nearest, blocks=2), last_stage=4, margin=2)
+        extension = partial(make_extension, partial(Nearest, blocks=2), last_stage=4, margin=0)
     else:
         extension = partial(make_extension, partial(FTT, width=ftt_width))
     detector = build_faster_rcnn(

@@ -42,9 +42,10 @@ class Extension(nn.Module):
         source: which maps of the pyramid feed the upsampler: ``inner`` (before the FPN's output convolution; the
             release) or ``output``.
         post_conv: a 3x3 convolution on P2' as on every other FPN level; False is eq. 1 to the letter.
-        margin: on tiles, the most that each stage of the second pass and each of the upsampler's two sees around a
-            tile, in cells of what it reads; None is what its receptive field asks for, which is exact. The upsampler's
-            second stage takes 1 at least, a stage that halves the resolution an even number.
+        margin: on tiles, the most that anything of the extension sees around a tile (each stage of the second pass and
+            of the upsampler, the last convolution), in cells of what it reads, a stage that halves the resolution an
+            even number; 0 makes a tile of what lies under it alone, None is what its receptive field asks for, which
+            is exact.
 
     Attributes:
         last_stage: of the second pass, 2 to 5.

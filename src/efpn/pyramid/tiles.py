@@ -5,7 +5,7 @@ and the last convolution run on tiles under them, each with the margin that its 
 much of it as the extension takes (its ``margin``); at the image's edge a tile ends where the map ends, so that zero
 padding acts there as it does on the whole map. With the former, what comes out is the dense P2' to float noise. That is
 tried out when a model is built: a layer that sees further than it says, or the whole map (attention, group-norm), makes
-P2' be computed whole.
+P2' be computed whole. With a margin of 0 a tile is computed of what lies under it alone.
 
 Lengths are in cells of P3 (8 px of the 1x image) unless they say otherwise; P3' has 2 and P2' 4 cells for each.
 """
@@ -13,10 +13,13 @@ Lengths are in cells of P3 (8 px of the 1x image) unless they say otherwise; P3'
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -36,18 +39,22 @@ log = logging.getLogger(__name__)
 
 P2_EXT_PER_P3 = 4  # cells, along each axis
 CROWD = 128  # rectangles; the halves of more are joined by themselves first
-TOGETHER = 4  # tiles of one shape that are computed as a batch; more were no faster on a CPU
+# cells whose work takes as long as a call of the layers by itself (their weights are read, whatever the tile): on a CPU
+# 20 in float32, 37 in bf16
+CALL = 30
+TOGETHER = 1024  # cells of tiles of one shape that are computed as a batch
 
 TRIAL_ROOM = 6  # cells around what is told to be seen, in which a layer that sees further shows
 
 Price = Callable[[np.ndarray], np.ndarray]  # rectangles (n, 4) to what each costs (n,)
+Shape = tuple[int, int]  # height and width
 
 
 @dataclass(frozen=True)
 class Tiles:
     """How P2' is cut."""
 
-    grid: int = 2  # tiles begin and end at multiples of this, so that they have few different sizes
+    grid: int = 1  # tiles begin and end at multiples of this; coarser ones have fewer different sizes and more cells
     dense_from: float = 0.9  # share of the whole map's work from which the map is computed whole
 
     def __post_init__(self) -> None:
@@ -63,6 +70,11 @@ class Rect(NamedTuple):
     left: int
     bottom: int
     right: int
+
+    @property
+    def area(self) -> int:
+        """Its cells."""
+        return (self.bottom - self.top) * (self.right - self.left)
 
     def times(self, factor: int) -> Rect:
         """The same part of a map of ``factor`` times the resolution."""
@@ -137,8 +149,9 @@ class TiledLevel:
         most = math.inf if extension.margin is None else extension.margin
         seen = {n: min(reach(stage), most) for n, stage in enumerate(backbone.stages[: self.last - 1], start=2)}
         self.reaches = {n: int(cells) if n == 2 else 2 * math.ceil(cells / 2) for n, cells in seen.items()}
+        self.entry_reach = int(min(fine.reach, most))  # in cells of C2'
         # by n, in cells of Pn': what the last convolution asks for around a tile
-        self.rims = {2: reach(extension.post)}
+        self.rims = {2: int(min(reach(extension.post), most))}
         for number in range(3, extension.fed + 1):
             self.rims[number] = math.ceil(self.rims[number - 1] / 2)
         self.margins = self._margins()
@@ -152,25 +165,27 @@ class TiledLevel:
             align: torchvision's pooler of this level.
         """
         wanted = [cells_under(one / self.level.stride, self.size, self.settings.grid) for one in boxes]
-        tiles = [joined(np.unique(one, axis=0), self._price) for one in wanted]
         whole = self._price(np.array([[0, 0, *self.size]]))[0] * len(boxes)
+        tiles = [joined(np.unique(one, axis=0), self._price) for one in wanted]
+        tiles = alike(tiles, self._price, self.size)
         if sum(self._price(one).sum() for one in tiles) >= self.settings.dense_from * whole:
             return self._pooled(self._whole(), list(boxes), align)
-        alike: dict[tuple[Rect, ...], list[tuple[int, Cut, Tensor]]] = {}  # image, tile and its RoIs, by shape
+        shapes: dict[tuple[Rect, ...], list[tuple[int, Cut, Tensor]]] = {}  # image, tile and its RoIs, by shape
         first = 0
         for index, (cells, cuts) in enumerate(zip(wanted, tiles, strict=True)):
             home = tile_of(cells, cuts)
             for number, row in enumerate(cuts):
                 cut = self._cut(Rect(*map(int, row)))
                 inside = torch.as_tensor(np.flatnonzero(home == number) + first)
-                alike.setdefault(cut.shape, []).append((index, cut, inside))
+                shapes.setdefault(cut.shape, []).append((index, cut, inside))
             first += len(cells)
-        if not alike:
+        if not shapes:
             return self.maps["p3"].new_zeros(0, self.level.channels, *align.output_size)
         every, parts, order = torch.cat(list(boxes)), [], []
-        for group in alike.values():
-            for start in range(0, len(group), TOGETHER):
-                batch = group[start : start + TOGETHER]
+        for group in shapes.values():
+            many = max(TOGETHER * P2_EXT_PER_P3**2 // group[0][1].tile.area, 1)
+            for start in range(0, len(group), many):
+                batch = group[start : start + many]
                 level = self._computed([(index, cut) for index, cut, _ in batch])
                 corners = [
                     every.new_tensor([cut.tile.left, cut.tile.top] * 2) * self.level.stride for _, cut, _ in batch
@@ -195,7 +210,7 @@ class TiledLevel:
         coarse, fine = self.upsampler.reach
         margins = math.ceil((self.rims[self.extension.fed] + fine) / 2), coarse
         most = self.extension.margin
-        return margins if most is None else (min(margins[0], max(most, 1)), min(margins[1], most))
+        return margins if most is None else (min(margins[0], most), min(margins[1], most))
 
     def _priced(self) -> tuple[np.ndarray, np.ndarray]:
         """Multiply-adds of every part for each cell of P3, and the margin that the part is computed with."""
@@ -213,7 +228,7 @@ class TiledLevel:
             around = shrinks * around + self.reaches[number]  # in cells of what stage n reads
             work = macs_per_cell(self.body.stages[number - 2], shrinks)  # for a cell of Cn'
             parts.append((cells**2 * work, around / (shrinks * cells)))
-        parts.append((P2_EXT_PER_P3**2 * self.fine.work, (around + self.fine.reach) / P2_EXT_PER_P3))
+        parts.append((P2_EXT_PER_P3**2 * self.fine.work, (around + self.entry_reach) / P2_EXT_PER_P3))
         works, margins = zip(*parts, strict=True)
         return np.array(works, float), np.array(margins, float)
 
@@ -231,7 +246,7 @@ class TiledLevel:
         for number in range(self.last, 2, -1):
             stages[number - 1] = stages[number].times(2).grown(self.reaches[number], *self._cells(number - 1))
         entered = stages[2].grown(self.reaches[2], *self._cells(2))
-        read = entered.grown(self.fine.reach, *self._cells(2))
+        read = entered.grown(self.entry_reach, *self._cells(2))
         return Cut(tile, levels, stages, entered, read, self._inputs(part) if self.upsampler else None)
 
     def _inputs(self, part: Rect) -> tuple[Rect, Rect]:
@@ -381,6 +396,56 @@ def joined(rects: np.ndarray, price: Price) -> np.ndarray:
         both[~alive] = -np.inf
         gains[kept, :kept], gains[kept + 1 :, kept] = both[:kept], both[kept + 1 :]
     return rects[alive]
+
+
+def alike(tiles: Sequence[np.ndarray], price: Price, size: Shape) -> list[np.ndarray]:
+    """The tiles ``(n, 4)`` of each image, some of them larger, so that they have fewer shapes, each of which is a call.
+
+    Two shapes become the smallest that holds both, the pair that saves most first, as long as the call that this saves
+    is dearer than what it adds to the tiles.
+
+    Args:
+        tiles: of each image.
+        price: of rectangles; a call costs as much as `CALL` cells of the whole map.
+        size: height and width of P3.
+    """
+    counts = Counter((height, width) for one in tiles for height, width in (one[:, 2:] - one[:, :2]).tolist())
+
+    def cost(shape: Shape) -> float:
+        top, left = ((most - side) // 2 for most, side in zip(size, shape, strict=True))
+        return float(price(np.array([[top, left, top + shape[0], left + shape[1]]]))[0])
+
+    call, costs = CALL * cost(size) / (size[0] * size[1]), {shape: cost(shape) for shape in counts}
+    larger: dict[Shape, Shape] = {}
+    while len(counts) > 1:
+        gains = {}
+        for pair in itertools.combinations(counts, 2):
+            both = _around(pair)
+            costs.setdefault(both, cost(both))
+            gains[pair] = call - sum(counts[shape] * (costs[both] - costs[shape]) for shape in pair)
+        pair, gain = max(gains.items(), key=itemgetter(1))
+        if gain < 0:
+            break
+        both = _around(pair)
+        counts[both] = sum(counts.pop(shape) for shape in pair) + counts[both]
+        larger |= {shape: both for shape in pair if shape != both}
+    return [np.array([_enlarged(row, larger, size) for row in one.tolist()], int).reshape(-1, 4) for one in tiles]
+
+
+def _around(shapes: Sequence[Shape]) -> Shape:
+    """The smallest shape that holds all."""
+    heights, widths = zip(*shapes, strict=True)
+    return max(heights), max(widths)
+
+
+def _enlarged(tile: list[int], larger: Mapping[Shape, Shape], size: Shape) -> list[int]:
+    """A tile of the shape that its own has become, inside a map of ``size``."""
+    top, left, bottom, right = tile
+    shape = bottom - top, right - left
+    while shape in larger:
+        shape = larger[shape]
+    top, left = min(top, size[0] - shape[0]), min(left, size[1] - shape[1])
+    return [top, left, top + shape[0], left + shape[1]]
 
 
 def united(one: np.ndarray, others: np.ndarray) -> np.ndarray:
