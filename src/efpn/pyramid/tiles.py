@@ -5,7 +5,7 @@ and the last convolution run on tiles under them, each with the margin that its 
 much of it as the extension takes (its ``margin``); at the image's edge a tile ends where the map ends, so that zero
 padding acts there as it does on the whole map. With the former, what comes out is the dense P2' to float noise. That is
 tried out when a model is built: a layer that sees further than it says, or the whole map (attention, group-norm), makes
-P2' be computed whole. With a margin of 0 a tile is computed of what lies under it alone.
+P2' be computed whole. With a margin of 0 a tile is computed of what lies under it alone, in whole cells of each map.
 
 Lengths are in cells of P3 (8 px of the 1x image) unless they say otherwise; P3' has 2 and P2' 4 cells for each.
 """
@@ -39,10 +39,10 @@ log = logging.getLogger(__name__)
 
 P2_EXT_PER_P3 = 4  # cells, along each axis
 CROWD = 128  # rectangles; the halves of more are joined by themselves first
-# cells whose work takes as long as a call of the layers by itself (their weights are read, whatever the tile): on a CPU
-# 20 in float32, 37 in bf16
+# cells of P3 whose work takes as long as a call of the layers by itself (their weights are read, whatever the tile): on
+# a CPU 20 in float32, 37 in bf16; not measured on GPUs
 CALL = 30
-TOGETHER = 1024  # cells of tiles of one shape that are computed as a batch
+TOGETHER = 1024  # cells that tiles of one layout may read together, to be computed as a batch
 
 TRIAL_ROOM = 6  # cells around what is told to be seen, in which a layer that sees further shows
 
@@ -93,6 +93,12 @@ class Rect(NamedTuple):
         """The same part of a map of half the resolution, in whole cells that hold all of it."""
         return Rect(self.top // 2, self.left // 2, -(-self.bottom // 2), -(-self.right // 2))
 
+    def halved_alike(self, height: int, width: int) -> Rect:
+        """As `halved`, of one size wherever this begins; the map of half the resolution has ``(height, width)``."""
+        tall, wide = (self.bottom - self.top) // 2 + 1, (self.right - self.left) // 2 + 1
+        top, left = max(min(self.top // 2, height - tall), 0), max(min(self.left // 2, width - wide), 0)
+        return Rect(top, left, min(top + tall, height), min(left + wide, width))
+
     def of(self, maps: Tensor) -> Tensor:
         """This part of ``(..., h, w)``."""
         return maps[..., self.top : self.bottom, self.left : self.right]
@@ -117,13 +123,14 @@ class Cut(NamedTuple):
     inputs: tuple[Rect, Rect] | None  # of the map that feeds the upsampler: what its first and its second stage read
 
     @property
-    def shape(self) -> tuple[Rect, ...]:
-        """The same for all tiles that can be one batch: its parts, at the same place around the tile."""
+    def layout(self) -> tuple[Rect, ...]:
+        """The same for all tiles that can be one batch: its parts around the tile, and the inputs around each other."""
         parts = [part.times(2 ** (n - 2)) for of in (self.levels, self.stages) for n, part in of.items()]
-        parts += [self.tile, self.entered, self.read]
-        if self.inputs:  # of half the resolution of the topmost level
-            parts += [part.times(2 ** (max(self.levels) - 1)) for part in self.inputs]
-        return tuple(part.seen_from(self.tile) for part in parts)
+        around = [part.seen_from(self.tile) for part in (*parts, self.tile, self.entered, self.read)]
+        if self.inputs:
+            outer, middle = self.inputs
+            around += [outer.seen_from(outer), middle.seen_from(outer)]
+        return tuple(around)
 
 
 class TiledLevel:
@@ -167,23 +174,23 @@ class TiledLevel:
         wanted = [cells_under(one / self.level.stride, self.size, self.settings.grid) for one in boxes]
         whole = self._price(np.array([[0, 0, *self.size]]))[0] * len(boxes)
         tiles = [joined(np.unique(one, axis=0), self._price) for one in wanted]
-        tiles = alike(tiles, self._price, self.size)
         if sum(self._price(one).sum() for one in tiles) >= self.settings.dense_from * whole:
             return self._pooled(self._whole(), list(boxes), align)
-        shapes: dict[tuple[Rect, ...], list[tuple[int, Cut, Tensor]]] = {}  # image, tile and its RoIs, by shape
+        tiles = alike(tiles, self._price, self.size)
+        layouts: dict[tuple[Rect, ...], list[tuple[int, Cut, Tensor]]] = {}  # image, tile and its RoIs
         first = 0
         for index, (cells, cuts) in enumerate(zip(wanted, tiles, strict=True)):
             home = tile_of(cells, cuts)
-            for number, row in enumerate(cuts):
-                cut = self._cut(Rect(*map(int, row)))
+            for number in np.unique(home):  # of two tiles that have become one, the other holds none
+                cut = self._cut(Rect(*map(int, cuts[number])))
                 inside = torch.as_tensor(np.flatnonzero(home == number) + first)
-                shapes.setdefault(cut.shape, []).append((index, cut, inside))
+                layouts.setdefault(cut.layout, []).append((index, cut, inside))
             first += len(cells)
-        if not shapes:
+        if not layouts:
             return self.maps["p3"].new_zeros(0, self.level.channels, *align.output_size)
         every, parts, order = torch.cat(list(boxes)), [], []
-        for group in shapes.values():
-            many = max(TOGETHER * P2_EXT_PER_P3**2 // group[0][1].tile.area, 1)
+        for group in layouts.values():
+            many = max(TOGETHER * P2_EXT_PER_P3**2 // group[0][1].read.area, 1)
             for start in range(0, len(group), many):
                 batch = group[start : start + many]
                 level = self._computed([(index, cut) for index, cut, _ in batch])
@@ -218,7 +225,8 @@ class TiledLevel:
         if self.upsampler is not None:
             cell, (near, far) = 2 ** (ext.fed - 3), self.margins  # of what it reads, in cells of P3
             first, second = self.upsampler.work
-            parts += [(first / cell**2, (near + far) * cell), (second / cell**2, near * cell)]
+            more = cell - 1  # at most, see `Rect.halved_alike`
+            parts += [(first / cell**2, (near + far) * cell + more), (second / cell**2, near * cell + more)]
         around = self.rims[self.last]  # of Cn', in its cells, as n goes down
         for number in range(self.last, 1, -1):
             cells = 2 ** (4 - number)  # of Cn' and Pn' in one of P3, along each axis
@@ -254,7 +262,7 @@ class TiledLevel:
         fed, (near, far) = self.extension.fed, self.margins
         size = self._cells(fed + 1)  # of 1x, where a level has as many as the next one of 2x
         for _ in range(3, fed):
-            part = part.halved()
+            part = part.halved_alike(*size)
         middle = part.grown(near, *size)
         return middle.grown(far, *size), middle
 
@@ -300,7 +308,10 @@ class TiledLevel:
         texture = gathered(self.maps[f"p{fed - 1}"], [(image, middle.times(2)) for image, _, middle in reads])
         outer, middle = (part.times(2) for part in cut.inputs)
         content = middle.within(upsampler.content_of(around), outer)
-        return cut.levels[fed].within(upsampler.texture_of(coarse, texture, content), middle)
+        made = upsampler.texture_of(coarse, texture, content)
+        # where a tile begins within a cell of its input differs
+        own = [(one.levels[fed], one.inputs[1].times(2)) for _, one in batch if one.inputs]
+        return torch.cat([level.within(made[k : k + 1], around) for k, (level, around) in enumerate(own)])
 
 
 def gathered(maps: Tensor, parts: Sequence[tuple[int, Rect]]) -> Tensor:
@@ -421,7 +432,8 @@ def alike(tiles: Sequence[np.ndarray], price: Price, size: Shape) -> list[np.nda
         gains = {}
         for pair in itertools.combinations(counts, 2):
             both = _around(pair)
-            costs.setdefault(both, cost(both))
+            if both not in costs:
+                costs[both] = cost(both)
             gains[pair] = call - sum(counts[shape] * (costs[both] - costs[shape]) for shape in pair)
         pair, gain = max(gains.items(), key=itemgetter(1))
         if gain < 0:
