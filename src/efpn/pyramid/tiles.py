@@ -173,10 +173,11 @@ class TiledLevel:
         """
         wanted = [cells_under(one / self.level.stride, self.size, self.settings.grid) for one in boxes]
         whole = self._price(np.array([[0, 0, *self.size]]))[0] * len(boxes)
-        tiles = [joined(np.unique(one, axis=0), self._price) for one in wanted]
-        if sum(self._price(one).sum() for one in tiles) >= self.settings.dense_from * whole:
+        tiles, most = [joined(np.unique(one, axis=0), self._price) for one in wanted], self.settings.dense_from
+        if self._work_of(tiles) < most * whole:
+            tiles, most = alike(tiles, self._price, self.size), max(most, 1.0)
+        if self._work_of(tiles) >= most * whole:
             return self._pooled(self._whole(), list(boxes), align)
-        tiles = alike(tiles, self._price, self.size)
         layouts: dict[tuple[Rect, ...], list[tuple[int, Cut, Tensor]]] = {}  # image, tile and its RoIs
         first = 0
         for index, (cells, cuts) in enumerate(zip(wanted, tiles, strict=True)):
@@ -204,6 +205,10 @@ class TiledLevel:
 
     def _pooled(self, level: Tensor, boxes: list[Tensor], align: MultiScaleRoIAlign) -> Tensor:
         return roi_align(level, boxes, align.output_size, 1 / self.level.stride, align.sampling_ratio)
+
+    def _work_of(self, tiles: Sequence[np.ndarray]) -> float:
+        """Multiply-adds of the tiles of all images."""
+        return float(sum(self._price(one).sum() for one in tiles))
 
     def _price(self, rects: np.ndarray) -> np.ndarray:
         """Multiply-adds of tiles ``(n, 4)``: each part of the work is done on the tile and a margin of its own."""
