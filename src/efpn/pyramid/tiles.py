@@ -13,13 +13,10 @@ Lengths are in cells of P3 (8 px of the 1x image) unless they say otherwise; P3'
 from __future__ import annotations
 
 import copy
-import itertools
 import logging
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -33,21 +30,14 @@ from efpn.pyramid.detail import Fine, entry_on
 from efpn.pyramid.extension import Extension
 from efpn.pyramid.fpn import Pyramid
 from efpn.pyramid.receptive import macs_per_cell, reach, weights
+from efpn.pyramid.tiling import P2_EXT_PER_P3, alike, cells_under, grown_areas, joined, tile_of
 from efpn.pyramid.upsamplers import TwoStage, upsample2x
 
 log = logging.getLogger(__name__)
 
-P2_EXT_PER_P3 = 4  # cells, along each axis
-CROWD = 128  # rectangles; the halves of more are joined by themselves first
-# cells of P3 whose work takes as long as a call of the layers by itself (their weights are read, whatever the tile): on
-# a CPU 20 in float32, 37 in bf16; not measured on GPUs
-CALL = 30
 TOGETHER = 1024  # cells that tiles of one layout may read together, to be computed as a batch
 
 TRIAL_ROOM = 6  # cells around what is told to be seen, in which a layer that sees further shows
-
-Price = Callable[[np.ndarray], np.ndarray]  # rectangles (n, 4) to what each costs (n,)
-Shape = tuple[int, int]  # height and width
 
 
 @dataclass(frozen=True)
@@ -368,109 +358,3 @@ def _blank_level(extension: Extension, backbone: Backbone, channels: int, side: 
     maps = {name: torch.rand(1, channels, cells, cells) for name, cells in sides.items()}
     fine = entry_on(backbone, torch.rand(1, 3, 16 * side, 16 * side))
     return TiledLevel(extension, backbone, Pyramid(maps, maps), fine, Tiles())
-
-
-def cells_under(boxes: Tensor, size: tuple[int, int], grid: int) -> np.ndarray:
-    """What RoIAlign reads for each of ``boxes``, in cells of P3 rounded outwards to a grid: `Rect` rows ``(n, 4)``.
-
-    Args:
-        boxes: ``(n, 4)`` xyxy in cells of P2'.
-        size: of P3.
-        grid: its step.
-    """
-    xyxy = boxes.detach().double().cpu().numpy()
-    # a RoI is at least one cell of P2' wide, and bilinear sampling reads the cell after the last
-    first, last = xyxy[:, :2], np.maximum(xyxy[:, 2:], xyxy[:, :2] + 1) + 1
-    limit = -(-np.array(size[::-1]) // grid) - 1
-    steps = [np.clip(ends // (P2_EXT_PER_P3 * grid), 0, limit).astype(np.int64) for ends in (first, last)]
-    ends = np.minimum((steps[1] + 1) * grid, size[::-1])
-    return np.hstack([(steps[0] * grid)[:, ::-1], ends[:, ::-1]])
-
-
-def tile_of(cells: np.ndarray, tiles: np.ndarray) -> np.ndarray:
-    """Number ``(n,)`` of the first tile that holds each of ``cells (n, 4)``; every one is held by one."""
-    inside = (tiles[None, :, :2] <= cells[:, None, :2]) & (tiles[None, :, 2:] >= cells[:, None, 2:])
-    return inside.all(axis=2).argmax(axis=1) if len(tiles) else np.zeros(len(cells), np.int64)
-
-
-def joined(rects: np.ndarray, price: Price) -> np.ndarray:
-    """Join pairs of rectangles ``(n, 4)``, the pair that saves most first, as long as one is no dearer than the two."""
-    if len(rects) > CROWD:  # neighbours are near each other in the order of np.unique
-        half = len(rects) // 2
-        rects = np.vstack([joined(rects[:half], price), joined(rects[half:], price)])
-    rects, prices, count = rects.copy(), price(rects), len(rects)
-    pairs = price(united(rects[:, None], rects[None]).reshape(-1, 4)).reshape(count, count)
-    gains = np.where(np.tri(count, k=-1, dtype=bool), prices[:, None] + prices - pairs, -np.inf)
-    alive = np.ones(count, bool)
-    while count and gains.max() >= 0:
-        kept, gone = np.unravel_index(gains.argmax(), gains.shape)
-        rects[kept] = united(rects[kept], rects[gone])
-        prices[kept] += prices[gone] - gains[kept, gone]
-        alive[gone] = False
-        gains[gone], gains[:, gone] = -np.inf, -np.inf
-        both = prices[kept] + prices - price(united(rects[kept], rects))
-        both[~alive] = -np.inf
-        gains[kept, :kept], gains[kept + 1 :, kept] = both[:kept], both[kept + 1 :]
-    return rects[alive]
-
-
-def alike(tiles: Sequence[np.ndarray], price: Price, size: Shape) -> list[np.ndarray]:
-    """The tiles ``(n, 4)`` of each image, some of them larger, so that they have fewer shapes, each of which is a call.
-
-    Two shapes become the smallest that holds both, the pair that saves most first, as long as the call that this saves
-    is dearer than what it adds to the tiles.
-
-    Args:
-        tiles: of each image.
-        price: of rectangles; a call costs as much as `CALL` cells of the whole map.
-        size: height and width of P3.
-    """
-    counts = Counter((height, width) for one in tiles for height, width in (one[:, 2:] - one[:, :2]).tolist())
-
-    def cost(shape: Shape) -> float:
-        top, left = ((most - side) // 2 for most, side in zip(size, shape, strict=True))
-        return float(price(np.array([[top, left, top + shape[0], left + shape[1]]]))[0])
-
-    call, costs = CALL * cost(size) / (size[0] * size[1]), {shape: cost(shape) for shape in counts}
-    larger: dict[Shape, Shape] = {}
-    while len(counts) > 1:
-        gains = {}
-        for pair in itertools.combinations(counts, 2):
-            both = _around(pair)
-            if both not in costs:
-                costs[both] = cost(both)
-            gains[pair] = call - sum(counts[shape] * (costs[both] - costs[shape]) for shape in pair)
-        pair, gain = max(gains.items(), key=itemgetter(1))
-        if gain < 0:
-            break
-        both = _around(pair)
-        counts[both] = sum(counts.pop(shape) for shape in pair) + counts[both]
-        larger |= {shape: both for shape in pair if shape != both}
-    return [np.array([_enlarged(row, larger, size) for row in one.tolist()], int).reshape(-1, 4) for one in tiles]
-
-
-def _around(shapes: Sequence[Shape]) -> Shape:
-    """The smallest shape that holds all."""
-    heights, widths = zip(*shapes, strict=True)
-    return max(heights), max(widths)
-
-
-def _enlarged(tile: list[int], larger: Mapping[Shape, Shape], size: Shape) -> list[int]:
-    """A tile of the shape that its own has become, inside a map of ``size``."""
-    top, left, bottom, right = tile
-    shape = bottom - top, right - left
-    while shape in larger:
-        shape = larger[shape]
-    top, left = min(top, size[0] - shape[0]), min(left, size[1] - shape[1])
-    return [top, left, top + shape[0], left + shape[1]]
-
-
-def united(one: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """The smallest rectangles around ``one (..., 4)`` and ``others (..., 4)``, broadcast."""
-    return np.concatenate([np.minimum(one, others)[..., :2], np.maximum(one, others)[..., 2:]], axis=-1)
-
-
-def grown_areas(rects: np.ndarray, margins: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Cells ``(n, m)`` of rectangles ``(n, 4)`` with each of ``margins (m,)`` around, inside of a map of ``size``."""
-    first = np.maximum(rects[:, None, :2] - margins[:, None], 0)
-    return (np.minimum(rects[:, None, 2:] + margins[:, None], size) - first).prod(axis=2)
