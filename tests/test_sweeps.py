@@ -153,6 +153,7 @@ RUN = "hydra.mode=RUN"
     "words, status, rank, said",
     [
         ([RUN], JobStatus.COMPLETED, None, ""),
+        ([RUN, "data.source.splits.test.annotations=gone.json"], JobStatus.COMPLETED, None, " split=val"),
         ([RUN, "+quick=yes"], JobStatus.COMPLETED, None, " limit=6 choose_threshold=false figures=false"),
         ([RUN], JobStatus.FAILED, None, None),
         ([RUN, "phase=distill"], JobStatus.COMPLETED, None, None),
@@ -162,14 +163,25 @@ RUN = "hydra.mode=RUN"
     ],
 )
 def test_a_whole_run_ends_with_the_command_that_evaluates_it(
-    words: list[str], status: JobStatus, rank: str | None, said: str | None, monkeypatch: pytest.MonkeyPatch, capsys
+    words: list[str],
+    status: JobStatus,
+    rank: str | None,
+    said: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "bolt"}]}
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
     for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
     if rank is not None:
         monkeypatch.setenv(rank, "1")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        whole = compose("train", ["experiment=demo", "paths.outputs=o", *words], return_hydra_config=True)
+        given = ["experiment=own", f"data.root={tmp_path}", "paths.outputs=o", *words]
+        whole = compose("train", given, return_hydra_config=True)
         monkeypatch.setattr(HydraConfig.instance(), "cfg", whole)
         callback = instantiate(whole.hydra.callbacks.next)
     callback.on_job_end(whole, JobReturn(status=status))

@@ -30,6 +30,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
+from efpn.data.splits import load_role
 from efpn.errors import Interrupted, UserError
 from efpn.ranges import check_target, leaves, one_device, walk
 from efpn.runs.files import FULL, RESUME_FILE, ROW_FILE, finished_in
@@ -312,7 +313,8 @@ class SayWhatNext(Callback):
         """Hydra's call."""
         if in_sweep() or job_return.status != JobStatus.COMPLETED or config.phase != "all" or follows_another():
             return
-        command = shlex.join(["python", "evaluate.py", f"run={config.paths.run}", *self.after_run])
+        words = [f"run={config.paths.run}", *split_to_score(config), *self.after_run]
+        command = shlex.join(["python", "evaluate.py", *words])
         print(f"all phases are finished; evaluate them with\n  {command}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -331,6 +333,16 @@ class SayWhatNext(Callback):
         ]
         print("the sweep is done; evaluate and summarise it with", flush=True)
         print("\n".join(f"  {shlex.join(['python', *words])}" for words in commands), flush=True)
+
+
+def split_to_score(cfg: DictConfig) -> list[str]:
+    """The word of ``evaluate.py`` that scores the validation split, where there is no test split to be read."""
+    try:
+        source = instantiate(cfg.data.source, _convert_="all")
+        load_role(source, OmegaConf.to_container(cfg.data.splits, resolve=True), "test")  # type: ignore[arg-type]
+    except UserError:
+        return ["split=val"]
+    return []
 
 
 def follows_another() -> bool:

@@ -196,6 +196,7 @@ def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
             f"{run.config.checkpoint_every}"
         )
     if cfg.overwrite or not (run.finished or (run.interrupted and not cfg.ckpt_path)):
+        check_start(cfg, run)
         return
     if not cfg.resume:
         state = "finished" if run.finished else "under way"
@@ -204,6 +205,17 @@ def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
             "starts again, name=OTHER goes elsewhere"
         )
     run.require_same_config()
+
+
+def check_start(cfg: DictConfig, run: PhaseRun) -> None:
+    """Read what a phase starts from, before the data are read (raises `UserError`: missing, damaged, does not fit)."""
+    backbone = model_config(cfg, run.name).backbone
+    if cfg.ckpt_path:
+        read_resume_point(Path(cfg.ckpt_path))
+    elif cfg.init_ckpt:
+        read_checkpoint(Path(cfg.init_ckpt))
+    elif run.config.init_from is None and backbone.get("weights") is not None:
+        instantiate(backbone, _convert_="all")
 
 
 def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[str, Any]]:
