@@ -262,6 +262,21 @@ def test_an_image_full_of_small_rois_is_computed_whole(upsampler: str) -> None:
         torch.testing.assert_close(level.pool(boxes, align), align({"p2_ext": dense}, boxes, [(128, 128)]))
 
 
+@pytest.mark.parametrize("call, whole", [(0, False), (1e6, True)])
+def test_where_its_calls_take_longer_than_the_whole_map_that_is_computed(
+    call: float, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tile and a call take no less than the whole map and a call, where a call takes longer than any map."""
+    monkeypatch.setattr("efpn.pyramid.tiling.CALL", call)
+    model = detector("refined", tiles=Tiles(), detail=Doubled(), last_stage=4, margin=0)
+    _, level = levels(model, torch.rand(1, 3, 256, 384))
+    done, tile = [], level._computed
+    level._computed = lambda batch: done.append(batch) or tile(batch)  # type: ignore[func-returns-value,method-assign]
+    with torch.no_grad():
+        level.pool([torch.tensor(BOXES["middle"])], model.roi_heads.box_roi_pool.extended)
+    assert (not done) == whole
+
+
 def test_a_tile_is_priced_with_all_its_margins() -> None:
     """ESPCN works on P3 alone: 2 x 2 cells, 1 for the last convolution, 4 that it sees.
 

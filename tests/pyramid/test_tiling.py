@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from efpn.pyramid.tiling import Price, alike, cells_under, grown_areas, joined, tile_of, united
+from efpn.pyramid.tiling import Price, alike, cells_under, cost, grown_areas, joined, tile_of, united
 
 
 def test_cells_under_boxes_by_hand() -> None:
@@ -74,6 +74,14 @@ def test_tiles_of_several_images_are_made_alike_and_none_stays_none() -> None:
     tiles = [np.array([[0, 0, 2, 2]]), np.empty((0, 4), np.int64), np.array([[4, 4, 6, 8]])]
     made = alike(tiles, lambda rects: grown_areas(rects, np.array([0]), (40, 60))[:, 0].astype(float), (40, 60))
     assert [one.tolist() for one in made] == [[[0, 0, 2, 4]], [], [[4, 4, 6, 8]]]
+
+
+def test_what_tiles_cost_has_a_call_for_each_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells of 3 units each: 4, 4, 12 and 4 cells in two shapes, each of them a call that is worth 10 cells."""
+    monkeypatch.setattr("efpn.pyramid.tiling.CALL", 10)
+    tiles = [np.array([[0, 0, 2, 2], [4, 4, 6, 6]]), np.array([[0, 0, 3, 4], [8, 8, 10, 10]])]
+    assert cost(tiles, lambda rects: 3.0 * grown_areas(rects, np.array([0]), (40, 60))[:, 0], (40, 60)) == 3 * (24 + 20)
+    assert cost([tiles[0][:0]], lambda rects: 3.0 * np.ones(len(rects)), (40, 60)) == 0
 
 
 def test_a_crowd_of_rectangles_is_joined_in_parts() -> None:

@@ -30,7 +30,7 @@ from efpn.pyramid.detail import Fine, entry_on
 from efpn.pyramid.extension import Extension
 from efpn.pyramid.fpn import Pyramid
 from efpn.pyramid.receptive import macs_per_cell, reach, weights
-from efpn.pyramid.tiling import P2_EXT_PER_P3, alike, cells_under, grown_areas, joined, tile_of
+from efpn.pyramid.tiling import P2_EXT_PER_P3, alike, cells_under, cost, grown_areas, joined, tile_of
 from efpn.pyramid.upsamplers import TwoStage, upsample2x
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Tiles:
     """How P2' is cut."""
 
     grid: int = 1  # tiles begin and end at multiples of this; coarser ones have fewer different sizes and more cells
-    dense_from: float = 0.9  # share of the whole map's work from which the map is computed whole
+    dense_from: float = 0.9  # share of what the whole map costs from which the map is computed whole
 
     def __post_init__(self) -> None:
         """Refuse numbers by which tiles would be wrong and nobody be told."""
@@ -162,11 +162,10 @@ class TiledLevel:
             align: torchvision's pooler of this level.
         """
         wanted = [cells_under(one / self.level.stride, self.size, self.settings.grid) for one in boxes]
-        whole = self._price(np.array([[0, 0, *self.size]]))[0] * len(boxes)
-        tiles, most = [joined(np.unique(one, axis=0), self._price) for one in wanted], self.settings.dense_from
-        if self._work_of(tiles) < most * whole:
-            tiles, most = alike(tiles, self._price, self.size), max(most, 1.0)
-        if self._work_of(tiles) >= most * whole:
+        tiles = alike([joined(np.unique(one, axis=0), self._price) for one in wanted], self._price, self.size)
+        whole = [np.array([[0, 0, *self.size]])] * len(boxes)
+        share = cost(tiles, self._price, self.size) / cost(whole, self._price, self.size)
+        if share >= self.settings.dense_from:
             return self._pooled(self._whole(), list(boxes), align)
         layouts: dict[tuple[Rect, ...], list[tuple[int, Cut, Tensor]]] = {}  # image, tile and its RoIs
         first = 0
@@ -195,10 +194,6 @@ class TiledLevel:
 
     def _pooled(self, level: Tensor, boxes: list[Tensor], align: MultiScaleRoIAlign) -> Tensor:
         return roi_align(level, boxes, align.output_size, 1 / self.level.stride, align.sampling_ratio)
-
-    def _work_of(self, tiles: Sequence[np.ndarray]) -> float:
-        """Multiply-adds of the tiles of all images."""
-        return float(sum(self._price(one).sum() for one in tiles))
 
     def _price(self, rects: np.ndarray) -> np.ndarray:
         """Multiply-adds of tiles ``(n, 4)``: each part of the work is done on the tile and a margin of its own."""

@@ -16,9 +16,10 @@ from torch import Tensor
 
 P2_EXT_PER_P3 = 4  # cells of P2' in one of P3, along each axis
 CROWD = 128  # rectangles; the halves of more are joined by themselves first
-# cells whose work takes as long as a call of the layers by itself (their weights are read, whatever the tile): on a CPU
-# 20 in float32, 37 in bf16; not measured on GPUs
-CALL = 30
+# cells of P3 whose work takes as long as a call of the layers beside its tiles: weights are read, parts copied, and small
+# tiles are slower. 53 to 60 on three sets, ResNet-18 in float32 and ResNet-50 in bf16, one CPU core (docs/experiments.md,
+# entry 29); not measured on GPUs
+CALL = 55
 
 Price = Callable[[np.ndarray], np.ndarray]  # rectangles (n, 4) to what each costs (n,)
 Shape = tuple[int, int]  # height and width
@@ -79,20 +80,20 @@ def alike(tiles: Sequence[np.ndarray], price: Price, size: Shape) -> list[np.nda
         price: of rectangles; a call costs as much as `CALL` cells of the whole map.
         size: height and width of P3.
     """
-    counts = Counter((height, width) for one in tiles for height, width in (one[:, 2:] - one[:, :2]).tolist())
 
-    def cost(shape: Shape) -> float:
+    def of(shape: Shape) -> float:
         top, left = ((most - side) // 2 for most, side in zip(size, shape, strict=True))
         return float(price(np.array([[top, left, top + shape[0], left + shape[1]]]))[0])
 
-    call, costs = CALL * cost(size) / (size[0] * size[1]), {shape: cost(shape) for shape in counts}
+    counts, call = shapes_of(tiles), price_of_call(price, size)
+    costs = {shape: of(shape) for shape in counts}
     members = {shape: [shape] for shape in counts}  # by what it has become, each shape that there was
     while len(counts) > 1:
         gains = {}
         for pair in itertools.combinations(counts, 2):
             both = _around(pair)
             if both not in costs:
-                costs[both] = cost(both)
+                costs[both] = of(both)
             gains[pair] = call - sum(counts[shape] * (costs[both] - costs[shape]) for shape in pair)
         pair, gain = max(gains.items(), key=itemgetter(1))
         if gain < 0:
@@ -104,6 +105,21 @@ def alike(tiles: Sequence[np.ndarray], price: Price, size: Shape) -> list[np.nda
             members[both] = [*members.get(both, []), *before]
     become = {shape: larger for larger, shapes in members.items() for shape in shapes}
     return [np.array([_enlarged(row, become, size) for row in one.tolist()], int).reshape(-1, 4) for one in tiles]
+
+
+def cost(tiles: Sequence[np.ndarray], price: Price, size: Shape) -> float:
+    """What the tiles ``(n, 4)`` of all images take to compute, with the calls that their shapes ask for."""
+    return float(sum(price(one).sum() for one in tiles)) + len(shapes_of(tiles)) * price_of_call(price, size)
+
+
+def price_of_call(price: Price, size: Shape) -> float:
+    """What a call of the layers costs beside its tiles, on a map of ``size``."""
+    return CALL * float(price(np.array([[0, 0, *size]]))[0]) / (size[0] * size[1])
+
+
+def shapes_of(tiles: Sequence[np.ndarray]) -> Counter[Shape]:
+    """How many tiles ``(n, 4)`` of all images have each height and width."""
+    return Counter((height, width) for one in tiles for height, width in (one[:, 2:] - one[:, :2]).tolist())
 
 
 def _around(shapes: Sequence[Shape]) -> Shape:
