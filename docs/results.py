@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 ROOT = Path(__file__).parents[1]
@@ -134,6 +135,52 @@ class Page:
             names = ["control head", "**EFPN**", "oracle head", "gain of EFPN", "share of the oracle's"]
             lines += [[*both, *one] for *both, one in zip(heads, names, [*means, gains, parts], strict=True)]
         return _table(["set", "", *(NAMES.get(column, column) for column in columns)], lines)
+
+    def curve(self, run: str, called: dict[str, str], columns: Sequence[str]) -> str:
+        """A Markdown table of mean times and metrics of plain FPNs on larger and larger images, and EFPN.
+
+        Args:
+            run: below ``results``, with a ``summary-test.json`` and ``seed<seed>/<row>/test.json``.
+            called: rows of the summary by title, ``<row>/<phase>``, and what to call each.
+            columns: of the summary.
+        """
+        lines = []
+        for title, name in called.items():
+            row = self._row(f"{run}/summary-test", title)
+            lines.append([name, f"{self.time_of(run, title):.0f}", *(mean(row["columns"][one]) for one in columns)])
+        return _table(["", MILLISECONDS, *(NAMES.get(column, column) for column in columns)], lines)
+
+    def time_of(self, run: str, title: str) -> float:
+        """Milliseconds that a row of `curve` takes for an image, the mean over its seeds."""
+        seeds = self._row(f"{run}/summary-test", title)["seeds"]
+        times = [self.result(f"{run}/seed{seed}/{title.split('/')[0]}/test")[MILLISECONDS] for seed in seeds]
+        return sum(times) / len(times)
+
+    def at_equal_time(
+        self, run: str, title: str, plain: Sequence[str], columns: Sequence[str]
+    ) -> dict[str, tuple[float, float]]:
+        """By column, what a row of `curve` has more than the line through the ``plain`` rows at its own time.
+
+        Beside that its share of what the row has more than the first of them. Where they do not reach that far, the
+        last of them stands.
+        """
+        times, found = [self.time_of(run, one) for one in plain], {}
+        for column in columns:
+            own, *others = (self._row(f"{run}/summary-test", one)["columns"][column]["mean"] for one in (title, *plain))
+            more = own - float(np.interp(self.time_of(run, title), times, others))
+            found[column] = more, more / (own - others[0])
+        return found
+
+    def more(self, at: dict[str, tuple[float, float]]) -> str:
+        """What `at_equal_time` has found more, in points."""
+        short = NAMES | {"AP_S_any": "with classes as one", "F1_S": "F1_S"}
+        told = [f"{short.get(column, column)} {100 * more:+.1f}" for column, (more, _) in at.items()]
+        return f"{', '.join(told[:-1])} and {told[-1]}"
+
+    def parts(self, at: dict[str, tuple[float, float]], columns: Sequence[str]) -> str:
+        """The shares of a gain that `at_equal_time` has found."""
+        told = [f"{100 * at[column][1]:.0f}" for column in columns]
+        return f"{', '.join(told[:-1])} and {told[-1]} %"
 
     def points(self, one: Result, other: Result, metric: str) -> str:
         """How much ``one`` has more, in points."""
