@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import TINY, run, tiny
+from hydra.errors import InstantiationException
 
 from efpn.entry import WAYS_OUT, in_one_line
 from efpn.errors import UserError
@@ -147,6 +148,19 @@ def test_outputs_that_are_no_folder_are_named_before_the_data_are_read(tmp_path:
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert f"error: {tmp_path / 'outputs'}" in done.stderr and "paths.outputs=FOLDER" in done.stderr
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("option", ["backbone.weights", "init_ckpt", "ckpt_path"])
+@pytest.mark.parametrize("content", [None, b"cut off"])
+def test_what_a_phase_starts_from_is_read_before_the_data_are(
+    option: str, content: bytes | None, tmp_path: Path
+) -> None:
+    start, data = tmp_path / "start.ckpt", tmp_path / "data"
+    if content is not None:
+        start.write_bytes(content)
+    with pytest.raises((UserError, InstantiationException), match=r"start\.ckpt: (not found|damaged or truncated)"):
+        train(tiny(tmp_path, data, "phase=baseline", f"{option}={start}"))
+    assert not data.exists()
 
 
 @pytest.mark.parametrize("number", WAYS_OUT)

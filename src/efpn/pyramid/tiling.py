@@ -16,9 +16,9 @@ from torch import Tensor
 
 P2_EXT_PER_P3 = 4  # cells of P2' in one of P3, along each axis
 CROWD = 128  # rectangles; the halves of more are joined by themselves first
-# cells of P3 whose work takes as long as a call of the layers beside its tiles: weights are read, parts copied, and small
-# tiles are slower. 53 to 60 on three sets, ResNet-18 in float32 and ResNet-50 in bf16, one CPU core (docs/experiments.md,
-# entry 29); not measured on GPUs
+# cells of P3 whose work takes as long as a call of the layers beside its tiles: weights are read, parts copied, and
+# small tiles are slower. 53 to 60 on three sets, ResNet-18 in float32 and ResNet-50 in bf16, one CPU core
+# (docs/experiments.md, entry 29); not measured on GPUs
 CALL = 55
 
 Price = Callable[[np.ndarray], np.ndarray]  # rectangles (n, 4) to what each costs (n,)
