@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -47,6 +47,13 @@ class Result:
         if metric.startswith("best_"):
             return self.record["metrics_at_best_f1"][metric.removeprefix("best_")]
         return self.record["metrics"][metric]
+
+
+class AtTime(NamedTuple):
+    """What a row has more than plain FPNs at its own time."""
+
+    gain: float
+    share: float  # of what it has more than the plain FPN at 1x
 
 
 class Page:
@@ -123,6 +130,7 @@ class Page:
         """
         lines = []
         for called, run in sets.items():
+            self.commands[f"{run}/summary-test.json"] = self._named(f"results/{run}/summary-test.json")
             of = {one: self._row(f"{run}/summary-test", one) for one in ("control_head", title, "oracle_head")}
             efpn, seeds = of[title], [row["seeds"] for row in of.values()]
             if any(one != seeds[0] for one in seeds):
@@ -137,13 +145,14 @@ class Page:
         return _table(["set", "", *(NAMES.get(column, column) for column in columns)], lines)
 
     def curve(self, run: str, called: dict[str, str], columns: Sequence[str]) -> str:
-        """A Markdown table of mean times and metrics of plain FPNs on larger and larger images, and EFPN.
+        """A Markdown table of mean times and metrics: plain FPNs on larger and larger images, and EFPN.
 
         Args:
             run: below ``results``, with a ``summary-test.json`` and ``seed<seed>/<row>/test.json``.
             called: rows of the summary by title, ``<row>/<phase>``, and what to call each.
             columns: of the summary.
         """
+        self.commands[f"{run}/summary-test.json"] = self._named(f"results/{run}/summary-test.json")
         lines = []
         for title, name in called.items():
             row = self._row(f"{run}/summary-test", title)
@@ -152,34 +161,48 @@ class Page:
 
     def time_of(self, run: str, title: str) -> float:
         """Milliseconds that a row of `curve` takes for an image, the mean over its seeds."""
-        seeds = self._row(f"{run}/summary-test", title)["seeds"]
-        times = [self.result(f"{run}/seed{seed}/{title.split('/')[0]}/test")[MILLISECONDS] for seed in seeds]
+        times = [one[MILLISECONDS] for one in self._timed(run, title).values()]
         return sum(times) / len(times)
 
-    def at_equal_time(
-        self, run: str, title: str, plain: Sequence[str], columns: Sequence[str]
-    ) -> dict[str, tuple[float, float]]:
-        """By column, what a row of `curve` has more than the line through the ``plain`` rows at its own time.
+    def _timed(self, run: str, title: str) -> dict[int, Result]:
+        """A row of `curve` by seed."""
+        seeds = self._row(f"{run}/summary-test", title)["seeds"]
+        return {seed: self.result(f"{run}/seed{seed}/{title.split('/')[0]}/test") for seed in seeds}
 
-        Beside that its share of what the row has more than the first of them. Where they do not reach that far, the
-        last of them stands.
+    def at_equal_time(self, run: str, title: str, plain: Sequence[str], columns: Sequence[str]) -> dict[str, AtTime]:
+        """By column, what a row of `curve` has more than plain FPNs at its own time; means over the seeds.
+
+        Args:
+            run: as in `curve`.
+            title: of the row.
+            plain: those of the FPNs, in order of their time; the last stands for all that would take longer.
+            columns: of the summary.
+
+        Raises:
+            ValueError: a seed's times are not in that order.
         """
-        times, found = [self.time_of(run, one) for one in plain], {}
+        own, others = self._timed(run, title), [self._timed(run, one) for one in plain]
+        found = {}
         for column in columns:
-            own, *others = (self._row(f"{run}/summary-test", one)["columns"][column]["mean"] for one in (title, *plain))
-            more = own - float(np.interp(self.time_of(run, title), times, others))
-            found[column] = more, more / (own - others[0])
+            more, whole = [], []
+            for seed, row in own.items():
+                times, values = ([one[seed][key] for one in others] for key in (MILLISECONDS, column))
+                if times != sorted(times):
+                    raise ValueError(f"{run}/seed{seed}: {', '.join(plain)} are not in order of their time")
+                more.append(row[column] - float(np.interp(row[MILLISECONDS], times, values)))
+                whole.append(row[column] - values[0])
+            found[column] = AtTime(sum(more) / len(more), sum(more) / sum(whole))
         return found
 
-    def more(self, at: dict[str, tuple[float, float]]) -> str:
+    def gains_told(self, at: dict[str, AtTime]) -> str:
         """What `at_equal_time` has found more, in points."""
         short = NAMES | {"AP_S_any": "with classes as one", "F1_S": "F1_S"}
-        told = [f"{short.get(column, column)} {100 * more:+.1f}" for column, (more, _) in at.items()]
+        told = [f"{short.get(column, column)} {100 * one.gain:+.1f}" for column, one in at.items()]
         return f"{', '.join(told[:-1])} and {told[-1]}"
 
-    def parts(self, at: dict[str, tuple[float, float]], columns: Sequence[str]) -> str:
-        """The shares of a gain that `at_equal_time` has found."""
-        told = [f"{100 * at[column][1]:.0f}" for column in columns]
+    def kept_told(self, at: dict[str, AtTime], columns: Sequence[str]) -> str:
+        """The shares that `at_equal_time` has found."""
+        told = [f"{100 * at[column].share:.0f}" for column in columns]
         return f"{', '.join(told[:-1])} and {told[-1]} %"
 
     def points(self, one: Result, other: Result, metric: str) -> str:

@@ -139,14 +139,30 @@ def test_a_sweep_ends_with_the_commands_that_look_at_it(
     for place in (left, "demo/nearest/seed0/row.json"):  # the latter of a sweep before
         (tmp_path / place).parent.mkdir(parents=True)
         (tmp_path / place).touch()
-    cfg = {"paths": {"unswept": f"{tmp_path}/demo/seed0"}, "hydra": {"runtime": {"choices": {}}}}
-    SayWhatNext().on_multirun_end(OmegaConf.create(cfg))
+    root = own_data(tmp_path / "data")
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        data = compose("train", ["experiment=own", f"data.root={root}"]).data
+    cfg = {"paths": {"unswept": f"{tmp_path}/demo/seed0", "data": ""}, "hydra": {"runtime": {"choices": {}}}}
+    SayWhatNext().on_multirun_end(OmegaConf.create({**cfg, "data": data}))
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()[1:]]
     evaluate, summarise = f"python evaluate.py 'run={tmp_path}{said}'", f"python summarise.py sweep={tmp_path}/demo"
     assert lines == ([evaluate, summarise] if said else [])
+    data.source.splits.test.annotations = "gone.json"
+    SayWhatNext().on_multirun_end(OmegaConf.create({**cfg, "data": data}))
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert lines == ([f"{evaluate} split=val", f"{summarise} split=val"] if said else [])
 
 
 RUN = "hydra.mode=RUN"
+
+
+def own_data(root: Path) -> Path:
+    """A folder that ``experiment=own`` can read, of no image."""
+    content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "bolt"}]}
+    for split in ("train", "test"):
+        (root / split).mkdir(parents=True)
+        (root / f"{split}.json").write_text(json.dumps(content))
+    return root
 
 
 @pytest.mark.parametrize(
@@ -171,22 +187,23 @@ def test_a_whole_run_ends_with_the_command_that_evaluates_it(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "bolt"}]}
-    for split in ("train", "test"):
-        (tmp_path / split).mkdir()
-        (tmp_path / f"{split}.json").write_text(json.dumps(content))
     for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
     if rank is not None:
         monkeypatch.setenv(rank, "1")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        given = ["experiment=own", f"data.root={tmp_path}", "paths.outputs=o", *words]
+        given = ["experiment=own", f"data.root={own_data(tmp_path)}", "paths.outputs=o", *words]
         whole = compose("train", given, return_hydra_config=True)
         monkeypatch.setattr(HydraConfig.instance(), "cfg", whole)
         callback = instantiate(whole.hydra.callbacks.next)
     callback.on_job_end(whole, JobReturn(status=status))
-    line = f"all phases are finished; evaluate them with\n  python evaluate.py run={whole.paths.run}{said}\n"
-    assert capsys.readouterr().out == ("" if said is None else line)
+    out = capsys.readouterr().out
+    if said is None:
+        assert out == ""
+    else:
+        head, line, end = out.split("\n")
+        assert (line, end) == (f"  python evaluate.py run={whole.paths.run}{said}", "")
+        assert ("no test split: annotation file" in head) == ("split=val" in said)
 
 
 def test_a_bug_in_a_job_is_shown_and_counted(data: Path, tmp_path: Path) -> None:

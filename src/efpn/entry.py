@@ -313,9 +313,9 @@ class SayWhatNext(Callback):
         """Hydra's call."""
         if in_sweep() or job_return.status != JobStatus.COMPLETED or config.phase != "all" or follows_another():
             return
-        words = [f"run={config.paths.run}", *split_to_score(config), *self.after_run]
-        command = shlex.join(["python", "evaluate.py", *words])
-        print(f"all phases are finished; evaluate them with\n  {command}", flush=True)
+        split, why = split_to_score(config)
+        command = shlex.join(["python", "evaluate.py", f"run={config.paths.run}", *split, *self.after_run])
+        print(f"all phases are finished; evaluate them{why} with\n  {command}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra's call; a sweep over experiments has no one folder to speak of."""
@@ -327,22 +327,23 @@ class SayWhatNext(Callback):
         sweep = config.hydra.runtime.choices.get("sweep")
         known = sweep and (CONF / "summarise" / "table" / f"{sweep}.yaml").is_file()
         table = [f"{'table' if known else 'rows'}={sweep}"] if sweep else []
+        split, why = split_to_score(config)
         commands = [
-            ["evaluate.py", f"run={folder}/{runs}", *self.after_sweep],
-            ["summarise.py", f"sweep={folder}", *table],
+            ["evaluate.py", f"run={folder}/{runs}", *split, *self.after_sweep],
+            ["summarise.py", f"sweep={folder}", *split, *table],
         ]
-        print("the sweep is done; evaluate and summarise it with", flush=True)
+        print(f"the sweep is done; evaluate and summarise it{why} with", flush=True)
         print("\n".join(f"  {shlex.join(['python', *words])}" for words in commands), flush=True)
 
 
-def split_to_score(cfg: DictConfig) -> list[str]:
-    """The word of ``evaluate.py`` that scores the validation split, where there is no test split to be read."""
+def split_to_score(cfg: DictConfig) -> tuple[list[str], str]:
+    """What ``evaluate.py`` has to be told of the split, and why: that on validation where no test split can be read."""
     try:
         source = instantiate(cfg.data.source, _convert_="all")
         load_role(source, OmegaConf.to_container(cfg.data.splits, resolve=True), "test")  # type: ignore[arg-type]
-    except UserError:
-        return ["split=val"]
-    return []
+    except (UserError, InstantiationException) as error:
+        return ["split=val"], f" on the validation images (no test split: {in_one_line(error) or error})"
+    return [], ""
 
 
 def follows_another() -> bool:

@@ -262,18 +262,19 @@ def test_an_image_full_of_small_rois_is_computed_whole(upsampler: str) -> None:
         torch.testing.assert_close(level.pool(boxes, align), align({"p2_ext": dense}, boxes, [(128, 128)]))
 
 
-@pytest.mark.parametrize("call, whole", [(0, False), (1e6, True)])
-def test_where_its_calls_take_longer_than_the_whole_map_that_is_computed(
+@pytest.mark.parametrize("call, whole", [(0, False), (55, True)])
+def test_a_crowd_whose_calls_outweigh_the_rest_is_computed_whole(
     call: float, whole: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A tile and a call take no less than the whole map and a call, where a call takes longer than any map."""
+    """Four shapes on half of the map, which has 96 cells: less work than the whole, but four calls of 55 cells each."""
     monkeypatch.setattr("efpn.pyramid.tiling.CALL", call)
     model = detector("refined", tiles=Tiles(), detail=Doubled(), last_stage=4, margin=0)
-    _, level = levels(model, torch.rand(1, 3, 256, 384))
+    _, level = levels(model, torch.rand(1, 3, 64, 96))
     done, tile = [], level._computed
     level._computed = lambda batch: done.append(batch) or tile(batch)  # type: ignore[func-returns-value,method-assign]
+    boxes = torch.tensor([[0.0, 0, 6, 6], [32, 0, 54, 6], [0, 32, 6, 54], [32, 32, 70, 62]])
     with torch.no_grad():
-        level.pool([torch.tensor(BOXES["middle"])], model.roi_heads.box_roi_pool.extended)
+        level.pool([boxes], model.roi_heads.box_roi_pool.extended)
     assert (not done) == whole
 
 

@@ -81,19 +81,19 @@ def alike(tiles: Sequence[np.ndarray], price: Price, size: Shape) -> list[np.nda
         size: height and width of P3.
     """
 
-    def of(shape: Shape) -> float:
+    def price_of_shape(shape: Shape) -> float:
         top, left = ((most - side) // 2 for most, side in zip(size, shape, strict=True))
         return float(price(np.array([[top, left, top + shape[0], left + shape[1]]]))[0])
 
     counts, call = shapes_of(tiles), price_of_call(price, size)
-    costs = {shape: of(shape) for shape in counts}
+    costs = {shape: price_of_shape(shape) for shape in counts}
     members = {shape: [shape] for shape in counts}  # by what it has become, each shape that there was
     while len(counts) > 1:
         gains = {}
         for pair in itertools.combinations(counts, 2):
             both = _around(pair)
             if both not in costs:
-                costs[both] = of(both)
+                costs[both] = price_of_shape(both)
             gains[pair] = call - sum(counts[shape] * (costs[both] - costs[shape]) for shape in pair)
         pair, gain = max(gains.items(), key=itemgetter(1))
         if gain < 0:

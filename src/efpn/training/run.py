@@ -208,11 +208,16 @@ def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
 
 
 def check_start(cfg: DictConfig, run: PhaseRun) -> None:
-    """Read what a phase starts from, before the data are read (raises `UserError`: missing, damaged, does not fit)."""
+    """Read the weights that a phase starts from, before any data are read.
+
+    Raises:
+        UserError: ``init_ckpt`` is missing or damaged.
+        InstantiationException: so are the backbone's weights, or they do not fit.
+    """
     backbone = model_config(cfg, run.name).backbone
     if cfg.ckpt_path:
-        read_resume_point(Path(cfg.ckpt_path))
-    elif cfg.init_ckpt:
+        return  # which `run_phase` reads first of all
+    if cfg.init_ckpt:
         read_checkpoint(Path(cfg.init_ckpt))
     elif run.config.init_from is None and backbone.get("weights") is not None:
         instantiate(backbone, _convert_="all")
