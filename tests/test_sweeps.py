@@ -13,8 +13,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from efpn.entry import SayWhatNext
 from efpn.evaluation.run import evaluate
+from efpn.next_steps import SayWhatNext
 from efpn.runs.phases import own_config
 from efpn.runs.saved import saved_runs
 from efpn.runs.sweeps import SweptKeys, composed, note_row, read_row
@@ -203,7 +203,7 @@ def test_a_whole_run_ends_with_the_command_that_evaluates_it(
     else:
         head, line, end = out.split("\n")
         assert (line, end) == (f"  python evaluate.py run={whole.paths.run}{said}", "")
-        assert ("no test split: annotation file" in head) == ("split=val" in said)
+        assert ("the test split cannot be read: annotation file" in head) == ("split=val" in said)
 
 
 def test_a_bug_in_a_job_is_shown_and_counted(data: Path, tmp_path: Path) -> None:

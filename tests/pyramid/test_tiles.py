@@ -36,7 +36,8 @@ from efpn.models import (
     build_faster_rcnn,
     make_extension,
 )
-from efpn.pyramid.tiles import Rect, TiledLevel
+from efpn.pyramid.tiles import TiledLevel
+from efpn.pyramid.tiling import Rect
 from efpn.pyramid.upsamplers import reach
 
 UPSAMPLERS = {

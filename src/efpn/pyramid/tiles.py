@@ -30,7 +30,7 @@ from efpn.pyramid.detail import Fine, entry_on
 from efpn.pyramid.extension import Extension
 from efpn.pyramid.fpn import Pyramid
 from efpn.pyramid.receptive import macs_per_cell, reach, weights
-from efpn.pyramid.tiling import P2_EXT_PER_P3, alike, cells_under, cost, grown_areas, joined, tile_of
+from efpn.pyramid.tiling import P2_EXT_PER_P3, Rect, alike, cells_under, cost, grown_areas, joined, tile_of
 from efpn.pyramid.upsamplers import TwoStage, upsample2x
 
 log = logging.getLogger(__name__)
@@ -51,55 +51,6 @@ class Tiles:
         """Refuse numbers by which tiles would be wrong and nobody be told."""
         if self.grid < 1:
             raise UserError(f"model.tiles.grid={self.grid}: must be at least 1")
-
-
-class Rect(NamedTuple):
-    """A part of a map, in its cells; ends are exclusive."""
-
-    top: int
-    left: int
-    bottom: int
-    right: int
-
-    @property
-    def area(self) -> int:
-        """Its cells."""
-        return (self.bottom - self.top) * (self.right - self.left)
-
-    def times(self, factor: int) -> Rect:
-        """The same part of a map of ``factor`` times the resolution."""
-        return Rect(*(side * factor for side in self))
-
-    def grown(self, margin: int, height: int, width: int) -> Rect:
-        """With ``margin`` cells around, as far as the map of ``(height, width)`` cells goes."""
-        return Rect(
-            max(self.top - margin, 0),
-            max(self.left - margin, 0),
-            min(self.bottom + margin, height),
-            min(self.right + margin, width),
-        )
-
-    def halved(self) -> Rect:
-        """The same part of a map of half the resolution, in whole cells that hold all of it."""
-        return Rect(self.top // 2, self.left // 2, -(-self.bottom // 2), -(-self.right // 2))
-
-    def halved_alike(self, height: int, width: int) -> Rect:
-        """As `halved`, of one size wherever this begins; the map of half the resolution has ``(height, width)``."""
-        tall, wide = (self.bottom - self.top) // 2 + 1, (self.right - self.left) // 2 + 1
-        top, left = max(min(self.top // 2, height - tall), 0), max(min(self.left // 2, width - wide), 0)
-        return Rect(top, left, min(top + tall, height), min(left + wide, width))
-
-    def of(self, maps: Tensor) -> Tensor:
-        """This part of ``(..., h, w)``."""
-        return maps[..., self.top : self.bottom, self.left : self.right]
-
-    def seen_from(self, other: Rect) -> Rect:
-        """Where this lies if ``other`` begins at 0, 0."""
-        return Rect(self.top - other.top, self.left - other.left, self.bottom - other.top, self.right - other.left)
-
-    def within(self, part: Tensor, around: Rect) -> Tensor:
-        """This part of a map, given the ``part`` of it that is ``around`` it."""
-        return self.seen_from(around).of(part)
 
 
 class Cut(NamedTuple):

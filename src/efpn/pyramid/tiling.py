@@ -1,7 +1,7 @@
 """Which rectangles of P2' are computed: those that small RoIs read, joined and made alike where that saves time.
 
-Lengths are in cells of P3 (8 px of the 1x image) unless they say otherwise; a rectangle is a row (top, left, bottom,
-right), its ends exclusive.
+Lengths are in cells of P3 (8 px of the 1x image) unless they say otherwise. A rectangle is a `Rect`, many are rows
+``(n, 4)`` of its numbers.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -23,6 +24,55 @@ CALL = 55
 
 Price = Callable[[np.ndarray], np.ndarray]  # rectangles (n, 4) to what each costs (n,)
 Shape = tuple[int, int]  # height and width
+
+
+class Rect(NamedTuple):
+    """A part of a map, in its cells; ends are exclusive."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def area(self) -> int:
+        """Its cells."""
+        return (self.bottom - self.top) * (self.right - self.left)
+
+    def times(self, factor: int) -> Rect:
+        """The same part of a map of ``factor`` times the resolution."""
+        return Rect(*(side * factor for side in self))
+
+    def grown(self, margin: int, height: int, width: int) -> Rect:
+        """With ``margin`` cells around, as far as the map of ``(height, width)`` cells goes."""
+        return Rect(
+            max(self.top - margin, 0),
+            max(self.left - margin, 0),
+            min(self.bottom + margin, height),
+            min(self.right + margin, width),
+        )
+
+    def halved(self) -> Rect:
+        """The same part of a map of half the resolution, in whole cells that hold all of it."""
+        return Rect(self.top // 2, self.left // 2, -(-self.bottom // 2), -(-self.right // 2))
+
+    def halved_alike(self, height: int, width: int) -> Rect:
+        """As `halved`, of one size wherever this begins; the map of half the resolution has ``(height, width)``."""
+        tall, wide = (self.bottom - self.top) // 2 + 1, (self.right - self.left) // 2 + 1
+        top, left = max(min(self.top // 2, height - tall), 0), max(min(self.left // 2, width - wide), 0)
+        return Rect(top, left, min(top + tall, height), min(left + wide, width))
+
+    def of(self, maps: Tensor) -> Tensor:
+        """This part of ``(..., h, w)``."""
+        return maps[..., self.top : self.bottom, self.left : self.right]
+
+    def seen_from(self, other: Rect) -> Rect:
+        """Where this lies if ``other`` begins at 0, 0."""
+        return Rect(self.top - other.top, self.left - other.left, self.bottom - other.top, self.right - other.left)
+
+    def within(self, part: Tensor, around: Rect) -> Tensor:
+        """This part of a map, given the ``part`` of it that is ``around`` it."""
+        return self.seen_from(around).of(part)
 
 
 def cells_under(boxes: Tensor, size: tuple[int, int], grid: int) -> np.ndarray:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
@@ -26,7 +25,6 @@ from efpn.runs.checkpoints import AS_TRAINED, Checkpoint, load_checkpoint, read_
 from efpn.runs.files import (
     CHECKPOINT_FILE,
     CONFIG_FILE,
-    LOCK_FILE,
     METRICS_FILE,
     PRUNING_FILE,
     RESUME_FILE,
@@ -38,7 +36,7 @@ from efpn.runs.files import (
     write_json,
     write_text,
 )
-from efpn.runs.lock import lock, refuse_or_clear
+from efpn.runs.lock import lock
 from efpn.runs.phases import (
     PhaseRun,
     command,
@@ -55,8 +53,8 @@ from efpn.runs.sweeps import in_sweep, note_row, own_words
 from efpn.runs.tracking import tracked_phase
 from efpn.signals import SignalWatch, requeued
 from efpn.tasks.base import DetectorTask
-from efpn.tasks.freezing import train_only
 from efpn.training.callbacks import ResumePoint, StopNonFinite
+from efpn.training.check import check_phase, new_parts
 from efpn.training.progress import print_summary
 from efpn.training.pruning import read_job, refuse_pruned
 from efpn.weights import require_fit, state_bytes
@@ -173,56 +171,6 @@ def settled(cfg: DictConfig, shared: bool = False) -> DictConfig:
     return cfg
 
 
-def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
-    """Find what would end a phase before the phases ahead of it train, and never write over one unasked."""
-    if first_process() and not run.shared:
-        refuse_or_clear(run.folder / LOCK_FILE)
-    detector = blank_detector(cfg, run.name)
-    train_only(detector, run.config.task.get("trainable", ["*"]))
-    if "loss" in run.config.task:
-        instantiate(run.config.task.loss)  # a bad weight
-    if run.config.init_from not in (None, *cfg.phases):
-        raise UserError(
-            f"phases.{run.name}.init_from={run.config.init_from}: no such phase; use null or one of "
-            f"{', '.join(cfg.phases)}"
-        )
-    if run.config.init_from is not None and not cfg.init_ckpt:
-        before = blank_detector(cfg, run.config.init_from).state_dict()
-        what, fix = f"what phase={run.config.init_from} leaves for {run.name}", "give both phases the same model"
-        require_fit(before, detector.state_dict(), what, fix, new_parts(cfg, run, detector))
-    if run.config.val_every % run.config.checkpoint_every:
-        raise UserError(
-            f"phases.{run.name}.val_every={run.config.val_every}: must be a multiple of checkpoint_every="
-            f"{run.config.checkpoint_every}"
-        )
-    if cfg.overwrite or not (run.finished or (run.interrupted and not cfg.ckpt_path)):
-        check_start(cfg, run)
-        return
-    if not cfg.resume:
-        state = "finished" if run.finished else "under way"
-        raise UserError(
-            f"phase={run.name} is {state} in {run.folder}; resume=true keeps what is there and goes on, overwrite=true "
-            "starts again, name=OTHER goes elsewhere"
-        )
-    run.require_same_config()
-
-
-def check_start(cfg: DictConfig, run: PhaseRun) -> None:
-    """Read the weights that a phase starts from, before any data are read.
-
-    Raises:
-        UserError: ``init_ckpt`` is missing or damaged.
-        InstantiationException: so are the backbone's weights, or they do not fit.
-    """
-    backbone = model_config(cfg, run.name).backbone
-    if cfg.ckpt_path:
-        return  # which `run_phase` reads first of all
-    if cfg.init_ckpt:
-        read_checkpoint(Path(cfg.init_ckpt))
-    elif run.config.init_from is None and backbone.get("weights") is not None:
-        instantiate(backbone, _convert_="all")
-
-
 def run_phase(cfg: DictConfig, run: PhaseRun) -> tuple[dict[str, float], dict[str, Any]]:
     """Train one phase to its end and write its checkpoint and metrics."""
     resume = point = None
@@ -330,21 +278,6 @@ def build_data(cfg: DictConfig, run: PhaseRun, world_size: int) -> DetectionData
     )
     data.check("train", "val")
     return data
-
-
-def blank_detector(cfg: DictConfig, phase: str) -> EFPNDetector:
-    """The detector of a phase without numbers in it, on no device: it proves the config, and tells its parts."""
-    with torch.device("meta"):
-        return instantiate(model_config(cfg, phase), num_classes=2, backbone={"weights": None}, _convert_="all")
-
-
-def new_parts(cfg: DictConfig, run: PhaseRun, detector: EFPNDetector) -> list[str]:
-    """Parts of the detector that the phase before it has not; name prefixes among `EFPNDetector.starters`."""
-    if run.config.init_from is None:
-        return []
-    before = list(blank_detector(cfg, run.config.init_from).state_dict())
-    there = [part for part in detector.starters() if any(key.startswith(part) for key in detector.state_dict())]
-    return [part for part in there if not any(key.startswith(part) for key in before)]
 
 
 def build_task(
