@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+RAY := $(VENV)/ray
 # One more than there are cores, as some wait for processes of their own; one thread each.
 TESTERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTERS) --maxprocesses 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo benchmark test pytest test-fast check format install clean
+.PHONY: help demo benchmark test pytest test-ray test-fast check format install clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -29,10 +30,18 @@ benchmark: $(READY)  ## time, memory and multiply-adds of every model on this ma
 	$(BIN)/python benchmark.py $(BENCHMARK)
 
 test: $(READY)  ## lint, types and all tests, on TESTERS processes (default: one more than cores, four at most)
-	$(MAKE) --jobs 2 check pytest
+	$(MAKE) --jobs 2 check pytest test-ray
 
 pytest: $(READY)
 	$(PYTEST)
+
+# Beside the environment, as Ray's launcher holds cloudpickle below 3 and joblib needs a newer one.
+$(RAY)/.ready: $(READY)
+	$(BIN)/python -m pip install --quiet --no-warn-conflicts --constraint constraints.txt --upgrade --target $(RAY) hydra-ray-launcher
+	touch $@
+
+test-ray: $(RAY)/.ready  ## the test of Ray's launcher, which goes into a folder of its own
+	PYTHONPATH=$(RAY) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 0 tests/test_launchers.py -k 'other_processes and ray'
 
 test-fast: $(READY)  ## without the tests that train, export, build every config or run a whole command
 	$(PYTEST) -m 'not slow'

@@ -205,6 +205,23 @@ class Page:
         told = [f"{100 * at[column].share:.0f}" for column in columns]
         return f"{', '.join(told[:-1])} and {told[-1]} %"
 
+    def rivals(self, sets: dict[str, tuple[str, dict[str, AtTime]]], columns: Sequence[str]) -> str:
+        """A Markdown table of what `at_equal_time` has found on each set, in points, with the shares where gains have one.
+
+        Args:
+            sets: what to call each, the size of the FPN's images there, and what was found.
+            columns: of that; one that a set has not is left blank.
+        """
+
+        def told(column: str, one: AtTime) -> str:
+            return f"{100 * one.gain:+.1f}" + (f" ({one.share:.0%})" if column in SHARED else "")
+
+        lines = [
+            [called, size, *(told(column, at[column]) if column in at else "" for column in columns)]
+            for called, (size, at) in sets.items()
+        ]
+        return _table(["at equal time, EFPN's lead", "the FPN's size", *(NAMES.get(c, c) for c in columns)], lines)
+
     def points(self, one: Result, other: Result, metric: str) -> str:
         """How much ``one`` has more, in points."""
         return f"{100 * (one[metric] - other[metric]):.1f}"

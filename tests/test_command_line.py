@@ -152,6 +152,20 @@ def test_evaluation_without_a_run_says_so() -> None:
     assert done.returncode == 2 and done.stderr == "error: run is not given; run=VALUE, see --help\n"
 
 
+@pytest.mark.parametrize(
+    "script, table, hint",
+    [
+        ("evaluate.py", "table2", "table2 is made of trainings: train.py -m +sweep=TABLE, then summarise.py"),
+        ("summarise.py", "table6", "table6 is made of one run's ways to detect: evaluate.py run=RUN table=TABLE"),
+        ("evaluate.py", "table9", ""),
+    ],
+)
+def test_a_table_of_the_other_command_says_which(script: str, table: str, hint: str) -> None:
+    done = run(script, f"table={table}")
+    assert done.returncode == 2 and f"Could not find 'table/{table}'" in done.stderr
+    assert done.stderr.strip().splitlines()[-1].strip() == (hint or "table8")
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What looks like a finished phase to all that does not read its weights."""

@@ -27,7 +27,7 @@ def test_jobs_in_other_processes_lie_where_they_should_and_those_that_fail_are_l
     launcher: str, rows: str, data: Path, tmp_path: Path
 ) -> None:
     if launcher == "ray":
-        pytest.importorskip("ray", reason="in an environment of its own: pip install -e '.[ray]'")
+        pytest.importorskip("ray", reason="not beside joblib: `make test-ray`")
     words = {
         "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
         "submitit": ["hydra/launcher=submitit_local"],

@@ -151,7 +151,7 @@ def start(main: Callable[[], Any], config_name: str, folder: str = "conf") -> No
         message = (
             unknown_key(mistyped[1], deeper[1] if deeper else "", config_name, folder)
             if mistyped
-            else str(error).split("Config search path")[0].strip()
+            else str(error).split("Config search path")[0].strip() + other_table(config_name)
         )
     except yaml.YAMLError as error:
         message = f"a config file is no YAML: {' '.join(str(error).split())}"
@@ -212,6 +212,18 @@ def unknown_key(key: str, deeper: str, config_name: str, folder: str) -> str:
     taken = f"{group}._target_" in known and len(namesakes) != 1
     plus = f"; what else {group}'s class takes needs a plus, +{key}=VALUE" if taken else ""
     return f"{key}: the config has no such key{hint}{plus}; --cfg job prints all of them"
+
+
+def other_table(config_name: str) -> str:
+    """Where the table is that was asked for, if the other command that makes tables has it; else nothing."""
+    places = {
+        "evaluate": ("conf/summarise/table", "is made of trainings: train.py -m +sweep=TABLE, then summarise.py"),
+        "summarise": ("conf/table", "is made of one run's ways to detect: evaluate.py run=RUN table=TABLE"),
+    }
+    folder, command = places.get(config_name, ("", ""))
+    tables = Path(sys.argv[0]).resolve().parent / folder
+    asked = [word.removeprefix("table=") for word in sys.argv[1:] if folder and word.startswith("table=")]
+    return "".join(f"\n{one} {command}" for one in asked if (tables / f"{one}.yaml").is_file())
 
 
 def call(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
