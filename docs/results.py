@@ -206,7 +206,7 @@ class Page:
         return f"{', '.join(told[:-1])} and {told[-1]} %"
 
     def rivals(self, sets: dict[str, tuple[str, dict[str, AtTime]]], columns: Sequence[str]) -> str:
-        """A Markdown table of what `at_equal_time` has found on each set, in points, with the shares where gains have one.
+        """A Markdown table of what `at_equal_time` has found on each set, in points, shares in brackets.
 
         Args:
             sets: what to call each, the size of the FPN's images there, and what was found.
