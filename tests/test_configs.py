@@ -119,6 +119,15 @@ def test_a_class_of_a_phases_own_brings_none_of_the_common_ones_keys() -> None:
     assert dict(model_config(cfg, "finetune").tiles) == {"_target_": "efpn.models.Tiles", "grid": 3}
 
 
+def test_a_row_that_the_detector_does_not_read_is_refused() -> None:
+    words = ["experiment=demo", "detector=fcos", "+row=no_ohem"]
+    with pytest.raises(UserError, match=r"^\+row=no_ohem \(mining\): read by detector=faster_rcnn, not by"):
+        check_read(config("train", *words), words)
+    for row in ("ohem", "ftt", "undistilled", "control_head"):
+        words = ["experiment=demo", "detector=fcos", f"+row={row}"]
+        check_read(config("train", *words), words)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["retinanet", "fcos"])
 def test_every_phase_of_a_one_stage_detector_instantiates(kind: str) -> None:

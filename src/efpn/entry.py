@@ -31,10 +31,11 @@ from omegaconf.errors import InterpolationResolutionError
 from efpn.errors import Interrupted, UserError
 from efpn.ranges import check_target, leaves, one_device, walk
 from efpn.runs.files import FULL, RESUME_FILE, finished_in
-from efpn.runs.sweeps import SweptKeys, in_sweep, sweep_folder, swept_words
+from efpn.runs.sweeps import CONF, SweptKeys, in_sweep, sweep_folder, swept_words
 from efpn.signals import end_workers, stop_at_sigterm
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable: Hydra lets errors through instead of printing them itself
+ROW_ALONE = ("title", "phase", "sequence")  # of a file in conf/row: what is not of the model
 ADDED = ("quick", "row", "sweep")  # groups of train.py that are there by a plus alone
 
 ELSEWHERE = "write elsewhere, with paths.outputs=FOLDER in training and out=FOLDER in the other calls"
@@ -95,7 +96,11 @@ def check_read(cfg: DictConfig, words: Sequence[str]) -> None:
     left_out = tuple(cfg.model.leaves_out)
     if not left_out:
         return
-    typed = [one.key_or_group for one in OverridesParser.create().parse_overrides(list(words))]
+    given = OverridesParser.create().parse_overrides(list(words))
+    typed = {one.key_or_group: one.key_or_group for one in given}  # keys, and what to call each
+    for row in (str(one.value()) for one in given if one.key_or_group == "row"):
+        config = OmegaConf.load(CONF / "row" / f"{row}.yaml")
+        typed |= {key: f"+row={row} ({key})" for key, _ in leaves(config) if key in cfg and key not in ROW_ALONE}  # type: ignore[arg-type]
     marked, known = cfg.copy(), [key for key, _ in leaves(cfg)]
     for number, word in enumerate(typed):
         for key in known:
@@ -105,10 +110,10 @@ def check_read(cfg: DictConfig, words: Sequence[str]) -> None:
     plain = [OmegaConf.to_container(model, resolve=True) for model in models if OmegaConf.is_dict(model)]
     values = [one for model in plain for one in leaves(model)]  # type: ignore[arg-type]
     unread = []
-    for number, word in enumerate(typed):
+    for number, said in enumerate(typed.values()):
         readers = [f"{key}." for key, value in values if f"<{number}>" in str(value)]
         if readers and all(key.startswith(tuple(f"{node}." for node in left_out)) for key in readers):
-            unread.append(word)
+            unread.append(said)
     if unread:
         own = [f"model.{key}" for key in cfg.model if key not in (*left_out, "_target_", "leaves_out")]
         raise UserError(

@@ -1,8 +1,10 @@
-"""What a training ends with: the command lines that look at what it has left. No torch."""
+"""What a training ends with: the command lines that look at what it has left, printed or run. No torch."""
 
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,8 @@ from efpn.runs.sweeps import ALIKE, CONF, SweptKeys, in_sweep
 class SayWhatNext(Callback):
     """Prints, when a whole run or all jobs of a sweep have ended well, the command lines that look at what it has left.
 
-    ``after_run`` and ``after_sweep`` are further words of ``evaluate.py``.
+    With ``score_after=true`` it runs them too; one that fails ends the process with its status. ``after_run`` and
+    ``after_sweep`` are further words of ``evaluate.py``.
     """
 
     def __init__(self, after_run: Sequence[str] = (), after_sweep: Sequence[str] = ()) -> None:
@@ -34,8 +37,8 @@ class SayWhatNext(Callback):
         if in_sweep() or job_return.status != JobStatus.COMPLETED or config.phase != "all" or follows_another():
             return
         split, why = split_to_score(config)
-        command = shlex.join(["python", "evaluate.py", f"run={config.paths.run}", *split, *self.after_run])
-        print(f"all phases are finished; evaluate them{why} with\n  {command}", flush=True)
+        words = ["evaluate.py", f"run={config.paths.run}", *split, *self.after_run, *same_logger(config)]
+        say_and_run(f"all phases are finished; evaluate them{why} with", [words], config)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra's call; a sweep over experiments has no one folder to speak of."""
@@ -49,11 +52,26 @@ class SayWhatNext(Callback):
         table = [f"{'table' if known else 'rows'}={sweep}"] if sweep else []
         split, why = split_to_score(config)
         commands = [
-            ["evaluate.py", f"run={folder}/{runs}", *split, *self.after_sweep],
-            ["summarise.py", f"sweep={folder}", *split, *table],
+            ["evaluate.py", f"run={folder}/{runs}", *split, *self.after_sweep, *same_logger(config)],
+            ["summarise.py", f"sweep={folder}", *split, *table, *same_logger(config)],
         ]
-        print(f"the sweep is done; evaluate and summarise it{why} with", flush=True)
-        print("\n".join(f"  {shlex.join(['python', *words])}" for words in commands), flush=True)
+        say_and_run(f"the sweep is done; evaluate and summarise it{why} with", commands, config)
+
+
+def say_and_run(told: str, commands: Sequence[Sequence[str]], config: DictConfig) -> None:
+    """Print the command lines and, with ``score_after=true``, run one after the other."""
+    lines = [f"  {shlex.join(['python', *words])}" for words in commands]
+    print("\n".join([told, *lines]), flush=True)
+    for script, *words in commands if config.score_after else ():
+        if status := subprocess.call([sys.executable, str(CONF.parent / script), *words]):
+            raise SystemExit(status)
+
+
+def same_logger(config: DictConfig) -> list[str]:
+    """What sends the scores to W&B where the training went there."""
+    if config.hydra.runtime.choices.get("logger") != "wandb":
+        return []
+    return ["logger=wandb", *(["logger.offline=true"] if config.logger.offline else [])]
 
 
 def split_to_score(cfg: DictConfig) -> tuple[list[str], str]:

@@ -193,7 +193,7 @@ TRAIN: Final = DATA | MODEL | TRAINER | keys({
     maybe(PATH): "ckpt_path init_ckpt backbone.weights",
     WORDS: "sequence phases.*.trainable",
     choice("auto", "true", "false"): "resume",
-    FLAG: "overwrite loss.on_p3_ext phases.*.loss.on_p3_ext phases.*.pairs",
+    FLAG: "overwrite score_after loss.on_p3_ext phases.*.loss.on_p3_ext phases.*.pairs",
     whole(0, 2**32 - 1): "seed",
     whole(0): "phases.*.schedule.warmup_steps",
     COUNT: "ftt_width phases.*.max_steps phases.*.checkpoint_every phases.*.val_every callbacks.progress.every",

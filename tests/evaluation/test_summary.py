@@ -15,6 +15,7 @@ from helpers import config, run_here, wandb_records
 from efpn.errors import UserError
 from efpn.evaluation.report import write_row
 from efpn.evaluation.summary import interval, summarise
+from efpn.evaluation.summary_files import latex_table
 from efpn.metrics.evaluation import Evaluation
 from efpn.metrics.resample import Resampled
 from efpn.runs.saved import saved_runs, swept_rows
@@ -102,10 +103,35 @@ def test_every_form_of_the_table(make: Make, tmp_path: Path) -> None:
     text = (folder / "summary.md").read_text()
     assert text in done.stdout and "images alone, as there is one seed" in text
     assert "| the ft_50%\\_row | 1 | 1.000 | 0.600 |" in text and "## Difference to the control" in text
-    assert "the ft\\_50\\%\\_row & 1 &" in (folder / "summary.tex").read_text()
+    means, gains = (folder / "summary.tex").read_text().split("\n\n")
+    assert means.splitlines()[2:5] == [
+        r" & \multicolumn{5}{c}{Small} \\",
+        r"\cmidrule(lr){2-6}",
+        r" & acc & rec & F1 & AP & AR \\",
+    ]
+    assert r"the ft\_50\%\_row & $100.0$ & $60.0$ & $75.0$ & " in means
+    recall = json.loads((folder / "summary.json").read_text())["rows"][1]["columns"]["rec_S"]
+    low, high = (100 * end for end in recall["difference_interval"])
+    about = r"\approx " if low <= 0 else ""
+    assert rf"\shortstack[r]{{${about}+10.0$\\\scriptsize$[{low:+.1f}, {high:+.1f}]$}}" in gains
     lines = list(csv.DictReader((folder / "summary.csv").open()))
     assert [line["column"] for line in lines[:5]] == ["acc_S", "rec_S", "F1_S", "AP_S", "AR_S"]
     assert float(lines[6]["difference"]) == pytest.approx(0.1) and lines[0]["difference"] == ""
+
+
+def test_columns_of_a_size_stand_together_in_latex() -> None:
+    table = latex_table(["a"], [["1", "2", "3", "4"]], ["acc_S", "rec_S", "AP_S_any", "F1_M"]).splitlines()
+    assert table[2] == r" & \multicolumn{2}{c}{Small} & \multicolumn{1}{c}{} & \multicolumn{1}{c}{Medium} \\"
+    assert table[3:5] == [r"\cmidrule(lr){2-3} \cmidrule(lr){5-5}", r" & acc & rec & AP\_S\_any & F1 \\"]
+    assert r"\multicolumn" not in latex_table(["a"], [["1"]], ["AP"])
+
+
+def test_quick_runs_say_that_their_numbers_mean_nothing(make: Make, tmp_path: Path) -> None:
+    make("control", 0, 0.5, 0, phase="control")
+    assert not any("mean nothing" in one for one in summed_up(tmp_path)["notes"])
+    (tmp_path / "quick").mkdir()
+    (tmp_path / "x").rename(tmp_path / "quick/x")
+    assert any("mean nothing" in one for one in summed_up(tmp_path / "quick")["notes"])
 
 
 def test_lambda_is_chosen_on_validation_and_reported_on_test(make: Make, tmp_path: Path) -> None:
@@ -163,12 +189,13 @@ def test_mistakes_are_one_line(make: Make, tmp_path: Path) -> None:
     for word, said in (
         ("rows=[control,cntrl]", r"/x: no rows cntrl there; it has control, lambda"),
         ("rows=table9", r"/x: no rows table9 there; it has control, lambda"),
+        ("rows=lambda", f"sweep={tmp_path}: no rows lambda there; give the folder outputs/NAME"),  # the folder above
         (f"sweep={tmp_path}/xx", r"/xx: no such folder \(did you mean .*/x\?\); give"),
         ("reference=fpn", "reference=fpn: no such row; choose from control"),
         ("split=val", "nothing in it is evaluated on split=val; `python evaluate.py"),
     ):
         with pytest.raises(UserError, match=said):
-            summed_up(tmp_path, word)
+            summed_up(tmp_path, word, *([f"sweep={tmp_path}"] if word == "rows=lambda" else []))
     make("control", 0, 0.5, 0, split="val-limit6", phase="control")
     with pytest.raises(UserError, match=r"on split=val as asked, .* now \(but val-limit6\); `python"):
         summed_up(tmp_path, "split=val")

@@ -6,7 +6,9 @@ import csv
 import io
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +25,8 @@ from efpn.runs.files import write_json, write_text
 log = logging.getLogger(__name__)
 Line = Mapping[str, Any]  # a row: name, title, seeds, paired, chosen, and by column what `statistics` gives
 NOISE, CHOSEN = "≈", "*"
+QUICK = "quick"  # where conf/quick lets its runs lie
+SIZES: Final = {"S": "Small", "M": "Medium", "L": "Large"}
 LATEX: Final = str.maketrans(
     {one: f"\\{one}" for one in "&%$#_{}"}
     | {"±": r"$\pm$", NOISE: r"$\approx$", "'": "$'$"}
@@ -60,7 +64,7 @@ def write_summary(cfg: DictConfig, lines: Sequence[Line], reference: str, evalua
     head_of_all, long = long_table(lines)
     csv.writer(file, lineterminator="\n").writerows([head_of_all, *long])
     write_text(folder / "summary.csv", file.getvalue())
-    write_text(folder / "summary.tex", "\n".join(_latex(head, table) for table in (means, gains) if table))
+    write_text(folder / "summary.tex", _latex(lines, titles, columns))
     record = {"split": split, "columns": columns, "reference": reference, "rows": lines, "notes": notes, **facts}
     write_json(folder / "summary.json", record, indent=2)
     dots = {
@@ -94,6 +98,8 @@ def _notes(cfg: DictConfig, lines: Sequence[Line], evaluations: Sequence[Row]) -
             "Share of the gain: (row - control head) / (bound - control head), means over the seeds that all three "
             "have, where the bound's own gain is clear of 0."
         )
+    if Path(cfg.sweep).resolve().parent.name == QUICK:
+        notes.append("Of quick runs, which show that all works: these numbers mean nothing.")
     if cfg.choose:
         notes.append(f"{CHOSEN}: best {cfg.choose} on the validation split.")
     return [*notes, said_sizes(evaluations)]
@@ -132,8 +138,42 @@ def long_table(lines: Sequence[Line]) -> tuple[list[str], list[list[Any]]]:
     return ["row", "title", "column", "n", "mean", "std", *limits], table
 
 
-def _latex(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in the manner of booktabs."""
-    first, *others = (" & ".join(cell.translate(LATEX) for cell in line) + r" \\" for line in (head, *rows))
-    start = [r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule", first, r"\midrule"]
-    return "\n".join([*start, *others, r"\bottomrule", r"\end{tabular}"]) + "\n"
+def latex_table(titles: Sequence[str], cells: Sequence[Sequence[str]], columns: Sequence[str]) -> str:
+    """A table in the manner of booktabs, in percent; the sizes of COCO and TT100K stand above their columns."""
+    sized = [re.fullmatch(r"(\w+)_([SML])", column) for column in columns]
+    sizes = [SIZES[one[2]] if one else "" for one in sized]
+    over, rules, place = [], [], 2
+    for size, group in groupby(sizes):
+        span = len(list(group))
+        over.append(rf"\multicolumn{{{span}}}{{c}}{{{size}}}")
+        rules += [rf"\cmidrule(lr){{{place}-{place + span - 1}}}"] if size else []
+        place += span
+    above = [" & ".join(["", *over]) + r" \\", " ".join(rules)] if rules else []
+    names = [(one[1] if one else column).translate(LATEX) for one, column in zip(sized, columns, strict=True)]
+    rows = [[title.translate(LATEX), *line] for title, line in zip(titles, cells, strict=True)]
+    head, *body = (" & ".join(line) + r" \\" for line in (["", *names], *rows))
+    start = [r"\begin{tabular}{l" + "r" * len(columns) + "}", r"\toprule", *above, head, r"\midrule"]
+    return "\n".join([*start, *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _latex(lines: Sequence[Line], titles: Sequence[str], columns: Sequence[str]) -> str:
+    """The means, and below them the differences with their intervals."""
+
+    def mean(cell: Mapping[str, Any]) -> str:
+        spread = rf" \pm {100 * cell['std']:.1f}" if math.isfinite(cell["std"]) else ""
+        return f"${100 * cell['mean']:.1f}{spread}$" if math.isfinite(cell["mean"]) else "--"
+
+    def gain(cell: Mapping[str, Any]) -> str:
+        if not math.isfinite(cell["difference"]):
+            return "--"
+        low, high = (100 * end for end in cell["difference_interval"])
+        about = r"\approx " if cell["inside_noise"] else ""
+        interval = rf"\scriptsize$[{low:+.1f}, {high:+.1f}]$"
+        return rf"\shortstack[r]{{${about}{100 * cell['difference']:+.1f}$\\{interval}}}"
+
+    paired = [(title, line) for title, line in zip(titles, lines, strict=True) if line["paired"]]
+    tables = [latex_table(titles, [[mean(line["columns"][one]) for one in columns] for line in lines], columns)]
+    if paired:
+        cells = [[gain(line["columns"][one]) for one in columns] for _, line in paired]
+        tables.append(latex_table([title for title, _ in paired], cells, columns))
+    return "\n".join(tables)

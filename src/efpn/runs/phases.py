@@ -34,7 +34,7 @@ USED_BY_PHASES = (
 )  # fmt: skip
 # What a resumed or repeated run may change without being another run: that, how it runs and where things lie.
 FREE = (
-    *USED_BY_PHASES, "trainer", "logger", "callbacks", "resume", "overwrite", "ckpt_path", "init_ckpt",
+    *USED_BY_PHASES, "trainer", "logger", "callbacks", "resume", "overwrite", "ckpt_path", "init_ckpt", "score_after",
     "score_threshold", "objective", "backbone.weights", "model.backbone.weights", "data.root", "data.source.root",
     "model.tiles", "model.leaves_out",
     "model.rpn.score_thresh", "data.num_workers", "data.eval_batch_size", "data.limit_val", "data.check_images",

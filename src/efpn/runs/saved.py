@@ -86,7 +86,7 @@ def swept_rows(sweep: str, rows: str | Sequence[str] | None = None) -> list[Swep
     for path in by_number:
         title = found[path]["title"]
         places.setdefault(path.parent.parent.name, {}).setdefault(title, []).append(found[path]["phase"])
-    if not found:
+    if not found and not isinstance(rows, str):
         for path in finished_in(place, "**/seed*/*"):
             parts = path.parent.relative_to(sweep).parts
             name = "/".join([*parts[:-2], parts[-1]])
@@ -136,8 +136,10 @@ def broken_lineage(runs: Sequence[SavedRun]) -> list[str]:
 def _runs_at(path: str, option: str) -> list[SavedRun]:
     if not Path(path).exists() and glob.has_magic(path):
         places = sorted(glob.glob(path))  # noqa: PTH207  (Path.glob takes no absolute pattern)
-        rows = {place: read_row(Path(place))["phase"] for place in places if Path(place).name == ROW_FILE}
-        matching = [one for one in places if checkpoint_in(rows.get(one, Path(one))).is_file() or _phases(one)]
+        rows = {place: read_row(Path(place)) for place in places if Path(place).name == ROW_FILE}
+        phases = {place: row["phase"] for place, row in rows.items()}
+        matching = [one for one in places if checkpoint_in(phases.get(one, Path(one))).is_file() or _phases(one)]
+        matching.sort(key=lambda one: min(rows[one]["sweeps"].values(), default=0) if one in rows else 0)
         if not matching:
             raise UserError(f"{option}={path}: matches no finished run, phase or row.json")
         return [run for one in matching for run in _runs_at(one, option)]
