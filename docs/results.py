@@ -285,12 +285,18 @@ class Page:
                 f"{facts['hardware']}, `{facts['command']}`"
             )
         lines += [
-            f"- [{name}](results/{name}): commit {record['commit']}, `{record['command']}`"
+            f"- [{name}](results/{name}): seeds {_seeds(record)}, summarised at commit {record['commit']}, "
+            f"`{record['command']}`"
             for name, record in self.commands.items()
         ]
         self.used.clear()
         self.commands.clear()
         return "\n".join(["<details><summary>Where these numbers come from</summary>", "", *lines, "", "</details>"])
+
+
+def _seeds(summary: dict[str, Any]) -> str:
+    """Those of any of its rows."""
+    return ", ".join(map(str, sorted({seed for row in summary["rows"] for seed in row["seeds"]})))
 
 
 def share(row: Result, floor: Result, bound: Result, metric: str) -> float:
