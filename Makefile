@@ -41,6 +41,7 @@ $(RAY)/.ready: $(READY)
 	touch $@
 
 test-ray: $(RAY)/.ready  ## the test of Ray's launcher, which goes into a folder of its own
+	PYTHONPATH=$(RAY) $(BIN)/python -c 'import ray'
 	PYTHONPATH=$(RAY) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 0 tests/test_launchers.py -k 'other_processes and ray'
 
 test-fast: $(READY)  ## without the tests that train, export, build every config or run a whole command

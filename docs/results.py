@@ -285,7 +285,7 @@ class Page:
                 f"{facts['hardware']}, `{facts['command']}`"
             )
         lines += [
-            f"- [{name}](results/{name}): seeds {_seeds(record)}, summarised at commit {record['commit']}, "
+            f"- [{name}](results/{name}): {_seeds(record)}, summarised at commit {record['commit']}, "
             f"`{record['command']}`"
             for name, record in self.commands.items()
         ]
@@ -295,8 +295,10 @@ class Page:
 
 
 def _seeds(summary: dict[str, Any]) -> str:
-    """Those of any of its rows."""
-    return ", ".join(map(str, sorted({seed for row in summary["rows"] for seed in row["seeds"]})))
+    """Those of its rows, in words."""
+    each = [row["seeds"] for row in summary["rows"]]
+    told = ", ".join(map(str, sorted({seed for seeds in each for seed in seeds})))
+    return f"seeds {told}" + ("" if all(seeds == each[0] for seeds in each) else " (some rows fewer)")
 
 
 def share(row: Result, floor: Result, bound: Result, metric: str) -> float:

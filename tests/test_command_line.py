@@ -166,6 +166,11 @@ def test_a_table_of_the_other_command_says_which(script: str, table: str, hint: 
     assert done.stderr.strip().splitlines()[-1].strip() == (hint or "table8")
 
 
+def test_what_else_is_mistyped_beside_a_table_brings_no_hint() -> None:
+    done = run("evaluate.py", "table=table3", "trainer=nope")
+    assert "Could not find 'trainer/nope'" in done.stderr and "is made of" not in done.stderr
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What looks like a finished phase to all that does not read its weights."""

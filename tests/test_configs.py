@@ -123,6 +123,9 @@ def test_a_row_that_the_detector_does_not_read_is_refused() -> None:
     words = ["experiment=demo", "detector=fcos", "+row=no_ohem"]
     with pytest.raises(UserError, match=r"^\+row=no_ohem \(mining\): read by detector=faster_rcnn, not by"):
         check_read(config("train", *words), words)
+    words[-1] = "+row=[control_head,no_ohem]"
+    with pytest.raises(UserError, match=r"^\+row=no_ohem \(mining\): read by"):
+        check_read(config("train", *words), words)
     for row in ("ohem", "ftt", "undistilled", "control_head"):
         words = ["experiment=demo", "detector=fcos", f"+row={row}"]
         check_read(config("train", *words), words)
@@ -315,4 +318,7 @@ def test_the_rows_of_the_paper_are_its_own_whatever_the_experiment() -> None:
         assert rows["ftt"].extension.upsampler._target_ == "efpn.models.FTT"
         assert rows["fbb_p2"].phases.distill.task.loss.on_p3_ext is False
     best = config("train", "experiment=tt100k_efpn", "+row=second_pass").phases.finetune
+    paper = config("train", "experiment=tt100k_efpn", "+row=ftt").phases.finetune
+    assert best.task.trainable == paper.task.trainable == ["*small_head.*"]  # what trains is one for all rows
+    best.task.trainable.append("backbone.extension.*")
     assert best == config("train", "experiment=tt100k_efpn_2x").phases.finetune

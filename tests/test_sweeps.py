@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, TINY, one_step, run, wandb_records
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.utils import instantiate
@@ -56,8 +57,10 @@ def test_a_table_is_trained_once_goes_on_after_a_fault_and_is_summarised(
     own = {folder / "undistilled" / f"seed{seed}" / "finetune" / "weights.ckpt" for seed in (0, 1)}
     assert set(folder.glob("**/weights.ckpt")) == shared | own
     assert all(path.stat().st_mtime_ns == time for path, time in checkpoints.items()) and "kept" in again.stdout
-    assert f"python evaluate.py 'run={folder}/*/seed*/row.json' images=0 " in again.stdout
-    assert f"python summarise.py sweep={folder} table=table2 logger=wandb logger.offline=true\n" in again.stdout
+    same = f"logger=wandb paths.outputs={tmp_path} logger.offline=true\n"
+    flags = "images=0 figures=false choose_threshold=false"
+    assert f"python evaluate.py {flags} 'run={folder}/*/seed*/row.json' {same}" in again.stdout
+    assert f"python summarise.py sweep={folder} table=table2 {same}" in again.stdout
 
     runs = [wandb_records(path.parent) for path in [*sorted(shared), *sorted(own)]]  # in this order they were trained
     said = [(one["run"][0]["run_group"], one["run"][0]["job_type"], one["run"][0]["display_name"]) for one in runs]
@@ -151,6 +154,26 @@ def test_a_sweep_ends_with_the_commands_that_look_at_it(
     SayWhatNext().on_multirun_end(OmegaConf.create({**cfg, "data": data}))
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()[1:]]
     assert lines == ([f"{evaluate} split=val", f"{summarise} split=val"] if said else [])
+
+
+@pytest.mark.parametrize("sweep", [path.stem for path in (ROOT / "conf/sweep").glob("*.yaml")])
+def test_the_commands_that_a_sweep_ends_with_can_be_read(
+    sweep: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "demo/x/seed0").mkdir(parents=True)
+    (tmp_path / "demo/x/seed0/row.json").touch()
+    monkeypatch.setattr(SweptKeys(), "keys", {"row"})
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        words = [f"+sweep={sweep}", "hydra.mode=MULTIRUN", f"paths.outputs={tmp_path}", "logger=wandb"]
+        cfg = compose("train", words, return_hydra_config=True)
+        monkeypatch.setattr(HydraConfig.instance(), "cfg", cfg)
+        instantiate(cfg.hydra.callbacks.next).on_multirun_end(cfg)
+    scripts = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [words[1] for words in scripts] == ["evaluate.py", "summarise.py"]
+    for words in scripts:
+        read = get_args_parser().parse_args(words[2:])
+        assert {"logger=wandb", f"paths.outputs={tmp_path}"} <= {*read.overrides}
+        assert read.multirun == ("split=val,test" in read.overrides)
 
 
 RUN = "hydra.mode=RUN"

@@ -35,7 +35,6 @@ from efpn.runs.sweeps import CONF, SweptKeys, in_sweep, sweep_folder, swept_word
 from efpn.signals import end_workers, stop_at_sigterm
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable: Hydra lets errors through instead of printing them itself
-ROW_ALONE = ("title", "phase", "sequence")  # of a file in conf/row: what is not of the model
 ADDED = ("quick", "row", "sweep")  # groups of train.py that are there by a plus alone
 
 ELSEWHERE = "write elsewhere, with paths.outputs=FOLDER in training and out=FOLDER in the other calls"
@@ -98,9 +97,11 @@ def check_read(cfg: DictConfig, words: Sequence[str]) -> None:
         return
     given = OverridesParser.create().parse_overrides(list(words))
     typed = {one.key_or_group: one.key_or_group for one in given}  # keys, and what to call each
-    for row in (str(one.value()) for one in given if one.key_or_group == "row"):
-        config = OmegaConf.load(CONF / "row" / f"{row}.yaml")
-        typed |= {key: f"+row={row} ({key})" for key, _ in leaves(config) if key in cfg and key not in ROW_ALONE}  # type: ignore[arg-type]
+    rows = [one.value() for one in given if one.key_or_group == "row"]
+    for row in (name for value in rows for name in (value if isinstance(value, list) else [value])):
+        if (file := CONF / "row" / f"{row}.yaml").is_file():
+            config = OmegaConf.load(file)
+            typed |= {key: f"+row={row} ({key})" for key, _ in leaves(config)}  # type: ignore[arg-type]
     marked, known = cfg.copy(), [key for key, _ in leaves(cfg)]
     for number, word in enumerate(typed):
         for key in known:
@@ -156,7 +157,7 @@ def start(main: Callable[[], Any], config_name: str, folder: str = "conf") -> No
         message = (
             unknown_key(mistyped[1], deeper[1] if deeper else "", config_name, folder)
             if mistyped
-            else str(error).split("Config search path")[0].strip() + other_table(config_name)
+            else str(error).split("Config search path")[0].strip() + other_table(str(error), config_name)
         )
     except yaml.YAMLError as error:
         message = f"a config file is no YAML: {' '.join(str(error).split())}"
@@ -219,16 +220,18 @@ def unknown_key(key: str, deeper: str, config_name: str, folder: str) -> str:
     return f"{key}: the config has no such key{hint}{plus}; --cfg job prints all of them"
 
 
-def other_table(config_name: str) -> str:
-    """Where the table is that was asked for, if the other command that makes tables has it; else nothing."""
+def other_table(error: str, config_name: str) -> str:
+    """Where the table is that was not found, if the other command that makes tables has it; else nothing."""
     places = {
         "evaluate": ("conf/summarise/table", "is made of trainings: train.py -m +sweep=TABLE, then summarise.py"),
         "summarise": ("conf/table", "is made of one run's ways to detect: evaluate.py run=RUN table=TABLE"),
     }
-    folder, command = places.get(config_name, ("", ""))
-    tables = Path(sys.argv[0]).resolve().parent / folder
-    asked = [word.removeprefix("table=") for word in sys.argv[1:] if folder and word.startswith("table=")]
-    return "".join(f"\n{one} {command}" for one in asked if (tables / f"{one}.yaml").is_file())
+    lacking = re.search(r"Could not find 'table/(\w+)'", error)
+    if lacking is None or config_name not in places:
+        return ""
+    folder, command = places[config_name]
+    there = (Path(sys.argv[0]).resolve().parent / folder / f"{lacking[1]}.yaml").is_file()
+    return f"\n{lacking[1]} {command}" if there else ""
 
 
 def call(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from efpn.data.splits import load_role
 from efpn.entry import FAILED, follows_another, in_one_line
-from efpn.errors import UserError
+from efpn.errors import Interrupted, UserError
 from efpn.runs.files import ROW_FILE
 from efpn.runs.sweeps import ALIKE, CONF, SweptKeys, in_sweep
 
@@ -51,27 +53,33 @@ class SayWhatNext(Callback):
         known = sweep and (CONF / "summarise" / "table" / f"{sweep}.yaml").is_file()
         table = [f"{'table' if known else 'rows'}={sweep}"] if sweep else []
         split, why = split_to_score(config)
-        commands = [
-            ["evaluate.py", f"run={folder}/{runs}", *split, *self.after_sweep, *same_logger(config)],
+        further = [word for word in self.after_sweep if not (split and word.startswith("split="))]
+        commands = [  # Hydra takes -m before all other words or behind them
+            ["evaluate.py", *further, f"run={folder}/{runs}", *split, *same_logger(config)],
             ["summarise.py", f"sweep={folder}", *split, *table, *same_logger(config)],
         ]
         say_and_run(f"the sweep is done; evaluate and summarise it{why} with", commands, config)
 
 
 def say_and_run(told: str, commands: Sequence[Sequence[str]], config: DictConfig) -> None:
-    """Print the command lines and, with ``score_after=true``, run one after the other."""
+    """Print the command lines and, with ``score_after=true``, run one after the other on this machine."""
     lines = [f"  {shlex.join(['python', *words])}" for words in commands]
     print("\n".join([told, *lines]), flush=True)
     for script, *words in commands if config.score_after else ():
-        if status := subprocess.call([sys.executable, str(CONF.parent / script), *words]):
+        try:
+            status = subprocess.call([sys.executable, str(CONF.parent / script), *words])
+        except (KeyboardInterrupt, Interrupted) as stopped:  # all is trained; the commands stand above
+            status = 128 + getattr(stopped, "number", signal.SIGINT)
+        if status:
             raise SystemExit(status)
 
 
 def same_logger(config: DictConfig) -> list[str]:
-    """What sends the scores to W&B where the training went there."""
+    """What sends the scores where the training went, if that was W&B: the words that were typed of it."""
     if config.hydra.runtime.choices.get("logger") != "wandb":
         return []
-    return ["logger=wandb", *(["logger.offline=true"] if config.logger.offline else [])]
+    typed = [word for word in config.hydra.overrides.task if re.match(r"(logger\.\w+|paths\.outputs)=", word)]
+    return ["logger=wandb", *typed]
 
 
 def split_to_score(cfg: DictConfig) -> tuple[list[str], str]:

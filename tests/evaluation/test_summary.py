@@ -104,7 +104,9 @@ def test_every_form_of_the_table(make: Make, tmp_path: Path) -> None:
     assert text in done.stdout and "images alone, as there is one seed" in text
     assert "| the ft_50%\\_row | 1 | 1.000 | 0.600 |" in text and "## Difference to the control" in text
     means, gains = (folder / "summary.tex").read_text().split("\n\n")
-    assert means.splitlines()[2:5] == [
+    assert means.startswith("% mean and standard deviation, 1 seed\n")
+    assert gains.startswith("% difference to the control_row, 95 % interval, 1 seed\n")
+    assert means.splitlines()[3:6] == [
         r" & \multicolumn{5}{c}{Small} \\",
         r"\cmidrule(lr){2-6}",
         r" & acc & rec & F1 & AP & AR \\",
@@ -189,13 +191,12 @@ def test_mistakes_are_one_line(make: Make, tmp_path: Path) -> None:
     for word, said in (
         ("rows=[control,cntrl]", r"/x: no rows cntrl there; it has control, lambda"),
         ("rows=table9", r"/x: no rows table9 there; it has control, lambda"),
-        ("rows=lambda", f"sweep={tmp_path}: no rows lambda there; give the folder outputs/NAME"),  # the folder above
         (f"sweep={tmp_path}/xx", r"/xx: no such folder \(did you mean .*/x\?\); give"),
         ("reference=fpn", "reference=fpn: no such row; choose from control"),
         ("split=val", "nothing in it is evaluated on split=val; `python evaluate.py"),
     ):
         with pytest.raises(UserError, match=said):
-            summed_up(tmp_path, word, *([f"sweep={tmp_path}"] if word == "rows=lambda" else []))
+            summed_up(tmp_path, word)
     make("control", 0, 0.5, 0, split="val-limit6", phase="control")
     with pytest.raises(UserError, match=r"on split=val as asked, .* now \(but val-limit6\); `python"):
         summed_up(tmp_path, "split=val")
@@ -204,10 +205,17 @@ def test_mistakes_are_one_line(make: Make, tmp_path: Path) -> None:
         summed_up(tmp_path)
 
 
-def test_rows_can_be_named_as_runs(make: Make, tmp_path: Path) -> None:
-    make("a", 0, 0.5)
-    (make("b", 0, 0.5) / "weights.ckpt").unlink()
-    assert [run.folder.parent.parent.name for run in saved_runs(f"{tmp_path}/x/*/seed*/row.json")] == ["a"]
+def test_a_table_of_the_folder_above_is_refused(make: Make, tmp_path: Path) -> None:
+    make("control", 0, 0.5, 0, phase="control")
+    with pytest.raises(UserError, match=f"sweep={tmp_path}: no rows lambda there; give the folder outputs/NAME"):
+        summed_up(tmp_path, "rows=lambda", f"sweep={tmp_path}")
+
+
+def test_rows_can_be_named_as_runs_and_come_in_the_order_of_their_sweep(make: Make, tmp_path: Path) -> None:
+    make("a", 0, 0.5, 2)
+    (make("b", 0, 0.5, 1) / "weights.ckpt").unlink()
+    make("c", 0, 0.5, 1)
+    assert [run.folder.parent.parent.name for run in saved_runs(f"{tmp_path}/x/*/seed*/row.json")] == ["c", "a"]
 
 
 def test_seeds_of_known_spread_give_an_interval_that_covers() -> None:

@@ -64,7 +64,7 @@ def write_summary(cfg: DictConfig, lines: Sequence[Line], reference: str, evalua
     head_of_all, long = long_table(lines)
     csv.writer(file, lineterminator="\n").writerows([head_of_all, *long])
     write_text(folder / "summary.csv", file.getvalue())
-    write_text(folder / "summary.tex", _latex(lines, titles, columns))
+    write_text(folder / "summary.tex", _latex(lines, titles, columns, reference))
     record = {"split": split, "columns": columns, "reference": reference, "rows": lines, "notes": notes, **facts}
     write_json(folder / "summary.json", record, indent=2)
     dots = {
@@ -156,8 +156,8 @@ def latex_table(titles: Sequence[str], cells: Sequence[Sequence[str]], columns: 
     return "\n".join([*start, *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-def _latex(lines: Sequence[Line], titles: Sequence[str], columns: Sequence[str]) -> str:
-    """The means, and below them the differences with their intervals."""
+def _latex(lines: Sequence[Line], titles: Sequence[str], columns: Sequence[str], reference: str) -> str:
+    """The means, and below them the differences with their intervals; above each, as a comment, what it is of."""
 
     def mean(cell: Mapping[str, Any]) -> str:
         spread = rf" \pm {100 * cell['std']:.1f}" if math.isfinite(cell["std"]) else ""
@@ -171,9 +171,15 @@ def _latex(lines: Sequence[Line], titles: Sequence[str], columns: Sequence[str])
         interval = rf"\scriptsize$[{low:+.1f}, {high:+.1f}]$"
         return rf"\shortstack[r]{{${about}{100 * cell['difference']:+.1f}$\\{interval}}}"
 
+    def counted(key: str) -> str:
+        counts = sorted({len(line[key]) for line in lines} - {0})
+        return f"{' or '.join(map(str, counts))} seed{'s' if counts[-1] > 1 else ''}"
+
     paired = [(title, line) for title, line in zip(titles, lines, strict=True) if line["paired"]]
-    tables = [latex_table(titles, [[mean(line["columns"][one]) for one in columns] for line in lines], columns)]
+    cells = [[mean(line["columns"][one]) for one in columns] for line in lines]
+    tables = [f"% mean and standard deviation, {counted('seeds')}\n{latex_table(titles, cells, columns)}"]
     if paired:
         cells = [[gain(line["columns"][one]) for one in columns] for _, line in paired]
-        tables.append(latex_table([title for title, _ in paired], cells, columns))
+        table = latex_table([title for title, _ in paired], cells, columns)
+        tables.append(f"% difference to {reference}, 95 % interval, {counted('paired')}\n{table}")
     return "\n".join(tables)

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from efpn.errors import UserError, nearest
 from efpn.runs.files import CHECKPOINT_FILE, CONFIG_FILE, ROW_FILE, checkpoint_in, finished_in, read_config, read_record
-from efpn.runs.sweeps import read_row, rows_of
+from efpn.runs.sweeps import number_of, read_row, rows_of
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def swept_rows(sweep: str, rows: str | Sequence[str] | None = None) -> list[Swep
         near = nearest(place, beside)
         raise UserError(f"sweep={sweep}: no such folder{near}; give the folder outputs/NAME of a trained run")
     found = {path: read_row(path) for path in place.glob(f"*/seed*/{ROW_FILE}")}
-    by_number = sorted(found, key=lambda path: min(found[path]["sweeps"].values(), default=0))
+    by_number = sorted(found, key=lambda path: number_of(found[path]))
     if isinstance(rows, str):
         of_sweep = [path for path in found if rows in found[path]["sweeps"]]
         by_number = sorted(of_sweep, key=lambda path: found[path]["sweeps"][rows])
@@ -137,9 +137,11 @@ def _runs_at(path: str, option: str) -> list[SavedRun]:
     if not Path(path).exists() and glob.has_magic(path):
         places = sorted(glob.glob(path))  # noqa: PTH207  (Path.glob takes no absolute pattern)
         rows = {place: read_row(Path(place)) for place in places if Path(place).name == ROW_FILE}
-        phases = {place: row["phase"] for place, row in rows.items()}
-        matching = [one for one in places if checkpoint_in(phases.get(one, Path(one))).is_file() or _phases(one)]
-        matching.sort(key=lambda one: min(rows[one]["sweeps"].values(), default=0) if one in rows else 0)
+        phases = [rows[one]["phase"] if one in rows else Path(one) for one in places]
+        matching = [
+            one for one, phase in zip(places, phases, strict=True) if checkpoint_in(phase).is_file() or _phases(one)
+        ]
+        matching.sort(key=lambda one: number_of(rows[one]) if one in rows else 0)
         if not matching:
             raise UserError(f"{option}={path}: matches no finished run, phase or row.json")
         return [run for one in matching for run in _runs_at(one, option)]

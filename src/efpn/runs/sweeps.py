@@ -87,6 +87,11 @@ def read_row(path: Path) -> dict[str, Any]:
     return {**record, "phase": Path(os.path.normpath(path.parent / record["phase"]))}
 
 
+def number_of(row: dict[str, Any]) -> int:
+    """Where a row stands among those of all sweeps, by its first job."""
+    return min(row["sweeps"].values(), default=0)
+
+
 def rows_of(sweep: str) -> list[str]:
     """The rows that ``conf/sweep`` names for a sweep, in order; none of one that goes over values, or is not there."""
     file = CONF / "sweep" / f"{sweep}.yaml"
