@@ -23,7 +23,6 @@ NAMES = {"AP_S_any": "AP_S, classes as one", "best_F1_S": "F1_S at the best thre
 
 MARKS = ("<!-- at a glance: written by docs/results.py -->", "<!-- end -->")
 MILLISECONDS = "ms an image"
-COSTS = (MILLISECONDS, "memory, MB", "multiply-adds, G")
 
 
 class Contradicted(Exception):
@@ -83,14 +82,12 @@ class Page:
         lines += [[name, *cells] for name, cells in below]
         return _table(["", *(NAMES.get(column, column) for column in columns)], lines)
 
-    def means(self, path: str, called: dict[str, str], benchmark: str = "", models: Sequence[str] = ()) -> str:
+    def means(self, path: str, called: dict[str, str]) -> str:
         """A Markdown table of a summary's means over the seeds with their standard deviations.
 
         Args:
             path: of the summary, below ``results`` without ending.
             called: its rows by title, in order, and what to call each.
-            benchmark: a file below ``benchmarks`` without ending, whose costs stand behind them.
-            models: of that, one for each row.
         """
         record = self._named(f"results/{path}.json")
         self.commands[f"{path}.json"] = record
@@ -98,15 +95,7 @@ class Page:
             [name, *(spread(self._row(path, title)["columns"][c]) for c in record["columns"])]
             for title, name in called.items()
         ]
-        for line, model in zip(lines, models, strict=bool(models)):
-            line += self.costs(benchmark, model)
-        return _table(["", *(NAMES.get(c, c) for c in record["columns"]), *(COSTS if models else ())], lines)
-
-    def costs(self, benchmark: str, model: str) -> list[str]:
-        """`COSTS` of one model of a benchmark, as cells of a table: median time, peak memory, multiply-adds."""
-        one = self._named(f"benchmarks/{benchmark}.json")["models"][model]
-        adds = sum(one["multiply_adds"].values())
-        return [f"{1e3 * one['seconds']['median']:.0f}", f"{one['peak_bytes'] / 1e6:.0f}", f"{adds / 1e9:.1f}"]
+        return _table(["", *(NAMES.get(c, c) for c in record["columns"])], lines)
 
     def differences(self, path: str) -> str:
         """A Markdown table of a summary's differences to its reference row, with their 95 % intervals."""

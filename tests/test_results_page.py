@@ -81,30 +81,6 @@ def test_what_is_left_at_equal_time_by_hand(results: ModuleType, tmp_path: Path)
         page.at_equal_time("set", "efpn/finetune", plain[::-1], ["AP_S"])
 
 
-def test_costs_stand_behind_the_means_of_the_same_models(results: ModuleType, tmp_path: Path) -> None:
-    rows = [
-        {"title": title, "columns": {"AP_S": {"mean": value, "std": None}}}
-        for title, value in (("a", 0.25), ("b", 0.5))
-    ]
-    times = {"fpn": 0.1, "efpn": 0.15}
-    models = {
-        name: {"seconds": {"median": time}, "peak_bytes": 2e6, "multiply_adds": {"fpn": 1.5e9, "rpn": 5e8}}
-        for name, time in times.items()
-    }
-    for place, record in (
-        ("results/set/summary-test", {"columns": ["AP_S"], "rows": rows}),
-        ("benchmarks/b", {"models": models}),
-    ):
-        path = tmp_path / f"{place}.json"
-        path.parent.mkdir(parents=True)
-        path.write_text(json.dumps(record))
-    page = results.Page(tmp_path)
-    table = page.means("set/summary-test", {"b": "EFPN", "a": "FPN"}, "b", ["efpn", "fpn"]).splitlines()
-    assert table[0] == "|  | AP_S | ms an image | memory, MB | multiply-adds, G |"
-    assert table[2:] == ["| EFPN | .500 | 150 | 2 | 2.0 |", "| FPN | .250 | 100 | 2 | 2.0 |"]
-    assert page.means("set/summary-test", {"a": "FPN"}).splitlines()[2] == "| FPN | .250 |"
-
-
 def test_the_lead_at_equal_time_stands_with_its_share(results: ModuleType, tmp_path: Path) -> None:
     one = {"AP_S": results.AtTime(0.021, 0.24), "AP_M": results.AtTime(-0.005, -0.3)}
     table = results.Page(tmp_path).rivals({"a set": ("1.7x", one)}, ["AP_S", "AR_S", "AP_M"]).splitlines()
