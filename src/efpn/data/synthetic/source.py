@@ -76,7 +76,8 @@ class Synthetic:
         """Draw the set unless it is there; returns its folder."""
         if self.folder.is_dir():
             return self.folder
-        log.info("drawing %d images of street signs into %s (once)", sum(self.counts.values()), self.folder)
+        count, hint = sum(self.counts.values()), "images of your own: experiment=own"
+        log.info("drawing %d images of street signs into %s (once; %s)", count, self.folder, hint)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             half = Path(tempfile.mkdtemp(prefix=".half-", dir=self.root))
