@@ -51,7 +51,7 @@ def test_a_table_is_trained_once_goes_on_after_a_fault_and_is_summarised(
     shared = {folder / f"seed{seed}" / "baseline" / "weights.ckpt" for seed in (0, 1)}
     assert set(checkpoints) == shared
     (folder / "undistilled").unlink()
-    quickly = "hydra.callbacks.next.after_sweep=[images=0,figures=false,choose_threshold=false]"
+    quickly = '+hydra.callbacks.next.after_sweep=["images=0","figures=false","choose_threshold=false"]'
     again = run("train.py", *words, "score_after=true", quickly)
     assert again.returncode == 0, again.stderr
     own = {folder / "undistilled" / f"seed{seed}" / "finetune" / "weights.ckpt" for seed in (0, 1)}
