@@ -27,9 +27,9 @@ Line = Mapping[str, Any]  # a row: name, title, seeds, paired, chosen, and by co
 NOISE, CHOSEN = "≈", "*"
 QUICK = "quick"  # where conf/quick lets its runs lie
 SIZES: Final = {"S": "Small", "M": "Medium", "L": "Large"}
-LATEX: Final = str.maketrans(
+LATEX: Final = str.maketrans(  # of titles; numbers are written as LaTeX
     {one: f"\\{one}" for one in "&%$#_{}"}
-    | {"±": r"$\pm$", NOISE: r"$\approx$", "'": "$'$"}
+    | {"'": "$'$"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\^{}"}
 )
 
