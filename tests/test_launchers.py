@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import shlex
@@ -39,7 +40,9 @@ def test_jobs_in_other_processes_lie_where_they_should_and_those_that_fail_are_l
     where = [f"paths.outputs={tmp_path}", f"data.root={data}", *one_step("baseline")]
     table = ["+sweep=table3", f"+row={rows}"]
     command = [sys.executable, "train.py", "-m", *TINY, *where, *table, *words[launcher]]  # not forked
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    # By itself Ray lets its jobs run at nice 15: beside the other tests they would get a hundredth of a core
+    env = {**os.environ, "RAY_worker_niceness": "0"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == (2 if "nearest" in rows else 0), done.stderr
     if "nearest" in rows:
         assert "error: 1 of the sweep's jobs failed; the same command does only what is missing" in done.stderr
