@@ -13,8 +13,9 @@ import pytest
 from helpers import config, run_here, wandb_records
 
 from efpn.errors import UserError
+from efpn.evaluation.bootstrap import Bootstrap, Scores, remembered
 from efpn.evaluation.report import write_row
-from efpn.evaluation.summary import interval, summarise
+from efpn.evaluation.summary import summarise
 from efpn.evaluation.summary_files import latex_table
 from efpn.metrics.evaluation import Evaluation
 from efpn.metrics.resample import Resampled
@@ -221,8 +222,11 @@ def test_rows_can_be_named_as_runs_and_come_in_the_order_of_their_sweep(make: Ma
 def test_seeds_of_known_spread_give_an_interval_that_covers() -> None:
     rng, held, count = np.random.default_rng(0), 0, 30
     for trial in range(200):
-        drawn = {seed: np.full((1 + 400, 1), one) for seed, one in enumerate(rng.normal(0, 1, count))}
-        _, limits = interval(drawn, trial)
+        fixed = rng.normal(0, 1, (count, 1))
+        seeds = {
+            seed: Scores(one, lambda images, one=one: np.tile(one, (len(images), 1))) for seed, one in enumerate(fixed)
+        }
+        _, limits = Bootstrap(400, 2, trial).interval(seeds)
         held += limits[0, 0] <= 0 <= limits[1, 0]
     assert 0.88 < held / 200 < 0.99
 
@@ -230,9 +234,12 @@ def test_seeds_of_known_spread_give_an_interval_that_covers() -> None:
 def test_an_interval_of_a_rate_ends_at_0_and_1(make: Make, tmp_path: Path) -> None:
     for number, (name, rate) in enumerate((("poor", 1 / IMAGES), ("good", 1 - 1 / IMAGES))):
         make(name, 0, rate, number)
-    poor, good = (row["columns"]["rec_S"] for row in summed_up(tmp_path)["rows"])
-    assert poor["interval"][0] == 0 and 1 / IMAGES < poor["interval"][1] < 0.2
-    assert good["interval"][1] == 1 and 0.8 < good["interval"][0] < 1 - 1 / IMAGES
+    ends = []
+    for seed in range(6):  # each lies a little elsewhere around the mean
+        poor, good = (row["columns"]["rec_S"]["interval"] for row in summed_up(tmp_path, f"seed={seed}")["rows"])
+        assert poor[0] < 0.005 < 1 / IMAGES < poor[1] < 0.2 and 0.8 < good[0] < 1 - 1 / IMAGES < 0.995 < good[1]
+        ends += [poor[0], 1 - good[1]]
+    assert min(ends) == 0
 
 
 def test_the_figure_has_open_dots_where_a_row_is_inside_the_noise(
@@ -251,9 +258,8 @@ def test_the_figure_has_open_dots_where_a_row_is_inside_the_noise(
 
 def test_images_of_known_spread_give_an_interval_of_that_width() -> None:
     truth, found = found_with(0.5, 0)
-    counts = np.random.default_rng(0).multinomial(IMAGES, np.full(IMAGES, 1 / IMAGES), 4000)
-    drawn = Resampled(truth, found, [1], ["rec_S"], (0.5, None))(counts)
-    mean, limits = interval({0: np.vstack([[0.5], drawn])}, 0)
+    drawn = remembered(Resampled(truth, found, [1], ["rec_S"], (0.5, None)))
+    mean, limits = Bootstrap(4000, IMAGES, 0).interval({0: Scores(np.array([0.5]), drawn)})
     assert mean == [0.5]
     assert np.diff(limits[:, 0])[0] == pytest.approx(2 * 1.96 * np.sqrt(0.25 / IMAGES), rel=0.06)
 
@@ -273,4 +279,4 @@ def test_the_share_of_the_bound_s_gain_over_seeds(make: Make, tmp_path: Path) ->
     low, high = recall["interval"]
     assert recall["share"] == pytest.approx(0.8) and 0.3 < low < 0.8 < high < 1.01
     text = (tmp_path / "x/summary-test-to-floor/summary.md").read_text()
-    assert f"| the mine_row | the bound_row | 79 % [58, 98] | 80 % [{100 * low:.0f}, {100 * high:.0f}] |" in text
+    assert f"| the mine_row | the bound_row | 79 % [62, 93] | 80 % [{100 * low:.0f}, {100 * high:.0f}] |" in text

@@ -13,6 +13,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from efpn.errors import UserError
+from efpn.evaluation.bootstrap import LEVELS, Bootstrap, Scores, remembered
 from efpn.evaluation.compare import BOUNDS, FLOOR
 from efpn.evaluation.report import DETECTIONS, TRUTH
 from efpn.evaluation.rows import METRICS, Row, comparable, load_row
@@ -25,7 +26,6 @@ from efpn.runs.saved import SavedRun, SweptRow
 
 log = logging.getLogger(__name__)
 REFERENCES: Final = ("control", "baseline")  # phases of the default reference row, in this order
-LEVELS: Final = (2.5, 97.5)  # percentiles of a 95 % interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,35 +157,34 @@ def choose_entry(cfg: DictConfig, entries: Sequence[Entry]) -> Entry:
     return entries[int(np.nanargmax(means))]
 
 
-# By row and seed ``(1 + B, columns)``: the numbers as they are, then under each resample of the images.
-Table = dict[Entry, dict[int, np.ndarray]]
+Table = dict[Entry, dict[int, Scores]]
 
 
 def statistics(cfg: DictConfig, found: Mapping[Entry, dict[int, Row]], reference: Entry) -> list[dict[str, Any]]:
     """Of each entry, by column: mean, spread and interval over its seeds, and the difference to the reference."""
-    table = draw(cfg, found)
+    table, resampling = scored(cfg, found)
     lines = []
     for entry, own in table.items():
         both = {s: one - table[reference][s] for s, one in own.items() if s in table[reference]}
         paired = [] if entry is reference else list(both)
-        mean, limits = interval(own, cfg.seed)
-        values = np.stack([one[0] for one in own.values()])
+        mean, limits = resampling.interval(own)
+        values = np.stack([one.values for one in own.values()])
         spread = values.std(axis=0, ddof=1) if len(own) > 1 else np.full_like(mean, np.nan)
         columns: dict[str, dict[str, Any]] = {
             name: {"mean": mean[place], "std": spread[place], "interval": np.clip(limits[:, place], 0, 1)}
             for place, name in enumerate(cfg.columns)
         }
         if paired:
-            gain, limits = interval(both, cfg.seed)
+            gain, limits = resampling.interval(both)
             for cell, one, (low, high) in zip(columns.values(), gain, limits.T, strict=True):
                 noise = None if np.isnan(one) else bool(low <= 0 <= high)
                 cell |= {"difference": one, "difference_interval": [low, high], "inside_noise": noise}
         line = {"name": entry.name, "title": entry.title, "seeds": list(own), "paired": paired, "columns": columns}
-        lines.append({**line, "shares": mean_shares(cfg, entry, table)})
+        lines.append({**line, "shares": mean_shares(cfg, entry, table, resampling)})
     return lines
 
 
-def mean_shares(cfg: DictConfig, entry: Entry, table: Table) -> dict[str, dict[str, Any]]:
+def mean_shares(cfg: DictConfig, entry: Entry, table: Table, resampling: Bootstrap) -> dict[str, dict[str, Any]]:
     """What an entry takes of the gain of each bound among the rows, by the bound's title and column.
 
     As `efpn.evaluation.compare.gain_shares` takes it of single rows, here of means over the seeds that all three have,
@@ -200,8 +199,7 @@ def mean_shares(cfg: DictConfig, entry: Entry, table: Table) -> dict[str, dict[s
         if bound is entry or not seeds:
             continue
         own, whole = (
-            resampled_means({seed: table[one][seed] - table[floor][seed] for seed in seeds}, cfg.seed)
-            for one in (entry, bound)
+            resampling.means({seed: table[one][seed] - table[floor][seed] for seed in seeds}) for one in (entry, bound)
         )
         shares = {}
         for place, column in enumerate(cfg.columns):
@@ -215,28 +213,21 @@ def mean_shares(cfg: DictConfig, entry: Entry, table: Table) -> dict[str, dict[s
     return found
 
 
-def draw(cfg: DictConfig, found: Mapping[Entry, dict[int, Row]]) -> Table:
-    """The numbers of all rows and seeds.
-
-    Images are drawn once for all rows and seeds, since all are scored on the same ones: they do not average out over
-    seeds. `interval` draws seeds beside them. scipy's bootstrap draws both in this way, but inside each call; here rows
-    that have not all the same seeds share one draw of images, and each is worked out once.
-    """
+def scored(cfg: DictConfig, found: Mapping[Entry, dict[int, Row]]) -> tuple[Table, Bootstrap]:
+    """The numbers of all rows and seeds, and how they are resampled: all are scored on the same images."""
     table: Table = {entry: {} for entry in found}
     images: list[int] = []
-    counts = np.empty((0, 0), np.int64)
     for entry, rows in found.items():
         for seed, row in rows.items():
             one = resampled(row, cfg.columns)
-            if not images:
-                images, share = one.images, np.full(len(one.images), 1 / len(one.images))
-                counts = np.random.default_rng(cfg.seed).multinomial(len(images), share, cfg.resamples)
+            images = images or one.images
             if one.images != images:
                 raise UserError(f"{row.source}: scored on other images than the rows before it; evaluate all alike")
-            values = np.array([row.value(column) for column in cfg.columns], float)
-            table[entry][seed] = np.vstack([values, one(counts)])
-        log.info("%s: seeds %s, %d resamples", entry.title, ", ".join(map(str, rows)), cfg.resamples)
-    return table
+            if len(images) == 1:
+                raise UserError(f"{row.source}: of one image, which cannot be resampled; evaluate on more")
+            table[entry][seed] = Scores(np.array([row.value(column) for column in cfg.columns], float), remembered(one))
+        log.info("%s: seeds %s", entry.title, ", ".join(map(str, rows)))
+    return table, Bootstrap(cfg.resamples, len(images), cfg.seed)
 
 
 def resampled(row: Row, columns: Sequence[str]) -> Resampled:
@@ -250,29 +241,3 @@ def resampled(row: Row, columns: Sequence[str]) -> Resampled:
     if not np.allclose(whole, said, rtol=0, atol=1e-9, equal_nan=True):
         raise UserError(f"{folder}: {METRICS} does not follow from {DETECTIONS} and {TRUTH}; {fix}")
     return one
-
-
-def interval(by_seed: Mapping[int, np.ndarray], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The mean ``(columns,)`` over seeds, and its 95 % interval ``(2, columns)``; of one seed, by images alone."""
-    mean, *means = resampled_means(by_seed, seed)
-    drawn = np.array(means)
-    limits = np.full((2, len(mean)), np.nan)
-    there = ~np.isnan(drawn).all(axis=0)
-    limits[:, there] = np.nanpercentile(drawn[:, there], LEVELS, axis=0)
-    return mean, limits
-
-
-def resampled_means(by_seed: Mapping[int, np.ndarray], seed: int) -> np.ndarray:
-    """The mean over seeds, then those of resampled seeds and images around it; ``(1 + B, columns)``, as given by seed.
-
-    They are moved to lie around the mean itself: a resample lacks some images, and AP over rare classes is higher in it
-    on the average. ``seed`` is that of the resampling of seeds.
-    """
-    table = np.stack(list(by_seed.values()))
-    count, draws = len(table), table.shape[1] - 1
-    shares = np.random.default_rng(seed + 1).multinomial(count, np.full(count, 1 / count), draws) / count
-    means = np.einsum("sbc,bs->bc", table[:, 1:], shares)
-    mean = table[:, 0].mean(axis=0)
-    there = ~np.isnan(means).all(axis=0)
-    means[:, there] += mean[there] - np.nanmean(means[:, there], axis=0)
-    return np.vstack([mean, means])
