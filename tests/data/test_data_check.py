@@ -28,7 +28,9 @@ def test_overhanging_boxes_are_clipped_counted_and_named(index):
     checked, report = check_index(index([[-3, 2, 11, 12], [30, 20, 44.5, 31]]))
     np.testing.assert_array_equal(checked.records[0].boxes, [[0, 2, 11, 12], [30, 20, 40, 30]])
     assert "2 boxes clipped to the image" in str(report)
-    text = "image 0 (0.jpg), box 1 (a: -3, 2, 11, 12): hangs over the edge of the image of 40 x 30 pixels; clipped"
+    text = (
+        "image 0 (0.jpg), box 1 (a, corners -3, 2, 11, 12): hangs over the edge of the image of 40 x 30 pixels; clipped"
+    )
     assert text in str(report.clipped[0])
 
 
@@ -36,19 +38,25 @@ def test_boxes_without_area_are_removed_counted_and_named(index):
     checked, report = check_index(index([[5, 5, 5, 9], [5, 5, 9, 5], [1, 1, 2, 2]]))
     assert checked.records[0].boxes.tolist() == [[1, 1, 2, 2]]
     assert "2 boxes without area removed" in str(report)
-    assert "image 0 (0.jpg), box 2 (a: 5, 5, 9, 5): has no area; removed" in str(report.zero_area[1])
+    assert "image 0 (0.jpg), box 2 (a, corners 5, 5, 9, 5): has no area; removed" in str(report.zero_area[1])
 
 
 @pytest.mark.parametrize(
     ("box", "message"),
     [
-        ([41, 5, 50, 9], "box 1 (a: 41, 5, 50, 9): lies outside the image of 40 x 30 pixels; correct or remove it"),
+        (
+            [41, 5, 50, 9],
+            "box 1 (a, corners 41, 5, 50, 9): lies outside the image of 40 x 30 pixels; correct or remove it",
+        ),
         ([5, -9, 9, -2], "lies outside the image"),
         (
             [9, 5, 5, 9],
-            "box 1 (a: 9, 5, 5, 9): is inverted; give sides above 0 (corners: x1 < x2, y1 <",
+            "box 1 (a, corners 9, 5, 5, 9): is inverted; give sides above 0 (corners: x1 < x2, y1 <",
         ),
-        ([float("nan"), 5, 9, 9], "box 1 (a: nan, 5, 9, 9): is not a number throughout; give four finite numbers"),
+        (
+            [float("nan"), 5, 9, 9],
+            "box 1 (a, corners nan, 5, 9, 9): is not a number throughout; give four finite numbers",
+        ),
         ([0, 5, float("inf"), 9], "is not a number throughout"),
     ],
 )
@@ -61,7 +69,7 @@ def test_bad_box(index, box, message):
 
 
 def test_label_without_category(index):
-    assert "box 2 (label 3: 1, 1, 9, 9): has an unknown category" in error_of(
+    assert "box 2 (label 3, corners 1, 1, 9, 9): has an unknown category" in error_of(
         index([[1, 1, 9, 9]] * 2, labels=[[1, 3]])
     )
 
@@ -137,7 +145,10 @@ def test_many_faults_of_one_kind_are_one_line(index, caplog):
     boxes = [[9, 5, 5, 9]] * 25
     message = error_of(index(boxes))
     assert message.startswith("set/train: 25 problems") and len(message.splitlines()) == 3
-    assert message.count("is inverted") == 3 and "file.json: 25 times, such as image 0 (0.jpg), box 1 (a: 9" in message
+    assert (
+        message.count("is inverted") == 3
+        and "file.json: 25 times, such as image 0 (0.jpg), box 1 (a, corners 9" in message
+    )
     with caplog.at_level("INFO"):
         log_report(check_index(index([[-1, 5, 5, 9]] * 25))[1])
     report, clipped = caplog.messages

@@ -135,6 +135,7 @@ def test_quick_runs_say_that_their_numbers_mean_nothing(make: Make, tmp_path: Pa
     (tmp_path / "quick").mkdir()
     (tmp_path / "x").rename(tmp_path / "quick/x")
     assert any("mean nothing" in one for one in summed_up(tmp_path / "quick")["notes"])
+    assert (tmp_path / "quick/x/summary-test/summary.tex").read_text().startswith("% Of quick runs")
 
 
 def test_lambda_is_chosen_on_validation_and_reported_on_test(make: Make, tmp_path: Path) -> None:
@@ -182,7 +183,11 @@ def test_what_is_not_trained_or_evaluated_is_left_out_and_said(
     make("control", 0, 0.5, 0, phase="control")
     (make("other", 0, 0.5, 1) / "weights.ckpt").unlink()
     (make("again", 0, 0.5, 2) / "metrics.json").write_text('{"config_hash": "trained anew"}')
-    assert [row["name"] for row in summed_up(tmp_path)["rows"]] == ["control"]
+    summary = summed_up(tmp_path)
+    assert [row["name"] for row in summary["rows"]] == ["control"]
+    assert summary["notes"][0] == "Incomplete, as these are not evaluated yet: the again_row, seed 0."
+    for file in ("summary.md", "summary.tex"):
+        assert "Incomplete, as these" in (tmp_path / "x/summary-test" / file).read_text()
     assert "other/seed0/finetune is not finished; the sweep's own command goes on" in caplog.text
     assert f"`python evaluate.py 'run=[{tmp_path}/x/again/seed0/finetune]' split=test` does it" in caplog.text
 

@@ -143,7 +143,7 @@ def _mended(
             label = int(labels[row])
             named = f"label {label}" if unknown[row] else index.categories.names[label - 1]
             said = ", ".join(f"{value:g}" for value in boxes[row])
-            where = f"image {record.image_id} ({record.path.name}), box {row + 1} ({named}: {said})"
+            where = f"image {record.image_id} ({record.path.name}), box {row + 1} ({named}, corners {said})"
             into.append(Problem(index.source, where, what, fix))
     bad |= unknown | outside
     return replace(record, boxes=inside).keep(~bad) if (bad | over).any() else record

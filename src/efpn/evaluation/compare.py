@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +28,7 @@ BOUNDS: Final = ("doubled_head", "oracle_head")  # phases whose new head reads P
 SHARED: Final = ("AP_S", "AP_S_any", "AR_S", "best_F1_S")  # metrics whose gain is shared out
 LEAST_GAIN: Final = 0.005
 PAID: Final = ("AP_S", "AP_S_any", "AR_S", "AP_M", "AP_L")  # metrics that a larger image buys, or loses
+PIPED: Final = 200  # columns of text where there is no terminal to fit
 COLUMNS: Final = ("AP", "AP50", "AP_S", "AP_M", "AP_L", "AR_S", "F1_S")
 
 
@@ -36,7 +38,8 @@ def show(rows: Sequence[Row], path: Path, columns: Sequence[str] = COLUMNS) -> N
     Where the bounds of a like-for-like comparison are among the rows, the share of the gain stands below; where not
     even a control is, that it is missing; where rows were timed, what they gain over a plain FPN of equal time.
     """
-    Console().print(comparison_table(rows, columns))
+    table = comparison_table(rows, columns)
+    Console(width=None if sys.stdout.isatty() else PIPED).print(table)
     below = [text for text in (without_control(rows), gain_shares(rows), equal_time(rows)) if text]
     for text in below:
         Console(markup=False).print(text)

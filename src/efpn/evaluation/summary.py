@@ -91,7 +91,8 @@ def summarise(cfg: DictConfig, rows: Sequence[SweptRow]) -> Path:
     with start_tracking(cfg, " ".join(filter(None, [group, cfg.called])), "summarise", group) as tracked:
         lines = zip(statistics(cfg, found, reference), found, strict=True)
         table = [{**line, "chosen": entry is chosen} for line, entry in lines]
-        folder = write_summary(cfg, table, reference.title, evaluations)
+        lacking = [f"{entry.title}, seed {seed}" for entry, seed in not_evaluated(entries, cfg.split)]
+        folder = write_summary(cfg, table, reference.title, evaluations, lacking)
         if tracked is not None:
             track_summary(tracked, table, Path(cfg.sweep), group, folder, *curve(cfg, table, list(found)))
     return folder
@@ -109,12 +110,14 @@ def curve(cfg: DictConfig, table: Sequence[Mapping[str, Any]], entries: Sequence
     return [cfg.against, f"{cfg.split}/{shown}"], sorted(point for point in points if point[0] is not None)
 
 
+def not_evaluated(entries: Sequence[Entry], split: str) -> list[tuple[Entry, int]]:
+    """Of which entries which seeds are not evaluated yet."""
+    return [(entry, seed) for entry in entries for seed in sorted(entry.row.runs.keys() - entry.evaluated(split))]
+
+
 def what_is_missing(cfg: DictConfig, entries: Sequence[Entry], split: str) -> str:
     """The command line that evaluates what is not evaluated yet; empty where all is."""
-    lacking = []
-    for entry in entries:
-        done = entry.evaluated(split)
-        lacking += [(run, entry) for seed, run in entry.row.runs.items() if seed not in done]
+    lacking = [(entry.row.runs[seed], entry) for entry, seed in not_evaluated(entries, split)]
     if not lacking:
         return ""
     folders = ",".join(dict.fromkeys(str(run.folder) for run, _ in lacking))

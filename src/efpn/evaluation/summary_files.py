@@ -34,8 +34,13 @@ LATEX: Final = str.maketrans(  # of titles; numbers are written as LaTeX
 )
 
 
-def write_summary(cfg: DictConfig, lines: Sequence[Line], reference: str, evaluations: Sequence[Row]) -> Path:
-    """Print the tables and write ``summary.md``, ``.csv``, ``.tex``, ``.json`` and ``.png``; returns their folder."""
+def write_summary(
+    cfg: DictConfig, lines: Sequence[Line], reference: str, evaluations: Sequence[Row], lacking: Sequence[str] = ()
+) -> Path:
+    """Print the tables and write ``summary.md``, ``.csv``, ``.tex``, ``.json`` and ``.png``; returns their folder.
+
+    ``lacking`` names what is left out, as it is not evaluated yet.
+    """
     asked = [cfg.called, cfg.reference and f"to-{cfg.reference}"]
     folder = Path(cfg.sweep) / "-".join(["summary", cfg.split, *filter(None, asked)])
     columns, split = list(cfg.columns), evaluations[0].record["split"]
@@ -50,7 +55,8 @@ def write_summary(cfg: DictConfig, lines: Sequence[Line], reference: str, evalua
             shares.append([title, bound, *(_share(by_column.get(column)) for column in columns)])
 
     name = f"{Path(cfg.sweep).resolve().name} on {split}"
-    notes = _notes(cfg, lines, evaluations)
+    warnings = _warnings(cfg, lacking)
+    notes = [*warnings, *_notes(cfg, lines, evaluations)]
     facts = {"command": command_line(), "commit": own_commit()}
     parts = [f"# {escaped(name)}", markdown_table(head, means)]
     if gains:
@@ -64,7 +70,8 @@ def write_summary(cfg: DictConfig, lines: Sequence[Line], reference: str, evalua
     head_of_all, long = long_table(lines)
     csv.writer(file, lineterminator="\n").writerows([head_of_all, *long])
     write_text(folder / "summary.csv", file.getvalue())
-    write_text(folder / "summary.tex", _latex(lines, titles, columns, reference))
+    comments = "".join(f"% {warning}\n" for warning in warnings)
+    write_text(folder / "summary.tex", comments + _latex(lines, titles, columns, reference))
     record = {"split": split, "columns": columns, "reference": reference, "rows": lines, "notes": notes, **facts}
     write_json(folder / "summary.json", record, indent=2)
     dots = {
@@ -76,6 +83,16 @@ def write_summary(cfg: DictConfig, lines: Sequence[Line], reference: str, evalua
     save(interval_dots(titles, dots, noise, title=said), folder / "summary.png")
     log.info("summary: %s", folder)
     return folder
+
+
+def _warnings(cfg: DictConfig, lacking: Sequence[str]) -> list[str]:
+    """Why the tables are not to be quoted, in sentences."""
+    warnings = []
+    if Path(cfg.sweep).resolve().parent.name == QUICK:
+        warnings.append("Of quick runs, which show that all works: these numbers mean nothing.")
+    if lacking:
+        warnings.append(f"Incomplete, as these are not evaluated yet: {'; '.join(lacking)}.")
+    return warnings
 
 
 def _notes(cfg: DictConfig, lines: Sequence[Line], evaluations: Sequence[Row]) -> list[str]:
@@ -98,8 +115,6 @@ def _notes(cfg: DictConfig, lines: Sequence[Line], evaluations: Sequence[Row]) -
             "Share of the gain: (row - control head) / (bound - control head), means over the seeds that all three "
             "have, where the bound's own gain is clear of 0."
         )
-    if Path(cfg.sweep).resolve().parent.name == QUICK:
-        notes.append("Of quick runs, which show that all works: these numbers mean nothing.")
     if cfg.choose:
         notes.append(f"{CHOSEN}: best {cfg.choose} on the validation split.")
     return [*notes, said_sizes(evaluations)]
