@@ -48,6 +48,16 @@ class Result:
             return self.record["metrics_at_best_f1"][metric.removeprefix("best_")]
         return self.record["metrics"][metric]
 
+    @property
+    def small(self) -> float:
+        """Small objects in an image, by COCO's sizes."""
+        return self.record["objects"]["ap"]["small"] / self.record["images"]
+
+    @property
+    def pixels(self) -> str:
+        """What the detector's images were resized to, ``352 px``."""
+        return self.record["more"]["input"].removesuffix(" (1x)")
+
 
 class AtTime(NamedTuple):
     """What a row has more than plain FPNs at its own time."""

@@ -31,7 +31,7 @@ def test_help_names_the_groups_without_torch() -> None:
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["experiment=tt100k_efpm"], "Could not find 'experiment/tt100k_efpm'"),
+        (["experiment=tt100k_efpm"], "Could not find 'experiment/tt100k_efpm' (did you mean tt100k_efpn?)"),
         (["phases.distill.max_step=3"], "no such key (did you mean phases.distill.max_steps?)"),
         (["phase=distil"], "phase=distil: unknown (did you mean distill?)"),
         (["loss.lambda=1"], "loss.lambda: the config has no such key (did you mean loss.lambda_pos?)"),

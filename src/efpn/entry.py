@@ -28,7 +28,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from efpn.errors import Interrupted, UserError
+from efpn.errors import Interrupted, UserError, nearest
 from efpn.ranges import check_target, leaves, one_device, walk
 from efpn.runs.files import FULL, RESUME_FILE, finished_in
 from efpn.runs.sweeps import CONF, SweptKeys, in_sweep, sweep_folder, swept_words
@@ -157,7 +157,7 @@ def start(main: Callable[[], Any], config_name: str, folder: str = "conf") -> No
         message = (
             unknown_key(mistyped[1], deeper[1] if deeper else "", config_name, folder)
             if mistyped
-            else str(error).split("Config search path")[0].strip() + other_table(str(error), config_name)
+            else missing_option(str(error).split("Config search path")[0].strip(), config_name)
         )
     except yaml.YAMLError as error:
         message = f"a config file is no YAML: {' '.join(str(error).split())}"
@@ -220,18 +220,25 @@ def unknown_key(key: str, deeper: str, config_name: str, folder: str) -> str:
     return f"{key}: the config has no such key{hint}{plus}; --cfg job prints all of them"
 
 
-def other_table(error: str, config_name: str) -> str:
-    """Where the table is that was not found, if the other command that makes tables has it; else nothing."""
+def missing_option(error: str, config_name: str) -> str:
+    """Hydra's list of a group's options, with the one that is nearest to what is not there.
+
+    Of a table, where it is, if the other command that makes tables has it.
+    """
+    lacking = re.search(r"Could not find '([\w/]+)/([^'/]+)'", error)
+    if lacking is None:
+        return error
+    group, name = lacking.groups()
     places = {
         "evaluate": ("conf/summarise/table", "is made of trainings: train.py -m +sweep=TABLE, then summarise.py"),
         "summarise": ("conf/table", "is made of one run's ways to detect: evaluate.py run=RUN table=TABLE"),
     }
-    lacking = re.search(r"Could not find 'table/(\w+)'", error)
-    if lacking is None or config_name not in places:
-        return ""
-    folder, command = places[config_name]
-    there = (Path(sys.argv[0]).resolve().parent / folder / f"{lacking[1]}.yaml").is_file()
-    return f"\n{lacking[1]} {command}" if there else ""
+    if group == "table" and config_name in places:
+        folder, command = places[config_name]
+        if (Path(sys.argv[0]).resolve().parent / folder / f"{name}.yaml").is_file():
+            return f"{error}\n{name} {command}"
+    options = [line.strip() for line in error.splitlines() if line.startswith("\t")]
+    return error.replace(lacking[0], f"{lacking[0]}{nearest(name, options)}", 1)
 
 
 def call(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:

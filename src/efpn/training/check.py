@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -17,6 +18,8 @@ from efpn.runs.phases import PhaseRun, model_config
 from efpn.runs.rebuild import first_process
 from efpn.tasks.freezing import train_only
 from efpn.weights import require_fit
+
+log = logging.getLogger(__name__)
 
 
 def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
@@ -67,6 +70,11 @@ def check_start(cfg: DictConfig, run: PhaseRun) -> None:
         read_checkpoint(Path(cfg.init_ckpt))
     elif run.config.init_from is None and backbone.get("weights") is not None:
         instantiate(backbone, _convert_="all")
+    elif run.config.init_from is None and (backbone.get("norm") == "frozen" or backbone.get("trainable_stages") != 5):
+        log.warning(
+            "backbone.weights=null: parts of the backbone stay frozen at random weights; to train from scratch "
+            "backbone.norm=batch backbone.trainable_stages=5"
+        )
 
 
 def blank_detector(cfg: DictConfig, phase: str) -> EFPNDetector:
