@@ -224,6 +224,15 @@ def test_rows_can_be_named_as_runs_and_come_in_the_order_of_their_sweep(make: Ma
     assert [run.folder.parent.parent.name for run in saved_runs(f"{tmp_path}/x/*/seed*/row.json")] == ["c", "a"]
 
 
+def test_a_table_takes_rows_that_another_sweep_has_trained(make: Make, tmp_path: Path) -> None:
+    """``ohem`` has no_ohem and ohem, in this order; the sweeps that these come from call themselves lambda."""
+    make("ohem", 0, 0.5, 0)
+    make("no_ohem", 0, 0.5, 1)
+    make("espcn", 0, 0.5, 2)
+    assert [row.name for row in swept_rows(str(tmp_path / "x"), "ohem")] == ["no_ohem", "ohem"]
+    assert [row.name for row in swept_rows(str(tmp_path / "x"), "lambda")] == ["ohem", "no_ohem", "espcn"]
+
+
 def test_seeds_of_known_spread_give_an_interval_that_covers() -> None:
     rng, held, count = np.random.default_rng(0), 0, 30
     for trial in range(200):

@@ -70,8 +70,9 @@ class SweptRow:
 def swept_rows(sweep: str, rows: str | Sequence[str] | None = None) -> list[SweptRow]:
     """The rows below a run's folder ``outputs/NAME``; says which are not trained to their end yet.
 
-    ``rows`` is a sweep's name, for its rows in its order, or names in order; None for the rows of every sweep or, where
-    there was none, each finished phase. None at all, or not these, is a `UserError`.
+    ``rows`` is a sweep's name, for its rows in its order, trained by it or by another that has them too; or names in
+    order; None for the rows of every sweep or, where there was none, each finished phase. None at all, or not these, is
+    a `UserError`.
     """
     if not (place := Path(sweep)).is_dir():
         beside = [str(one) for one in place.parent.iterdir() if one.is_dir()] if place.parent.is_dir() else []
@@ -79,9 +80,14 @@ def swept_rows(sweep: str, rows: str | Sequence[str] | None = None) -> list[Swep
         raise UserError(f"sweep={sweep}: no such folder{near}; give the folder outputs/NAME of a trained run")
     found = {path: read_row(path) for path in place.glob(f"*/seed*/{ROW_FILE}")}
     by_number = sorted(found, key=lambda path: number_of(found[path]))
+    named = rows_of(rows) if isinstance(rows, str) else []
     if isinstance(rows, str):
-        of_sweep = [path for path in found if rows in found[path]["sweeps"]]
-        by_number = sorted(of_sweep, key=lambda path: found[path]["sweeps"][rows])
+        by_job = {path: row["sweeps"][rows] for path, row in found.items() if rows in row["sweeps"]}
+        by_name = {path: named.index(name) for path in found if (name := path.parent.parent.name) in named}
+        by_number = [
+            *sorted(by_name, key=by_name.__getitem__),
+            *sorted(by_job.keys() - by_name, key=by_job.__getitem__),
+        ]
     places: dict[str, dict[str, list[Path]]] = {}
     for path in by_number:
         title = found[path]["title"]
@@ -99,7 +105,6 @@ def swept_rows(sweep: str, rows: str | Sequence[str] | None = None) -> list[Swep
         asked = "no finished phase" if rows is None else f"no rows {', '.join(lacking)}"
         have = f"it has {', '.join(known)}" if known else "give the folder outputs/NAME of a trained run"
         raise UserError(f"sweep={sweep}: {asked} there; {have}")
-    named = rows_of(rows) if isinstance(rows, str) else []
     if set(places) < set(named):  # else a row goes over values too, and its folder has another name
         log.info("%s has %s too: not trained here", rows, ", ".join(name for name in named if name not in places))
     ready = []
