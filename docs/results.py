@@ -50,13 +50,8 @@ class Result:
 
     @property
     def small(self) -> float:
-        """Small objects in an image, by COCO's sizes."""
+        """Objects below 32 native pixels in an image, by COCO's sizes."""
         return self.record["objects"]["ap"]["small"] / self.record["images"]
-
-    @property
-    def pixels(self) -> str:
-        """What the detector's images were resized to, ``352 px``."""
-        return self.record["more"]["input"].removesuffix(" (1x)")
 
 
 class AtTime(NamedTuple):

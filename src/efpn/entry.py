@@ -223,7 +223,7 @@ def unknown_key(key: str, deeper: str, config_name: str, folder: str) -> str:
 def missing_option(error: str, config_name: str) -> str:
     """Hydra's list of a group's options, with the one that is nearest to what is not there.
 
-    Of a table, where it is, if the other command that makes tables has it.
+    For a table that the other command has, it says which command.
     """
     lacking = re.search(r"Could not find '([\w/]+)/([^'/]+)'", error)
     if lacking is None:

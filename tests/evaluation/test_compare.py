@@ -73,6 +73,13 @@ def test_console_shows_the_same_numbers_in_80_columns(both):
     assert ["(+0.050)", "(+0.000)", "(+0.082)", "(-0.010)", "(+0.250)"] in lines
 
 
+def test_a_pipe_gets_every_column_and_line_whole(tmp_path, capsys):
+    names = [f"{what}{size}" for what in ("AP", "AR", "F1", "acc") for size in ("", "_S", "_M", "_L")]
+    rows = [run(tmp_path / name, name, dict.fromkeys(names, 0.5)) for name in ("a", "b")]
+    show(load_rows(rows), tmp_path / "compared", names)
+    assert names in [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
 def test_gains_are_green_and_losses_red(both):
     page = io.StringIO()
     Console(file=page, width=80, force_terminal=True, color_system="standard").print(comparison_table(load_rows(both)))

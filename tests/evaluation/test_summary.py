@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -225,12 +226,48 @@ def test_rows_can_be_named_as_runs_and_come_in_the_order_of_their_sweep(make: Ma
 
 
 def test_a_table_takes_rows_that_another_sweep_has_trained(make: Make, tmp_path: Path) -> None:
-    """``ohem`` has no_ohem and ohem, in this order; the sweeps that these come from call themselves lambda."""
-    make("ohem", 0, 0.5, 0)
-    make("no_ohem", 0, 0.5, 1)
-    make("espcn", 0, 0.5, 2)
-    assert [row.name for row in swept_rows(str(tmp_path / "x"), "ohem")] == ["no_ohem", "ohem"]
+    """``ohem`` has no_ohem and ohem, in this order, and here a row over values too; make's sweep is called lambda."""
+    for seed in (2, 0, 1):
+        make("ohem", seed, 0.5, 0)
+        make("no_ohem", seed, 0.5, 1)
+        make("espcn", seed, 0.5, 2)
+        over = make("ohem_loss.lambda_pos-2", seed, 0.5, 3).parent / "row.json"
+        over.write_text(json.dumps({"title": "2", "phase": "finetune", "sweeps": {"ohem": 0}}))
+    rows = swept_rows(str(tmp_path / "x"), "ohem")
+    assert [row.name for row in rows] == ["no_ohem", "ohem", "ohem_loss.lambda_pos-2"]
+    assert [list(row.runs) for row in rows] == [[0, 1, 2]] * 3
     assert [row.name for row in swept_rows(str(tmp_path / "x"), "lambda")] == ["ohem", "no_ohem", "espcn"]
+
+
+def test_images_are_the_same_for_all_rows_and_each_is_worked_out_once() -> None:
+    """Also of another number of seeds; a resample has no number where one of its seeds has none."""
+    truth, found = found_with(0.5, 0)
+    calls: list[np.ndarray] = []
+
+    class Counted(Resampled):
+        def __call__(self, counts: np.ndarray) -> np.ndarray:
+            calls.append(counts)
+            return counts[:, :1].astype(float)
+
+    bootstrap = Bootstrap(50, IMAGES, 0)
+    scores = [Scores(np.zeros(1), remembered(Counted(truth, found, [1], ["rec_S"], (0.5, None)))) for _ in range(3)]
+    for count in (1, 2, 3):
+        bootstrap.interval(dict(enumerate(scores[:count])))
+        bootstrap.interval({0: scores[0] - scores[count - 1]})
+    assert len(calls) == 3 and all((one == calls[0]).all() for one in calls)
+    partly = Scores(np.zeros(1), lambda images: np.where(images[:, :1] < IMAGES / 2, np.nan, 1.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        means = bootstrap.means({0: partly, 1: Scores(np.zeros(1), lambda images: np.ones((len(images), 1)))})
+    lacking = np.isnan(means[1:, 0])
+    assert 10 < lacking.sum() < 40 and (means[1:, 0][~lacking] == 0).all()
+
+
+def test_one_image_cannot_be_resampled(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(found_with.__globals__, "IMAGES", 1)
+    make("control", 0, 1.0, 0, phase="control")
+    with pytest.raises(UserError, match="evaluated on one image, which cannot be resampled"):
+        summed_up(tmp_path)
 
 
 def test_seeds_of_known_spread_give_an_interval_that_covers() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy.stats import DegenerateDataWarning, bootstrap
 
 from efpn.metrics.resample import Resampled
 
@@ -36,20 +37,22 @@ class Bootstrap:
     def means(self, by_seed: Mapping[int, Scores]) -> np.ndarray:
         """The mean over seeds, then those of resampled seeds and images around it; ``(1 + B, columns)``.
 
-        Of one seed, images alone are drawn. The images are the same in every call, whatever the seeds. The resampled
-        means are moved to lie around the mean itself: a resample lacks some images, and AP over rare classes is higher
-        in it on the average.
+        Of one seed, images alone are drawn. They are drawn first, and so are the same in every call, whatever the
+        seeds. A resample has no number where any seed has none in it. The resampled means are moved to lie around the
+        mean itself: a resample lacks some images, and AP over rare classes is higher in it on the average.
         """
         scores, count = list(by_seed.values()), len(by_seed)
 
         def means(images: np.ndarray, seeds: np.ndarray | None = None, axis: int = -1) -> np.ndarray:
             every = np.stack([one.drawn(images) for one in scores], axis=axis)  # (B, columns, seeds)
+            every[np.isnan(every).any(axis=axis)] = np.nan
             taken = every if seeds is None else np.take_along_axis(every, seeds[:, None], axis=axis)
             return taken.mean(axis=axis).T
 
         samples = [np.arange(self.images), np.arange(count)][: min(count, 2)]
-        options: dict[str, Any] = {"vectorized": True, "axis": -1, "method": "percentile", "rng": self.seed}
-        drawn = bootstrap(samples, means, n_resamples=self.resamples, **options).bootstrap_distribution.T
+        with warnings.catch_warnings(category=DegenerateDataWarning, action="ignore"):  # NaN is in scipy's own interval
+            result = bootstrap(samples, means, n_resamples=self.resamples, method="percentile", rng=self.seed)
+        drawn = result.bootstrap_distribution.T
         mean = np.mean([one.values for one in scores], axis=0)
         there = ~np.isnan(drawn).all(axis=0)
         drawn[:, there] += mean[there] - np.nanmean(drawn[:, there], axis=0)
@@ -66,11 +69,11 @@ class Bootstrap:
 
 
 def remembered(one: Resampled) -> Callable[[np.ndarray], np.ndarray]:
-    """Its columns under resamples, given by the places of their images; worked out once, as a row is in many means."""
+    """The function from places of images ``(B, I)`` to columns ``(B, C)``, which keeps what it has worked out."""
     known: dict[int, np.ndarray] = {}
 
     def drawn(images: np.ndarray) -> np.ndarray:
-        key = hash(images.tobytes())  # kept in the place of the images, which of COCO's take 40 MB
+        key = hash(images.tobytes())  # in the place of the images: 40 MB for the 5000 of COCO
         if key not in known:
             counts = np.stack([np.bincount(places, minlength=len(one.images)) for places in images])
             known[key] = one(counts)

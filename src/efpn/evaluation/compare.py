@@ -38,11 +38,11 @@ def show(rows: Sequence[Row], path: Path, columns: Sequence[str] = COLUMNS) -> N
     Where the bounds of a like-for-like comparison are among the rows, the share of the gain stands below; where not
     even a control is, that it is missing; where rows were timed, what they gain over a plain FPN of equal time.
     """
-    table = comparison_table(rows, columns)
-    Console(width=None if sys.stdout.isatty() else PIPED).print(table)
+    console = Console(width=None if sys.stdout.isatty() else PIPED, markup=False)
+    console.print(comparison_table(rows, columns))
     below = [text for text in (without_control(rows), gain_shares(rows), equal_time(rows)) if text]
     for text in below:
-        Console(markup=False).print(text)
+        console.print(text)
     if len(rows) > 1:
         lines = [{"name": row.name, "metrics": row.metrics, "source": row.source} for row in rows]
         data = {"columns": list(columns), "terms": rows[0].terms, "rows": lines}

@@ -77,7 +77,9 @@ def summarise(cfg: DictConfig, rows: Sequence[SweptRow]) -> Path:
     variants = find_variants(cfg.variant, cfg.scales, cfg.scale)
     met = [(row, way) for row in rows for way in variants if all(way.needs.met_by(run) for run in row.runs.values())]
     entries = [Entry(*one) for one in met]
-    if command := what_is_missing(cfg, entries, cfg.split):
+    lacking = not_evaluated(entries, cfg.split)
+    command = what_evaluates(cfg, lacking, cfg.split)
+    if lacking:
         log.warning("not yet evaluated, and left out; `%s` does it", command)
     found = {entry: one for entry in entries if (one := entry.evaluated(cfg.split))}
     if not found:
@@ -91,8 +93,8 @@ def summarise(cfg: DictConfig, rows: Sequence[SweptRow]) -> Path:
     with start_tracking(cfg, " ".join(filter(None, [group, cfg.called])), "summarise", group) as tracked:
         lines = zip(statistics(cfg, found, reference), found, strict=True)
         table = [{**line, "chosen": entry is chosen} for line, entry in lines]
-        lacking = [f"{entry.title}, seed {seed}" for entry, seed in not_evaluated(entries, cfg.split)]
-        folder = write_summary(cfg, table, reference.title, evaluations, lacking)
+        left_out = [f"{entry.title}, seed {seed}" for entry, seed in lacking]
+        folder = write_summary(cfg, table, reference.title, evaluations, left_out)
         if tracked is not None:
             track_summary(tracked, table, Path(cfg.sweep), group, folder, *curve(cfg, table, list(found)))
     return folder
@@ -115,14 +117,11 @@ def not_evaluated(entries: Sequence[Entry], split: str) -> list[tuple[Entry, int
     return [(entry, seed) for entry in entries for seed in sorted(entry.row.runs.keys() - entry.evaluated(split))]
 
 
-def what_is_missing(cfg: DictConfig, entries: Sequence[Entry], split: str) -> str:
-    """The command line that evaluates what is not evaluated yet; empty where all is."""
-    lacking = [(entry.row.runs[seed], entry) for entry, seed in not_evaluated(entries, split)]
-    if not lacking:
-        return ""
-    folders = ",".join(dict.fromkeys(str(run.folder) for run, _ in lacking))
+def what_evaluates(cfg: DictConfig, lacking: Sequence[tuple[Entry, int]], split: str) -> str:
+    """The command line that evaluates these."""
+    folders = ",".join(dict.fromkeys(str(entry.row.runs[seed].folder) for entry, seed in lacking))
     words = ["python", "evaluate.py", f"run=[{folders}]", f"split={split}"]
-    ways = list(dict.fromkeys(entry.variant.key for _, entry in lacking))
+    ways = list(dict.fromkeys(entry.variant.key for entry, _ in lacking))
     if ways != [OWN]:
         sizes = [f"{key}=[{','.join(f'{one:g}' for one in cfg[key])}]" for key in ("scales", "scale")]
         words += [f"variant=[{','.join(ways)}]", *sizes]
@@ -151,7 +150,8 @@ def choose_reference(cfg: DictConfig, entries: Sequence[Entry]) -> Entry:
 
 def choose_entry(cfg: DictConfig, entries: Sequence[Entry]) -> Entry:
     """The entry whose mean of ``cfg.choose`` is best on validation (raises `UserError`: not evaluated, no number)."""
-    if command := what_is_missing(cfg, entries, "val"):
+    if lacking := not_evaluated(entries, "val"):
+        command = what_evaluates(cfg, lacking, "val")
         raise UserError(f"choose={cfg.choose}: what is chosen from must be evaluated on split=val; `{command}` does it")
     values = [[row.value(cfg.choose) for row in entry.evaluated("val").values()] for entry in entries]
     means = [np.mean(np.array(one, float)) for one in values]
@@ -226,10 +226,10 @@ def scored(cfg: DictConfig, found: Mapping[Entry, dict[int, Row]]) -> tuple[Tabl
             images = images or one.images
             if one.images != images:
                 raise UserError(f"{row.source}: scored on other images than the rows before it; evaluate all alike")
-            if len(images) == 1:
-                raise UserError(f"{row.source}: of one image, which cannot be resampled; evaluate on more")
             table[entry][seed] = Scores(np.array([row.value(column) for column in cfg.columns], float), remembered(one))
         log.info("%s: seeds %s", entry.title, ", ".join(map(str, rows)))
+    if len(images) < 2:
+        raise UserError(f"sweep={cfg.sweep}: evaluated on one image, which cannot be resampled; evaluate on more")
     return table, Bootstrap(cfg.resamples, len(images), cfg.seed)
 
 

@@ -35,7 +35,7 @@ LATEX: Final = str.maketrans(  # of titles; numbers are written as LaTeX
 
 
 def write_summary(
-    cfg: DictConfig, lines: Sequence[Line], reference: str, evaluations: Sequence[Row], lacking: Sequence[str] = ()
+    cfg: DictConfig, lines: Sequence[Line], reference: str, evaluations: Sequence[Row], lacking: Sequence[str]
 ) -> Path:
     """Print the tables and write ``summary.md``, ``.csv``, ``.tex``, ``.json`` and ``.png``; returns their folder.
 

@@ -79,15 +79,13 @@ def swept_rows(sweep: str, rows: str | Sequence[str] | None = None) -> list[Swep
         near = nearest(place, beside)
         raise UserError(f"sweep={sweep}: no such folder{near}; give the folder outputs/NAME of a trained run")
     found = {path: read_row(path) for path in place.glob(f"*/seed*/{ROW_FILE}")}
-    by_number = sorted(found, key=lambda path: number_of(found[path]))
+    by_number = sorted(found, key=lambda path: (number_of(found[path]), path))
     named = rows_of(rows) if isinstance(rows, str) else []
     if isinstance(rows, str):
-        by_job = {path: row["sweeps"][rows] for path, row in found.items() if rows in row["sweeps"]}
-        by_name = {path: named.index(name) for path in found if (name := path.parent.parent.name) in named}
-        by_number = [
-            *sorted(by_name, key=by_name.__getitem__),
-            *sorted(by_job.keys() - by_name, key=by_job.__getitem__),
-        ]
+        order = {name: number for number, name in enumerate(named)}
+        of_sweep = [path for path in by_number if rows in found[path]["sweeps"] or path.parent.parent.name in order]
+        of_sweep.sort(key=lambda path: found[path]["sweeps"].get(rows, 0))
+        by_number = sorted(of_sweep, key=lambda path: order.get(path.parent.parent.name, len(order)))
     places: dict[str, dict[str, list[Path]]] = {}
     for path in by_number:
         title = found[path]["title"]

@@ -1,4 +1,4 @@
-"""What would end a phase, found before the phases ahead of it train and before any data are read."""
+"""What would end or spoil a phase, found before the phases ahead of it train and before any data are read."""
 
 from __future__ import annotations
 
@@ -57,22 +57,25 @@ def check_phase(cfg: DictConfig, run: PhaseRun) -> None:
 
 
 def check_start(cfg: DictConfig, run: PhaseRun) -> None:
-    """Read the weights that a phase starts from, before any data are read.
+    """Read the weights that a phase starts from, before any data are read; says what stays frozen without any.
 
     Raises:
         UserError: ``init_ckpt`` is missing or damaged.
         InstantiationException: so are the backbone's weights, or they do not fit.
     """
-    backbone = model_config(cfg, run.name).backbone
     if cfg.ckpt_path:
         return  # which `run_phase` reads first of all
     if cfg.init_ckpt:
         read_checkpoint(Path(cfg.init_ckpt))
-    elif run.config.init_from is None and backbone.get("weights") is not None:
+        return
+    if run.config.init_from is not None:
+        return
+    backbone = model_config(cfg, run.name).backbone
+    if backbone.get("weights") is not None:
         instantiate(backbone, _convert_="all")
-    elif run.config.init_from is None and (backbone.get("norm") == "frozen" or backbone.get("trainable_stages") != 5):
+    elif not all(one.requires_grad for one in blank_detector(cfg, run.name).backbone.body.parameters()):
         log.warning(
-            "backbone.weights=null: parts of the backbone stay frozen at random weights; to train from scratch "
+            "backbone.weights=null: a part of the backbone stays frozen at random weights; to train from scratch "
             "backbone.norm=batch backbone.trainable_stages=5"
         )
 
