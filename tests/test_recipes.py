@@ -124,7 +124,7 @@ def test_a_format_tells_at_once_all_that_is_wrong(tmp_path: Path, monkeypatch: p
         "3.txt: line 2: is 'sing 1 2 3 4'",
         "3.txt: line 4: is ''",
         "5.txt: the file: is not there; write one",
-        f"{folder}: image 5 (4.jpg), box 1 (sign: 50, 2, 3, 40): is inverted",
+        f"{folder}: image 5 (4.jpg), box 1 (sign, corners 50, 2, 3, 40): is inverted",
     ):
         assert part in str(caught.value)
 
