@@ -121,7 +121,7 @@ def wandb_records(folder: Path) -> dict[str, list[Any]]:
 SMALL_BENCHMARK = [
     *("size=64", "backbone=resnet18", "model.channels=16", "ftt_width=8", "classes=3", "small_roi_below=16"),
     *("proposals.total=40", "proposals.small=12", "proposals.objects=3"),
-    *("repeats=2", "warmup=0", "threads=1", "memory=false", "name=small"),
+    *("repeats=3", "warmup=0", "threads=1", "memory=false", "name=small"),
 ]
 
 
