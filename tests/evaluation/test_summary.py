@@ -186,11 +186,20 @@ def test_what_is_not_trained_or_evaluated_is_left_out_and_said(
     (make("again", 0, 0.5, 2) / "metrics.json").write_text('{"config_hash": "trained anew"}')
     summary = summed_up(tmp_path)
     assert [row["name"] for row in summary["rows"]] == ["control"]
-    assert summary["notes"][0] == "Incomplete, as these are not evaluated yet: the again_row, seed 0."
+    assert summary["notes"][0] == (
+        "Incomplete, as these are left out: the other_row, seed0 (not trained to its end); "
+        "the again_row, seed0 (not evaluated)."
+    )
     for file in ("summary.md", "summary.tex"):
         assert "Incomplete, as these" in (tmp_path / "x/summary-test" / file).read_text()
     assert "other/seed0/finetune is not finished; the sweep's own command goes on" in caplog.text
     assert f"`python evaluate.py 'run=[{tmp_path}/x/again/seed0/finetune]' split=test` does it" in caplog.text
+
+
+def test_a_sweep_of_which_nothing_is_trained_to_its_end_is_one_line(make: Make, tmp_path: Path) -> None:
+    (make("other", 0, 0.5, 1) / "weights.ckpt").unlink()
+    with pytest.raises(UserError, match=r"/x: no row is trained to its end; the sweep's own command goes on"):
+        summed_up(tmp_path)
 
 
 def test_mistakes_are_one_line(make: Make, tmp_path: Path) -> None:

@@ -75,8 +75,15 @@ def summarise(cfg: DictConfig, rows: Sequence[SweptRow]) -> Path:
         UserError: nothing is evaluated, evaluations do not belong together, or a reference does not exist.
     """
     variants = find_variants(cfg.variant, cfg.scales, cfg.scale)
-    met = [(row, way) for row in rows for way in variants if all(way.needs.met_by(run) for run in row.runs.values())]
-    entries = [Entry(*one) for one in met]
+    left_out = [f"{row.title}, {seed} (not trained to its end)" for row in rows for seed in row.unfinished]
+    if not any(row.runs for row in rows):
+        raise UserError(f"sweep={cfg.sweep}: no row is trained to its end; the sweep's own command goes on with it")
+    entries = [
+        Entry(row, way)
+        for row in rows
+        for way in variants
+        if row.runs and all(way.needs.met_by(run) for run in row.runs.values())
+    ]
     lacking = not_evaluated(entries, cfg.split)
     command = what_evaluates(cfg, lacking, cfg.split)
     if lacking:
@@ -93,7 +100,7 @@ def summarise(cfg: DictConfig, rows: Sequence[SweptRow]) -> Path:
     with start_tracking(cfg, " ".join(filter(None, [group, cfg.called])), "summarise", group) as tracked:
         lines = zip(statistics(cfg, found, reference), found, strict=True)
         table = [{**line, "chosen": entry is chosen} for line, entry in lines]
-        left_out = [f"{entry.title}, seed {seed}" for entry, seed in lacking]
+        left_out += [f"{entry.title}, seed{seed} (not evaluated)" for entry, seed in lacking]
         folder = write_summary(cfg, table, reference.title, evaluations, left_out)
         if tracked is not None:
             track_summary(tracked, table, Path(cfg.sweep), group, folder, *curve(cfg, table, list(found)))

@@ -39,7 +39,7 @@ def write_summary(
 ) -> Path:
     """Print the tables and write ``summary.md``, ``.csv``, ``.tex``, ``.json`` and ``.png``; returns their folder.
 
-    ``lacking`` names what is left out, as it is not evaluated yet.
+    ``lacking`` names what is left out, and why.
     """
     asked = [cfg.called, cfg.reference and f"to-{cfg.reference}"]
     folder = Path(cfg.sweep) / "-".join(["summary", cfg.split, *filter(None, asked)])
@@ -91,7 +91,7 @@ def _warnings(cfg: DictConfig, lacking: Sequence[str]) -> list[str]:
     if Path(cfg.sweep).resolve().parent.name == QUICK:
         warnings.append("Of quick runs, which show that all works: these numbers mean nothing.")
     if lacking:
-        warnings.append(f"Incomplete, as these are not evaluated yet: {'; '.join(lacking)}.")
+        warnings.append(f"Incomplete, as these are left out: {'; '.join(lacking)}.")
     return warnings
 
 

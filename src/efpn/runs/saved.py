@@ -64,11 +64,12 @@ class SweptRow:
 
     name: str  # of its folder, ``espcn``
     title: str  # for tables
-    runs: dict[int, SavedRun]  # the last finished phase of each seed
+    runs: dict[int, SavedRun]  # the last phase of each seed that is trained to its end
+    unfinished: tuple[str, ...] = ()  # seeds that are not yet, ``seed0``
 
 
 def swept_rows(sweep: str, rows: str | Sequence[str] | None = None) -> list[SweptRow]:
-    """The rows below a run's folder ``outputs/NAME``; says which are not trained to their end yet.
+    """The rows below a run's folder ``outputs/NAME``, also those of which no seed is trained to its end yet.
 
     ``rows`` is a sweep's name, for its rows in its order, trained by it or by another that has them too; or names in
     order; None for the rows of every sweep or, where there was none, each finished phase. None at all, or not these, is
@@ -112,8 +113,10 @@ def swept_rows(sweep: str, rows: str | Sequence[str] | None = None) -> list[Swep
         for phase in set(phases) - set(finished):
             log.warning("%s: %s is not finished; the sweep's own command goes on with it", name, phase)
         runs = [_saved(checkpoint_in(phase)) for phase in finished]
-        ready.append(SweptRow(name, list(places[name])[-1], {int(run.config.seed): run for run in runs}))
-    return [row for row in ready if row.runs]
+        unfinished = sorted({phase.parent.name for phase in set(phases) - set(finished)})
+        by_seed = {int(run.config.seed): run for run in runs}
+        ready.append(SweptRow(name, list(places[name])[-1], by_seed, tuple(unfinished)))
+    return ready
 
 
 def row_names(runs: Sequence[SavedRun]) -> list[str]:
