@@ -122,8 +122,11 @@ class Page:
 
     def shares_of(self, path: str, row: str, columns: Sequence[str], bound: str = "oracle_head") -> list[str]:
         """What a row takes of the oracle head's gain by a summary that calls it ``bound``, as cells of a table."""
-        found = self._row(path, row)["shares"][bound]
-        return [share_told(found.get(column)) for column in columns]
+        return [share_told(self.share_of(path, row, column, bound)) for column in columns]
+
+    def share_of(self, path: str, row: str, column: str, bound: str) -> dict[str, Any] | None:
+        """One of `shares_of`: ``share`` and ``interval``; None where the bound's own gain is not clear of 0."""
+        return self._row(path, row)["shares"][bound].get(column)
 
     def glance(self, sets: dict[str, str], columns: Sequence[str], title: str) -> str:
         """A Markdown table of control head, EFPN and oracle head on each set: their means, EFPN's gain and its share.
