@@ -6,10 +6,11 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from efpn.entry import call, check_read, check_source, check_sweep, start
+from efpn.entry import call, check_source, check_sweep, start
 from efpn.errors import UserError
 from efpn.ranges import TRAIN, check_values
 from efpn.runs.phases import phase_names
+from efpn.words import check_read
 
 
 def run(cfg: DictConfig) -> float | None:

@@ -13,12 +13,12 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from efpn.entry import check_read
 from efpn.errors import UserError
 from efpn.models import EFPNDetector, Tiles
 from efpn.ranges import TRAIN, check_values
 from efpn.runs.phases import model_config, phase_names, phase_run
 from efpn.training.run import train
+from efpn.words import check_read
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
 SWEEPS, ROWS = (sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml")) for group in ("sweep", "row"))
