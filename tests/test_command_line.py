@@ -48,6 +48,14 @@ def test_help_names_the_groups_without_torch() -> None:
         (["loss.lamda=1"], "what else loss's class takes needs a plus, +loss.lamda=VALUE"),
         (["-m", "loss.lambda=1,2"], "loss.lambda: the config has no such key (did you mean loss.lambda_pos?)"),
         (["-m", "seed=0,1", "loss.lamda=3"], "loss.lamda: the config has no such key (did you mean loss.lambda_pos?)"),
+        (
+            ["+small_roi_bellow=48"],
+            "+small_roi_bellow=48: nothing reads small_roi_bellow (did you mean small_roi_below?)",
+        ),
+        (["+phases.finetune.max_stepps=5"], "nothing reads phases.finetune.max_stepps (did you mean max_steps?)"),
+        (["+phases.finetune.dta.batch_size=2"], "nothing reads phases.finetune.dta (did you mean data?)"),
+        (["+paths.output=x"], "nothing reads paths.output (did you mean outputs?)"),
+        (["+mine.x=1", "mine.x=3", "phase=none"], "phase=none: unknown; use"),  # one word builds on another
         (["--cfg", "job", "-m", "seed=0,1"], "--cfg goes without -m"),
         (["+sweep=table2"], "+sweep=table2: a sweep is many runs: python train.py -m ... +sweep=table2"),
         (["loss=null"], "a group is never null"),

@@ -181,14 +181,20 @@ def test_features_need_a_phase_that_has_them(trained: Path) -> None:
         evaluate(cfg, saved_runs(cfg.run))
 
 
-def test_two_seeds_are_two_rows_in_table_and_figures(trained: Path, tmp_path: Path) -> None:
+def test_two_seeds_are_two_rows_in_table_and_figures_and_a_quick_one_is_marked(trained: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
         shutil.copytree(trained / "finetune", tmp_path / f"demo/seed{seed}/finetune")
+    file = tmp_path / "demo/seed1/finetune/config.yaml"
+    quick = OmegaConf.load(file)
+    OmegaConf.update(quick, "paths.unswept", "outputs/quick/demo/seed1")  # as +quick=yes trains it
+    OmegaConf.save(quick, file)
     cfg = config("evaluate", f"run='{tmp_path}/demo/seed*'", "split=val", "trainer.accelerator=cpu", "images=0")
     names = [result.name for result in evaluate(cfg, saved_runs(cfg.run))]
     assert names == ["demo/seed0/finetune", "demo/seed1/finetune"]
     page = (tmp_path / "demo/report-val/report.html").read_text()
     assert all(page.count(f"<h3>{name}</h3>") == 1 for name in names) and page.count("<summary>config</summary>") == 2
+    assert "these numbers mean nothing" in page
+    assert "these numbers mean nothing" in (tmp_path / "demo/comparison-val.md").read_text()
     assert json.loads((tmp_path / "demo/report-val/losses.json").read_text()).keys() == set(names)
 
 

@@ -72,7 +72,8 @@ def test_a_table_is_trained_once_goes_on_after_a_fault_and_is_summarised(
     assert [len(one) for one in rows] == [1, 2, 3, 4] and rows[0] == [("fpn", 0)]
 
     assert (
-        "table2 has control, espcn, ftt, second_pass, control_head, oracle_head too: not trained here" in again.stdout
+        "sweep table2 is control, espcn, ftt, second_pass, control_head, oracle_head too, not trained here"
+        in again.stdout
     )
     summary = json.loads((folder / "summary-test-table2/summary.json").read_text())
     assert [(row["name"], row["seeds"]) for row in summary["rows"]] == [("fpn", [0, 1]), ("undistilled", [0, 1])]
@@ -193,7 +194,7 @@ def own_data(root: Path) -> Path:
     [
         ([RUN], JobStatus.COMPLETED, None, ""),
         ([RUN, "data.source.splits.test.annotations=gone.json"], JobStatus.COMPLETED, None, " split=val"),
-        ([RUN, "+quick=yes"], JobStatus.COMPLETED, None, " limit=6 choose_threshold=false figures=false"),
+        ([RUN, "+quick=yes"], JobStatus.COMPLETED, None, " limit=6 choose_threshold=false"),
         ([RUN], JobStatus.FAILED, None, None),
         ([RUN, "phase=distill"], JobStatus.COMPLETED, None, None),
         (["hydra.mode=MULTIRUN"], JobStatus.COMPLETED, None, None),  # of a sweep, which has an end of its own

@@ -31,7 +31,7 @@ from efpn.ranges import check_target, one_device
 from efpn.runs.files import FULL, RESUME_FILE, finished_in
 from efpn.runs.sweeps import SweptKeys, in_sweep, sweep_folder, swept_words
 from efpn.signals import end_workers, stop_at_sigterm
-from efpn.words import check_added, missing_option, unknown_key
+from efpn.words import check_added, check_unread, missing_option, unknown_key
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable: Hydra lets errors through instead of printing them itself
 ELSEWHERE = "write elsewhere, with paths.outputs=FOLDER in training and out=FOLDER in the other calls"
@@ -90,11 +90,12 @@ def check_source(cfg: DictConfig) -> None:
 
 
 def quieten() -> None:
-    """Keep what is no news out of the log: Lightning's tips and device lists, two of its warnings, Hydra's errors."""
+    """Keep what is no news out of the log: Lightning's tips and device lists, three of its warnings, Hydra's errors."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what it raises
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")  # that is what frozen means
     warnings.filterwarnings("ignore", message=".*ended before the epoch ended")  # the stream goes on from that batch
+    warnings.filterwarnings("ignore", message="The number of training batches")  # the log goes by steps, not epochs
     warnings.filterwarnings("ignore", message=".*LeafSpec")  # Lightning's own use of a deprecated name
 
 
@@ -144,6 +145,7 @@ def call(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     quieten()
     stop_at_sigterm()
     try:
+        check_unread(cfg)
         return task(cfg)
     except Interrupted as stopped:
         raise SystemExit(say_how_to_go_on(stopped, cfg)) from None

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -31,6 +32,40 @@ def check_added(words: Sequence[str]) -> None:
     for group in ADDED if any(word.startswith("+sweep=") for word in words) else ():
         if any(word.startswith(f"{group}=") for word in words):
             raise UserError(needs_plus(group))
+
+
+def check_unread(cfg: DictConfig) -> None:
+    """Refuse what the command line adds with a plus where nothing reads it (raises `UserError`: what is near).
+
+    What a class is given is its own business, and of what a phase has others or the common part give the names.
+    """
+    hydra, parser = HydraConfig.get(), OverridesParser.create()
+    given = {word: parser.parse_override(word) for word in hydra.overrides.task}
+    added = {
+        word: str(one.key_or_group)
+        for word, one in given.items()
+        if one.is_add() and one.key_or_group not in hydra.runtime.choices
+    }
+    if not added:
+        return
+    try:
+        known = compose(hydra.job.config_name, [word for word in given if word not in added])
+    except HydraException:  # other words build on the added ones
+        return
+    phases = known.get("phases") or {}
+    of_phase = ["model", "data", *(key for phase in phases.values() for key in phase)]
+    for word, key in added.items():
+        first, *rest = key.split(".")
+        levels = {first: list(known)}  # what is added, and what there is beside it
+        if first == "paths" and rest:
+            levels[f"paths.{rest[0]}"] = list(known.paths)
+        if first == "phases" and len(rest) > 1 and rest[0] in phases:
+            levels[f"phases.{rest[0]}.{rest[1]}"] = of_phase
+        for place, beside in levels.items():
+            name = place.rpartition(".")[2]
+            used = re.search(rf"\$\{{{re.escape(place)}\b", OmegaConf.to_yaml(cfg))
+            if name not in beside and not used:
+                raise UserError(f"{word}: nothing reads {place}{nearest(name, beside)}; --cfg job prints all keys")
 
 
 def needs_plus(group: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -131,22 +133,29 @@ def test_columns_of_a_size_stand_together_in_latex() -> None:
 
 
 def test_quick_runs_say_that_their_numbers_mean_nothing(make: Make, tmp_path: Path) -> None:
-    make("control", 0, 0.5, 0, phase="control")
+    folder = make("control", 0, 0.5, 0, phase="control")
     assert not any("mean nothing" in one for one in summed_up(tmp_path)["notes"])
-    (tmp_path / "quick").mkdir()
-    (tmp_path / "x").rename(tmp_path / "quick/x")
-    assert any("mean nothing" in one for one in summed_up(tmp_path / "quick")["notes"])
-    assert (tmp_path / "quick/x/summary-test/summary.tex").read_text().startswith("% Of quick runs")
+    file = folder / "eval/test/metrics.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({**record, "more": {"quick": "yes", **record["more"]}}))
+    assert any("mean nothing" in one for one in summed_up(tmp_path)["notes"])
+    assert (tmp_path / "x/summary-test/summary.tex").read_text().startswith("% Of quick runs")
 
 
-def test_lambda_is_chosen_on_validation_and_reported_on_test(make: Make, tmp_path: Path) -> None:
+def test_lambda_is_chosen_on_validation_and_reported_on_test(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for number, (row, on_val, on_test) in enumerate((("0.5", 0.4, 0.9), ("1.0", 0.8, 0.5))):
         make(row, 0, on_test, number)
         if number == 0:
             make(row, 0, on_val, number, split="val")
-    with pytest.raises(UserError, match=r"evaluated on split=val; `python evaluate.py 'run=\[.*1.0/seed0/finetune\]'"):
-        summed_up(tmp_path, "choose=F1_S")
+    early = summed_up(tmp_path, "choose=F1_S")
+    assert "Nothing is chosen by F1_S" in early["notes"][0] and not any(row["chosen"] for row in early["rows"])
+    assert re.search(r"on split=val yet; `python evaluate.py 'run=\[.*1.0/seed0/finetune\]' split=val`", caplog.text)
     make("1.0", 0, 0.8, 1, split="val")
+    (make("1.5", 0, 0.8, 2) / "weights.ckpt").unlink()
+    assert not any(row["chosen"] for row in summed_up(tmp_path, "choose=F1_S")["rows"])
+    shutil.rmtree(tmp_path / "x/1.5")
     rows = summed_up(tmp_path, "choose=F1_S")["rows"]
     assert [row["chosen"] for row in rows] == [False, True] and rows[0]["columns"]["rec_S"]["mean"] == 0.9
 
@@ -223,15 +232,19 @@ def test_mistakes_are_one_line(make: Make, tmp_path: Path) -> None:
 
 def test_a_table_of_the_folder_above_is_refused(make: Make, tmp_path: Path) -> None:
     make("control", 0, 0.5, 0, phase="control")
-    with pytest.raises(UserError, match=f"sweep={tmp_path}: no rows lambda there; give the folder outputs/NAME"):
+    with pytest.raises(UserError, match=f"sweep={tmp_path}: no rows lambda there; give .*, such as {tmp_path}/x$"):
         summed_up(tmp_path, "rows=lambda", f"sweep={tmp_path}")
 
 
-def test_rows_can_be_named_as_runs_and_come_in_the_order_of_their_sweep(make: Make, tmp_path: Path) -> None:
+def test_rows_can_be_named_as_runs_and_come_in_the_order_of_their_sweep(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     make("a", 0, 0.5, 2)
     (make("b", 0, 0.5, 1) / "weights.ckpt").unlink()
     make("c", 0, 0.5, 1)
     assert [run.folder.parent.parent.name for run in saved_runs(f"{tmp_path}/x/*/seed*/row.json")] == ["c", "a"]
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{tmp_path}/x/b/seed0/finetune is not trained to its end, and left out; the")
 
 
 def test_a_table_takes_rows_that_another_sweep_has_trained(make: Make, tmp_path: Path) -> None:

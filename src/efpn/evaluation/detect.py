@@ -122,6 +122,7 @@ def said_of(
     elif small is not None:
         read = f"none; {small.level} is a level of the head"
     return {
+        **({"quick": "yes"} if run.quick else {}),
         "phase": run.phase,
         "steps": checkpoint.steps,
         "input": f"{cfg.short_side or run.config.data.eval_transform.short_side} px (1x)",

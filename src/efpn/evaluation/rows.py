@@ -19,6 +19,7 @@ from efpn.runs.files import read_json
 
 METRICS: Final = "metrics.json"
 LAST: Final = ("steps", "trained with", "detections")  # facts that go into a name where no other tells rows apart
+QUICK_NOTE: Final = "Of quick runs, which show that all works: these numbers mean nothing."
 PLAIN: Final = (OWN, "nothing", "none")  # facts that go without saying
 
 
@@ -49,6 +50,11 @@ class Row:
     def identity(self) -> dict[str, Any]:
         """What was evaluated: the seed, phase, variant, size of the input, what was changed in the model ..."""
         return {"seed": self.record.get("seed"), **(self.record.get("more") or {})}
+
+    @property
+    def quick(self) -> bool:
+        """Whether it is of a ``+quick=yes`` run."""
+        return "quick" in self.identity
 
     @property
     def milliseconds(self) -> float | None:

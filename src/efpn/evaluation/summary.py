@@ -95,12 +95,12 @@ def summarise(cfg: DictConfig, rows: Sequence[SweptRow]) -> Path:
     evaluations = [one for by_seed in found.values() for one in by_seed.values()]
     comparable(evaluations)
     reference = choose_reference(cfg, list(found))
-    chosen = choose_entry(cfg, list(found)) if cfg.choose else None
+    left_out += [f"{entry.title}, seed{seed} (not evaluated)" for entry, seed in lacking]
+    chosen = choose_entry(cfg, list(found), complete=not left_out) if cfg.choose else None
     group = str(next(iter(found)).run.config.name)
     with start_tracking(cfg, " ".join(filter(None, [group, cfg.called])), "summarise", group) as tracked:
         lines = zip(statistics(cfg, found, reference), found, strict=True)
         table = [{**line, "chosen": entry is chosen} for line, entry in lines]
-        left_out += [f"{entry.title}, seed{seed} (not evaluated)" for entry, seed in lacking]
         folder = write_summary(cfg, table, reference.title, evaluations, left_out)
         if tracked is not None:
             track_summary(tracked, table, Path(cfg.sweep), group, folder, *curve(cfg, table, list(found)))
@@ -155,11 +155,19 @@ def choose_reference(cfg: DictConfig, entries: Sequence[Entry]) -> Entry:
     return next((entry for phase in REFERENCES for entry in entries if entry.phase == phase), entries[0])
 
 
-def choose_entry(cfg: DictConfig, entries: Sequence[Entry]) -> Entry:
-    """The entry whose mean of ``cfg.choose`` is best on validation (raises `UserError`: not evaluated, no number)."""
+def choose_entry(cfg: DictConfig, entries: Sequence[Entry], complete: bool) -> Entry | None:
+    """The entry whose mean of ``cfg.choose`` is best on validation; None where that is not known of all rows.
+
+    Says then what evaluates them. It is not known either where the rows are not ``complete``.
+
+    Raises:
+        UserError: no row has such a number there.
+    """
     if lacking := not_evaluated(entries, "val"):
         command = what_evaluates(cfg, lacking, "val")
-        raise UserError(f"choose={cfg.choose}: what is chosen from must be evaluated on split=val; `{command}` does it")
+        log.warning("choose=%s: not all is evaluated on split=val yet; `%s` does it", cfg.choose, command)
+    if lacking or not complete:
+        return None
     values = [[row.value(cfg.choose) for row in entry.evaluated("val").values()] for entry in entries]
     means = [np.mean(np.array(one, float)) for one in values]
     if np.isnan(means).all():

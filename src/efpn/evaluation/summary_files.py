@@ -15,7 +15,7 @@ from typing import Any, Final
 from omegaconf import DictConfig
 
 from efpn.evaluation.compare import said_sizes
-from efpn.evaluation.rows import Row
+from efpn.evaluation.rows import QUICK_NOTE, Row
 from efpn.figures.curves import interval_dots
 from efpn.figures.sheet import save
 from efpn.markdown import MISSING, escaped, fact_list, markdown_table, number
@@ -25,7 +25,6 @@ from efpn.runs.files import write_json, write_text
 log = logging.getLogger(__name__)
 Line = Mapping[str, Any]  # a row: name, title, seeds, paired, chosen, and by column what `statistics` gives
 NOISE, CHOSEN = "≈", "*"
-QUICK = "quick"  # where conf/quick lets its runs lie
 SIZES: Final = {"S": "Small", "M": "Medium", "L": "Large"}
 LATEX: Final = str.maketrans(  # of titles; numbers are written as LaTeX
     {one: f"\\{one}" for one in "&%$#_{}"}
@@ -55,7 +54,7 @@ def write_summary(
             shares.append([title, bound, *(_share(by_column.get(column)) for column in columns)])
 
     name = f"{Path(cfg.sweep).resolve().name} on {split}"
-    warnings = _warnings(cfg, lacking)
+    warnings = _warnings(cfg, lines, evaluations, lacking)
     notes = [*warnings, *_notes(cfg, lines, evaluations)]
     facts = {"command": command_line(), "commit": own_commit()}
     parts = [f"# {escaped(name)}", markdown_table(head, means)]
@@ -85,13 +84,17 @@ def write_summary(
     return folder
 
 
-def _warnings(cfg: DictConfig, lacking: Sequence[str]) -> list[str]:
+def _warnings(cfg: DictConfig, lines: Sequence[Line], evaluations: Sequence[Row], lacking: Sequence[str]) -> list[str]:
     """Why the tables are not to be quoted, in sentences."""
     warnings = []
-    if Path(cfg.sweep).resolve().parent.name == QUICK:
-        warnings.append("Of quick runs, which show that all works: these numbers mean nothing.")
+    if any(row.quick for row in evaluations):
+        warnings.append(QUICK_NOTE)
     if lacking:
         warnings.append(f"Incomplete, as these are left out: {'; '.join(lacking)}.")
+    if cfg.choose and not any(line["chosen"] for line in lines):
+        warnings.append(
+            f"Nothing is chosen by {cfg.choose}: not all rows are here and evaluated on the validation split."
+        )
     return warnings
 
 
@@ -115,7 +118,7 @@ def _notes(cfg: DictConfig, lines: Sequence[Line], evaluations: Sequence[Row]) -
             "Share of the gain: (row - control head) / (bound - control head), means over the seeds that all three "
             "have, where the bound's own gain is clear of 0."
         )
-    if cfg.choose:
+    if any(line["chosen"] for line in lines):
         notes.append(f"{CHOSEN}: best {cfg.choose} on the validation split.")
     return [*notes, said_sizes(evaluations)]
 

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from efpn.errors import UserError, nearest
 from efpn.runs.files import CHECKPOINT_FILE, CONFIG_FILE, ROW_FILE, checkpoint_in, finished_in, read_config, read_record
 from efpn.runs.sweeps import number_of, read_row, rows_of
 
 log = logging.getLogger(__name__)
+QUICK = "quick"  # the folder in which conf/quick lets its runs lie
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class SavedRun:
     def name(self) -> str:
         """``mosaic_efpn[/loss.lambda_pos-0.5]/finetune``: the place without the seed."""
         return Path(*self.place.parts[:-2], self.phase).as_posix()
+
+    @property
+    def quick(self) -> bool:
+        """Whether ``+quick=yes`` trained it: that all works is all that it shows."""
+        return Path(str(OmegaConf.select(self.config, "paths.unswept"))).parent.parent.name == QUICK
 
     def out_folder(self, out: str | None, default: str) -> Path:
         """Where what is made of it goes: ``out`` if that is given, else a folder of this name in the phase's own."""
@@ -102,10 +108,13 @@ def swept_rows(sweep: str, rows: str | Sequence[str] | None = None) -> list[Swep
         of_rows = {name for path in found for name in (path.parent.parent.name, *found[path]["sweeps"])}
         known = sorted(of_rows | places.keys())
         asked = "no finished phase" if rows is None else f"no rows {', '.join(lacking)}"
+        below = sorted({str(path.parents[2]) for path in place.glob(f"*/*/seed*/{ROW_FILE}")})
+        below += sorted({str(path.parents[2]) for path in place.glob(f"*/*/*/seed*/{ROW_FILE}")})
         have = f"it has {', '.join(known)}" if known else "give the folder outputs/NAME of a trained run"
+        have += f", such as {', '.join(below)}" if below and not known else ""
         raise UserError(f"sweep={sweep}: {asked} there; {have}")
     if set(places) < set(named):  # else a row goes over values too, and its folder has another name
-        log.info("%s has %s too: not trained here", rows, ", ".join(name for name in named if name not in places))
+        log.info("sweep %s is %s too, not trained here", rows, ", ".join(name for name in named if name not in places))
     ready = []
     for name in wanted:
         phases = [phase for ones in places[name].values() for phase in ones]
@@ -147,6 +156,10 @@ def _runs_at(path: str, option: str) -> list[SavedRun]:
         matching = [
             one for one, phase in zip(places, phases, strict=True) if checkpoint_in(phase).is_file() or _phases(one)
         ]
+        for row in rows.values():
+            if not checkpoint_in(row["phase"]).is_file():
+                told = "%s is not trained to its end, and left out; the sweep's own command goes on with it"
+                log.warning(told, row["phase"])
         matching.sort(key=lambda one: number_of(rows[one]) if one in rows else 0)
         if not matching:
             raise UserError(f"{option}={path}: matches no finished run, phase or row.json")

@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections import Counter
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
 
 from efpn.data.datamodule import DetectionDataModule
+from efpn.data.transforms import Transform, size_factor
 from efpn.models import EFPNDetector
 from efpn.runs.phases import PhaseRun
 from efpn.runs.tracking import COLUMNS
 
 log = logging.getLogger(__name__)
-EARLY = 10  # the first step that is told of: how long it will take
+EARLY = 10  # steps after which a process tells for the first time how long it will take
 DEPTH = 2  # of the parameter table: backbone.extension, roi_heads.small_head ...
 
 
@@ -30,23 +32,27 @@ class LogProgress(pl.Callback):
 
     def __init__(self, every: int) -> None:
         self.every = every  # steps between lines
+        self.start = 0  # step of this process's first
         self.since = (0, 0.0)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
-        self.since = (trainer.global_step, time.perf_counter())
+        self.start = trainer.global_step
+        self.since = (self.start, time.perf_counter())
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Log a line every so many optimizer steps."""
         step, (last, clock) = trainer.global_step, self.since
-        early = step == EARLY and last == 0
+        early = step == self.start + EARLY and last == self.start
         if step == last or (step % self.every and not early) or not trainer.is_global_zero:
             return
         now = time.perf_counter()
         pace = (now - clock) / (step - last)
         loss = float(trainer.callback_metrics.get("train/loss", float("nan")))
         left = pace * (trainer.max_steps - step) / 60
-        log.info("step %d/%d  loss %.4f  %.2f s/step  %.0f min left", step, trainer.max_steps, loss, pace, left)
+        log.info(
+            "step %d/%d  loss %.4f  %.2f s/step  %.0f min left of this phase", step, trainer.max_steps, loss, pace, left
+        )
         self.since = (step, now)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -58,12 +64,22 @@ class LogProgress(pl.Callback):
         self.since = (trainer.global_step, time.perf_counter())
 
 
+def said_size(size: tuple[int, int], transform: Transform) -> str:
+    """To which size files of this ``(height, width)`` are brought, and whether the 2x image is beyond their pixels."""
+    factor = size_factor(*size, transform.short_side, transform.max_size)
+    height, width = (round(factor * side) for side in size)
+    beyond = "; at 2x the file is enlarged" if 2 * factor > 1 else ""
+    return f"{width} x {height} px, of files of {size[1]} x {size[0]}{beyond}"
+
+
 def print_summary(run: PhaseRun, data: DetectionDataModule, model: EFPNDetector, start: object) -> None:
     """Print phase, data, where it starts, where output goes, how P2' is computed, and each part's parameters."""
     rows = {}
     for role in ("train", "val"):
         index = data.index(role)
         rows[role] = f"{len(index)} images, {index.box_count} boxes ({index.name})"
+    if sizes := Counter(record.size for record in data.index("train").records if record.size is not None):
+        rows["1x image"] = said_size(sizes.most_common(1)[0][0], data.train_transform)
     rows["classes"] = f"{len(data.categories)}, {sum(data.categories.evaluated)} of them evaluated"
     rows["starts from"] = str(start)
     rows["output"] = str(run.folder)
