@@ -10,7 +10,7 @@ from efpn.entry import call, check_source, check_sweep, start
 from efpn.errors import UserError
 from efpn.ranges import TRAIN, check_values
 from efpn.runs.phases import phase_names
-from efpn.words import check_read
+from efpn.words import check_detector_reads
 
 
 def run(cfg: DictConfig) -> float | None:
@@ -18,7 +18,7 @@ def run(cfg: DictConfig) -> float | None:
     check_sweep(cfg)
     check_values(cfg, TRAIN)
     phase_names(cfg)  # refuses an unknown one
-    check_read(cfg, HydraConfig.get().overrides.task)
+    check_detector_reads(cfg, HydraConfig.get().overrides.task)
     check_source(cfg)
     from efpn.training.run import train  # imports torch, which a mistake in the config need not wait for
 

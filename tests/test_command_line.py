@@ -52,9 +52,11 @@ def test_help_names_the_groups_without_torch() -> None:
             ["+small_roi_bellow=48"],
             "+small_roi_bellow=48: nothing reads small_roi_bellow (did you mean small_roi_below?)",
         ),
+        (["++small_roi_bellow=48"], "++small_roi_bellow=48: nothing reads small_roi_bellow (did you mean"),
         (["+phases.finetune.max_stepps=5"], "nothing reads phases.finetune.max_stepps (did you mean max_steps?)"),
         (["+phases.finetune.dta.batch_size=2"], "nothing reads phases.finetune.dta (did you mean data?)"),
         (["+paths.output=x"], "nothing reads paths.output (did you mean outputs?)"),
+        (["+mine=demo", "name=${oc.select:mine,a}", "phase=none"], "phase=none: unknown; use"),
         (["+mine.x=1", "mine.x=3", "phase=none"], "phase=none: unknown; use"),  # one word builds on another
         (["--cfg", "job", "-m", "seed=0,1"], "--cfg goes without -m"),
         (["+sweep=table2"], "+sweep=table2: a sweep is many runs: python train.py -m ... +sweep=table2"),
@@ -212,6 +214,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["images=conf", "slices.size=big"], "slices.size=big: must be a whole number, at least 1"),
         (["images=conf", "score_threshold=50"], "score_threshold=50: must be a number from 0 to 1"),
         (["images=conf", "trainer=ddp"], "trainer.devices=-1: this runs on one device"),
+        (["images=conf", "+paths.outputs=x"], "+paths.outputs=x: nothing reads paths"),
         ([], "images is not given; images=VALUE, see --help"),
         (
             ["run=null", "images=conf"],

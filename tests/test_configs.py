@@ -18,7 +18,7 @@ from efpn.models import EFPNDetector, Tiles
 from efpn.ranges import TRAIN, check_values
 from efpn.runs.phases import model_config, phase_names, phase_run
 from efpn.training.run import train
-from efpn.words import check_read
+from efpn.words import check_detector_reads
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
 SWEEPS, ROWS = (sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml")) for group in ("sweep", "row"))
@@ -122,13 +122,13 @@ def test_a_class_of_a_phases_own_brings_none_of_the_common_ones_keys() -> None:
 def test_a_row_that_the_detector_does_not_read_is_refused() -> None:
     words = ["experiment=demo", "detector=fcos", "+row=no_ohem"]
     with pytest.raises(UserError, match=r"^\+row=no_ohem \(mining\): read by detector=faster_rcnn, not by"):
-        check_read(config("train", *words), words)
+        check_detector_reads(config("train", *words), words)
     words[-1] = "+row=[control_head,no_ohem]"
     with pytest.raises(UserError, match=r"^\+row=no_ohem \(mining\): read by"):
-        check_read(config("train", *words), words)
+        check_detector_reads(config("train", *words), words)
     for row in ("ohem", "ftt", "undistilled", "control_head"):
         words = ["experiment=demo", "detector=fcos", f"+row={row}"]
-        check_read(config("train", *words), words)
+        check_detector_reads(config("train", *words), words)
 
 
 @pytest.mark.slow
@@ -163,10 +163,10 @@ def test_what_is_typed_and_not_read_by_the_detector_is_refused_and_nothing_else(
     words = ["experiment=own", "data.root=/none", f"detector={kind}", *read]
     cfg = config("train", *words)
     if not unread:
-        return check_read(cfg, words)
+        return check_detector_reads(cfg, words)
     with pytest.raises(UserError, match=re.escape(f"{', '.join(unread)}: read by detector=faster_rcnn, not by")):
-        check_read(cfg, words)
-    return check_read(cfg, [word for word in words if word.split("=")[0] not in unread])
+        check_detector_reads(cfg, words)
+    return check_detector_reads(cfg, [word for word in words if word.split("=")[0] not in unread])
 
 
 @pytest.mark.slow

@@ -193,8 +193,8 @@ def test_two_seeds_are_two_rows_in_table_and_figures_and_a_quick_one_is_marked(t
     assert names == ["demo/seed0/finetune", "demo/seed1/finetune"]
     page = (tmp_path / "demo/report-val/report.html").read_text()
     assert all(page.count(f"<h3>{name}</h3>") == 1 for name in names) and page.count("<summary>config</summary>") == 2
-    assert "these numbers mean nothing" in page
-    assert "these numbers mean nothing" in (tmp_path / "demo/comparison-val.md").read_text()
+    assert "the numbers of these mean nothing" in page
+    assert "the numbers of these mean nothing" in (tmp_path / "demo/comparison-val.md").read_text()
     assert json.loads((tmp_path / "demo/report-val/losses.json").read_text()).keys() == set(names)
 
 

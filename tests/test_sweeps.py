@@ -71,12 +71,11 @@ def test_a_table_is_trained_once_goes_on_after_a_fault_and_is_summarised(
     assert rows[3] == [("fpn", 0), ("fpn", 1), ("undistilled", 0), ("undistilled", 1)]  # it has grown
     assert [len(one) for one in rows] == [1, 2, 3, 4] and rows[0] == [("fpn", 0)]
 
-    assert (
-        "sweep table2 is control, espcn, ftt, second_pass, control_head, oracle_head too, not trained here"
-        in again.stdout
-    )
+    rest = "control, espcn, ftt, second_pass, control_head, oracle_head"
+    assert f"sweep table2 also has rows that are not trained here: {rest}" in again.stdout
     summary = json.loads((folder / "summary-test-table2/summary.json").read_text())
     assert [(row["name"], row["seeds"]) for row in summary["rows"]] == [("fpn", [0, 1]), ("undistilled", [0, 1])]
+    assert f"left out: {rest.replace(', ', ' (not trained); ')} (not trained)." in summary["notes"][0]
     assert summary["reference"] == "FPN" and summary["columns"][:3] == ["acc_S", "rec_S", "F1_S"]
 
 

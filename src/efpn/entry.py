@@ -31,7 +31,7 @@ from efpn.ranges import check_target, one_device
 from efpn.runs.files import FULL, RESUME_FILE, finished_in
 from efpn.runs.sweeps import SweptKeys, in_sweep, sweep_folder, swept_words
 from efpn.signals import end_workers, stop_at_sigterm
-from efpn.words import check_added, check_unread, missing_option, unknown_key
+from efpn.words import check_added, check_added_keys, missing_option, unknown_key
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable: Hydra lets errors through instead of printing them itself
 ELSEWHERE = "write elsewhere, with paths.outputs=FOLDER in training and out=FOLDER in the other calls"
@@ -145,7 +145,7 @@ def call(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     quieten()
     stop_at_sigterm()
     try:
-        check_unread(cfg)
+        check_added_keys(cfg)
         return task(cfg)
     except Interrupted as stopped:
         raise SystemExit(say_how_to_go_on(stopped, cfg)) from None

@@ -34,17 +34,18 @@ def check_added(words: Sequence[str]) -> None:
             raise UserError(needs_plus(group))
 
 
-def check_unread(cfg: DictConfig) -> None:
+def check_added_keys(cfg: DictConfig) -> None:
     """Refuse what the command line adds with a plus where nothing reads it (raises `UserError`: what is near).
 
-    What a class is given is its own business, and of what a phase has others or the common part give the names.
+    Below the node of a class nothing is checked, as building it does; a phase may have any key that another phase has,
+    ``model`` or ``data``; and what another value is interpolated from is read.
     """
     hydra, parser = HydraConfig.get(), OverridesParser.create()
     given = {word: parser.parse_override(word) for word in hydra.overrides.task}
     added = {
         word: str(one.key_or_group)
         for word, one in given.items()
-        if one.is_add() and one.key_or_group not in hydra.runtime.choices
+        if (one.is_add() or one.is_force_add()) and one.key_or_group not in hydra.runtime.choices
     }
     if not added:
         return
@@ -57,13 +58,13 @@ def check_unread(cfg: DictConfig) -> None:
     for word, key in added.items():
         first, *rest = key.split(".")
         levels = {first: list(known)}  # what is added, and what there is beside it
-        if first == "paths" and rest:
+        if first == "paths" and rest and "paths" in known:
             levels[f"paths.{rest[0]}"] = list(known.paths)
         if first == "phases" and len(rest) > 1 and rest[0] in phases:
             levels[f"phases.{rest[0]}.{rest[1]}"] = of_phase
         for place, beside in levels.items():
             name = place.rpartition(".")[2]
-            used = re.search(rf"\$\{{{re.escape(place)}\b", OmegaConf.to_yaml(cfg))
+            used = re.search(rf"\$\{{[^}}]*\b{re.escape(place)}\b", OmegaConf.to_yaml(cfg))
             if name not in beside and not used:
                 raise UserError(f"{word}: nothing reads {place}{nearest(name, beside)}; --cfg job prints all keys")
 
@@ -121,7 +122,7 @@ def missing_option(error: str, config_name: str) -> str:
     return error.replace(lacking[0], f"{lacking[0]}{nearest(name, options)}", 1)
 
 
-def check_read(cfg: DictConfig, words: Sequence[str]) -> None:
+def check_detector_reads(cfg: DictConfig, words: Sequence[str]) -> None:
     """Refuse what the command line says of the model and the chosen detector does not read.
 
     A copy of the config has a mark in the place of each value that an override, as it was typed, gives; where the marks

@@ -30,7 +30,7 @@ def test_the_page_needs_no_other_file_and_tells_the_numbers(scored, detections, 
     page = write_html(tmp_path, rows, {"FPN": tmp_path}, drawn).read_text()
     assert "http" not in page and 'src="data:image/' in page and 'src="/' not in page
     assert "E&lt;FPN&gt;" in page and "E<FPN>" not in page  # a name is text, not markup
-    assert "these numbers mean nothing" not in page  # no quick run
+    assert "the numbers of these mean nothing" not in page  # no quick run
     assert "python evaluate.py run=x" in page and "name: demo" in page and "abc123" in page
     assert page.count("<img") == 4 + 2 * 3  # together; misses, false alarms and levels of each (no sheet of images)
     for stem in ("accuracy_recall", "scales", "losses"):

@@ -139,7 +139,7 @@ def test_quick_runs_say_that_their_numbers_mean_nothing(make: Make, tmp_path: Pa
     record = json.loads(file.read_text())
     file.write_text(json.dumps({**record, "more": {"quick": "yes", **record["more"]}}))
     assert any("mean nothing" in one for one in summed_up(tmp_path)["notes"])
-    assert (tmp_path / "x/summary-test/summary.tex").read_text().startswith("% Of quick runs")
+    assert (tmp_path / "x/summary-test/summary.tex").read_text().startswith("% There are rows of quick runs")
 
 
 def test_lambda_is_chosen_on_validation_and_reported_on_test(
@@ -150,7 +150,9 @@ def test_lambda_is_chosen_on_validation_and_reported_on_test(
         if number == 0:
             make(row, 0, on_val, number, split="val")
     early = summed_up(tmp_path, "choose=F1_S")
-    assert "Nothing is chosen by F1_S" in early["notes"][0] and not any(row["chosen"] for row in early["rows"])
+    assert "Nothing is chosen by F1_S: not all rows are evaluated on the validation split." in early["notes"][
+        0
+    ] and not any(row["chosen"] for row in early["rows"])
     assert re.search(r"on split=val yet; `python evaluate.py 'run=\[.*1.0/seed0/finetune\]' split=val`", caplog.text)
     make("1.0", 0, 0.8, 1, split="val")
     (make("1.5", 0, 0.8, 2) / "weights.ckpt").unlink()

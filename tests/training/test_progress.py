@@ -13,9 +13,9 @@ from efpn.training.progress import LogProgress, said_size
 
 def test_it_is_said_what_size_files_get_and_where_2x_is_beyond_their_pixels() -> None:
     own = Transform(400, 800)
-    assert said_size((800, 1200), own) == "600 x 400 px, of files of 1200 x 800"
-    assert said_size((480, 640), own) == "533 x 400 px, of files of 640 x 480; at 2x the file is enlarged"
-    assert said_size((500, 2000), own) == "800 x 200 px, of files of 2000 x 500"  # the longer side's limit
+    assert said_size((800, 1200), own) == "600 x 400 px, most files 1200 x 800"
+    assert said_size((480, 640), own) == "533 x 400 px, most files 640 x 480; at 2x the file is enlarged"
+    assert said_size((500, 2000), own) == "800 x 200 px, most files 2000 x 500"  # the longer side's limit
 
 
 def test_a_log_says_early_how_long_it_will_take_and_then_every_so_often(caplog: pytest.LogCaptureFixture) -> None:

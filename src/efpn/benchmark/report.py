@@ -89,7 +89,7 @@ def comparison(record: Mapping[str, Any], stages: Sequence[str] = STAGES) -> lis
         "## Each of them",
         markdown_table(head, each),
         "## Time by stage, ms",
-        markdown_table(["", *shown, "sum / wall clock"], spent),
+        markdown_table(["", *shown, "sum / wall clock, median"], spent),
         "## Multiply-adds by stage, G",
         markdown_table(["", *counted], operations),
     ]

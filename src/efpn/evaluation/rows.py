@@ -19,7 +19,7 @@ from efpn.runs.files import read_json
 
 METRICS: Final = "metrics.json"
 LAST: Final = ("steps", "trained with", "detections")  # facts that go into a name where no other tells rows apart
-QUICK_NOTE: Final = "Of quick runs, which show that all works: these numbers mean nothing."
+QUICK_NOTE: Final = "There are rows of quick runs, which show that all works: the numbers of these mean nothing."
 PLAIN: Final = (OWN, "nothing", "none")  # facts that go without saying
 
 

@@ -76,6 +76,7 @@ def summarise(cfg: DictConfig, rows: Sequence[SweptRow]) -> Path:
     """
     variants = find_variants(cfg.variant, cfg.scales, cfg.scale)
     left_out = [f"{row.title}, {seed} (not trained to its end)" for row in rows for seed in row.unfinished]
+    left_out += [f"{row.title} (not trained)" for row in rows if not row.runs and not row.unfinished]
     if not any(row.runs for row in rows):
         raise UserError(f"sweep={cfg.sweep}: no row is trained to its end; the sweep's own command goes on with it")
     entries = [
@@ -158,7 +159,7 @@ def choose_reference(cfg: DictConfig, entries: Sequence[Entry]) -> Entry:
 def choose_entry(cfg: DictConfig, entries: Sequence[Entry], complete: bool) -> Entry | None:
     """The entry whose mean of ``cfg.choose`` is best on validation; None where that is not known of all rows.
 
-    Says then what evaluates them. It is not known either where the rows are not ``complete``.
+    Nor is it where the rows are not ``complete``. Logs the command where validation alone is lacking.
 
     Raises:
         UserError: no row has such a number there.

@@ -92,9 +92,8 @@ def _warnings(cfg: DictConfig, lines: Sequence[Line], evaluations: Sequence[Row]
     if lacking:
         warnings.append(f"Incomplete, as these are left out: {'; '.join(lacking)}.")
     if cfg.choose and not any(line["chosen"] for line in lines):
-        warnings.append(
-            f"Nothing is chosen by {cfg.choose}: not all rows are here and evaluated on the validation split."
-        )
+        why = "rows are left out" if lacking else "not all rows are evaluated on the validation split"
+        warnings.append(f"Nothing is chosen by {cfg.choose}: {why}.")
     return warnings
 
 

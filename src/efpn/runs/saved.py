@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from efpn.errors import UserError, nearest
 from efpn.runs.files import CHECKPOINT_FILE, CONFIG_FILE, ROW_FILE, checkpoint_in, finished_in, read_config, read_record
 from efpn.runs.sweeps import number_of, read_row, rows_of
 
 log = logging.getLogger(__name__)
-QUICK = "quick"  # the folder in which conf/quick lets its runs lie
+QUICK = "quick"  # the folder in the outputs in which conf/quick lets its runs lie
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class SavedRun:
     @property
     def quick(self) -> bool:
         """Whether ``+quick=yes`` trained it: that all works is all that it shows."""
-        return Path(str(OmegaConf.select(self.config, "paths.unswept"))).parent.parent.name == QUICK
+        paths, own = self.config.get("paths") or {}, (str(self.config.name), f"seed{self.config.seed}")
+        return paths.get("unswept") == str(Path(str(paths.get("outputs")), QUICK, *own))
 
     def out_folder(self, out: str | None, default: str) -> Path:
         """Where what is made of it goes: ``out`` if that is given, else a folder of this name in the phase's own."""
@@ -75,7 +76,7 @@ class SweptRow:
 
 
 def swept_rows(sweep: str, rows: str | Sequence[str] | None = None) -> list[SweptRow]:
-    """The rows below a run's folder ``outputs/NAME``, also those of which no seed is trained to its end yet.
+    """The rows below a run's folder ``outputs/NAME``, also those of which no seed is trained to its end, or begun.
 
     ``rows`` is a sweep's name, for its rows in its order, trained by it or by another that has them too; or names in
     order; None for the rows of every sweep or, where there was none, each finished phase. None at all, or not these, is
@@ -108,14 +109,16 @@ def swept_rows(sweep: str, rows: str | Sequence[str] | None = None) -> list[Swep
         of_rows = {name for path in found for name in (path.parent.parent.name, *found[path]["sweeps"])}
         known = sorted(of_rows | places.keys())
         asked = "no finished phase" if rows is None else f"no rows {', '.join(lacking)}"
-        below = sorted({str(path.parents[2]) for path in place.glob(f"*/*/seed*/{ROW_FILE}")})
-        below += sorted({str(path.parents[2]) for path in place.glob(f"*/*/*/seed*/{ROW_FILE}")})
+        nested = [path.parents[2] for way in ("*/*", "*/*/*") for path in place.glob(f"{way}/seed*/{ROW_FILE}")]
+        below = sorted(set(map(str, nested)))
         have = f"it has {', '.join(known)}" if known else "give the folder outputs/NAME of a trained run"
         have += f", such as {', '.join(below)}" if below and not known else ""
         raise UserError(f"sweep={sweep}: {asked} there; {have}")
+    missing: list[str] = []
     if set(places) < set(named):  # else a row goes over values too, and its folder has another name
-        log.info("sweep %s is %s too, not trained here", rows, ", ".join(name for name in named if name not in places))
-    ready = []
+        missing = [name for name in named if name not in places]
+        log.info("sweep %s also has rows that are not trained here: %s", rows, ", ".join(missing))
+    ready = [SweptRow(name, name, {}) for name in missing]
     for name in wanted:
         phases = [phase for ones in places[name].values() for phase in ones]
         finished = [phase for phase in phases if checkpoint_in(phase).is_file()]

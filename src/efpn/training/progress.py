@@ -32,7 +32,7 @@ class LogProgress(pl.Callback):
 
     def __init__(self, every: int) -> None:
         self.every = every  # steps between lines
-        self.start = 0  # step of this process's first
+        self.start = 0  # optimizer steps that were done when this process began
         self.since = (0, 0.0)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -69,11 +69,11 @@ def said_size(size: tuple[int, int], transform: Transform) -> str:
     factor = size_factor(*size, transform.short_side, transform.max_size)
     height, width = (round(factor * side) for side in size)
     beyond = "; at 2x the file is enlarged" if 2 * factor > 1 else ""
-    return f"{width} x {height} px, of files of {size[1]} x {size[0]}{beyond}"
+    return f"{width} x {height} px, most files {size[1]} x {size[0]}{beyond}"
 
 
 def print_summary(run: PhaseRun, data: DetectionDataModule, model: EFPNDetector, start: object) -> None:
-    """Print phase, data, where it starts, where output goes, how P2' is computed, and each part's parameters."""
+    """Print phase, data, image size, where it starts, where output goes, how P2' is computed, each part's parameters."""
     rows = {}
     for role in ("train", "val"):
         index = data.index(role)
