@@ -73,7 +73,7 @@ def said_size(size: tuple[int, int], transform: Transform) -> str:
 
 
 def print_summary(run: PhaseRun, data: DetectionDataModule, model: EFPNDetector, start: object) -> None:
-    """Print phase, data, image size, where it starts, where output goes, how P2' is computed, each part's parameters."""
+    """Print phase, data, image size, where it starts and writes, how P2' is computed, each part's parameters."""
     rows = {}
     for role in ("train", "val"):
         index = data.index(role)
