@@ -145,7 +145,8 @@ def call(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     quieten()
     stop_at_sigterm()
     try:
-        check_added_keys(cfg)
+        if HydraConfig.initialized():
+            check_added_keys(cfg)
         return task(cfg)
     except Interrupted as stopped:
         raise SystemExit(say_how_to_go_on(stopped, cfg)) from None
