@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from efpn.errors import UserError
-from efpn.evaluation.rows import QUICK_NOTE, Row
+from efpn.evaluation.rows import Row, quick_note
 from efpn.evaluation.table import RULES, gain_over
 from efpn.markdown import MISSING, markdown_table, number
 from efpn.runs.files import write_json, write_text
@@ -40,8 +40,7 @@ def show(rows: Sequence[Row], path: Path, columns: Sequence[str] = COLUMNS) -> N
     """
     console = Console(width=None if sys.stdout.isatty() else PIPED, markup=False)
     console.print(comparison_table(rows, columns))
-    quick = QUICK_NOTE if any(row.quick for row in rows) else ""
-    below = [text for text in (quick, without_control(rows), gain_shares(rows), equal_time(rows)) if text]
+    below = [text for text in (quick_note(rows), without_control(rows), gain_shares(rows), equal_time(rows)) if text]
     for text in below:
         console.print(text)
     if len(rows) > 1:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from efpn.errors import UserError
 from efpn.evaluation.compare import timed_lines
-from efpn.evaluation.rows import METRICS, QUICK_NOTE, Row
+from efpn.evaluation.rows import METRICS, Row, quick_note
 from efpn.evaluation.table import CLASS_METRICS, RULES, band_name, class_lines, funnel_markdown, gain_over, report_table
 from efpn.figures.curves import STYLES, accuracy_recall, cost_curves, loss_bars, scale_curves
 from efpn.figures.sheet import WorstKind, difference_sheet, outcome_sheet, save, worst_sheet
@@ -172,7 +172,7 @@ def write_html(
         figures={name: _embedded(path) for name, path in drawn.items() if path.name != IMAGES},
         configs={name: OmegaConf.to_yaml(OmegaConf.load(file)) for name, file in files.items() if file.is_file()},
         missing=MISSING,
-        quick=QUICK_NOTE if any(Row.of(one).quick for one in rows) else "",
+        quick=quick_note(map(Row.of, rows)),
     )
     return write_text(folder / "report.html", page)
 

@@ -19,7 +19,6 @@ from efpn.runs.files import read_json
 
 METRICS: Final = "metrics.json"
 LAST: Final = ("steps", "trained with", "detections")  # facts that go into a name where no other tells rows apart
-QUICK_NOTE: Final = "There are rows of quick runs, which show that all works: the numbers of these mean nothing."
 PLAIN: Final = (OWN, "nothing", "none")  # facts that go without saying
 
 
@@ -52,11 +51,6 @@ class Row:
         return {"seed": self.record.get("seed"), **(self.record.get("more") or {})}
 
     @property
-    def quick(self) -> bool:
-        """Whether it is of a ``+quick=yes`` run."""
-        return "quick" in self.identity
-
-    @property
     def milliseconds(self) -> float | None:
         """That an image takes, where it was measured."""
         seconds = self.record.get("seconds_per_image")
@@ -81,6 +75,12 @@ class Row:
         found = {term: self.record.get(term) for term in ("split", "rules", "objects", "classes")}
         found["threshold"] = self.record.get("thresholds", {}).get("fixed")
         return {term: value for term, value in found.items() if value is not None}
+
+
+def quick_note(rows: Iterable[Row]) -> str:
+    """What to say where any row is of a ``+quick=yes`` run; else nothing."""
+    told = "There are rows of quick runs, which show that all works: the numbers of these mean nothing."
+    return told if any("quick" in row.identity for row in rows) else ""
 
 
 def load_row(path: Path) -> Row:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from omegaconf import DictConfig
 
 from efpn.evaluation.compare import said_sizes
-from efpn.evaluation.rows import QUICK_NOTE, Row
+from efpn.evaluation.rows import Row, quick_note
 from efpn.figures.curves import interval_dots
 from efpn.figures.sheet import save
 from efpn.markdown import MISSING, escaped, fact_list, markdown_table, number
@@ -86,9 +86,7 @@ def write_summary(
 
 def _warnings(cfg: DictConfig, lines: Sequence[Line], evaluations: Sequence[Row], lacking: Sequence[str]) -> list[str]:
     """Why the tables are not to be quoted, in sentences."""
-    warnings = []
-    if any(row.quick for row in evaluations):
-        warnings.append(QUICK_NOTE)
+    warnings = [note] if (note := quick_note(evaluations)) else []
     if lacking:
         warnings.append(f"Incomplete, as these are left out: {'; '.join(lacking)}.")
     if cfg.choose and not any(line["chosen"] for line in lines):
