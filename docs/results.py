@@ -70,14 +70,14 @@ class Page:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.used: list[Result] = []
+        self.used: dict[str, Result] = {}  # by path, in the order of their first use
         self.commands: dict[str, Any] = {}
 
     def result(self, path: str) -> Result:
         """A result file, by its path below ``results`` without ending."""
-        found = Result(self.root / "results" / f"{path}.json")
-        self.used.append(found)
-        return found
+        if path not in self.used:
+            self.used[path] = Result(self.root / "results" / f"{path}.json")
+        return self.used[path]
 
     def table(
         self, rows: dict[str, Result], columns: Sequence[str], below: Sequence[tuple[str, list[str]]] = ()
@@ -94,8 +94,7 @@ class Page:
             path: of the summary, below ``results`` without ending.
             called: its rows by title, in order, and what to call each.
         """
-        record = self._named(f"results/{path}.json")
-        self.commands[f"{path}.json"] = record
+        record = self._summary(path)
         lines = [
             [name, *(spread(self._row(path, title)["columns"][c]) for c in record["columns"])]
             for title, name in called.items()
@@ -104,8 +103,7 @@ class Page:
 
     def differences(self, path: str) -> str:
         """A Markdown table of a summary's differences to its reference row, with their 95 % intervals."""
-        record = self._named(f"results/{path}.json")
-        self.commands[f"{path}.json"] = record
+        record = self._summary(path)
         columns = list(record["columns"])
         lines = []
         for row in record["rows"]:
@@ -138,7 +136,7 @@ class Page:
         """
         lines = []
         for called, run in sets.items():
-            self.commands[f"{run}/summary-test.json"] = self._named(f"results/{run}/summary-test.json")
+            self._summary(f"{run}/summary-test")
             of = {one: self._row(f"{run}/summary-test", one) for one in ("control_head", title, "oracle_head")}
             efpn, seeds = of[title], [row["seeds"] for row in of.values()]
             if any(one != seeds[0] for one in seeds):
@@ -160,7 +158,7 @@ class Page:
             called: rows of the summary by title, ``<row>/<phase>``, and what to call each.
             columns: of the summary.
         """
-        self.commands[f"{run}/summary-test.json"] = self._named(f"results/{run}/summary-test.json")
+        self._summary(f"{run}/summary-test")
         lines = []
         for title, name in called.items():
             row = self._row(f"{run}/summary-test", title)
@@ -238,6 +236,11 @@ class Page:
         """A row's differences to a summary's reference row, by column."""
         return self._row(path, row)["columns"]
 
+    def _summary(self, path: str) -> dict[str, Any]:
+        """A summary, which the next list of sources names."""
+        record = self.commands[f"{path}.json"] = self._named(f"results/{path}.json")
+        return record
+
     def _row(self, path: str, title: str) -> dict[str, Any]:
         return next(row for row in self._named(f"results/{path}.json")["rows"] if row["title"] == title)
 
@@ -272,7 +275,7 @@ class Page:
     def sources(self) -> str:
         """Of each result file that the page has used so far, and not named yet, where its numbers come from."""
         lines = []
-        for one in dict.fromkeys(self.used):
+        for one in self.used.values():
             facts = one.record
             trained = facts["more"]["trained with"]
             lines.append(

@@ -267,6 +267,9 @@ def test_a_phase_of_a_replaced_baseline_is_not_kept(trained: Path, data: Path, t
     with pytest.raises(UserError, match=r"phase=finetune .* started from another distill .*overwrite=true` trains it"):
         train(tiny(tmp_path, data, "resume=true", changed_baseline))
     assert len(broken_lineage(saved_runs(str(tmp_path / "demo/seed0")))) == 1
+    job = tmp_path / "demo/loss.lambda_pos-2/seed0/finetune"  # its other phases are those of the unswept run
+    shutil.copytree(tmp_path / "demo/seed0/finetune", job)
+    assert len(broken_lineage(saved_runs([str(tmp_path / "demo/seed0/distill"), str(job)]))) == 1
     under_way = dict.fromkeys(("state_dict", "loops", "optimizer_states", "lr_schedulers", "global_step", "epoch"))
     torch.save(under_way, tmp_path / "demo/seed0/finetune/last.ckpt")
     (tmp_path / "demo/seed0/finetune/weights.ckpt").unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -63,6 +64,14 @@ def test_every_result_file_names_its_source() -> None:
     for path in (ROOT / "results").rglob("*.json"):
         record = json.loads(path.read_text())
         assert record["rows"] if "rows" in record else record["metrics"] and record["seed"] is not None, path
+        by_training = path.name == "trained-val.json"  # which writes no command
+        assert by_training or (record["commit"] and record["command"]), path
+
+
+def test_a_section_names_each_of_its_files_once(results: ModuleType) -> None:
+    for section in results.written().split("<summary>Where these numbers come from</summary>")[1:]:
+        named = re.findall(r"^- \[(.+?)\]\(results/", section.partition("</details>")[0], re.MULTILINE)
+        assert named and len(named) == len(set(named))
 
 
 def test_what_is_left_at_equal_time_by_hand(results: ModuleType, tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY, tiny
+from helpers import TINY, config, tiny
 from scripts import Call
 
 from efpn.errors import Interrupted
 from efpn.runs.checkpoints import Checkpoint, read_checkpoint
 from efpn.tasks.base import DetectorTask
-from efpn.training.run import train
+from efpn.training.run import settled, train
 from efpn.weights import read_tensors
 
 pytestmark = pytest.mark.slow
@@ -141,3 +141,16 @@ def test_a_slurm_job_requeues_itself_and_goes_on_by_itself(data: Path, tmp_path:
     os.killpg(again.pid, signal.SIGUSR2)  # by which submitit has SLURM tell it
     assert again.wait().returncode == 128 + signal.SIGUSR2 and calls.read_text() == 2 * f"requeue {number}\n"
     assert f"step {step + 1}/4000" in next(line for line in said.splitlines() if "/4000  loss" in line)
+
+
+@pytest.mark.parametrize("words", [["phase=baseline"], ["phase=all", "sequence=[baseline]"]])
+def test_a_requeued_job_goes_on_with_its_own_point_and_no_longer_with_the_one_it_was_given(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    cfg = config("train", "experiment=demo", f"paths.outputs={tmp_path}", "ckpt_path=given.ckpt", *words)
+    assert settled(cfg).ckpt_path == "given.ckpt"
+    own = Path(cfg.paths.run, "baseline", "last.ckpt")
+    own.parent.mkdir(parents=True)
+    own.touch()
+    assert settled(cfg).ckpt_path is None

@@ -234,6 +234,7 @@ PREDICT: Final = MODEL | TRAINER | keys({
 })  # fmt: skip
 SUMMARISE: Final = keys({
     PATH: "sweep",
+    maybe(FOLDER_NAME): "called",
     choice("val", "test"): "split",
     WORDS: "columns",
     COUNT: "resamples",

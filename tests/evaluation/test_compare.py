@@ -121,6 +121,15 @@ def test_a_run_that_does_not_say_its_terms_is_taken(tmp_path, both):
     assert load_rows([both[0], other])[1].name == str(other)
 
 
+def test_a_run_that_does_not_say_its_terms_does_not_let_others_differ(tmp_path):
+    silent = tmp_path / "silent"
+    silent.mkdir()
+    (silent / "metrics.json").write_text(json.dumps({"metrics": EFPN}))
+    others = [run(tmp_path / split, "FPN", FPN, split=split) for split in ("val", "test")]
+    with pytest.raises(UserError, match="cannot be compared: split differ"):
+        load_rows([silent, *others])
+
+
 def test_bad_input_is_named(tmp_path, both):
     with pytest.raises(UserError, match=r"metrics\.json: no such file"):
         (tmp_path / "empty").mkdir()

@@ -221,6 +221,9 @@ def test_mistakes_are_one_line(make: Make, tmp_path: Path) -> None:
         (f"sweep={tmp_path}/xx", r"/xx: no such folder \(did you mean .*/x\?\); give"),
         ("reference=fpn", "reference=fpn: no such row; choose from control"),
         ("split=val", "nothing in it is evaluated on split=val; `python evaluate.py"),
+        ("variant=true_c2", "/x: no row fits variant=true_c2: true_c2 needs a phase with an extension"),
+        ("against=loss.lamda_pos", "against=loss.lamda_pos: no row's run has such an option"),
+        ("against=loss", "against=loss: is a group of options; give one value's key"),
     ):
         with pytest.raises(UserError, match=said):
             summed_up(tmp_path, word)
@@ -230,6 +233,13 @@ def test_mistakes_are_one_line(make: Make, tmp_path: Path) -> None:
     (folder / "eval/test/detections.json").write_text("[]")
     with pytest.raises(UserError, match=r"metrics.json does not follow from detections.json and truth.json; evaluate"):
         summed_up(tmp_path)
+
+
+def test_a_row_s_name_with_a_slash_makes_one_folder(make: Make, tmp_path: Path) -> None:
+    (make("control", 0, 0.5, 0, phase="control").parent / "row.json").unlink()
+    assert summed_up(tmp_path, "reference=control/control")["reference"] == "control/control"
+    assert [path.name for path in (tmp_path / "x").glob("summary*/summary.json")] == ["summary.json"]
+    assert (tmp_path / "x/summary-test-to-control-control/summary.json").is_file()
 
 
 def test_a_table_of_the_folder_above_is_refused(make: Make, tmp_path: Path) -> None:
@@ -355,3 +365,6 @@ def test_the_share_of_the_bound_s_gain_over_seeds(make: Make, tmp_path: Path) ->
     assert recall["share"] == pytest.approx(0.8) and 0.3 < low < 0.8 < high < 1.01
     text = (tmp_path / "x/summary-test-to-floor/summary.md").read_text()
     assert f"| the mine_row | the bound_row | 79 % [62, 93] | 80 % [{100 * low:.0f}, {100 * high:.0f}] |" in text
+    for seed in (0, 1, 2):
+        make("other_floor", seed, 0.3, 5, phase="control_head")  # which of the two is meant, nobody can say
+    assert not any(row["shares"] for row in summed_up(tmp_path, "reference=floor")["rows"])

@@ -60,8 +60,8 @@ class Bootstrap:
 
     def interval(self, by_seed: Mapping[int, Scores]) -> tuple[np.ndarray, np.ndarray]:
         """The mean ``(columns,)`` over seeds, and its 95 % interval ``(2, columns)``."""
-        mean, *means = self.means(by_seed)
-        drawn = np.array(means)
+        found = self.means(by_seed)
+        mean, drawn = found[0], found[1:]
         limits = np.full((2, len(mean)), np.nan)
         there = ~np.isnan(drawn).all(axis=0)
         limits[:, there] = np.nanpercentile(drawn[:, there], LEVELS, axis=0)

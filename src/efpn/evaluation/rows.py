@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
 
@@ -101,10 +102,9 @@ def comparable(rows: Sequence[Row]) -> list[Row]:
     """The rows under names that tell them apart (raises `UserError`: none, or two measured under different terms)."""
     if not rows:
         raise UserError("nothing to compare: name at least one evaluation's folder with a metrics.json")
-    first = rows[0]
-    for other in rows[1:]:
-        if differs := difference(first, other):
-            raise UserError(f"{first.source} and {other.source} cannot be compared: {differs}; evaluate both alike")
+    for one, other in combinations(rows, 2):  # a row that does not say a term compares with any
+        if differs := difference(one, other):
+            raise UserError(f"{one.source} and {other.source} cannot be compared: {differs}; evaluate both alike")
     return told_apart(rows)
 
 

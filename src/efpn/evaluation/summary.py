@@ -85,14 +85,19 @@ def summarise(cfg: DictConfig, rows: Sequence[SweptRow]) -> Path:
         for way in variants
         if row.runs and all(way.needs.met_by(run) for run in row.runs.values())
     ]
-    lacking = not_evaluated(entries, cfg.split)
+    if not entries:
+        needs = "; ".join(dict.fromkeys(f"{way.name} needs {way.needs.kind}" for way in variants))
+        raise UserError(f"sweep={cfg.sweep}: no row fits variant={cfg.variant}: {needs}")
+    evaluated = {entry: entry.evaluated(cfg.split) for entry in entries}
+    lacking = not_evaluated(evaluated)
     command = what_evaluates(cfg, lacking, cfg.split)
     if lacking:
         log.warning("not yet evaluated, and left out; `%s` does it", command)
-    found = {entry: one for entry in entries if (one := entry.evaluated(cfg.split))}
+    found = {entry: by_seed for entry, by_seed in evaluated.items() if by_seed}
     if not found:
         which = f"split={cfg.split}{other_evaluations(entries, cfg.split)}"
         raise UserError(f"sweep={cfg.sweep}: nothing in it is evaluated on {which}; `{command}` does it")
+    x_values = against_values(cfg, list(found))
     evaluations = [one for by_seed in found.values() for one in by_seed.values()]
     comparable(evaluations)
     reference = choose_reference(cfg, list(found))
@@ -104,25 +109,34 @@ def summarise(cfg: DictConfig, rows: Sequence[SweptRow]) -> Path:
         table = [{**line, "chosen": entry is chosen} for line, entry in lines]
         folder = write_summary(cfg, table, reference.title, evaluations, left_out)
         if tracked is not None:
-            track_summary(tracked, table, Path(cfg.sweep), group, folder, *curve(cfg, table, list(found)))
+            track_summary(tracked, table, Path(cfg.sweep), group, folder, *curve(cfg, table, x_values))
     return folder
 
 
-def curve(cfg: DictConfig, table: Sequence[Mapping[str, Any]], entries: Sequence[Entry]) -> tuple[list[str], list[Any]]:
+def against_values(cfg: DictConfig, entries: Sequence[Entry]) -> list[Any]:
+    """What each entry's run has of the option ``against`` (raises `UserError`: none has it, or it is a group)."""
+    if cfg.against is None:
+        return []
+    options = [OmegaConf.select(one.run.config, cfg.against) for one in entries]
+    if all(option is None for option in options):
+        raise UserError(f"against={cfg.against}: no row's run has such an option")
+    if any(OmegaConf.is_config(option) for option in options):
+        raise UserError(f"against={cfg.against}: is a group of options; give one value's key, such as loss.lambda_pos")
+    return options
+
+
+def curve(cfg: DictConfig, table: Sequence[Mapping[str, Any]], x_values: list[Any]) -> tuple[list[str], list[Any]]:
     """The axes of the curve that ``against`` asks for, and its points by x: means of what is chosen by."""
     if cfg.against is None:
         return [], []
     shown = cfg.choose if cfg.choose in cfg.columns else cfg.columns[0]
-    options = [OmegaConf.select(one.run.config, cfg.against) for one in entries]
-    if all(option is None for option in options):
-        raise UserError(f"against={cfg.against}: no row's run has such an option")
-    points = [(x, line["columns"][shown]["mean"]) for x, line in zip(options, table, strict=True)]
+    points = [(x, line["columns"][shown]["mean"]) for x, line in zip(x_values, table, strict=True)]
     return [cfg.against, f"{cfg.split}/{shown}"], sorted(point for point in points if point[0] is not None)
 
 
-def not_evaluated(entries: Sequence[Entry], split: str) -> list[tuple[Entry, int]]:
+def not_evaluated(evaluated: Mapping[Entry, Mapping[int, Row]]) -> list[tuple[Entry, int]]:
     """Of which entries which seeds are not evaluated yet."""
-    return [(entry, seed) for entry in entries for seed in sorted(entry.row.runs.keys() - entry.evaluated(split))]
+    return [(entry, seed) for entry, have in evaluated.items() for seed in sorted(entry.row.runs.keys() - have)]
 
 
 def what_evaluates(cfg: DictConfig, lacking: Sequence[tuple[Entry, int]], split: str) -> str:
@@ -164,12 +178,13 @@ def choose_entry(cfg: DictConfig, entries: Sequence[Entry], complete: bool) -> E
     Raises:
         UserError: no row has such a number there.
     """
-    if lacking := not_evaluated(entries, "val"):
+    on_val = {entry: entry.evaluated("val") for entry in entries}
+    if lacking := not_evaluated(on_val):
         command = what_evaluates(cfg, lacking, "val")
         log.warning("choose=%s: not all is evaluated on split=val yet; `%s` does it", cfg.choose, command)
     if lacking or not complete:
         return None
-    values = [[row.value(cfg.choose) for row in entry.evaluated("val").values()] for entry in entries]
+    values = [[row.value(cfg.choose) for row in by_seed.values()] for by_seed in on_val.values()]
     means = [np.mean(np.array(one, float)) for one in values]
     if np.isnan(means).all():
         raise UserError(f"choose={cfg.choose}: no row has it on the validation split")
@@ -207,9 +222,10 @@ def mean_shares(cfg: DictConfig, entry: Entry, table: Table, resampling: Bootstr
     """What an entry takes of the gain of each bound among the rows, by the bound's title and column.
 
     As `efpn.evaluation.compare.gain_shares` takes it of single rows, here of means over the seeds that all three have,
-    with its 95 % interval; only where the bound's own gain is clear of 0.
+    with its 95 % interval; only where the bound's own gain is clear of 0. A phase that two rows have is none here, too.
     """
-    trained = {one.phase: one for one in reversed(table)}
+    phases = [one.phase for one in table]
+    trained = {one.phase: one for one in table if phases.count(one.phase) == 1}
     found: dict[str, dict[str, Any]] = {}
     if (floor := trained.get(FLOOR)) is None or entry is floor:
         return found

@@ -40,7 +40,7 @@ def write_summary(
 
     ``lacking`` names what is left out, and why.
     """
-    asked = [cfg.called, cfg.reference and f"to-{cfg.reference}"]
+    asked = [cfg.called, cfg.reference and f"to-{cfg.reference.replace('/', '-')}"]
     folder = Path(cfg.sweep) / "-".join(["summary", cfg.split, *filter(None, asked)])
     columns, split = list(cfg.columns), evaluations[0].record["split"]
     titles = [f"{line['title']} {CHOSEN}" if line["chosen"] else line["title"] for line in lines]

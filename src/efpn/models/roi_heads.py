@@ -322,8 +322,7 @@ def box_losses(logits: Tensor, deltas: Tensor, labels: list[Tensor], targets: li
 
 def roi_losses(logits: Tensor, deltas: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """Each RoI's own classification plus box loss ``(R,)``; their mean is the sum of `box_losses`."""
-    logits, deltas = logits.float(), deltas.float()
     rows = torch.arange(len(labels), device=labels.device)
-    own = deltas.unflatten(1, (deltas.shape[1] // 4, 4))[rows, labels]
+    own = deltas.unflatten(1, (-1, 4))[rows, labels]
     regression = F.smooth_l1_loss(own, targets.to(own), beta=1 / 9, reduction="none").sum(1)
     return F.cross_entropy(logits, labels, reduction="none") + regression * (labels > 0)

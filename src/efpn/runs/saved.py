@@ -48,7 +48,7 @@ class SavedRun:
     def quick(self) -> bool:
         """Whether ``+quick=yes`` trained it: that all works is all that it shows."""
         paths, own = self.config.get("paths") or {}, (str(self.config.name), f"seed{self.config.seed}")
-        return paths.get("unswept") == str(Path(str(paths.get("outputs")), QUICK, *own))
+        return Path(str(paths.get("unswept"))) == Path(str(paths.get("outputs")), QUICK, *own)
 
     def out_folder(self, out: str | None, default: str) -> Path:
         """Where what is made of it goes: ``out`` if that is given, else a folder of this name in the phase's own."""
@@ -91,9 +91,10 @@ def swept_rows(sweep: str, rows: str | Sequence[str] | None = None) -> list[Swep
     named = rows_of(rows) if isinstance(rows, str) else []
     if isinstance(rows, str):
         order = {name: number for number, name in enumerate(named)}
-        of_sweep = [path for path in by_number if rows in found[path]["sweeps"] or path.parent.parent.name in order]
-        of_sweep.sort(key=lambda path: found[path]["sweeps"].get(rows, 0))
-        by_number = sorted(of_sweep, key=lambda path: order.get(path.parent.parent.name, len(order)))
+        by_number = [path for path in by_number if rows in found[path]["sweeps"] or path.parent.parent.name in order]
+        by_number.sort(
+            key=lambda path: (order.get(path.parent.parent.name, len(order)), found[path]["sweeps"].get(rows, 0))
+        )
     places: dict[str, dict[str, list[Path]]] = {}
     for path in by_number:
         title = found[path]["title"]
@@ -144,7 +145,9 @@ def broken_lineage(runs: Sequence[SavedRun]) -> list[str]:
     found = {run.folder: run for run in runs}
     told = []
     for run in runs:
-        before = found.get(run.folder.parent / str(run.config.phases[run.phase].init_from))
+        first, own = str(run.config.phases[run.phase].init_from), run.folder.parent
+        shared = own.parent.parent / own.name  # what the jobs of a sweep share
+        before = found.get(own / first) or found.get(shared / first)
         records = [read_record(one.folder) for one in (run, before) if one]
         if before and records[0].get("started_from") not in (None, records[1].get("config_hash")):
             told.append(f"{run.name} started from another {before.phase} than the one that stands here")

@@ -85,8 +85,9 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
         raise UserError("ckpt_path and init_ckpt belong to one phase: say which with phase=NAME")
     runs = []
     for name in names:
-        run = phase_run(own_config(cfg, name), name)
-        runs.append((settled(own_config(cfg, name), run.shared), run))
+        own = own_config(cfg, name)
+        run = phase_run(own, name)
+        runs.append((settled(own, run.shared), run))
         check_phase(*runs[-1])
     metrics: dict[str, float] = {}
     objects: dict[str, Any] = {}
@@ -166,7 +167,7 @@ def settled(cfg: DictConfig, shared: bool = False) -> DictConfig:
     elif cfg.resume == "auto":
         cfg.resume = in_sweep() and not cfg.overwrite
     if requeued():
-        own = Path(cfg.paths.run, cfg.phase, RESUME_FILE)
+        own = Path(cfg.paths.run, phase_names(cfg)[0], RESUME_FILE)  # of several `train` takes no ckpt_path
         cfg.ckpt_path = None if own.is_file() else cfg.ckpt_path
     return cfg
 
