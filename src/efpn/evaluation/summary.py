@@ -127,7 +127,7 @@ def against_values(cfg: DictConfig, entries: Sequence[Entry]) -> list[Any]:
 
 def curve(cfg: DictConfig, table: Sequence[Mapping[str, Any]], x_values: list[Any]) -> tuple[list[str], list[Any]]:
     """The axes of the curve that ``against`` asks for, and its points by x: means of what is chosen by."""
-    if cfg.against is None:
+    if not x_values:
         return [], []
     shown = cfg.choose if cfg.choose in cfg.columns else cfg.columns[0]
     points = [(x, line["columns"][shown]["mean"]) for x, line in zip(x_values, table, strict=True)]

@@ -321,7 +321,10 @@ def box_losses(logits: Tensor, deltas: Tensor, labels: list[Tensor], targets: li
 
 
 def roi_losses(logits: Tensor, deltas: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """Each RoI's own classification plus box loss ``(R,)``; their mean is the sum of `box_losses`."""
+    """Each RoI's own classification plus box loss ``(R,)``; their mean is the sum of `box_losses`.
+
+    ``logits (R, K)`` and ``deltas (R, 4K)`` are in float32, as `box_outputs` gives them.
+    """
     rows = torch.arange(len(labels), device=labels.device)
     own = deltas.unflatten(1, (-1, 4))[rows, labels]
     regression = F.smooth_l1_loss(own, targets.to(own), beta=1 / 9, reduction="none").sum(1)
